@@ -1,0 +1,33 @@
+# make demo   train on the bundled scan, reconstruct it, and name the two pictures and the scores
+# make test   run every test
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+OUTPUT ?= demo_output
+
+.PHONY: demo test clean
+
+demo: $(VENV)/torch.stamp
+	$(BIN)/python -m ptycho_torch.train --train_data_file datasets/demo_64.npz --output_dir $(OUTPUT)/run \
+		--max_epochs 40 --gridsize 1 --device cpu --disable_mlflow
+	$(BIN)/python -m ptycho_torch.inference --model_path $(OUTPUT)/run --test_data datasets/demo_64.npz \
+		--output_dir $(OUTPUT)/pictures --device cpu
+
+test: $(VENV)/all.stamp
+	PTYCHO_REQUIRE=tensorflow,torch $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/torch.stamp: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[torch]'
+	touch $@
+
+$(VENV)/all.stamp: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[all,test]'
+	touch $@ $(VENV)/torch.stamp
+
+clean:
+	rm -rf $(VENV) $(OUTPUT)

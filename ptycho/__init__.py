@@ -1,0 +1,1 @@
+"""Ptychographic reconstruction with physics-informed networks: core, commands and the TensorFlow backend."""

@@ -1,0 +1,1 @@
+"""Command lines: parse, configure, call one library function, print the paths written."""

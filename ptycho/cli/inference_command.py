@@ -1,0 +1,95 @@
+"""The inference command: flags to settings to one library call, then the paths that were written."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ptycho.cli.console import ConsoleProgress, run_command, with_dashes
+from ptycho.cli.flags import inference_parser
+from ptycho.cli.train_command import (
+    DEFAULT_BACKEND,
+    execution_settings,
+    measurement_domain,
+    report,
+    settings_path,
+)
+from ptycho.errors import ConfigError
+from ptycho.progress import Progress
+
+USAGE = (
+    "Name a model, a scan and a folder: --model_path run --test_data scan.npz --output_dir pictures (or an MLflow run: "
+    "--run_id ID --infer_dir folder)."
+)
+LEGACY = ("run_id", "infer_dir", "file_index", "mlruns")
+
+
+def _run(values: dict[str, Any], backend: str) -> None:
+    quiet = values.pop("quiet", False)
+    progress = Progress() if quiet else ConsoleProgress()
+    legacy = {name: values.pop(name) for name in LEGACY if name in values}
+    if legacy:
+        _run_legacy(legacy, values, quiet=quiet)
+        return
+    from ptycho.config.config import InferenceConfig, build_config, default_settings, load_yaml_config, merge_settings
+    from ptycho.pipeline import infer, require_backend
+
+    settings_file = settings_path(values)
+    execution = execution_settings(values, training=False)
+    domain = measurement_domain(values)
+    if domain is not None:
+        values["measurement_domain"] = domain
+    defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
+    merged = merge_settings(defaults, load_yaml_config(settings_file) if settings_file else None, values)
+    for name, flag in (("model_path", "model_path"), ("test_data_file", "test_data"), ("output_dir", "output_dir")):
+        if merged[name] is None:
+            raise ConfigError(f"--{flag} is missing (got nothing, expected a path). {USAGE}")
+    config = build_config(InferenceConfig, merged)
+    require_backend(config.backend)
+    outcome = infer(config, execution, progress=progress)
+    if not quiet:
+        report(outcome)
+
+
+def _run_legacy(legacy: dict[str, Any], values: dict[str, Any], *, quiet: bool) -> None:
+    """Reconstruct with the model of an MLflow run."""
+    for name in ("run_id", "infer_dir"):
+        if name not in legacy:
+            raise ConfigError(f"--{name} is missing (got nothing, expected a value). {USAGE}")
+    inference = importlib.import_module("ptycho_torch.inference")
+    files = inference.load_and_predict(
+        legacy["run_id"],
+        legacy["infer_dir"],
+        relative_mlflow_path=legacy.get("mlruns", Path("mlruns")),
+        config_override_path=settings_path(values),
+        file_index=legacy.get("file_index", 0),
+        save_dir=values.get("output_dir", Path("inference/output")),
+    )
+    if not quiet:
+        for path in files:
+            print(path)
+
+
+def main(argv: Sequence[str] | None = None, *, backend: str = DEFAULT_BACKEND, prog: str = "ptycho_inference") -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process where none are given.
+    backend : {'pytorch', 'tensorflow'}
+        Backend where no flag and no settings file names one.
+    prog : str
+        Name shown in the help.
+
+    Returns
+    -------
+    int
+        0 done, 2 bad input, 130 interrupted, 1 our fault.
+    """
+    values = vars(inference_parser(prog).parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
+    debug = values.pop("debug", False)
+    return run_command(lambda: _run(values, backend), debug=debug)

@@ -1,0 +1,1 @@
+"""Typed configuration and its bridge to the legacy parameter dictionary."""

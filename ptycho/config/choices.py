@@ -1,0 +1,70 @@
+"""Allowed values of the settings that are choices, and the sentence that names the closest one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+ARCHITECTURES: tuple[str, ...] = ("cnn", "unrolled")
+BUNDLE_NAME = "wts.h5.zip"
+
+ModelType = Literal["pinn", "supervised"]
+AmpActivation = Literal["sigmoid", "swish", "softplus", "relu"]
+InputTransform = Literal["none", "sqrt", "log1p", "instancenorm"]
+OutputMode = Literal["real_imag", "amp_phase_logits", "amp_phase"]
+Backend = Literal["tensorflow", "pytorch"]
+LossMode = Literal["poisson", "mae", "amplitude"]
+ClipAlgorithm = Literal["norm", "value", "agc"]
+Optimizer = Literal["adam", "adamw", "sgd"]
+Scheduler = Literal[
+    "Default", "Exponential", "MultiStage", "Adaptive", "Cosine", "WarmupCosine", "ReduceLROnPlateau"
+]
+PatchWeighting = Literal["probe", "uniform"]
+RefineLikelihood = Literal["amplitude", "poisson"]
+RefineStart = Literal["network", "flat"]
+MeasurementDomain = Literal["counts", "amplitude"]
+Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+LoggerBackend = Literal["csv", "tensorboard", "mlflow"]
+GateMode = Literal["shared", "per_block"]
+CheckpointMode = Literal["min", "max"]
+
+
+def allowed(choice: object) -> tuple[str, ...]:
+    """Return the values of a ``Literal`` as a tuple.
+
+    Parameters
+    ----------
+    choice : typing.Literal
+        One of the types of this module.
+
+    Returns
+    -------
+    tuple of str
+        The values in declaration order.
+    """
+    return get_args(choice)
+
+
+def closest_hint(name: object, known: Iterable[str]) -> str:
+    """Return ``"Did you mean 'x'?"`` for the nearest known name, or a sentence that lists them all.
+
+    Parameters
+    ----------
+    name : object
+        What the user wrote.
+    known : iterable of str
+        The names that exist.
+
+    Returns
+    -------
+    str
+        One sentence that ends an error message.
+    """
+    import difflib
+
+    names = sorted(known)
+    # Case is the commonest slip, so compare without it and answer with the true spelling.
+    spelling = {candidate.lower(): candidate for candidate in names}
+    found = difflib.get_close_matches(str(name).lower(), list(spelling), n=1)
+    return f"Did you mean {spelling[found[0]]!r}?" if found else f"Use one of: {', '.join(names)}."

@@ -1,0 +1,200 @@
+"""Where settings come from: defaults, a YAML file, and flags, in rising order of precedence."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from ptycho.config.choices import closest_hint
+from ptycho.errors import ConfigError
+
+Config = TypeVar("Config")
+
+
+def load_yaml_config(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a settings file: flat keys, or network keys under ``model:``.
+
+    Parameters
+    ----------
+    path : path-like
+        YAML file; an empty file is an empty dictionary.
+
+    Returns
+    -------
+    dict
+        The content as written, not yet checked against known settings.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read; the message holds the path.
+    ConfigError
+        If it is not a mapping, or not YAML at all; in the second case the error is a ``yaml.YAMLError`` too.
+    """
+    import yaml
+
+    class YamlFileError(ConfigError, yaml.YAMLError):  # type: ignore[misc,name-defined]
+        """A settings file breaks the YAML grammar."""
+
+    raw = Path(path).read_bytes()
+    try:
+        content = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise YamlFileError(f"{path}: this is not valid YAML (got {detail}). Correct that line.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: the top level is not a mapping (got {type(content).__name__}, "
+            "expected 'name: value' lines). Write one setting per line."
+        )
+    return content
+
+
+def _flatten(source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Lift the keys under ``model`` to the top; the same key in both places is an error."""
+    flat = {key: value for key, value in settings.items() if key != "model"}
+    nested = settings.get("model")
+    if nested is None:
+        return flat
+    if not isinstance(nested, Mapping):
+        raise ConfigError(
+            f"{source}: 'model' is not a section (got {nested!r}, expected a mapping of network settings). "
+            "Indent the network settings below 'model:'."
+        )
+    for key, value in nested.items():
+        if key in flat:
+            raise ConfigError(
+                f"{source}: {key!r} is given twice (got {flat[key]!r} at the top "
+                f"and {value!r} under 'model', expected once). Remove one."
+            )
+        flat[key] = value
+    return flat
+
+
+def _require_known(source: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in known:
+            raise ConfigError(
+                f"{source}: setting {key!r} is unknown (got value {given[key]!r}, expected a known name). "
+                f"{closest_hint(key, known)}"
+            )
+
+
+def merge_settings(
+    defaults: Mapping[str, Any], yaml: Mapping[str, Any] | None, flags: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Combine settings: a given flag beats the YAML file, which beats the default.
+
+    Parameters
+    ----------
+    defaults : mapping
+        Every known setting, flat; see :func:`default_settings`.
+    yaml : mapping or None
+        Content of the settings file, flat or with a ``model`` section. A null there is a value.
+    flags : mapping or None
+        Flags by setting name. ``None`` means that the flag was not given, so parsers must default to it.
+
+    Returns
+    -------
+    dict
+        One value for every key of ``defaults``.
+
+    Raises
+    ------
+    ConfigError
+        If a YAML key or a given flag is unknown; the closest known name is suggested.
+    """
+    known = _flatten("defaults", defaults)
+    from_file = _flatten("YAML settings", yaml or {})
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    _require_known("YAML settings", from_file, known)
+    _require_known("flags", given, known)
+    return {**known, **from_file, **given}
+
+
+def _nested_model(config_class: type) -> type | None:
+    """Class of the ``model`` field, if the configuration has one."""
+    kind = get_type_hints(config_class).get("model")
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def default_settings(config_class: type) -> dict[str, Any]:
+    """Return the flat defaults of a configuration, network settings included.
+
+    Parameters
+    ----------
+    config_class : type
+        A dataclass of ``ptycho.config.config``.
+
+    Returns
+    -------
+    dict
+        Default by field name; ``None`` for a required field.
+    """
+    flat: dict[str, Any] = {}
+    model_class = _nested_model(config_class)
+    for item in fields(config_class):  # type: ignore[arg-type]
+        if item.name == "model" and model_class is not None:
+            flat.update(default_settings(model_class))
+        elif item.default_factory is not MISSING:
+            flat[item.name] = item.default_factory()
+        else:
+            flat[item.name] = None if item.default is MISSING else item.default
+    return flat
+
+
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """Give a string from YAML or a flag the type of its field, where that type is a path or a float."""
+    kinds = get_args(hint) or (hint,)
+    if not isinstance(value, str) or str in kinds:
+        return value
+    if Path in kinds:
+        return Path(value)
+    if float in kinds:
+        # YAML 1.1 reads 1e9 as a string: it wants 1.0e+9.
+        try:
+            return float(value)
+        except ValueError:
+            raise ConfigError(
+                f"settings: {name} is not a number (got {value!r}, expected a float such as 1e9). "
+                "Correct the value."
+            ) from None
+    return value
+
+
+def build_config(config_class: type[Config], settings: Mapping[str, Any]) -> Config:
+    """Make a configuration, its nested model included, from flat settings.
+
+    Parameters
+    ----------
+    config_class : type
+        A dataclass of ``ptycho.config.config``.
+    settings : mapping
+        Values by field name, as :func:`merge_settings` returns them. Strings become paths or floats where
+        the field wants one.
+
+    Returns
+    -------
+    config_class
+        The configuration, not validated.
+
+    Raises
+    ------
+    ConfigError
+        If a name is unknown or a float cannot be read.
+    """
+    _require_known(config_class.__name__, settings, default_settings(config_class))
+    hints = get_type_hints(config_class)
+    model_class = _nested_model(config_class)
+    own = {item.name for item in fields(config_class)} - {"model"}  # type: ignore[arg-type]
+    values: dict[str, Any] = {
+        name: _convert(name, value, hints[name]) for name, value in settings.items() if name in own
+    }
+    if model_class is not None:
+        values["model"] = build_config(model_class, {k: v for k, v in settings.items() if k not in own})
+    return config_class(**values)

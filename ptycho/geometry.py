@@ -1,0 +1,274 @@
+"""Scan geometry: positions become canvas corners plus sub-pixel shifts, once, for every backend.
+
+A position is the centre of the illuminated patch in object pixels, (y, x), and sits on patch pixel ``(N - 1) / 2``.
+The canvas is the rectangle of object pixels that all patches touch; its pixel (0, 0) has the object coordinate
+``origin_yx_px``. The integer corner says where a patch is cut, the shift moves the probe by the fraction that is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+
+LATTICE_CONCENTRATION = 0.999
+"""Mean resultant length of the fractional positions above which all of them are taken to lie on one pixel lattice."""
+
+
+@dataclass(frozen=True)
+class CanvasPlan:
+    """Where every patch of a scan lies on the object canvas.
+
+    Attributes
+    ----------
+    shape_yx : tuple of int
+        Canvas shape (H, W) [px].
+    origin_yx_px : float64 array, shape (2,)
+        Object coordinate of canvas pixel (0, 0) [px].
+    corners_yx : int64 array, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    shifts_yx_px : float64 array, shape (J, 2)
+        Sub-pixel part of the position, in [-0.5, 0.5] [px]; the probe moves by it.
+    patch_px : int
+        Patch size N [px].
+    """
+
+    shape_yx: tuple[int, int]
+    origin_yx_px: NDArray[np.float64]
+    corners_yx: NDArray[np.int64]
+    shifts_yx_px: NDArray[np.float64]
+    patch_px: int
+
+    @property
+    def positions_yx_px(self) -> NDArray[np.float64]:
+        """Patch centres in object pixels, shape (J, 2): the positions the plan was made from."""
+        return self.origin_yx_px + self.corners_yx + self.shifts_yx_px + (self.patch_px - 1) / 2
+
+    @property
+    def is_integer(self) -> bool:
+        """True when no position has a sub-pixel part, so that one probe serves all of them."""
+        return bool(np.abs(self.shifts_yx_px).max(initial=0.0) < 1e-6)
+
+
+def check_positions(positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return positions as a finite float64 array of shape (J, 2), J >= 1.
+
+    Parameters
+    ----------
+    positions_yx_px : array, shape (J, 2)
+        Patch centres, (y, x), object pixels.
+
+    Returns
+    -------
+    float64 array, shape (J, 2)
+        The same numbers.
+
+    Raises
+    ------
+    DataError
+        If the shape is another one, or a number is not finite.
+    """
+    positions = np.asarray(positions_yx_px, dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
+        raise DataError(
+            f"positions: wrong shape (got {positions.shape}, expected (patterns, 2) with at least one row). "
+            "Pass one (y, x) pair per pattern."
+        )
+    if not np.isfinite(positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        raise DataError(
+            f"positions: row {bad} is not finite (got {positions[bad].tolist()}, expected object pixels). "
+            "Remove or mend that scan point."
+        )
+    return positions
+
+
+def _lattice_fraction(values_px: NDArray[np.float64]) -> float:
+    """Return the common fractional part of positions on one lattice, 0 where there is none."""
+    resultant = np.exp(2j * np.pi * values_px).mean()
+    if abs(resultant) < LATTICE_CONCENTRATION:
+        return 0.0
+    return float(np.angle(resultant) / (2 * np.pi))
+
+
+def plan_canvas(
+    positions_yx_px: NDArray[np.float64],
+    patch_px: int,
+    *,
+    margin_px: int = 0,
+    multiple_px: int = 1,
+    centre_yx_px: tuple[float, float] | None = None,
+) -> CanvasPlan:
+    """Lay all patches of a scan on the smallest canvas that holds every one of them.
+
+    Parameters
+    ----------
+    positions_yx_px : float array, shape (J, 2)
+        Patch centres in object pixels.
+    patch_px : int
+        Patch size N [px].
+    margin_px : int
+        Extra pixels on every side.
+    multiple_px : int
+        The canvas height and width become multiples of this number (room is added at the far sides, or on both
+        sides where a centre is asked for).
+    centre_yx_px : tuple of float, optional
+        Object coordinate that the middle of the canvas, index ``((H-1)/2, (W-1)/2)``, must have.
+
+    Returns
+    -------
+    CanvasPlan
+        Corners, shifts, shape and origin.
+
+    Raises
+    ------
+    DataError
+        If the positions are not a finite (J, 2) array, or a patch would fall outside.
+
+    References
+    ----------
+    specs/physics.md, section 3.
+    """
+    positions = check_positions(positions_yx_px)
+    corners_px = positions - (patch_px - 1) / 2
+    origin = np.zeros(2)
+    shape = [0, 0]
+    for axis in range(2):
+        values = corners_px[:, axis]
+        fraction = _lattice_fraction(values)
+        low = np.floor(values.min() - fraction + 0.5) + fraction - margin_px
+        high = np.ceil(values.max() - fraction - 0.5) + fraction + patch_px + margin_px
+        if centre_yx_px is None:
+            size = int(round(high - low))
+            size += -size % multiple_px
+            origin[axis] = low
+        else:
+            origin[axis], size = _centred_axis(low, high, centre_yx_px[axis], fraction, multiple_px)
+        shape[axis] = size
+    relative = corners_px - origin
+    corners = np.floor(relative + 0.5).astype(np.int64)
+    limit = np.array(shape) - patch_px
+    corners = np.clip(corners, 0, np.maximum(limit, 0))
+    shifts = relative - corners
+    if np.abs(shifts).max() > 0.5 + 1e-9:
+        raise DataError(
+            f"canvas: a patch lies {np.abs(shifts).max():.3g} px off the {shape[0]}x{shape[1]} px canvas "
+            "(expected every patch inside). Check the position units."
+        )
+    return CanvasPlan((shape[0], shape[1]), origin, corners, shifts, patch_px)
+
+
+def _centred_axis(low: float, high: float, centre: float, fraction: float, multiple: int) -> tuple[float, int]:
+    """Return (origin, size) of one axis whose middle has the object coordinate ``centre``."""
+    half = max(centre - low, high - 1 - centre)
+    size = int(np.ceil(2 * half - 1e-9)) + 1
+    size += -size % multiple
+    if multiple == 1:
+        # An odd and an even size differ by half a pixel of origin: take the one on the lattice of the scan.
+        candidates = [size, size + 1]
+        offsets = [abs((centre - (n - 1) / 2 - fraction + 0.5) % 1.0 - 0.5) for n in candidates]
+        size = candidates[int(np.argmin(offsets))]
+    return centre - (size - 1) / 2, size
+
+
+def subset_plan(
+    positions_yx_px: NDArray[np.float64], indices: NDArray[np.int64], patch_px: int, *, multiple_px: int = 1
+) -> CanvasPlan:
+    """Plan a canvas for some of the positions only.
+
+    Parameters
+    ----------
+    positions_yx_px : float array, shape (J, 2)
+        Patch centres in object pixels.
+    indices : int array, shape (T,)
+        Which of them take part.
+    patch_px : int
+        Patch size N [px].
+    multiple_px : int
+        The canvas height and width become multiples of this number.
+
+    Returns
+    -------
+    CanvasPlan
+        The plan of the chosen positions, in the order of ``indices``.
+    """
+    return plan_canvas(positions_yx_px[indices], patch_px, multiple_px=multiple_px)
+
+
+def nearest_tile(
+    positions_yx_px: NDArray[np.float64], centre_yx_px: NDArray[np.float64], n_patterns: int
+) -> NDArray[np.int64]:
+    """Return the positions nearest to a centre in the larger of |dy| and |dx|: a square tile of the scan.
+
+    Parameters
+    ----------
+    positions_yx_px : float array, shape (J, 2)
+        Patch centres in object pixels.
+    centre_yx_px : float array, shape (2,)
+        Middle of the tile.
+    n_patterns : int
+        How many positions to take; all of them where there are fewer.
+
+    Returns
+    -------
+    int64 array, shape (min(n_patterns, J),)
+        Indices, ascending.
+    """
+    if n_patterns >= len(positions_yx_px):
+        return np.arange(len(positions_yx_px))
+    distance = np.abs(positions_yx_px - centre_yx_px).max(axis=1)
+    return np.sort(np.argpartition(distance, n_patterns - 1)[:n_patterns])
+
+
+def tiles(
+    positions_yx_px: NDArray[np.float64], n_patterns: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Yield square tiles around random scan points until every position was seen at least once on average.
+
+    Parameters
+    ----------
+    positions_yx_px : float array, shape (J, 2)
+        Patch centres in object pixels.
+    n_patterns : int
+        Patterns in a tile.
+    rng : numpy.random.Generator
+        Source of the tile centres.
+
+    Yields
+    ------
+    int64 array, shape (min(n_patterns, J),)
+        Indices of one tile.
+    """
+    count = max(1, int(np.ceil(len(positions_yx_px) / n_patterns)))
+    for seed in rng.integers(len(positions_yx_px), size=count):
+        yield nearest_tile(positions_yx_px, positions_yx_px[seed], n_patterns)
+
+
+def group_canvases(offsets_yx_px: NDArray[np.float64], patch_px: int) -> CanvasPlan:
+    """Lay every group of patches on a canvas of its own, all stacked along y into one.
+
+    Parameters
+    ----------
+    offsets_yx_px : float array, shape (B, C, 2)
+        Patch centres relative to the middle of their group [px].
+    patch_px : int
+        Patch size N [px].
+
+    Returns
+    -------
+    CanvasPlan
+        B * C corners and shifts, group after group, on a canvas of height B * S and width S. Its origin is that
+        of the first group's frame; groups never touch each other.
+    """
+    reach = int(np.ceil(np.abs(offsets_yx_px).max(initial=0.0)))
+    size = patch_px + 2 * reach
+    whole = np.floor(offsets_yx_px + 0.5)
+    corners = (whole + reach).astype(np.int64)
+    corners[..., 0] += np.arange(len(offsets_yx_px))[:, None] * size
+    origin = np.full(2, -(patch_px - 1) / 2 - reach)
+    shifts = (offsets_yx_px - whole).reshape(-1, 2)
+    return CanvasPlan((len(offsets_yx_px) * size, size), origin, corners.reshape(-1, 2), shifts, patch_px)

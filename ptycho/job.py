@@ -1,0 +1,234 @@
+"""What an engine is given and what it gives back; the same for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.errors import DataError
+from ptycho.grouping import Groups, make_groups
+from ptycho.progress import Progress
+from ptycho.scan import Scan
+
+SCANNED_SHARE = 0.05
+"""Share of the strongest illumination above which a canvas pixel counts as scanned."""
+VALIDATION_SHARE = 0.05
+"""Part of the groups that is kept from training where no test file is given."""
+MIN_VALIDATED = 8
+"""Fewer groups than this are all trained on."""
+
+
+@dataclass
+class TrainingJob:
+    """One training, ready to run.
+
+    Attributes
+    ----------
+    config : TrainingConfig
+        Typed settings; ``params.cfg`` was filled from them.
+    execution : PyTorchExecutionConfig
+        Hardware, precision, logging.
+    scan : Scan
+        Patterns to train on.
+    groups : Groups
+        Groups of patterns to train on.
+    validation : Groups or None
+        Groups kept from training to judge it; None where another scan or nothing judges.
+    test_scan : Scan or None
+        Scan that judges the training.
+    native : mapping
+        The backend's own configuration objects by name, where the caller has them.
+    progress : Progress
+        Told what goes on.
+    resume : Path or None
+        Checkpoint to go on from.
+    """
+
+    config: TrainingConfig
+    execution: PyTorchExecutionConfig
+    scan: Scan
+    groups: Groups
+    validation: Groups | None = None
+    test_scan: Scan | None = None
+    native: Mapping[str, Any] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
+    resume: Path | None = None
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How a reconstruction is polished by the forward model alone.
+
+    Attributes
+    ----------
+    steps : int
+        Most steps; fewer where the misfit no longer falls.
+    probe : bool
+        Refine the probe too, all modes.
+    positions : bool
+        Refine the scan positions too.
+    frames : bool
+        Refine one intensity factor per frame too.
+    likelihood : {'amplitude', 'poisson'}
+        What the steps descend on.
+    tv : float
+        Strength of total-variation smoothing per step [transmission]; 0 is off.
+    start : {'network', 'flat'}
+        Object to start from.
+    """
+
+    steps: int
+    probe: bool = False
+    positions: bool = False
+    frames: bool = False
+    likelihood: str = "amplitude"
+    tv: float = 0.0
+    start: str = "network"
+
+
+@dataclass
+class TrainingResult:
+    """A trained model and how it got there.
+
+    Attributes
+    ----------
+    model : object
+        The backend's model.
+    history : dict of str to list of float
+        ``train_loss`` and, where something judged, ``val_loss``, one number per epoch.
+    checkpoints : list of Path
+        Files written, the best one first.
+    seconds : float
+        Time of the training alone.
+    run_id : str or None
+        MLflow run, where one was logged.
+    """
+
+    model: Any
+    history: dict[str, list[float]]
+    checkpoints: list[Path]
+    seconds: float
+    run_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A stitched object and where it lies.
+
+    Attributes
+    ----------
+    obj : complex64 array, shape (H, W)
+        Transmission; 1 where no light fell.
+    coverage : float32 array, shape (H, W)
+        Light per canvas pixel relative to the strongest, in [0, 1].
+    origin_yx_px : float64 array, shape (2,)
+        Object coordinate of canvas pixel (0, 0) [px].
+    probe : complex64 array, shape (P, N, N)
+        Probe modes used [sqrt(photons)].
+    members : int64 array, shape (J,)
+        Patterns that took part.
+    seconds : float
+        Time of the reconstruction.
+    misfit : tuple of float
+        Relative amplitude misfit before every step of the refinement and after the last; empty without one.
+    positions_yx_px : float64 array, shape (J, 2), or None
+        Refined patch centres [object px], where the refinement moved them.
+    """
+
+    obj: NDArray[np.complex64]
+    coverage: NDArray[np.float32]
+    origin_yx_px: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+    members: NDArray[np.int64]
+    seconds: float
+    misfit: tuple[float, ...] = ()
+    positions_yx_px: NDArray[np.float64] | None = None
+
+    @property
+    def scanned(self) -> NDArray[np.bool_]:
+        """Pixels that saw enough light to be trusted, shape (H, W)."""
+        return self.coverage >= SCANNED_SHARE
+
+
+def _rows(groups: Groups, rows: NDArray[np.int64]) -> Groups:
+    return Groups(groups.indices[rows], groups.centres_yx_px[rows], groups.offsets_yx_px[rows])
+
+
+def training_groups(scan: Scan, config: TrainingConfig, *, validate: bool) -> tuple[Groups, Groups | None]:
+    """Draw the groups of a training, and part a few off to judge it.
+
+    Parameters
+    ----------
+    scan : Scan
+        Patterns and positions.
+    config : TrainingConfig
+        ``n_subsample``, ``n_groups``, ``neighbor_count``, seeds, ``model.gridsize``.
+    validate : bool
+        Keep some groups from training.
+
+    Returns
+    -------
+    training, validation : Groups, Groups or None
+        No validation where there are fewer than ``MIN_VALIDATED`` groups.
+
+    Raises
+    ------
+    DataError
+        If the scan has fewer patterns than a group needs.
+    """
+    members = subsample(scan, config.n_subsample, config.subsample_seed)
+    needed = config.model.gridsize**2
+    if len(members) < needed:
+        raise DataError(
+            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, expected at "
+            f"least {needed}). Pass a smaller --gridsize or more patterns."
+        )
+    wanted = config.n_groups
+    if not config.enable_oversampling and wanted is not None:
+        wanted = min(wanted, len(members))
+    groups = make_groups(
+        scan.positions_yx_px[members],
+        gridsize=config.model.gridsize,
+        n_groups=wanted,
+        neighbor_count=max(config.neighbor_count, needed),
+        seed=config.seed,
+        sequential=config.sequential_sampling,
+        enable_oversampling=config.enable_oversampling,
+        neighbor_pool_size=config.neighbor_pool_size,
+    )
+    groups = Groups(members[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
+    count = len(groups.indices)
+    if not validate or count < MIN_VALIDATED:
+        return groups, None
+    order = np.random.default_rng(config.seed).permutation(count)
+    kept = max(1, round(VALIDATION_SHARE * count))
+    return _rows(groups, np.sort(order[kept:])), _rows(groups, np.sort(order[:kept]))
+
+
+def subsample(scan: Scan, n_subsample: int | None, seed: int | None) -> NDArray[np.int64]:
+    """Choose some patterns of a scan.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    n_subsample : int, optional
+        How many; None, or more than there are, means all.
+    seed : int, optional
+        Seed of the choice.
+
+    Returns
+    -------
+    int64 array
+        Indices, ascending.
+    """
+    count = scan.n_patterns
+    if n_subsample is None or n_subsample >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, n_subsample, replace=False))

@@ -1,0 +1,151 @@
+"""The MLflow store of a training: where it is, what goes in and out; MLflow is imported on first use only."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ptycho.errors import DataError
+
+EXPERIMENT = "ptychopinn"
+STORE_FOLDER = "mlruns"
+STORE_FILE = "mlflow.db"
+CHECKPOINTS = "checkpoints"
+CHECKPOINT_NAMES = ("last.ckpt", "last.h5.zip")
+"""Checkpoints of the backends by the name they are logged under."""
+
+
+def store_uri(folder: Path) -> str:
+    """Return the tracking address of a local MLflow store.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the store; it is made when the store is opened.
+
+    Returns
+    -------
+    str
+        SQLite address.
+    """
+    return f"sqlite:///{folder.resolve() / STORE_FILE}"
+
+
+def quiet_client(uri: str) -> Any:
+    """Return an MLflow client that keeps quiet, on the console and towards the outside.
+
+    Parameters
+    ----------
+    uri : str
+        Tracking address.
+
+    Returns
+    -------
+    mlflow.MlflowClient
+        Client of that address.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient
+
+    # MLflow sets its own log level when it is imported.
+    for name in ("mlflow", "alembic", "sqlalchemy"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(uri)
+
+
+def open_store(folder: Path) -> tuple[Any, str, str | None]:
+    """Open the store of a run, with the experiment in it.
+
+    Parameters
+    ----------
+    folder : Path
+        Output directory of the training; used where ``MLFLOW_TRACKING_URI`` is not set.
+
+    Returns
+    -------
+    client : mlflow.MlflowClient
+        Client of the store.
+    uri : str
+        Tracking address.
+    artifacts : str or None
+        Where files go; None where the server decides.
+    """
+    uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
+    if not uri:
+        store = folder / STORE_FOLDER
+        store.mkdir(parents=True, exist_ok=True)
+        uri, artifacts = store_uri(store), (store / "artifacts").resolve().as_uri()
+    client = quiet_client(uri)
+    if client.get_experiment_by_name(EXPERIMENT) is None:
+        client.create_experiment(EXPERIMENT, artifact_location=artifacts)
+    return client, uri, artifacts
+
+
+def log_artifacts(run_id: str, folder: Path, files: Sequence[Path]) -> None:
+    """Store files with an MLflow run: checkpoints under ``checkpoints``, everything else at its root.
+
+    Parameters
+    ----------
+    run_id : str
+        The run.
+    folder : Path
+        Output directory of the training, which says where the store is.
+    files : sequence of Path
+        Files to store.
+    """
+    client = quiet_client(os.environ.get("MLFLOW_TRACKING_URI") or store_uri(folder / STORE_FOLDER))
+    for path in files:
+        client.log_artifact(run_id, str(path), CHECKPOINTS if path.parent.name == CHECKPOINTS else None)
+
+
+def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
+    """Return a local copy of the checkpoint that an MLflow run holds.
+
+    Parameters
+    ----------
+    run_id : str
+        The run.
+    store : Path
+        Folder of the local store, used where ``MLFLOW_TRACKING_URI`` is not set.
+    target : Path
+        Folder to copy into.
+
+    Returns
+    -------
+    Path
+        The last checkpoint of the run, one of ``CHECKPOINT_NAMES``.
+
+    Raises
+    ------
+    DataError
+        If there is no such store or run, or the run holds none.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and not (store / STORE_FILE).is_file():
+        # Opening a store that is not there would make an empty one.
+        raise DataError(
+            f"{store}: no MLflow store (got no {STORE_FILE} in it, expected the {STORE_FOLDER} folder of a "
+            f"training). Pass --mlruns <output_dir>/{STORE_FOLDER}."
+        )
+    client = quiet_client(uri or store_uri(store))
+    from mlflow.exceptions import MlflowException
+
+    try:
+        held = {Path(item.path).name for item in client.list_artifacts(run_id, CHECKPOINTS)}
+    except MlflowException as error:
+        raise DataError(
+            f"{uri or store}: no such MLflow run (got {run_id!r}, expected the name that the training "
+            "printed). Pass another --run_id or --mlruns."
+        ) from error
+    for name in CHECKPOINT_NAMES:
+        if name in held:
+            return Path(client.download_artifacts(run_id, f"{CHECKPOINTS}/{name}", str(target)))
+    found = ", ".join(sorted(held)) or "nothing"
+    raise DataError(
+        f"MLflow run {run_id}: no checkpoint is stored with it (got {found}, expected one of "
+        f"{', '.join(CHECKPOINT_NAMES)}). Pass the run of a training that wrote checkpoints."
+    )

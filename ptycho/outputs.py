@@ -1,0 +1,293 @@
+"""What a run writes: pictures, the object, scores, curves, and the record that makes it repeatable."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+from ptycho.job import Reconstruction
+from ptycho.npz import atomic_path, npz_headers, read_npz, write_npz
+from ptycho.scaling import ScaleRecord
+from ptycho.scan import Scan
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("ptychopinn", "numpy", "scipy", "torch", "lightning", "tensordict", "tensorflow", "keras")
+TRUTH_FLAG = "object_is_truth"
+"""Key of a data file whose ``objectGuess`` is the known truth."""
+
+
+def prepare_folder(folder: str | Path) -> Path:
+    """Make an output folder and see that it can be written to.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made with its parents where it is absent.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    DataError
+        If it cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{folder}: the output folder cannot be written to (got {reason!r}, expected a writable folder). "
+            "Pass another --output_dir."
+        ) from error
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file that appears whole; numbers JSON does not know become null.
+
+    Parameters
+    ----------
+    path : Path
+        Destination.
+    content : mapping
+        Plain values, paths and arrays' scalars.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(_finite(content), indent=2, default=str) + "\n", encoding="utf-8")
+    return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_run_record(folder: Path, config: Any, execution: Any, record: ScaleRecord) -> Path:
+    """Write ``config.json``: settings, seed, versions and scale of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder of the run.
+    config : TrainingConfig or InferenceConfig
+        Settings.
+    execution : PyTorchExecutionConfig
+        Hardware, precision, logging.
+    record : ScaleRecord
+        Scale of the scan.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    content = {
+        "config": asdict(config),
+        "execution": asdict(execution),
+        "scale_record": record.to_dict(),
+        "seed": config.seed,
+        "versions": _versions(),
+    }
+    return write_json(folder / "config.json", content)
+
+
+def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) -> list[Path]:
+    """Write the losses of a training as a picture and as numbers.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder of the run.
+    history : mapping of str to sequence of float
+        Loss by name, one number per epoch.
+
+    Returns
+    -------
+    list of Path
+        ``loss.png`` and ``history.json``; nothing where no epoch ended.
+    """
+    from ptycho.figures import save_loss_png
+
+    curves = {name: list(values) for name, values in history.items() if len(values)}
+    if not curves:
+        return []
+    return [save_loss_png(curves, folder / "loss.png"), write_json(folder / "history.json", curves)]
+
+
+def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+    """Return the known truth on the canvas of a reconstruction, where the data file holds it.
+
+    Parameters
+    ----------
+    path : Path
+        Data file.
+    found : Reconstruction
+        Object and its place.
+
+    Returns
+    -------
+    truth, mask : complex array and bool array, shape (H, W)
+        The truth (1 outside of what is known) and the pixels to judge; None where there is no truth.
+    """
+    if TRUTH_FLAG not in npz_headers(path):
+        return None
+    arrays = read_npz(path, [TRUTH_FLAG, "objectGuess"])
+    if not bool(arrays[TRUTH_FLAG]):
+        return None
+    stored = arrays["objectGuess"]
+    height, width = found.obj.shape
+    # What is left of the origin is a fraction of a pixel, which the gauge fit finds.
+    y, x = np.round(found.origin_yx_px).astype(int)
+    rows, columns = np.arange(height) + y, np.arange(width) + x
+    inside_y, inside_x = (rows >= 0) & (rows < stored.shape[0]), (columns >= 0) & (columns < stored.shape[1])
+    truth = np.ones((height, width), dtype=np.complex128)
+    truth[np.ix_(inside_y, inside_x)] = stored[np.ix_(rows[inside_y], columns[inside_x])]
+    return truth, found.scanned & inside_y[:, None] & inside_x
+
+
+def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: int | None) -> Path:
+    """Write how the object looks at every scan position, weighted with the probe.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder.
+    found : Reconstruction
+        Object and its place.
+    scan : Scan
+        Positions.
+    limit : int, optional
+        First patterns only.
+
+    Returns
+    -------
+    Path
+        ``patch_stats.csv``: pattern, y and x [px], mean and standard deviation of amplitude and phase [rad].
+    """
+    from ptycho.physics import extract_patches
+
+    members = found.members[:limit]
+    positions = scan.positions_yx_px[members]
+    corners = np.floor(positions - (scan.n_px - 1) / 2 - found.origin_yx_px + 0.5).astype(np.int64)
+    weight = (np.abs(found.probe) ** 2).sum(axis=0)
+    weight = weight / weight.sum()
+    rows = []
+    for start in range(0, len(members), 256):
+        patches = extract_patches(found.obj, corners[start : start + 256], scan.n_px)
+        amplitude, phase = np.abs(patches), np.angle(patches)
+        columns = [positions[start : start + 256, 0], positions[start : start + 256, 1]]
+        for values in (amplitude, phase):
+            mean = (values * weight).sum(axis=(1, 2))
+            columns += [mean, np.sqrt(((values - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)))]
+        rows.append(np.stack([members[start : start + 256], *columns], axis=1))
+    path = folder / "patch_stats.csv"
+    header = "pattern,y_px,x_px,amplitude_mean,amplitude_std,phase_mean_rad,phase_std_rad"
+    with atomic_path(path) as temporary:
+        np.savetxt(temporary, np.concatenate(rows), delimiter=",", header=header, comments="", fmt="%.6g")
+    return path
+
+
+def write_reconstruction(
+    folder: Path,
+    found: Reconstruction,
+    scan: Scan,
+    data_file: Path | None,
+    phase_limits_rad: tuple[float | None, float | None] = (None, None),
+) -> tuple[list[Path], dict[str, float]]:
+    """Write the two pictures, the object with everything needed to use it, and scores where a truth is known.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder.
+    found : Reconstruction
+        Object and its place.
+    scan : Scan
+        Positions and scale.
+    data_file : Path or None
+        File that may hold the truth.
+    phase_limits_rad : tuple of float or None
+        Ends of the phase colours; None chooses from the picture.
+
+    Returns
+    -------
+    files : list of Path
+        ``reconstructed_amplitude.png``, ``reconstructed_phase.png``, ``reconstruction.npz``, ``probe.png``, and with a
+        truth ``comparison.png`` and ``metrics.json``.
+    scores : dict of str to float
+        Empty without a truth.
+    """
+    from ptycho.figures import save_comparison_png, save_probe_png, save_reconstruction_pngs
+
+    positions = scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
+    lit = np.where(found.scanned, found.coverage, 0.0)
+    files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
+    write_npz(
+        folder / "reconstruction.npz",
+        {
+            "object": found.obj,
+            "coverage": found.coverage,
+            "origin_yx_px": found.origin_yx_px,
+            "probe": found.probe,
+            "positions_yx_px": positions,
+            "misfit": np.array(found.misfit),
+            "pattern_index": found.members,
+            "scale_record": np.array(json.dumps(scan.record.to_dict())),
+        },
+    )
+    files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
+    known = truth_on_canvas(Path(data_file), found) if data_file is not None else None
+    if known is None:
+        return files, {}
+    from ptycho.metrics import fit_gauge, score
+
+    truth, mask = known
+    try:
+        scores = score(found.obj, truth, mask)
+        aligned = fit_gauge(found.obj, truth, mask)
+    except DataError as error:
+        # A field too small to judge must not cost the reconstruction.
+        logger.warning("no scores against the truth: %s", error)
+        return files, {}
+    files.append(save_comparison_png(aligned, truth, folder / "comparison.png", scores=scores, mask=mask))
+    files.append(write_json(folder / "metrics.json", scores))
+    return files, scores

@@ -1,0 +1,412 @@
+"""Training and inference from files to files, over an engine chosen by name.
+
+The settings reach ``params.cfg`` before anything else happens; nothing in here reads it back.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ptycho import params
+from ptycho.config.choices import BUNDLE_NAME
+from ptycho.config.config import (
+    InferenceConfig,
+    PyTorchExecutionConfig,
+    TrainingConfig,
+    update_legacy_dict,
+    validate_effects,
+    validate_inference_config,
+)
+from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
+from ptycho.job import Reconstruction, RefineOptions, TrainingJob, TrainingResult, subsample, training_groups
+from ptycho.outputs import (
+    prepare_folder,
+    write_patch_stats,
+    write_reconstruction,
+    write_run_record,
+    write_training_curves,
+)
+from ptycho.progress import Progress
+from ptycho.scan import Scan, mask_of, open_scan
+
+logger = logging.getLogger(__name__)
+
+ENGINES = {
+    "pytorch": ("ptycho_torch.engine", ("torch", "lightning", "tensordict"), "torch"),
+    "tensorflow": ("ptycho.tf.engine", ("tensorflow",), "tensorflow"),
+}
+"""Backend name -> engine module, packages it needs, and the extra that installs them."""
+LIGHTNING_MISSING = "PyTorch backend requires Lightning. Install with: pip install -e .[torch]"
+"""The sentence that clients look for when the PyTorch extra is not installed."""
+CHECKPOINT_BUNDLE = "checkpoints/best-checkpoint.h5.zip"
+MODEL_SEARCH = {
+    "pytorch": ("checkpoints/last.ckpt", "wts.pt", "model.pt", BUNDLE_NAME, CHECKPOINT_BUNDLE),
+    "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE),
+}
+"""Backend -> where a training folder keeps its model; the first one found is taken. Either reads a bundle."""
+
+
+@dataclass
+class TrainingOutcome:
+    """What a training left behind.
+
+    Attributes
+    ----------
+    result : TrainingResult
+        Model, losses, checkpoints.
+    reconstruction : Reconstruction
+        Object of the training scan.
+    files : list of Path
+        Everything written, pictures first.
+    scores : dict of str to float
+        Against the truth, where the data file holds it.
+    """
+
+    result: TrainingResult
+    reconstruction: Reconstruction
+    files: list[Path]
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class InferenceOutcome:
+    """What an inference left behind.
+
+    Attributes
+    ----------
+    reconstruction : Reconstruction
+        Object of the scan.
+    files : list of Path
+        Everything written, pictures first.
+    scores : dict of str to float
+        Against the truth, where the data file holds it.
+    """
+
+    reconstruction: Reconstruction
+    files: list[Path]
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def require_backend(backend: str) -> None:
+    """Refuse a backend whose packages are not installed; imports none of them.
+
+    Parameters
+    ----------
+    backend : {'pytorch', 'tensorflow'}
+        Name of the backend.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such backend.
+    MissingPackageError
+        If a package is missing; the message names the install command.
+    """
+    if backend not in ENGINES:
+        raise ConfigError(f"backend: unknown name (got {backend!r}, expected one of {', '.join(ENGINES)}). Choose one.")
+    module, packages, extra = ENGINES[backend]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if backend == "pytorch" and missing:
+        raise MissingPackageError(LIGHTNING_MISSING)
+    if missing or importlib.util.find_spec(module) is None:
+        raise MissingPackageError(
+            f"backend {backend}: not installed (missing {', '.join(missing) or module}). "
+            f"Install with: pip install -e .[{extra}]"
+        )
+
+
+def load_engine(backend: str) -> ModuleType:
+    """Import the engine of a backend.
+
+    Parameters
+    ----------
+    backend : {'pytorch', 'tensorflow'}
+        Name of the backend.
+
+    Returns
+    -------
+    module
+        With ``check_settings``, ``fit``, ``load``, ``to_bundle``, ``reconstruct``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such backend.
+    MissingPackageError
+        If a package is missing.
+    """
+    require_backend(backend)
+    return importlib.import_module(ENGINES[backend][0])
+
+
+def find_model(path: Path, backend: str = "pytorch") -> Path:
+    """Find the trained model in a training folder, or take a file that is named directly.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of a training, or a ``.ckpt``, ``.pt`` or bundle file.
+    backend : {'pytorch', 'tensorflow'}
+        Backend that shall load it.
+
+    Returns
+    -------
+    Path
+        The file to load.
+
+    Raises
+    ------
+    BundleError
+        If nothing is there; the message lists where it was looked for. It is a FileNotFoundError as well.
+    """
+    if path.is_file():
+        return path
+    for name in MODEL_SEARCH[backend]:
+        if (path / name).is_file():
+            return path / name
+    if (path / "manifest.json").is_file():
+        return path
+    looked = ", ".join(MODEL_SEARCH[backend])
+    problem = "no model in this folder" if path.is_dir() else "no such file or folder"
+    named = "a .ckpt file" if backend == "pytorch" else "a bundle"
+    raise ModelNotFoundError(
+        f"{path}: {problem} (expected one of {looked}, or {named} named directly). "
+        "Pass --model_path with the --output_dir of a training."
+    )
+
+
+class ModelNotFoundError(BundleError, FileNotFoundError):
+    """There is no trained model where one was looked for."""
+
+
+def check_size(scan: Scan, trained_px: int, where: str) -> None:
+    """Refuse patterns of another size than a model was trained on.
+
+    Parameters
+    ----------
+    scan : Scan
+        Patterns to reconstruct.
+    trained_px : int
+        Pattern size of the model [px].
+    where : str
+        What they have to fit, for the message.
+
+    Raises
+    ------
+    DataError
+        If the sizes differ.
+    """
+    if scan.n_px != trained_px:
+        raise DataError(
+            f"{scan.name}: the patterns do not fit {where} (got N={scan.n_px}, expected N={trained_px}). "
+            "Crop or pad the patterns, or train on patterns of this size."
+        )
+
+
+def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
+    """Fill ``params.cfg`` from the settings, before anything else runs (CONFIG-001).
+
+    Parameters
+    ----------
+    config : TrainingConfig or InferenceConfig
+        Settings of the run.
+    progress : Progress
+        Told the one line that clients look for.
+    """
+    update_legacy_dict(params.cfg, config)
+    progress.note(
+        f"✓ params.cfg populated: N={config.model.N}, gridsize={config.model.gridsize}, n_groups={config.n_groups}"
+    )
+
+
+def train(
+    config: TrainingConfig,
+    execution: PyTorchExecutionConfig | None = None,
+    *,
+    scan: Scan | None = None,
+    native: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    resume: Path | None = None,
+) -> TrainingOutcome:
+    """Train on a scan, reconstruct it, and write model, curves, object and pictures.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Settings; ``train_data_file`` and ``output_dir`` are used.
+    execution : PyTorchExecutionConfig, optional
+        Hardware, precision, logging.
+    scan : Scan, optional
+        The training scan where it is open already.
+    native : mapping, optional
+        The backend's own configuration objects by name.
+    progress : Progress, optional
+        Told what goes on; silent by default.
+    resume : Path, optional
+        Checkpoint to go on from.
+
+    Returns
+    -------
+    TrainingOutcome
+        Model, object, files and scores.
+
+    Raises
+    ------
+    PtychoError
+        If a setting or a file is wrong; nothing half-written stays.
+    """
+    progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
+    populate_legacy(config, progress)
+    validate_effects(config, execution)
+    engine = load_engine(config.backend)
+    engine.check_settings(config, execution, native or {})
+    folder = prepare_folder(config.output_dir)
+    if scan is None:
+        scan = _open(_given(config.train_data_file, "train_data_file"), config)
+    check_size(scan, config.model.N, "the settings")
+    progress.note(scan.record.summary())
+    test_scan = None
+    if config.test_data_file is not None:
+        test_scan = _open(config.test_data_file, config)
+        check_size(test_scan, scan.n_px, str(config.train_data_file))
+    with progress.phase("grouping", 1) as phase:
+        groups, validation = training_groups(scan, config, validate=test_scan is None)
+        phase.update(1, groups=len(groups.indices))
+    job = TrainingJob(config, execution, scan, groups, validation, test_scan, native or {}, progress, resume)
+    result = engine.fit(job)
+    write_run_record(folder, config, execution, scan.record)
+    from ptycho.bundle import write_bundle
+
+    bundle = write_bundle(folder / BUNDLE_NAME, engine.to_bundle(result.model))
+    members = subsample(scan, config.n_subsample, config.subsample_seed)
+    found = engine.reconstruct(result.model, scan, members, execution=execution, progress=progress)
+    with progress.phase("writing", 1) as phase:
+        pictures, scores = write_reconstruction(folder, found, scan, config.train_data_file)
+        if config.log_patch_stats:
+            pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
+        curves = write_training_curves(folder, result.history)
+        phase.update(1)
+    files = [*pictures, *curves, bundle, *result.checkpoints]
+    if result.run_id is not None:
+        engine.log_artifacts(result.run_id, folder, [path for path in files if path.suffix != ".npz"])
+    return TrainingOutcome(result, found, files, scores)
+
+
+def refinement(config: InferenceConfig) -> RefineOptions | None:
+    """Return the refinement that a configuration asks for.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        The ``refine_*`` settings.
+
+    Returns
+    -------
+    RefineOptions or None
+        None where no step is asked for.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range, or something is to be refined in no steps.
+    """
+    wanted = [name for name in ("probe", "positions", "frames") if getattr(config, f"refine_{name}")]
+    if config.refine_steps < 0 or not 0 <= config.refine_tv < 1:
+        raise ConfigError(
+            f"refinement: a number is out of range (got --refine {config.refine_steps}, --refine-tv {config.refine_tv}, "
+            "expected steps >= 0 and a strength from 0 to 1). Correct it."
+        )
+    if config.refine_steps == 0:
+        if wanted or config.refine_start == "flat":
+            asked = f"--refine-{wanted[0]}" if wanted else "--init flat"
+            raise ConfigError(f"refinement: {asked} needs steps (got --refine 0, expected >= 1). Pass --refine 50.")
+        return None
+    return RefineOptions(
+        steps=config.refine_steps,
+        probe=config.refine_probe,
+        positions=config.refine_positions,
+        frames=config.refine_frames,
+        likelihood=config.refine_likelihood,
+        tv=config.refine_tv,
+        start=config.refine_start,
+    )
+
+
+def infer(
+    config: InferenceConfig,
+    execution: PyTorchExecutionConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> InferenceOutcome:
+    """Reconstruct a scan with a trained model, and write object and pictures.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        ``model_path``, ``test_data_file`` and ``output_dir`` are used; ``n_groups`` takes that many scan points.
+    execution : PyTorchExecutionConfig, optional
+        Accelerator and batch size.
+    progress : Progress, optional
+        Told what goes on; silent by default.
+
+    Returns
+    -------
+    InferenceOutcome
+        Object, files and scores.
+
+    Raises
+    ------
+    PtychoError
+        If a setting or a file is wrong; nothing half-written stays.
+    """
+    progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
+    engine = load_engine(config.backend)
+    path = find_model(Path(config.model_path), config.backend)
+    validate_inference_config(config)
+    folder = prepare_folder(config.output_dir)
+    model = engine.load(path)
+    config.model = engine.core_config(model)
+    populate_legacy(config, progress)
+    scan = _open(config.test_data_file, config)
+    check_size(scan, config.model.N, f"the model {path}")
+    progress.note(scan.record.summary())
+    wanted = config.n_groups if config.n_groups is not None else config.n_subsample
+    members = subsample(scan, wanted, config.subsample_seed if config.subsample_seed is not None else config.seed)
+    if len(members) < config.model.gridsize**2:
+        raise DataError(
+            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, expected at least "
+            f"{config.model.gridsize**2}). Pass a larger --n_images."
+        )
+    found = engine.reconstruct(
+        model, scan, members, execution=execution, progress=progress,
+        patch_weighting=config.patch_weighting, fit_scale=config.varpro_scaling,
+        polish=refinement(config),
+    )
+    limits = (config.phase_vmin, config.phase_vmax)
+    with progress.phase("writing", 1) as phase:
+        pictures, scores = write_reconstruction(folder, found, scan, Path(config.test_data_file), limits)
+        if config.log_patch_stats:
+            pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
+        write_run_record(folder, config, execution, scan.record)
+        phase.update(1)
+    return InferenceOutcome(found, pictures, scores)
+
+
+def _open(path: Path, config: TrainingConfig | InferenceConfig) -> Scan:
+    return open_scan(
+        path, domain=config.measurement_domain, mask=mask_of(config.model), probe_key=config.probe_key,
+        pattern_axis=config.pattern_axis,
+    )
+
+
+def _given(path: Path | None, name: str) -> Path:
+    if path is None:
+        raise ConfigError(f"training: {name} is missing (got None, expected an NPZ file). Pass --{name}.")
+    return path

@@ -1,0 +1,56 @@
+"""What a long call tells the outside while it runs; the commands draw it, a library call stays silent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Phase:
+    """One phase of a run: reading, grouping, training, reconstructing, writing. This base class shows nothing."""
+
+    def update(self, done: int, **values: Any) -> None:
+        """Report how far the phase is.
+
+        Parameters
+        ----------
+        done : int
+            Units done so far, of the total given to :meth:`Progress.phase`.
+        **values
+            Numbers shown beside, such as ``loss=0.02``.
+        """
+
+    def __enter__(self) -> Phase:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        return None
+
+
+class Progress:
+    """Opens phases and passes on notes. This base class shows nothing."""
+
+    def phase(self, name: str, total: int) -> Phase:
+        """Open a phase.
+
+        Parameters
+        ----------
+        name : str
+            What is being done.
+        total : int
+            Units until it is done.
+
+        Returns
+        -------
+        Phase
+            A context manager.
+        """
+        return Phase()
+
+    def note(self, text: str) -> None:
+        """Pass on one line of information.
+
+        Parameters
+        ----------
+        text : str
+            One sentence without line breaks.
+        """

@@ -1,0 +1,269 @@
+r"""Every scale factor between a data file and the physics: decided here, recorded, used everywhere.
+
+Symbols: A is the measured amplitude [sqrt(photons)], so that A**2 is a number of photons; P is the probe
+[sqrt(photons)]; N is the side of a pattern [pixels]. `mean_counts` is the mean over patterns of
+:math:`\sum A^2`, the photons in one pattern.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ptycho.raw_data import RawData
+
+logger = logging.getLogger(__name__)
+
+Domain = Literal["counts", "amplitude"]
+
+CHUNK = 256
+"""Patterns converted to float at a time, so that no full-size float copy is made."""
+
+_SAMPLE = 64
+_INTEGRAL_MAX = 50.0
+_GAUGE_LOW, _GAUGE_HIGH = 0.9, 4.0
+
+
+@dataclass(frozen=True)
+class ScaleRecord:
+    """What was decided about the scale of one data set; plain values, stored with the run.
+
+    Attributes
+    ----------
+    domain : {'counts', 'amplitude'}
+        What the file holds.
+    reason : str
+        Why `domain` was chosen.
+    mean_counts : float
+        Mean photons in one pattern.
+    max_counts : float
+        Largest value of any pixel [photons].
+    probe_gain : float
+        Factor on the stored probe amplitude; 1 when its gauge fits the data.
+    input_scale : float
+        Factor on A that makes the mean of sum((input_scale * A)**2) equal (N / 2)**2.
+    intensity_scale : float
+        1 / input_scale = sqrt(mean_counts) / (N / 2).
+    amplitude_gain : float
+        Factor from stored amplitude to sqrt(photons); 1 for counts and for an unknown dose.
+    """
+
+    domain: Domain
+    reason: str
+    mean_counts: float
+    max_counts: float
+    probe_gain: float
+    input_scale: float
+    intensity_scale: float
+    amplitude_gain: float
+
+    def to_dict(self) -> dict[str, str | float]:
+        """Return the record as plain strings and floats."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ScaleRecord:
+        """Rebuild a record from :meth:`to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+            Every field of the record, and no other key.
+
+        Returns
+        -------
+        ScaleRecord
+            The same record.
+
+        Raises
+        ------
+        DataError
+            If a field is missing or unknown.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise DataError(f"scale record: fields do not match (got {sorted(values)}, expected "
+                            f"{sorted(names)}). Use the record written by this version.")
+        _check_domain(values["domain"], "scale record")
+        texts = {"domain", "reason"}
+        return cls(**{name: str(values[name]) if name in texts else float(values[name]) for name in names})
+
+    def summary(self) -> str:
+        """Return the decision as one line."""
+        probe = "kept" if self.probe_gain == 1.0 else f"scaled by {self.probe_gain:.4g}"
+        return (f"scale: {self.domain} ({self.reason}); {self.mean_counts:.4g} photons per pattern, at most "
+                f"{self.max_counts:.4g} in a pixel; probe {probe}; input x {self.input_scale:.4g}, "
+                f"intensity_scale {self.intensity_scale:.4g}")
+
+
+def decide_domain(patterns: NDArray[Any], override: Domain | None = None) -> tuple[Domain, str]:
+    """Decide whether patterns hold detector counts or amplitude, their square root.
+
+    Integers are counts. Floats are amplitude, except whole numbers above 50, which are counts: square
+    roots of counts are practically never all whole. At most 64 evenly spaced patterns are looked at.
+
+    Parameters
+    ----------
+    patterns : real array, shape (M, N, N)
+        Patterns as stored.
+    override : {'counts', 'amplitude'}, optional
+        Decision made by the user; it wins.
+
+    Returns
+    -------
+    domain : {'counts', 'amplitude'}
+        The decision.
+    reason : str
+        A few words that justify it.
+
+    Raises
+    ------
+    ConfigError
+        If `override` is another word.
+
+    Examples
+    --------
+    >>> decide_domain(np.ones((1, 4, 4), dtype=np.uint16))
+    ('counts', 'integer dtype uint16')
+    """
+    if override is not None:
+        return _check_domain(override, "measurement domain"), "chosen by the user"
+    if patterns.dtype.kind in "iub":
+        return "counts", f"integer dtype {patterns.dtype}"
+    rows = np.linspace(0, len(patterns) - 1, min(len(patterns), _SAMPLE)).astype(np.int64)
+    sample = patterns[rows]
+    if not bool((sample == np.floor(sample)).all()):
+        return "amplitude", f"fractional values of dtype {patterns.dtype}"
+    largest = float(sample.max())
+    if largest > _INTEGRAL_MAX:
+        return "counts", f"whole numbers up to {largest:g} of dtype {patterns.dtype}"
+    logger.warning("measurement domain: all sampled values are whole numbers of at most %g in dtype %s; they "
+                   "are taken as amplitude, pass --measurement-domain counts if they are counts",
+                   largest, patterns.dtype)
+    return "amplitude", f"dtype {patterns.dtype}, whole numbers up to {largest:g} only"
+
+
+def make_scale_record(
+    raw: RawData, *, override: Domain | None = None, nphotons: float | None = None
+) -> ScaleRecord:
+    r"""Decide every scale factor of a data set.
+
+    The stored probe keeps its gauge when :math:`0.9 \le \sum|P|^2 / \mathrm{mean\_counts} \le 4`, that is
+    when the object would transmit between 1/4 and 1.1 of the light; otherwise it is scaled once so that
+    :math:`\sum|P|^2 = \mathrm{mean\_counts}`.
+
+    Parameters
+    ----------
+    raw : RawData
+        Patterns, probe, and the dose when the file states it.
+    override : {'counts', 'amplitude'}, optional
+        Domain chosen by the user.
+    nphotons : float, optional
+        Mean photons per pattern of an amplitude file, > 0; by default what the file states. Not used for
+        counts.
+
+    Returns
+    -------
+    ScaleRecord
+        The decision.
+
+    Raises
+    ------
+    ConfigError
+        If `override` or `nphotons` is out of range.
+    """
+    domain, reason = decide_domain(raw.diff3d, override)
+    dose = raw.nphotons if nphotons is None else nphotons
+    if dose is not None and not (np.isfinite(dose) and dose > 0):
+        raise ConfigError(f"scaling: nphotons out of range (got {dose}, expected photons per pattern > 0). "
+                          f"Leave it out when the dose is unknown.")
+    total, largest = _stored_counts(raw.diff3d, domain)
+    gain = float(np.sqrt(dose / total)) if domain == "amplitude" and dose is not None else 1.0
+    mean_counts, max_counts = total * gain**2, largest * gain**2
+    intensity_scale = float(np.sqrt(mean_counts)) / (raw.N / 2)
+    return ScaleRecord(
+        domain=domain, reason=reason, mean_counts=mean_counts, max_counts=max_counts,
+        probe_gain=_probe_gain(raw, mean_counts), input_scale=1.0 / intensity_scale,
+        intensity_scale=intensity_scale, amplitude_gain=gain,
+    )
+
+
+def measured_amplitude(patterns: NDArray[Any], record: ScaleRecord) -> NDArray[np.float32]:
+    r"""Return the amplitude :math:`A = \sqrt{k}` of counts k, or the rescaled stored amplitude.
+
+    Parameters
+    ----------
+    patterns : real array, any shape
+        Patterns as stored; any integer or float dtype.
+    record : ScaleRecord
+        Scale of the data set they belong to.
+
+    Returns
+    -------
+    float32 array, same shape
+        Amplitude [sqrt(photons)].
+    """
+    values = np.asarray(patterns).astype(np.float32)
+    if record.domain == "counts":
+        return np.sqrt(values, out=values)
+    values *= np.float32(record.amplitude_gain)
+    return values
+
+
+def scaled_probe(raw: RawData, record: ScaleRecord) -> NDArray[np.complex64]:
+    """Return the probe modes in the gauge of the data.
+
+    Parameters
+    ----------
+    raw : RawData
+        Data set that holds the probe.
+    record : ScaleRecord
+        Scale of that data set.
+
+    Returns
+    -------
+    complex64 array, shape (P, N, N)
+        Incoherent probe modes [sqrt(photons)]; sum(|P|**2) is the photons per pattern of an empty object.
+    """
+    return (raw.probe_modes * np.float32(record.probe_gain)).astype(np.complex64)
+
+
+def _check_domain(domain: object, where: str) -> Domain:
+    if domain not in ("counts", "amplitude"):
+        raise ConfigError(f"{where}: unknown domain (got {domain!r}, expected 'counts' or 'amplitude'). "
+                          f"Choose one of the two.")
+    return domain  # type: ignore[return-value]
+
+
+def _chunks(patterns: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
+    for start in range(0, len(patterns), CHUNK):
+        yield patterns[start : start + CHUNK].astype(np.float64)
+
+
+def _stored_counts(patterns: NDArray[Any], domain: Domain) -> tuple[float, float]:
+    """Mean pattern total and largest pixel of the stored counts, or of the squared stored amplitude."""
+    power = 1 if domain == "counts" else 2
+    total, largest = 0.0, 0.0
+    for values in _chunks(patterns):
+        total += float((values**power).sum())
+        largest = max(largest, float(values.max()) ** power)
+    return total / len(patterns), largest
+
+
+def _probe_gain(raw: RawData, mean_counts: float) -> float:
+    """Factor that brings the probe amplitude into the gauge of the data; 1 when it is there, or absent."""
+    if raw.probeGuess is None:
+        return 1.0
+    power = float((np.abs(raw.probe_modes).astype(np.float64) ** 2).sum())
+    if _GAUGE_LOW <= power / mean_counts <= _GAUGE_HIGH:
+        return 1.0
+    return float(np.sqrt(mean_counts / power))

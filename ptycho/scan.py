@@ -1,0 +1,194 @@
+"""A scan made ready for an engine: patterns, positions, probe, and the one record of every scale factor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import ModelConfig
+from ptycho.raw_data import RawData
+from ptycho.scaling import ScaleRecord, make_scale_record, scaled_probe
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Patterns with everything the forward model needs.
+
+    Attributes
+    ----------
+    raw : RawData
+        Patterns as stored and the optional arrays of the file.
+    record : ScaleRecord
+        Decisions about domain and scale.
+    probe : complex64 array, shape (P, N, N)
+        Probe modes [sqrt(photons)].
+    positions_yx_px : float64 array, shape (M, 2)
+        Patch centres [object px].
+    name : str
+        File name, for messages.
+    """
+
+    raw: RawData
+    record: ScaleRecord
+    probe: NDArray[np.complex64]
+    positions_yx_px: NDArray[np.float64]
+    name: str
+
+    @property
+    def n_px(self) -> int:
+        """Pattern size N [px]."""
+        return self.raw.N
+
+    @property
+    def n_patterns(self) -> int:
+        """Number of patterns M."""
+        return self.raw.n_patterns
+
+
+@dataclass(frozen=True)
+class ProbeMask:
+    """A soft disc that the probe is multiplied with.
+
+    Attributes
+    ----------
+    diameter_px : float or None
+        Diameter at half height; half the pattern size by default [px].
+    sigma_px : float
+        Softness of the edge [px].
+    """
+
+    diameter_px: float | None = None
+    sigma_px: float = 1.0
+
+    def values(self, n_px: int) -> NDArray[np.float32]:
+        """Return the mask, centred on the patch.
+
+        Parameters
+        ----------
+        n_px : int
+            Pattern size N [px].
+
+        Returns
+        -------
+        float32 array, shape (N, N)
+            Between 0 and 1.
+        """
+        radius = (self.diameter_px if self.diameter_px is not None else n_px / 2) / 2
+        axis = np.arange(n_px) - (n_px - 1) / 2
+        beyond = np.hypot(axis[:, None], axis) - radius
+        if self.sigma_px == 0:
+            return (beyond < 0).astype(np.float32)
+        return (0.5 * (1.0 - np.tanh(beyond / self.sigma_px))).astype(np.float32)
+
+
+def mask_of(model: ModelConfig) -> ProbeMask | None:
+    """Return the probe mask that a configuration asks for.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        ``probe_mask`` and its two numbers.
+
+    Returns
+    -------
+    ProbeMask or None
+        None where no mask is asked for.
+    """
+    return ProbeMask(model.probe_mask_diameter, model.probe_mask_sigma) if model.probe_mask else None
+
+
+def masked(probe: NDArray[np.complex64], model: ModelConfig) -> NDArray[np.complex64]:
+    """Return a probe within the mask that a configuration asks for.
+
+    Parameters
+    ----------
+    probe : complex array, shape (P, N, N)
+        Probe modes [sqrt(photons)].
+    model : ModelConfig
+        ``probe_mask`` and its two numbers.
+
+    Returns
+    -------
+    complex array, shape (P, N, N)
+        The probe itself where no mask is asked for.
+    """
+    mask = mask_of(model)
+    return probe if mask is None else probe * mask.values(probe.shape[-1])
+
+
+def prepare_scan(
+    raw: RawData,
+    *,
+    domain: Literal["counts", "amplitude"] | None = None,
+    mask: ProbeMask | None = None,
+    name: str = "scan",
+) -> Scan:
+    """Decide the scale of a scan once.
+
+    Parameters
+    ----------
+    raw : RawData
+        Validated patterns, positions and probe.
+    domain : {'counts', 'amplitude'}, optional
+        What the patterns hold; decided from the data where it is not given.
+    mask : ProbeMask, optional
+        Multiplied with the probe.
+    name : str
+        Name used in messages.
+
+    Returns
+    -------
+    Scan
+        Ready for an engine.
+
+    Raises
+    ------
+    DataError
+        If the patterns are empty or the probe is missing.
+    """
+    record = make_scale_record(raw, override=domain, nphotons=raw.nphotons)
+    probe = scaled_probe(raw, record)
+    if mask is not None:
+        probe = probe * mask.values(raw.N)
+    return Scan(raw, record, probe, raw.positions_yx_px, name)
+
+
+def open_scan(
+    path: str | Path,
+    *,
+    domain: Literal["counts", "amplitude"] | None = None,
+    mask: ProbeMask | None = None,
+    probe_key: str | None = None,
+    pattern_axis: int | None = None,
+) -> Scan:
+    """Read a scan from a file and decide its scale.
+
+    Parameters
+    ----------
+    path : path-like
+        NPZ file, see ``specs/data_contracts.md``.
+    domain : {'counts', 'amplitude'}, optional
+        What the patterns hold; decided from the data where it is not given.
+    mask : ProbeMask, optional
+        Multiplied with the probe.
+    probe_key : str, optional
+        Key of the file that holds the probe; ``probeGuess`` by default.
+    pattern_axis : int, optional
+        Axis that counts the patterns; found from the shape by default.
+
+    Returns
+    -------
+    Scan
+        Ready for an engine.
+
+    Raises
+    ------
+    DataError
+        If the file breaks the data contract.
+    """
+    raw = RawData.from_file(path, probe_key, pattern_axis)
+    return prepare_scan(raw, domain=domain, mask=mask, name=Path(path).name)

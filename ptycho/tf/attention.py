@@ -1,0 +1,55 @@
+"""Attention gates of ``cnn`` in TensorFlow; images are (batch, y, x, channel)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ptycho.tf.runtime import tf
+
+Convolution = Callable[[tf.Tensor, str], tf.Tensor]
+
+
+def _gate(values: tf.Tensor) -> tf.Tensor:
+    """Return a factor between 0 and 2 that is 1 for 0."""
+    return 2.0 * tf.sigmoid(values)
+
+
+def _spatial_gate(x: tf.Tensor, name: str, convolved: Convolution) -> tf.Tensor:
+    """Return one factor for every pixel, from mean and maximum of its channels."""
+    seen = [tf.reduce_mean(x, axis=-1, keepdims=True), tf.reduce_max(x, axis=-1, keepdims=True)]
+    return _gate(convolved(tf.concat(seen, -1), name))
+
+
+def attended(
+    x: tf.Tensor, place: str, weights: Mapping[str, tf.Variable], convolved: Convolution
+) -> tf.Tensor:
+    """Multiply an image with the gates that stand at a place of the network: ECA, then CBAM, then spatial.
+
+    Parameters
+    ----------
+    x : real tensor, shape (B, H, W, C)
+        Features.
+    place : str
+        Block that the gates belong to, as in ``ptycho.layers.attention_table``.
+    weights : mapping of str to tf.Variable
+        Weights of the network by table name.
+    convolved : callable
+        Applies the convolution of a table name to an image.
+
+    Returns
+    -------
+    real tensor, shape (B, H, W, C)
+        The image itself where no gate stands.
+    """
+    if f"{place}_eca" in weights:
+        kernel = tf.cast(weights[f"{place}_eca"], x.dtype)[:, None, None]
+        pooled = tf.reduce_mean(x, axis=(1, 2))[..., None]
+        x = x * _gate(tf.nn.conv1d(pooled, kernel, 1, "SAME"))[:, None, None, :, 0]
+    if f"{place}_cbam_reduce/kernel" in weights:
+        pooled = (tf.reduce_mean(x, axis=(1, 2), keepdims=True), tf.reduce_max(x, axis=(1, 2), keepdims=True))
+        squeezed = (tf.nn.relu(convolved(part, f"{place}_cbam_reduce")) for part in pooled)
+        x = x * _gate(tf.add_n([convolved(part, f"{place}_cbam_expand") for part in squeezed]))
+        x = x * _spatial_gate(x, f"{place}_cbam_spatial", convolved)
+    if f"{place}_spatial/kernel" in weights:
+        x = x * _spatial_gate(x, f"{place}_spatial", convolved)
+    return x

@@ -1,0 +1,243 @@
+"""Models on disk: bundles that every backend reads, written while a training runs and read to go on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.bundle import Bundle, read_bundle, write_bundle
+from ptycho.errors import BundleError
+from ptycho.npz import atomic_path, read_npz, write_npz
+from ptycho.tf.model import PtychoPINN
+
+FOLDER = "checkpoints"
+LAST_NAME, BEST_NAME = "last.h5.zip", "best-checkpoint.h5.zip"
+STATE_SUFFIX = ".state.npz"
+"""Beside the last bundle: what the optimiser remembers, so that a training goes on as if never stopped."""
+PROGRESS_KEY, DIGEST_KEY = "progress", "bundle_sha256"
+
+
+def to_bundle(model: PtychoPINN) -> Bundle:
+    """Return a trained model as a bundle that every backend loads.
+
+    Parameters
+    ----------
+    model : PtychoPINN
+        Trained model.
+
+    Returns
+    -------
+    Bundle
+        Weights, probe, settings and scale.
+    """
+    return Bundle(
+        backend="tensorflow",
+        model=model.core_config,
+        weights=model.generator.export_weights(),
+        probe=model.probe.numpy(),
+        log_gain=float(model.log_gain),
+        probe_refined=model.probe_refined,
+        scale_record=model.scale_record,
+    )
+
+
+def fill(model: PtychoPINN, bundle: Bundle) -> None:
+    """Give a model the weights, probe and scale of a bundle.
+
+    Parameters
+    ----------
+    model : PtychoPINN
+        Of the same architecture.
+    bundle : Bundle
+        Of any backend.
+
+    Raises
+    ------
+    BundleError
+        If a weight is missing, unknown, or of another shape.
+    """
+    model.generator.import_weights(bundle.weights, bundle.where)
+    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined)
+    model.log_gain.assign(bundle.log_gain)
+
+
+def from_bundle(bundle: Bundle) -> PtychoPINN:
+    """Build a model from a bundle of any backend.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Weights, probe, settings and scale.
+
+    Returns
+    -------
+    PtychoPINN
+        Ready to reconstruct.
+
+    Raises
+    ------
+    BundleError
+        If a weight is missing, unknown, or of another shape.
+    """
+    model = PtychoPINN(bundle.model)
+    fill(model, bundle)
+    return model
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Read a bundle; a file that only PyTorch reads is refused by name.
+
+    Parameters
+    ----------
+    path : Path
+        Bundle of ``ptycho.bundle``.
+
+    Returns
+    -------
+    Bundle
+        Model without any framework.
+
+    Raises
+    ------
+    BundleError
+        If the file is damaged, does not fit this version, or is a PyTorch checkpoint.
+    """
+    if path.suffix in (".ckpt", ".pt"):
+        raise BundleError(
+            f"{path}: this is a checkpoint of the PyTorch backend (got {path.suffix}, expected a bundle "
+            "such as wts.h5.zip). Pass --backend pytorch, or the wts.h5.zip of that training."
+        )
+    return read_bundle(path)
+
+
+def load(path: Path) -> PtychoPINN:
+    """Load a trained model from a bundle.
+
+    Parameters
+    ----------
+    path : Path
+        Bundle of ``ptycho.bundle``, written by any backend.
+
+    Returns
+    -------
+    PtychoPINN
+        Ready to reconstruct.
+
+    Raises
+    ------
+    BundleError
+        If the file is damaged, does not fit this version, or is a PyTorch checkpoint.
+    """
+    return from_bundle(load_bundle(path))
+
+
+@dataclass
+class Checkpoints:
+    """The checkpoints of one training; each file appears whole or not at all.
+
+    Attributes
+    ----------
+    folder : Path
+        ``checkpoints`` in the output directory.
+    keep : int
+        How many of the best epochs are kept; 0 keeps none.
+    mode : {'min', 'max'}
+        Which end is best.
+    kept : list of (float, Path)
+        Values and files of the best epochs, the best first.
+    """
+
+    folder: Path
+    keep: int = 1
+    mode: str = "min"
+    kept: list[tuple[float, Path]] = field(default_factory=list)
+
+    def save(self, model: PtychoPINN, epoch: int, value: float, state: dict[str, NDArray[Any]]) -> None:
+        """Write the last epoch, and keep it where it is one of the best.
+
+        Parameters
+        ----------
+        model : PtychoPINN
+            Model after the epoch.
+        epoch : int
+            Epoch, from 0.
+        value : float
+            What the training is judged by.
+        state : dict of str to array
+            What a later training needs to go on.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        bundle = to_bundle(model)
+        last = write_bundle(self.folder / LAST_NAME, bundle)
+        write_npz(_state_path(last), {**state, DIGEST_KEY: np.array(_digest(last))})
+        order = -1 if self.mode == "max" else 1
+        full = len(self.kept) >= self.keep
+        if not self.keep or not np.isfinite(value) or (full and order * value >= order * self.kept[-1][0]):
+            return
+        path = self.folder / (BEST_NAME if self.keep == 1 else f"{epoch:03d}-{BEST_NAME}")
+        with atomic_path(path) as temporary:
+            Path(temporary).write_bytes(last.read_bytes())
+        dropped = self.kept[self.keep - 1 :]
+        self.kept = sorted([*self.kept[: self.keep - 1], (value, path)], key=lambda pair: order * pair[0])
+        for _, old in dropped:
+            if old != path:
+                old.unlink(missing_ok=True)
+
+    def files(self) -> list[Path]:
+        """Return the files that are there, the best first."""
+        found = [path for _, path in self.kept[:1]] + [self.folder / LAST_NAME]
+        return [path for path in found if path.is_file()]
+
+
+def _state_path(bundle: Path) -> Path:
+    return bundle.with_name(bundle.name.removesuffix(".h5.zip") + STATE_SUFFIX)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def packed(progress: dict[str, Any], optimizer: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Return the state of a training as plain arrays.
+
+    Parameters
+    ----------
+    progress : dict
+        Plain numbers.
+    optimizer : dict of str to array
+        State of the optimiser.
+
+    Returns
+    -------
+    dict of str to array
+        What :func:`read_state` takes apart.
+    """
+    return {PROGRESS_KEY: np.array(json.dumps(progress)), **optimizer}
+
+
+def read_state(bundle: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
+    """Read the state that belongs to a bundle.
+
+    Parameters
+    ----------
+    bundle : Path
+        Checkpoint to go on from.
+
+    Returns
+    -------
+    progress, optimizer : dict, dict of str to array
+        As given to :func:`packed`; None where there is no state, or one of another epoch.
+    """
+    path = _state_path(bundle)
+    if not path.is_file():
+        return None
+    state = read_npz(path)
+    if str(state.pop(DIGEST_KEY)) != _digest(bundle):
+        return None
+    return json.loads(str(state.pop(PROGRESS_KEY))), state

@@ -1,0 +1,252 @@
+"""The networks in TensorFlow, built from the tables of ``ptycho.network``.
+
+Images inside are (batch, y, x, channel); kernels are held in table layout. ``CnnGenerator`` maps groups of
+patterns to groups of object patches; ``UnrolledGenerator`` maps a whole scan to one object canvas.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho import network
+from ptycho.config.config import ModelConfig
+from ptycho.tf.attention import attended
+from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.solver import Chunk, accelerated_steps, preconditioned_step
+
+ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+    "sigmoid": tf.sigmoid,
+    "swish": tf.nn.silu,
+    "softplus": tf.math.softplus,
+    "relu": tf.nn.relu,
+}
+
+
+def _doubled(x: tf.Tensor) -> tf.Tensor:
+    """Return images of twice the size, every pixel four times."""
+    return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+
+
+class TableNetwork:
+    """Variables of an architecture table under their table names.
+
+    Parameters
+    ----------
+    table : list of LayerSpec
+        Architecture.
+    seed : int
+        Seed of the initial weights.
+    """
+
+    def __init__(self, table: list[network.LayerSpec], seed: int) -> None:
+        self.table = table
+        start = network.initial_weights(table, seed)
+        self.weights = {name: tf.Variable(array) for name, array in start.items()}
+
+    def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
+        """Fill every layer from arrays in table layout.
+
+        Parameters
+        ----------
+        weights : mapping of str to float32 array
+            Weights by table name, kernels (y, x, in, out).
+        where : str
+            File named when they do not fit.
+
+        Raises
+        ------
+        BundleError
+            If a weight is missing, unknown, or of another shape.
+        """
+        network.check_weights(weights, self.table, where)
+        for name, variable in self.weights.items():
+            variable.assign(weights[name])
+
+    def export_weights(self) -> dict[str, NDArray[np.float32]]:
+        """Return all weights in table layout.
+
+        Returns
+        -------
+        dict of str to float32 array
+            Weights by table name, kernels (y, x, in, out).
+        """
+        return {name: variable.numpy().copy() for name, variable in self.weights.items()}
+
+    def _convolved(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """Apply one convolution with bias, in the precision of the image."""
+        kernel, bias = (tf.cast(self.weights[f"{name}/{part}"], x.dtype) for part in ("kernel", "bias"))
+        return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
+
+    def _block(self, x: tf.Tensor, name: str, activation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Apply the two convolutions of one level."""
+        for part in "ab":
+            x = activation(self._convolved(x, f"{name}{part}"))
+        return x
+
+
+class CnnGenerator(TableNetwork):
+    """The published encoder with an amplitude and a phase decoder.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Pattern size, gridsize, filters, branches, activation, attention.
+    seed : int
+        Seed of the initial weights.
+    """
+
+    def __init__(self, model: ModelConfig, seed: int) -> None:
+        super().__init__(network.architecture_table(model), seed)
+        self.n_px = model.N
+        self.pad_object = model.pad_object
+        self.amplitude_activation = ACTIVATIONS[model.amp_activation]
+        encoder, decoder = network.cnn_ladder(model.N, model.n_filters_scale)
+        self.levels = (len(encoder), len(decoder))
+        bordered = model.probe_big and model.pad_object
+        self.outer = network.outer_channels(model.n_filters_scale) if bordered else 0
+        border = np.ones((model.N, model.N, 1), np.float32)
+        quarter = model.N // 4
+        border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
+        self.border = border
+
+    def __call__(self, patterns: tf.Tensor) -> tf.Tensor:
+        """Return the object patches of groups of patterns.
+
+        Parameters
+        ----------
+        patterns : real tensor, shape (B, C, N, N)
+            Measured amplitude, normalised to a mean energy of (N / 2)^2 per pattern.
+
+        Returns
+        -------
+        complex tensor, shape (B, C, N, N)
+            Object patches [transmission], each in the frame of its own position.
+        """
+        x = tf.transpose(patterns, (0, 2, 3, 1))
+        for level in range(self.levels[0]):
+            x = tf.nn.max_pool2d(self._gated_block(x, f"encoder{level}"), 2, 2, "VALID")
+        x = attended(x, "bottleneck", self.weights, self._convolved)
+        amplitude = self._head(x, "amplitude", self.amplitude_activation)
+        phase = network.PHASE_LIMIT_RAD * self._head(x, "phase", tf.tanh)
+        patches = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
+        return tf.transpose(patches, (0, 3, 1, 2))
+
+    def _gated_block(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """Apply the convolutions of one level and the gates behind them."""
+        return attended(self._block(x, name, tf.nn.relu), name, self.weights, self._convolved)
+
+    def _head(self, x: tf.Tensor, name: str, activation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+        """Decode one real map, shape (B, N, N, C); the branches never overlap, so the bound of one holds."""
+        for level in range(self.levels[1]):
+            x = _doubled(self._gated_block(x, f"{name}{level}"))
+        cut = x.shape[-1] - self.outer
+        inner = x[..., :cut]
+        if not self.pad_object:
+            return activation(self._convolved(_doubled(inner), f"{name}_inner"))
+        quarter = self.n_px // 4
+        room = ((0, 0), (quarter, quarter), (quarter, quarter), (0, 0))
+        padded = tf.pad(activation(self._convolved(inner, f"{name}_inner")), room)
+        if not self.outer:
+            return padded
+        outer = activation(self._convolved(_doubled(x[..., cut:]), f"{name}_outer"))
+        return padded + tf.cast(self.border, x.dtype) * outer
+
+
+class UnrolledGenerator(TableNetwork):
+    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Number of steps and width.
+    seed : int
+        Seed of the initial weights.
+    """
+
+    def __init__(self, model: ModelConfig, seed: int) -> None:
+        super().__init__(network.architecture_table(model), seed)
+        self.learned = network.learned_steps(model.unrolled_steps)
+        self.plain = model.unrolled_steps - self.learned
+
+    def __call__(
+        self, chunks: Iterable[Chunk], weight: tf.Tensor, on_step: Callable[[int], None] | None = None
+    ) -> tf.Tensor:
+        """Return the object of a scan.
+
+        Parameters
+        ----------
+        chunks : iterable of Chunk
+            The scan; read once for every step.
+        weight : real tensor, shape (H, W)
+            Illumination of the canvas [photons / pixel]; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
+        on_step : callable, optional
+            Called with the index of each finished step.
+
+        Returns
+        -------
+        complex tensor, shape (H, W)
+            Object [transmission]; 1 where no light fell.
+        """
+        relative = weight / tf.reduce_max(weight)
+        coverage = relative / (relative + network.STEP_DAMPING)
+        static = (coverage, tf.math.log(relative + 1e-6) / (6 * math.log(10)))
+        flat = as_complex(tf.ones_like(weight))
+        obj, previous = accelerated_steps(flat, chunks, weight, self.plain, on_step)
+        for k in range(self.learned):
+            momentum, length = self._scalar("step_momentum", k, obj), self._scalar("step_length", k, obj)
+            leading = obj + momentum * (obj - previous)
+            step = preconditioned_step(leading, chunks, weight)
+            seen = (
+                tf.math.real(leading) - 1,
+                tf.math.imag(leading),
+                network.STEP_INPUT_GAIN * tf.math.real(step),
+                network.STEP_INPUT_GAIN * tf.math.imag(step),
+            )
+            correction = self._unet(tf.stack((*seen, *static), axis=-1)[None], f"unet{k}_")[0]
+            correction = coverage[..., None] * correction
+            previous = obj
+            obj = leading + length * step + tf.complex(correction[..., 0], correction[..., 1])
+            if on_step is not None:
+                on_step(self.plain + k)
+        return obj
+
+    def _scalar(self, name: str, index: int, like: tf.Tensor) -> tf.Tensor:
+        """Return one learned number in the dtype of the canvas."""
+        value = tf.cast(self.weights[name][index], like.dtype.real_dtype)
+        return as_complex(value)
+
+    def _unet(self, x: tf.Tensor, name: str) -> tf.Tensor:
+        """Return the two channels (real, imaginary) of the correction."""
+        fine = self._block(x, f"{name}down0", tf.nn.silu)
+        middle = self._block(tf.nn.avg_pool2d(fine, 2, 2, "VALID"), f"{name}down1", tf.nn.silu)
+        coarse = self._block(tf.nn.avg_pool2d(middle, 2, 2, "VALID"), f"{name}down2", tf.nn.silu)
+        middle = self._block(tf.concat([_doubled(coarse), middle], -1), f"{name}up1", tf.nn.silu)
+        fine = self._block(tf.concat([_doubled(middle), fine], -1), f"{name}up0", tf.nn.silu)
+        return self._convolved(fine, f"{name}out")
+
+
+def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:
+    """Build the network that a configuration names.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Architecture and options.
+    seed : int
+        Seed of the initial weights.
+
+    Returns
+    -------
+    CnnGenerator or UnrolledGenerator
+        With initial weights.
+
+    Raises
+    ------
+    ConfigError
+        If the architecture is unknown or its options do not fit.
+    """
+    return UnrolledGenerator(model, seed) if model.architecture == "unrolled" else CnnGenerator(model, seed)

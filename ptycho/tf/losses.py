@@ -1,0 +1,151 @@
+"""The loss of a training in TensorFlow; the real-space terms are twins of those in ``ptycho.losses``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ptycho.losses import UNIT_FLOOR, LossTerms
+from ptycho.tf import physics
+from ptycho.tf.runtime import as_complex, tf
+
+MAIN_TERMS = {
+    "amplitude": physics.amplitude_loss,
+    "mae": physics.mean_absolute_loss,
+    "poisson": physics.poisson_loss,
+}
+
+
+class Prediction(NamedTuple):
+    """What a model makes of a batch.
+
+    Attributes
+    ----------
+    predicted, amplitude : real tensor, shape (J, N, N)
+        Expected and measured amplitude [sqrt(photons)].
+    image : complex tensor, shape (H, W) or (J, N, N)
+        Canvas of ``unrolled``, patches of ``cnn`` [transmission].
+    light : real tensor, shape (H, W) or (N, N)
+        Light that fell on the image [photons / pixel].
+    patches : complex tensor, shape (J, N, N), or None
+        Patches in the frame of their own positions, where labels ask for them.
+    labels : complex tensor, shape (J, N, N), or None
+        Known patches.
+    patch_light : real tensor, shape (N, N)
+        Light that fell on a patch [photons / pixel].
+    """
+
+    predicted: tf.Tensor
+    amplitude: tf.Tensor
+    image: tf.Tensor
+    light: tf.Tensor
+    patches: tf.Tensor | None
+    labels: tf.Tensor | None
+    patch_light: tf.Tensor
+
+
+def unit(values: tf.Tensor) -> tf.Tensor:
+    """Return complex numbers on the unit circle; dark ones fall to 0.
+
+    Parameters
+    ----------
+    values : complex tensor, any shape
+        Object [transmission].
+
+    Returns
+    -------
+    complex tensor
+        Of modulus 1 or below.
+    """
+    return values / as_complex(tf.sqrt(tf.math.real(values) ** 2 + tf.math.imag(values) ** 2 + UNIT_FLOOR))
+
+
+def total_variation(image: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+    """Return the mean absolute difference of neighbouring pixels where both are lit (eq. 7d).
+
+    Parameters
+    ----------
+    image : real or complex tensor, shape (..., H, W)
+        Object canvas or patches [transmission].
+    light : real tensor, shape (H, W)
+        Weight of every pixel, >= 0.
+
+    Returns
+    -------
+    real scalar tensor
+        In the unit of the image.
+    """
+    down, right = tf.minimum(light[1:], light[:-1]), tf.minimum(light[:, 1:], light[:, :-1])
+    count = tf.cast(tf.reduce_prod(tf.shape(image)[:-2]), light.dtype)
+    total = tf.reduce_sum(down * tf.abs(image[..., 1:, :] - image[..., :-1, :]))
+    total += tf.reduce_sum(right * tf.abs(image[..., 1:] - image[..., :-1]))
+    return total / (count * (tf.reduce_sum(down) + tf.reduce_sum(right)))
+
+
+def label_error(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+    """Return the mean absolute difference of patches from known ones, where they are lit (eq. 7e).
+
+    Parameters
+    ----------
+    patches, labels : complex tensor, shape (J, N, N)
+        Predicted and known patches [transmission].
+    light : real tensor, shape (N, N)
+        Weight of every pixel, >= 0.
+
+    Returns
+    -------
+    real scalar tensor
+        [transmission].
+    """
+    return _mean(tf.abs(patches - labels), light)
+
+
+def supervised_loss(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+    """Return the mean absolute differences of amplitude and of phase from labels (eq. 7f).
+
+    Parameters
+    ----------
+    patches, labels : complex tensor, shape (J, N, N)
+        Predicted and known patches [transmission].
+    light : real tensor, shape (N, N)
+        Weight of every pixel, >= 0.
+
+    Returns
+    -------
+    real scalar tensor
+        Dimensionless.
+    """
+    difference = tf.abs(tf.abs(patches) - tf.abs(labels)) + tf.abs(unit(patches) - unit(labels))
+    return _mean(difference, light)
+
+
+def _mean(values: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+    """Return the mean of maps, shape (J, N, N), weighted with the light on each."""
+    count = tf.cast(tf.shape(values)[0], light.dtype)
+    return tf.reduce_sum(light * values) / (count * tf.reduce_sum(light))
+
+
+def total_loss(terms: LossTerms, found: Prediction) -> tf.Tensor:
+    """Return the weighted sum of the terms of a loss.
+
+    Parameters
+    ----------
+    terms : LossTerms
+        Weights; a term of weight 0 is not computed.
+    found : Prediction
+        What the model makes of a batch.
+
+    Returns
+    -------
+    real scalar tensor
+        Dimensionless.
+    """
+    total = tf.zeros((), found.predicted.dtype)
+    if terms.likelihood:
+        total += terms.likelihood * MAIN_TERMS[terms.kind](found.predicted, found.amplitude)
+    if terms.mae:
+        total += terms.mae * physics.mean_absolute_loss(found.predicted, found.amplitude)
+    if terms.tv:
+        total += terms.tv * total_variation(found.image, found.light)
+    if terms.labels and found.patches is not None and found.labels is not None:
+        total += terms.labels * label_error(found.patches, found.labels, found.patch_light)
+    return total

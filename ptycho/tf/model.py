@@ -1,0 +1,221 @@
+"""The model in TensorFlow: a generator, the probe, and the physics that makes a loss from patterns."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import ModelConfig
+from ptycho.losses import LossTerms
+from ptycho.scaling import ScaleRecord
+from ptycho.tf import losses, physics
+from ptycho.tf.generators import UnrolledGenerator, build_generator
+from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.solver import Chunk
+
+Batch = dict[str, tf.Tensor]
+
+
+class PtychoPINN:
+    """Physics-informed network: patterns in, object out, trained on the patterns alone.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Network and its options.
+    seed : int
+        Seed of the initial weights.
+    terms : LossTerms, optional
+        What training lowers; the amplitude misfit by default.
+    gain_trainable : bool
+        Train one factor on all predicted amplitudes.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        seed: int = 42,
+        *,
+        terms: LossTerms | None = None,
+        gain_trainable: bool = False,
+    ) -> None:
+        self.core_config = model
+        self.generator = build_generator(model, seed)
+        self.terms = terms if terms is not None else LossTerms()
+        self.loss_name, self.val_loss_name = f"{self.terms.kind}_train_loss", f"{self.terms.kind}_val_loss"
+        self.gain_trainable = gain_trainable
+        self.log_gain = tf.Variable(0.0)
+        self.probe = tf.zeros((1, model.N, model.N), tf.complex64)
+        self.probe_refined = False
+        self.scale_record: ScaleRecord | None = None
+
+    @property
+    def is_unrolled(self) -> bool:
+        """True for the generator that works on a whole canvas."""
+        return isinstance(self.generator, UnrolledGenerator)
+
+    def attach_scan(
+        self, probe: NDArray[np.complex64], record: ScaleRecord | None, *, refined: bool
+    ) -> None:
+        """Take over probe and scale of the scan to train on.
+
+        Parameters
+        ----------
+        probe : complex array, shape (P, N, N)
+            Probe modes [sqrt(photons)].
+        record : ScaleRecord or None
+            Scale of the patterns.
+        refined : bool
+            The probe is no longer the one of the data file.
+        """
+        self.probe = tf.constant(probe, tf.complex64)
+        self.probe_refined = refined
+        self.scale_record = record
+
+    def trainable(self) -> dict[str, tf.Variable]:
+        """Return what training changes, by name.
+
+        Returns
+        -------
+        dict of str to tf.Variable
+            Weights by table name, and ``log_gain`` where it is trained.
+        """
+        return self.generator.weights | ({"log_gain": self.log_gain} if self.gain_trainable else {})
+
+    def snapshot(self) -> dict[str, NDArray[np.float32]]:
+        """Return a copy of everything that training changes.
+
+        Returns
+        -------
+        dict of str to float32 array
+            See :meth:`trainable`.
+        """
+        return {name: variable.numpy().copy() for name, variable in self.trainable().items()}
+
+    def restore(self, snapshot: dict[str, NDArray[np.float32]]) -> None:
+        """Go back to a copy.
+
+        Parameters
+        ----------
+        snapshot : dict of str to float32 array
+            From :meth:`snapshot`.
+        """
+        for name, variable in self.trainable().items():
+            variable.assign(snapshot[name])
+
+    def _probes(self, batch: Batch) -> tf.Tensor:
+        """Return the probe of every position, or one with a leading axis of 1 where it serves all."""
+        probe, shifts = batch.get("probe", self.probe), batch["shifts"]
+        whole = tf.reduce_max(tf.abs(shifts)) < 1e-6
+        return tf.cond(whole, lambda: probe[None], lambda: physics.shift_field(probe, shifts))
+
+    def predict(self, batch: Batch) -> losses.Prediction:
+        """Return what the model makes of the patterns a batch is judged on.
+
+        Parameters
+        ----------
+        batch : dict of tensor
+            As made by ``ptycho.tf.data``.
+
+        Returns
+        -------
+        Prediction
+            Amplitudes, object and light.
+        """
+        return self._predict_canvas(batch) if self.is_unrolled else self._predict_patches(batch)
+
+    def _predict_canvas(self, batch: Batch) -> losses.Prediction:
+        """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""
+        amplitude, shifts, labels = batch["amplitude"], batch["shifts"], batch.get("labels")
+        seen = judged = Chunk(batch["corners"], self._probes(batch), amplitude)
+        if "judged" in batch:
+            chosen = batch["judged"]
+            whole = seen._replace(probes=_for_each(seen.probes, amplitude))
+            seen, judged = _masked(whole, batch["seen"]), _masked(whole, chosen)
+            shifts = tf.boolean_mask(shifts, chosen)
+            labels = None if labels is None else tf.boolean_mask(labels, chosen)
+        light = physics.illumination(seen.probes, seen.corners_yx, batch["shape"])
+        obj = self.generator([seen], light)
+        patches = physics.extract_patches(obj, judged.corners_yx, self.core_config.N)
+        predicted = physics.diffracted_amplitude(patches, judged.probes) * tf.exp(self.log_gain)
+        own = None if labels is None else physics.shift_field(patches[:, None], -shifts)[:, 0]
+        return losses.Prediction(predicted, judged.amplitude, obj, light, own, labels, self._light(batch))
+
+    def _predict_patches(self, batch: Batch) -> losses.Prediction:
+        """Merge the patches of every group, where groups are merged, and predict its patterns."""
+        patches, light, n_px = self._own_patches(batch), self._light(batch), self.core_config.N
+        probes, corners = self._probes(batch), batch["corners"]
+        obj = self._merge(patches, corners, batch["shifts"], probes, batch["shape"])
+        predicted = physics.diffracted_amplitude(physics.extract_patches(obj, corners, n_px), probes)
+        sigma_px = self.core_config.gaussian_smoothing_sigma
+        if sigma_px > 0:
+            predicted = physics.smoothed_amplitude(predicted, sigma_px)
+        measured = tf.reshape(batch["amplitude"], (-1, n_px, n_px))
+        predicted = predicted * tf.exp(self.log_gain)
+        return losses.Prediction(predicted, measured, patches, light, patches, batch.get("labels"), light)
+
+    def _light(self, batch: Batch) -> tf.Tensor:
+        """Return the light that falls on a patch in the frame of its own position, shape (N, N)."""
+        return tf.reduce_sum(tf.abs(batch.get("probe", self.probe)) ** 2, axis=0)
+
+    def _own_patches(self, batch: Batch) -> tf.Tensor:
+        """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
+        n_px = self.core_config.N
+        return tf.reshape(self.network_patches(batch["amplitude"]), (-1, n_px, n_px))
+
+    def network_patches(self, amplitude: tf.Tensor, input_scale: float | None = None) -> tf.Tensor:
+        """Return the patches of the ``cnn`` generator, one in the frame of each position.
+
+        Parameters
+        ----------
+        amplitude : real tensor, shape (B, C, N, N)
+            Measured amplitude [sqrt(photons)].
+        input_scale : float, optional
+            Factor that normalises it; that of the training scan by default.
+
+        Returns
+        -------
+        complex tensor, shape (B, C, N, N)
+            Object patches [transmission].
+        """
+        scale = input_scale
+        if scale is None:
+            scale = self.scale_record.input_scale if self.scale_record else 1.0
+        return self.generator(amplitude * scale)
+
+    @staticmethod
+    def _merge(
+        patches: tf.Tensor, corners: tf.Tensor, shifts: tf.Tensor, probes: tf.Tensor, shape: tf.Tensor
+    ) -> tf.Tensor:
+        """Average overlapping patches of a group on its canvas, weighted with the light they saw."""
+        moved = physics.shift_field(patches[:, None], shifts)[:, 0]
+        total = physics.weighted_patches(moved, corners, probes, shape)
+        weight = physics.illumination(probes, corners, shape)
+        return total / as_complex(weight + 1e-6 * tf.reduce_max(weight))
+
+    def loss(self, batch: Batch) -> tf.Tensor:
+        """Return the loss of a batch.
+
+        Parameters
+        ----------
+        batch : dict of tensor
+            As made by ``ptycho.tf.data``.
+
+        Returns
+        -------
+        real scalar tensor
+            Dimensionless.
+        """
+        if self.terms.supervised:
+            return losses.supervised_loss(self._own_patches(batch), batch["labels"], self._light(batch))
+        return losses.total_loss(self.terms, self.predict(batch))
+
+
+def _for_each(probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return one stack of probe modes for every pattern."""
+    return tf.broadcast_to(probes, tf.concat([tf.shape(amplitude)[:1], tf.shape(probes)[1:]], 0))
+
+
+def _masked(chunk: Chunk, chosen: tf.Tensor) -> Chunk:
+    """Return some patterns of a chunk."""
+    return Chunk(*(tf.boolean_mask(part, chosen) for part in chunk[:3]))

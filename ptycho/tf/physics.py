@@ -1,0 +1,466 @@
+"""Far-field forward model in TensorFlow: the differentiable twin of ``ptycho.physics``.
+
+Same names, same argument order, same shapes and units as the reference; arrays are tensors, dtype follows the
+input. Every function works eagerly and inside ``tf.function``, which may not know the canvas size beforehand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ptycho.errors import DataError
+from ptycho.physics import INTENSITY_FLOOR
+from ptycho.physics import centring_phase as _reference_phase
+from ptycho.tf.runtime import as_complex, tf
+
+
+def centring_phase(n_px: int, dtype: tf.DType = tf.complex128) -> tf.Tensor:
+    """Return the phase that moves the zero frequency of a following FFT to index ``N // 2`` (eq. 2).
+
+    Parameters
+    ----------
+    n_px : int
+        Pattern size N [px].
+    dtype : tf.DType
+        Complex dtype of the result.
+
+    Returns
+    -------
+    complex tensor, shape (N, N)
+        Unit modulus.
+    """
+    return tf.constant(_reference_phase(n_px, tf.as_dtype(dtype).as_numpy_dtype))
+
+
+def far_field(exit_wave: tf.Tensor) -> tf.Tensor:
+    """Propagate exit waves to the detector (eq. 2).
+
+    Parameters
+    ----------
+    exit_wave : complex tensor, shape (..., N, N)
+        Exit waves [sqrt(photons)].
+
+    Returns
+    -------
+    complex tensor, shape (..., N, N)
+        Far field [sqrt(photons)], zero frequency at ``N // 2``.
+    """
+    n_px = exit_wave.shape[-1]
+    # The factor of the unitary transform rides on the small phase array.
+    phase = centring_phase(n_px, exit_wave.dtype) / n_px
+    return tf.signal.fft2d(exit_wave * phase)
+
+
+def far_field_adjoint(field: tf.Tensor) -> tf.Tensor:
+    """Propagate detector waves back to the sample: adjoint and inverse of :func:`far_field` (eq. 2).
+
+    Parameters
+    ----------
+    field : complex tensor, shape (..., N, N)
+        Far field [sqrt(photons)].
+
+    Returns
+    -------
+    complex tensor, shape (..., N, N)
+        Exit waves [sqrt(photons)].
+    """
+    n_px = field.shape[-1]
+    return tf.signal.ifft2d(field) * (tf.math.conj(centring_phase(n_px, field.dtype)) * n_px)
+
+
+def shift_field(field: tf.Tensor, shifts_yx_px: tf.Tensor) -> tf.Tensor:
+    """Move fields by fractions of a pixel with the Fourier shift theorem (eq. 4).
+
+    Parameters
+    ----------
+    field : complex tensor, shape (N, N), (P, N, N) or (J, P, N, N)
+        Fields that vanish towards the edge.
+    shifts_yx_px : real tensor, shape (J, 2)
+        Shift of each copy [px], towards +y, +x.
+
+    Returns
+    -------
+    complex tensor, shape (J, ..., N, N)
+        One shifted copy for each shift.
+    """
+    n_y, n_x = field.shape[-2:]
+    shifts = tf.cast(shifts_yx_px, field.dtype.real_dtype)
+    turns = shifts[:, 0, None, None] * _frequencies(n_y, shifts.dtype)[:, None]
+    turns += shifts[:, 1, None, None] * _frequencies(n_x, shifts.dtype)
+    angle = -2 * math.pi * turns
+    phase = tf.complex(tf.cos(angle), tf.sin(angle))
+    inner = len(field.shape) - 2 - (1 if len(field.shape) == 4 else 0)
+    phase = tf.reshape(phase, (-1, *(1,) * inner, n_y, n_x))
+    return tf.signal.ifft2d(tf.signal.fft2d(field) * phase)
+
+
+def _frequencies(n_px: int, dtype: tf.DType) -> tf.Tensor:
+    """Return the FFT frequencies of an axis [cycles / px]."""
+    index = [(k if k < (n_px + 1) // 2 else k - n_px) / n_px for k in range(n_px)]
+    return tf.constant(index, dtype)
+
+
+def patch_indices(corners_yx: tf.Tensor, n_px: int, shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+    """Return the flat canvas index of every pixel of every patch (eq. 3).
+
+    Parameters
+    ----------
+    corners_yx : int tensor, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    n_px : int
+        Patch size N [px].
+    shape_yx : tuple of int, or int tensor of shape (2,)
+        Canvas shape (H, W) [px].
+
+    Returns
+    -------
+    int64 tensor, shape (J, N, N)
+        Index into the flattened canvas.
+
+    Raises
+    ------
+    DataError
+        If a patch reaches outside the canvas; a compiled function trusts its plan.
+    """
+    return tf.cast(_indices(corners_yx, n_px, shape_yx), tf.int64)
+
+
+def _indices(corners_yx: tf.Tensor, n_px: int, shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+    """Return the indices as int32, which gathers twice as fast; no canvas has 2^31 pixels."""
+    if tf.executing_eagerly():
+        height, width = (int(size) for size in shape_yx)
+        low = int(tf.reduce_min(corners_yx))
+        high = [int(end) for end in tf.reduce_max(corners_yx, axis=0) + n_px]
+        if low < 0 or high[0] > height or high[1] > width:
+            raise DataError(
+                f"canvas: patches fall outside the {height}x{width} px object (got corners from {low} and "
+                f"ends up to {high}, expected every patch inside). Plan the canvas from the same positions."
+            )
+    corners = tf.cast(corners_yx, tf.int32)
+    span = tf.range(n_px, dtype=tf.int32)
+    rows = corners[:, 0, None] + span
+    columns = corners[:, 1, None] + span
+    return rows[:, :, None] * tf.cast(shape_yx[1], tf.int32) + columns[:, None, :]
+
+
+@tf.custom_gradient
+def _gathered(flat: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """Read pixels; the gradient adds them back densely, without the sparse form that TensorFlow makes."""
+    size = tf.size(flat)
+    return tf.gather(flat, index), lambda upstream: (_added(upstream, index, size), None)
+
+
+@tf.custom_gradient
+def _added(values: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+    """Add pixels into zeros; the gradient reads them again."""
+    total = tf.math.unsorted_segment_sum(values, index, size)
+    return total, lambda upstream: (_gathered(upstream, index), None, None)
+
+
+def extract_patches(obj: tf.Tensor, corners_yx: tf.Tensor, n_px: int) -> tf.Tensor:
+    """Cut one patch per scan position out of the object (eq. 3).
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object canvas.
+    corners_yx : int tensor, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    n_px : int
+        Patch size N [px].
+
+    Returns
+    -------
+    complex tensor, shape (J, N, N)
+        Patches.
+    """
+    return _gathered(tf.reshape(obj, [-1]), _indices(corners_yx, n_px, tf.shape(obj)[-2:]))
+
+
+def place_patches(
+    patches: tf.Tensor, corners_yx: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
+) -> tf.Tensor:
+    """Add patches into an empty canvas: the adjoint of :func:`extract_patches` (eq. 3).
+
+    Parameters
+    ----------
+    patches : tensor, shape (J, N, N)
+        Patches, real or complex.
+    corners_yx : int tensor, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    shape_yx : tuple of int, or int tensor of shape (2,)
+        Canvas shape (H, W) [px].
+
+    Returns
+    -------
+    tensor, shape (H, W)
+        Sum of all patches at their places.
+    """
+    index = _indices(corners_yx, patches.shape[-1], shape_yx)
+    shape = tf.cast(tf.stack([shape_yx[0], shape_yx[1]]), tf.int32)
+    return tf.reshape(_added(patches, index, shape[0] * shape[1]), shape)
+
+
+def exit_waves(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+    """Return the wave behind the sample for every position and probe mode (eq. 1).
+
+    Parameters
+    ----------
+    patches : complex tensor, shape (J, N, N)
+        Object patches [transmission].
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)]; a leading axis of 1 serves every position.
+
+    Returns
+    -------
+    complex tensor, shape (J, P, N, N)
+        Exit waves [sqrt(photons)].
+
+    Raises
+    ------
+    DataError
+        If probe and patches differ in N.
+    """
+    if probes.shape[-2:] != patches.shape[-2:]:
+        raise DataError(
+            f"forward model: probe and patches differ in size (got {tuple(probes.shape[-2:])} and "
+            f"{tuple(patches.shape[-2:])} px, expected the same). Crop or pad the probe to the pattern size."
+        )
+    return patches[:, None] * probes
+
+
+def _intensity(field: tf.Tensor) -> tf.Tensor:
+    """Return the squared modulus."""
+    return tf.math.real(field) ** 2 + tf.math.imag(field) ** 2
+
+
+def diffracted_intensity(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+    """Return the expected counts; probe modes add incoherently (eq. 5).
+
+    Parameters
+    ----------
+    patches : complex tensor, shape (J, N, N)
+        Object patches [transmission].
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+
+    Returns
+    -------
+    real tensor, shape (J, N, N)
+        Expected counts [photons / pixel], zero frequency at ``N // 2``.
+    """
+    return tf.reduce_sum(_intensity(far_field(exit_waves(patches, probes))), axis=1)
+
+
+def diffracted_amplitude(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+    """Return the expected amplitude, the square root of the expected counts (eq. 6).
+
+    Parameters
+    ----------
+    patches : complex tensor, shape (J, N, N)
+        Object patches [transmission].
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+
+    Returns
+    -------
+    real tensor, shape (J, N, N)
+        Amplitude [sqrt(photons)], zero frequency at ``N // 2``.
+    """
+    return tf.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
+
+
+def smoothed_amplitude(amplitude: tf.Tensor, sigma_px: float) -> tf.Tensor:
+    """Return the amplitude behind an exit wave that is smoothed with a Gaussian (eq. 15).
+
+    Parameters
+    ----------
+    amplitude : real tensor, shape (..., N, N)
+        Amplitude without smoothing [sqrt(photons)], zero frequency at ``N // 2``.
+    sigma_px : float
+        Standard deviation of the Gaussian, >= 0 [object px].
+
+    Returns
+    -------
+    real tensor, shape (..., N, N)
+        Amplitude [sqrt(photons)].
+    """
+    n_px = amplitude.shape[-1]
+    waves = [(index - n_px // 2) / n_px for index in range(n_px)]
+    line = tf.exp(-2 * (math.pi * sigma_px * tf.constant(waves, amplitude.dtype)) ** 2)
+    return amplitude * line[:, None] * line
+
+
+def illumination(
+    probes: tf.Tensor, corners_yx: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
+) -> tf.Tensor:
+    """Return how many photons per pixel fell on every canvas pixel during the whole scan (eq. 8).
+
+    Parameters
+    ----------
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+    corners_yx : int tensor, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    shape_yx : tuple of int, or int tensor of shape (2,)
+        Canvas shape (H, W) [px].
+
+    Returns
+    -------
+    real tensor, shape (H, W)
+        Photons per pixel.
+    """
+    weight = tf.reduce_sum(_intensity(probes), axis=-3)
+    patches = tf.broadcast_to(weight, (tf.shape(corners_yx)[0], *weight.shape[-2:]))
+    return place_patches(patches, corners_yx, shape_yx)
+
+
+def wave_residual(
+    obj: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
+) -> tf.Tensor:
+    """Return by how much the exit waves miss the measured amplitude (eq. 9).
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object canvas [transmission].
+    corners_yx : int tensor, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+    amplitude : real tensor, shape (J, N, N)
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    complex tensor, shape (J, P, N, N)
+        Residual of the exit waves [sqrt(photons)].
+    """
+    patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
+    field = far_field(exit_waves(patches, probes))
+    predicted = tf.sqrt(tf.reduce_sum(_intensity(field), axis=1) + INTENSITY_FLOOR)
+    return far_field_adjoint(field * as_complex(1.0 - amplitude / predicted)[:, None])
+
+
+def object_gradient(
+    obj: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
+) -> tf.Tensor:
+    """Return the Wirtinger gradient of the amplitude least squares with respect to the object (eq. 9).
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object canvas [transmission].
+    corners_yx : int tensor, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+    amplitude : real tensor, shape (J, N, N)
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    complex tensor, shape (H, W)
+        Gradient [photons].
+    """
+    residual = wave_residual(obj, corners_yx, probes, amplitude)
+    back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
+    return place_patches(back, corners_yx, tf.shape(obj)[-2:])
+
+
+def probe_gradient(patches: tf.Tensor, residual: tf.Tensor, shifts_yx_px: tf.Tensor) -> tf.Tensor:
+    """Return the Wirtinger gradient of the amplitude least squares with respect to the probe (eq. 13).
+
+    Parameters
+    ----------
+    patches : complex tensor, shape (J, N, N)
+        Object patches [transmission].
+    residual : complex tensor, shape (J, P, N, N)
+        Residual of the exit waves, from :func:`wave_residual` [sqrt(photons)].
+    shifts_yx_px : real tensor, shape (J, 2)
+        Sub-pixel shift that the probe of each position was moved by [px].
+
+    Returns
+    -------
+    complex tensor, shape (P, N, N)
+        Gradient [sqrt(photons)].
+    """
+    return tf.reduce_sum(shift_field(tf.math.conj(patches)[:, None] * residual, -shifts_yx_px), axis=0)
+
+
+def amplitude_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the amplitude misfit relative to the measured energy (eq. 7a).
+
+    Parameters
+    ----------
+    predicted, amplitude : real tensor, shape (J, N, N)
+        Expected and measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    real scalar tensor
+        Dimensionless.
+    """
+    return tf.reduce_sum((predicted - amplitude) ** 2) / tf.reduce_sum(amplitude**2)
+
+
+def mean_absolute_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the mean absolute amplitude error relative to the mean amplitude (eq. 7b).
+
+    Parameters
+    ----------
+    predicted, amplitude : real tensor, shape (J, N, N)
+        Expected and measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    real scalar tensor
+        Dimensionless.
+    """
+    return tf.reduce_sum(tf.abs(predicted - amplitude)) / tf.reduce_sum(amplitude)
+
+
+def poisson_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the Poisson deviance per measured photon (eq. 7c).
+
+    Parameters
+    ----------
+    predicted, amplitude : real tensor, shape (J, N, N)
+        Expected and measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    real scalar tensor
+        Dimensionless, >= 0.
+    """
+    expected = predicted**2 + INTENSITY_FLOOR
+    counts = amplitude**2
+    ratio = tf.math.log((counts + INTENSITY_FLOOR) / expected)
+    return tf.reduce_sum(expected - counts + counts * ratio) / tf.reduce_sum(counts)
+
+
+def weighted_patches(
+    patches: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
+) -> tf.Tensor:
+    """Add patches into a canvas, each weighted with the light it saw (eq. 12).
+
+    Parameters
+    ----------
+    patches : complex tensor, shape (J, N, N)
+        Object patches on the canvas grid [transmission].
+    corners_yx : int tensor, shape (J, 2)
+        Canvas index of patch pixel (0, 0).
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+    shape_yx : tuple of int, or int tensor of shape (2,)
+        Canvas shape (H, W) [px].
+
+    Returns
+    -------
+    complex tensor, shape (H, W)
+        Weighted sum [photons / pixel].
+    """
+    weight = as_complex(tf.reduce_sum(_intensity(probes), axis=-3))
+    return place_patches(patches * weight, corners_yx, shape_yx)

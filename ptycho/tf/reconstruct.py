@@ -1,0 +1,178 @@
+"""Reconstruct a scan with a trained TensorFlow model, and polish the result by the forward model."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.batches import CHUNK_PIXELS
+from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.geometry import CanvasPlan, plan_canvas
+from ptycho.grouping import covering_groups
+from ptycho.job import Reconstruction, RefineOptions
+from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.progress import Progress
+from ptycho.scan import Scan
+from ptycho.tf import physics
+from ptycho.tf.data import PatternStore, ScanChunks
+from ptycho.tf.device import device_name
+from ptycho.tf.model import PtychoPINN
+from ptycho.tf.refine import refine
+from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.solver import scan_illumination
+
+
+def reconstruct(
+    model: PtychoPINN,
+    scan: Scan,
+    members: NDArray[np.int64],
+    *,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+    patch_weighting: str = "probe",
+    fit_scale: bool = False,
+    polish: RefineOptions | None = None,
+) -> Reconstruction:
+    """Reconstruct the object of a scan with a trained model.
+
+    Parameters
+    ----------
+    model : PtychoPINN
+        Trained model.
+    scan : Scan
+        Patterns, positions, probe.
+    members : int64 array, shape (J,)
+        Patterns that take part.
+    execution : PyTorchExecutionConfig
+        Accelerator and batch size.
+    progress : Progress
+        Told what goes on.
+    patch_weighting : {'probe', 'uniform'}
+        How overlapping patches of ``cnn`` are weighted; ``uniform`` counts the middle half of each alike.
+    fit_scale : bool
+        Multiply the object with the one factor that fits the measured amplitudes best.
+    polish : RefineOptions, optional
+        Refine the stitched object by the forward model.
+
+    Returns
+    -------
+    Reconstruction
+        Object, coverage and their place.
+    """
+    start = time.perf_counter()
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    with tf.device(device_name(execution.accelerator)), PatternStore(scan, progress) as store:
+        probe = _fitting_probe(model, scan)
+        chunks = ScanChunks(store, plan, members, probe)
+        weight = scan_illumination(chunks, plan.shape_yx)
+        if polish is not None and polish.start == "flat":
+            obj = tf.ones(plan.shape_yx, tf.complex64)
+        elif model.is_unrolled:
+            total = model.generator.plain + model.generator.learned
+            with progress.phase("reconstructing", total) as phase:
+                obj = model.generator(chunks, weight, lambda index: phase.update(index + 1))
+        else:
+            window = probe if patch_weighting == "probe" else _middle(probe)
+            obj = _stitched(model, store, plan, members, window, scan.record.input_scale, execution, progress)
+        if fit_scale or polish is not None:
+            gain = _fitted_gain(obj, chunks, model.core_config.gaussian_smoothing_sigma)
+        else:
+            gain = tf.exp(model.log_gain)
+        obj = obj * as_complex(gain)
+        misfit: tuple[float, ...] = ()
+        if polish is not None:
+            obj, misfit = _polished(obj, chunks, polish, progress)
+            weight = scan_illumination(chunks, plan.shape_yx)
+        coverage = (weight / tf.reduce_max(weight)).numpy()
+        moved = polish is not None and polish.positions
+        shifts = chunks.shifts.numpy().astype(np.float64)
+        return Reconstruction(
+            obj=obj.numpy(),
+            coverage=coverage.astype(np.float32),
+            origin_yx_px=plan.origin_yx_px,
+            probe=chunks.probe.numpy(),
+            members=members,
+            seconds=time.perf_counter() - start,
+            misfit=misfit,
+            positions_yx_px=plan.positions_yx_px - plan.shifts_yx_px + shifts if moved else None,
+        )
+
+
+def _polished(
+    obj: tf.Tensor, chunks: ScanChunks, polish: RefineOptions, progress: Progress
+) -> tuple[tf.Tensor, tuple[float, ...]]:
+    """Refine a stitched object; return it and the misfit before every step and after the last."""
+    with progress.phase("refining", polish.steps) as phase:
+
+        def report(index: int, misfit: float) -> None:
+            phase.update(index + 1, misfit=misfit)
+
+        found = refine(chunks, obj, polish, on_step=report)
+    error, energy = 0.0, 0.0
+    for chunk in chunks:
+        residual = physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude)
+        error += float(tf.reduce_sum(tf.abs(residual) ** 2))
+        energy += float(tf.reduce_sum(chunk.amplitude**2))
+    after = error / energy
+    count, before = len(found.misfit), found.misfit[0]
+    progress.note(f"refined in {count} steps: misfit {before:.4g} before, {after:.4g} after")
+    return found.obj, (*found.misfit, after)
+
+
+def _fitting_probe(model: PtychoPINN, scan: Scan) -> tf.Tensor:
+    """Return the refined probe of the training in the gauge of a scan, else the scan's own."""
+    if not model.probe_refined or tuple(model.probe.shape) != scan.probe.shape or model.scale_record is None:
+        return tf.constant(scan.probe)
+    return model.probe * (scan.record.mean_counts / model.scale_record.mean_counts) ** 0.5
+
+
+def _middle(probe: tf.Tensor) -> tf.Tensor:
+    """Return a window that is 1 in the middle half of the patch, as a probe of one mode."""
+    n_px = probe.shape[-1]
+    window = np.zeros((1, n_px, n_px), probe.dtype.as_numpy_dtype)
+    window[:, n_px // 4 : n_px - n_px // 4, n_px // 4 : n_px - n_px // 4] = 1.0
+    return tf.constant(window)
+
+
+def _fitted_gain(obj: tf.Tensor, chunks: ScanChunks, sigma_px: float) -> tf.Tensor:
+    """Return the factor on the object that fits the measured amplitudes best in least squares."""
+    mixed, energy = tf.constant(0.0), tf.constant(0.0)
+    for chunk in chunks:
+        patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+        predicted = physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
+        mixed += tf.reduce_sum(predicted * chunk.amplitude)
+        energy += tf.reduce_sum(predicted**2)
+    return mixed / energy
+
+
+def _stitched(
+    model: PtychoPINN,
+    store: PatternStore,
+    plan: CanvasPlan,
+    members: NDArray[np.int64],
+    window: tf.Tensor,
+    input_scale: float,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+) -> tf.Tensor:
+    """Return the object stitched from the patches of ``cnn``; each pattern counts once, at its own place."""
+    gridsize = model.core_config.gridsize
+    groups = covering_groups(plan.positions_yx_px, gridsize=gridsize)
+    size = execution.inference_batch_size or max(1, CHUNK_PIXELS // (4 * gridsize**2 * plan.patch_px**2))
+    total, weight = tf.zeros(plan.shape_yx, tf.complex64), tf.zeros(plan.shape_yx)
+    with progress.phase("reconstructing", len(members)) as phase:
+        for first in range(0, len(members), size):
+            rows = groups.indices[first : first + size]
+            amplitude = tf.constant(store.amplitude(members[rows]))
+            patches = model.network_patches(amplitude, input_scale)[:, 0]
+            shifts = tf.constant(plan.shifts_yx_px[rows[:, 0]], tf.float32)
+            corners = tf.constant(plan.corners_yx[rows[:, 0]])
+            moved = physics.shift_field(patches[:, None], shifts)[:, 0]
+            windows = physics.shift_field(window, shifts)
+            total += physics.weighted_patches(moved, corners, windows, plan.shape_yx)
+            weight += physics.illumination(windows, corners, plan.shape_yx)
+            phase.update(min(first + size, len(members)))
+    floor = 1e-9 * tf.reduce_max(weight)
+    return tf.where(weight > floor, total / as_complex(weight + floor), tf.ones_like(total))

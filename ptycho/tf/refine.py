@@ -1,0 +1,209 @@
+"""Refinement of object, probe, positions and frame intensities by the forward model alone, in TensorFlow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ptycho import network
+from ptycho.job import RefineOptions
+from ptycho.tf import physics
+from ptycho.tf.data import ScanChunks
+from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.solver import compiled, scan_illumination
+
+
+class Refined(NamedTuple):
+    """What a refinement found.
+
+    Attributes
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object [transmission].
+    probe : complex tensor, shape (P, N, N)
+        Probe modes [sqrt(photons)]; their total power is that of the start.
+    misfit : list of float
+        Amplitude misfit relative to the measured energy (eq. 7a) before every step.
+    """
+
+    obj: tf.Tensor
+    probe: tf.Tensor
+    misfit: list[float]
+
+
+class _Asked(NamedTuple):
+    """What a pass looks for: plain values, which a compiled function tells apart by what they are."""
+
+    probe: bool
+    positions: bool
+    frames: bool
+    poisson: bool
+
+
+def _power(field: tf.Tensor, axis: int | None = None) -> tf.Tensor:
+    """Return the sum of squares."""
+    return tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=axis)
+
+
+def _position_steps(patches: tf.Tensor, residual: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+    """Return the least-squares move of every position, shape (J, 2) [px], from its residual (eq. 16)."""
+    waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), residual.dtype)
+    spectrum = tf.signal.fft2d(tf.broadcast_to(probes, tf.shape(residual)))
+    count = tf.shape(residual)[0]
+    slopes = [
+        tf.reshape(tf.signal.ifft2d(spectrum * wave) * patches[:, None], (count, -1))
+        for wave in (waves[:, None], waves[None, :])
+    ]
+    target = tf.reshape(residual, (count, -1))
+
+    def mixed(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.math.real(tf.math.conj(a) * b), axis=1)
+
+    normal = tf.stack([tf.stack([mixed(a, b) for b in slopes], 1) for a in slopes], 1)
+    right = tf.stack([mixed(a, target) for a in slopes], 1)
+    # A flat region says nothing about its position; the ridge keeps it where it is.
+    ridge = 1e-3 * tf.reduce_mean(tf.linalg.diag_part(normal)) * tf.eye(2, dtype=normal.dtype)
+    steps = network.POSITION_STEP * tf.linalg.solve(normal + ridge, right[..., None])[..., 0]
+    return tf.clip_by_value(steps, -network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
+
+
+def _poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return half the residual of the Poisson likelihood, which has the curvature of the amplitude misfit."""
+    field = physics.far_field(physics.exit_waves(patches, probes))
+    expected = tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=1)
+    ratio = (amplitude**2 + network.POISSON_FLOOR) / (expected + network.POISSON_FLOOR)
+    return physics.far_field_adjoint(field * as_complex(0.5 * (1.0 - ratio))[:, None])
+
+
+def total_variation_gradient(obj: tf.Tensor) -> tf.Tensor:
+    """Return the gradient of the smoothed total variation of a complex object.
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object [transmission].
+
+    Returns
+    -------
+    complex tensor, shape (H, W)
+        Of modulus below about 4; a step along minus it flattens noise and keeps edges.
+    """
+    down = tf.concat([obj[1:], obj[-1:]], 0) - obj
+    right = tf.concat([obj[:, 1:], obj[:, -1:]], 1) - obj
+    length = as_complex(tf.sqrt(tf.abs(down) ** 2 + tf.abs(right) ** 2 + network.TV_SMOOTHING**2))
+    down, right = down / length, right / length
+    above = tf.concat([tf.zeros_like(down[:1]), down[:-1]], 0)
+    before = tf.concat([tf.zeros_like(right[:, :1]), right[:, :-1]], 1)
+    return -(down - above + right - before)
+
+
+def _sums(
+    obj: tf.Tensor,
+    corners: tf.Tensor,
+    probes: tf.Tensor,
+    amplitude: tf.Tensor,
+    shifts: tf.Tensor,
+    asked: _Asked,
+) -> dict[str, tf.Tensor]:
+    """Return what one chunk tells."""
+    patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    residual = physics.wave_residual(obj, corners, probes, amplitude)
+    found = {"error": _power(residual), "energy": tf.reduce_sum(amplitude**2)}
+    if asked.positions:
+        found["move"] = _position_steps(patches, residual, probes)
+    if asked.frames:
+        predicted = physics.diffracted_amplitude(patches, probes)
+        found["gain"] = tf.reduce_sum(predicted * amplitude, (1, 2)) / tf.reduce_sum(predicted**2, (1, 2))
+    if asked.poisson:
+        residual = _poisson_residual(patches, probes, amplitude)
+    back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
+    found["gradient"] = physics.place_patches(back, corners, tf.shape(obj))
+    if asked.probe:
+        found["probe_gradient"] = physics.probe_gradient(patches, residual, shifts)
+        found["light"] = _power(patches, axis=0)
+    return found
+
+
+def _pass(chunks: ScanChunks, leading: tf.Tensor, index: int, options: RefineOptions) -> dict[str, tf.Tensor]:
+    """Go through the scan once; move positions and frame intensities on the way."""
+    asked = _Asked(
+        probe=options.probe and index >= network.PROBE_REST_STEPS,
+        positions=options.positions and index >= network.POSITION_REST_STEPS,
+        frames=options.frames and index >= network.PROBE_REST_STEPS,
+        poisson=options.likelihood == "poisson",
+    )
+    parts = []
+    for corners, probes, amplitude, shifts in chunks:
+        function = compiled(_sums, amplitude.shape[-1], len(probes.shape))
+        parts.append(function(leading, corners, probes, amplitude, shifts, asked))
+    if asked.positions:
+        step = tf.concat([part.pop("move") for part in parts], 0)
+        # All positions together may drift; that is the object's freedom, not theirs.
+        chunks.change(shifts=chunks.shifts + step - tf.reduce_mean(step, axis=0))
+    if asked.frames:
+        gain = chunks.frame_gain * tf.concat([part.pop("gain") for part in parts], 0)
+        chunks.change(frame_gain=gain / tf.reduce_mean(gain))
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def refine(
+    chunks: ScanChunks,
+    obj: tf.Tensor,
+    options: RefineOptions,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Refined:
+    """Refine an object by preconditioned accelerated steps, and on request what is known about the scan.
+
+    The object moves by eq. 11, the probe by eq. 14, positions by eq. 16. The object moves alone at first, so
+    that a poor start does not spoil the rest.
+
+    Parameters
+    ----------
+    chunks : ScanChunks
+        The scan; it holds the refined probe, positions and intensities afterwards.
+    obj : complex tensor, shape (H, W)
+        Object to start from [transmission].
+    options : RefineOptions
+        Steps and what is refined.
+    on_step : callable, optional
+        Called with index and misfit of each finished step.
+
+    Returns
+    -------
+    Refined
+        Object, probe and the misfit before every step.
+
+    References
+    ----------
+    specs/physics.md, eqs. 11, 14 and 16.
+    """
+    power = _power(chunks.probe)
+    previous, previous_probe = obj, chunks.probe
+    weight = scan_illumination(chunks, chunks.plan.shape_yx)
+    misfit: list[float] = []
+    for index in range(options.steps):
+        leading = obj + network.nesterov_momentum(index) * (obj - previous)
+        sums = _pass(chunks, leading, index, options)
+        damped = as_complex(weight + network.STEP_DAMPING * tf.reduce_max(weight))
+        previous, obj = obj, leading - sums["gradient"] / damped
+        if options.tv:
+            obj = obj - options.tv * total_variation_gradient(obj)
+        misfit.append(float(sums["error"] / sums["energy"]))
+        if "light" in sums:
+            probe = chunks.probe
+            step = network.PROBE_STEP * sums["probe_gradient"] / as_complex(tf.reduce_max(sums["light"]))
+            moved = probe - step + network.PROBE_MOMENTUM * (probe - previous_probe)
+            # Object and probe share one scale; it stays with the probe that came in.
+            previous_probe = probe
+            chunks.change(probe=moved * as_complex(tf.sqrt(power / _power(moved))))
+        if options.probe or options.positions or options.frames:
+            weight = scan_illumination(chunks, chunks.plan.shape_yx)
+        if on_step is not None:
+            on_step(index, misfit[-1])
+        if network.has_converged(misfit):
+            break
+    return Refined(obj, chunks.probe, misfit)

@@ -1,0 +1,357 @@
+"""The training loop in TensorFlow: one compiled step, the shared order of batches, the end of an epoch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.batches import batch_rows, judging_centres, refined_members, tile_centres, tile_members
+from ptycho.bundle import Bundle
+from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.errors import ConfigError, DataError
+from ptycho.geometry import plan_canvas
+from ptycho.grouping import covering_groups
+from ptycho.job import RefineOptions, TrainingJob, TrainingResult
+from ptycho.labels import Labels, wanted_labels
+from ptycho.losses import loss_terms
+from ptycho.network import CANVAS_MULTIPLE_PX, PROBE_REFINE_STEPS, check_weights
+from ptycho.progress import Progress
+from ptycho.scan import masked
+from ptycho.schedule import Patience, Plateau, base_rate, rate_factor
+from ptycho.tf.checkpoints import BEST_NAME, FOLDER, Checkpoints, fill, load_bundle, packed, read_state
+from ptycho.tf.data import BatchSource, GroupSource, PatternStore, ScanChunks, TileSource, stream
+from ptycho.tf.device import device_name
+from ptycho.tf.loggers import RunLogger, build_logger
+from ptycho.tf.model import PtychoPINN
+from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
+from ptycho.tf.refine import refine
+from ptycho.tf.runtime import tf
+
+logger = logging.getLogger(__name__)
+
+KnownPatches = tuple[Labels | None, Labels | None]
+"""Labels of the scan to train on and of the one that judges."""
+State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+
+
+class _Epochs(NamedTuple):
+    """A source of batches and what is asked of it in an epoch."""
+
+    source: BatchSource
+    order: Any
+
+    def batches(self, epoch: int) -> tuple[Sequence[Any], Any]:
+        """Return the order of an epoch, and its batches."""
+        order = self.order(epoch)
+        return order, stream(self.source, order)
+
+
+def _sources(
+    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, model: PtychoPINN
+) -> tuple[_Epochs, _Epochs | None]:
+    """Return what is trained on and what judges; the latter is None where nothing does."""
+    known = _known_patches(job, model)
+    return (_tiles if model.is_unrolled else _groups)(job, store, test_store, known)
+
+
+def _known_patches(job: TrainingJob, model: PtychoPINN) -> KnownPatches:
+    """Return the labels of both scans, where the loss asks for them."""
+    asked = model.terms.needs_labels
+    return wanted_labels(asked, job.scan), wanted_labels(asked, job.test_scan)
+
+
+def _tiles(
+    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, known: KnownPatches
+) -> tuple[_Epochs, _Epochs | None]:
+    seed, n_px = job.config.seed, job.scan.n_px
+    members, held_out, steps = tile_members(job.groups, job.validation, n_px)
+    source = TileSource(store, job.scan, members, labels=known[0])
+    train = _Epochs(source, lambda epoch: tile_centres(len(source), steps, seed, epoch).tolist())
+    if test_store is not None and job.test_scan is not None:
+        every = np.arange(job.test_scan.n_patterns)
+        judge = TileSource(test_store, job.test_scan, every, own_probe=True, labels=known[1])
+    elif held_out is not None:
+        both = np.union1d(members, held_out)
+        judge = TileSource(store, job.scan, both, held_out=held_out, labels=known[0])
+    else:
+        return train, None
+    return train, _Epochs(judge, lambda _: judging_centres(len(judge), n_px))
+
+
+def _groups(
+    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, known: KnownPatches
+) -> tuple[_Epochs, _Epochs | None]:
+    config, size = job.config, job.config.batch_size
+    merge = config.model.object_big and config.model.gridsize > 1
+    source = GroupSource(store, job.scan, job.groups, merge=merge, labels=known[0])
+    train = _Epochs(source, lambda epoch: batch_rows(len(source), size, config.seed, epoch))
+    if test_store is not None and job.test_scan is not None:
+        groups = covering_groups(job.test_scan.positions_yx_px, gridsize=config.model.gridsize)
+        judge = GroupSource(test_store, job.test_scan, groups, merge=merge, own_probe=True, labels=known[1])
+    elif job.validation is not None:
+        judge = GroupSource(store, job.scan, job.validation, merge=merge, labels=known[0])
+    else:
+        return train, None
+    return train, _Epochs(judge, lambda _: batch_rows(len(judge), size))
+
+
+def _new_model(job: TrainingJob) -> PtychoPINN:
+    config = job.config
+    gain = config.intensity_scale_trainable
+    model = PtychoPINN(config.model, config.seed, terms=loss_terms(config), gain_trainable=gain)
+    model.attach_scan(job.scan.probe, job.scan.record, refined=False)
+    _known_patches(job, model)
+    return model
+
+
+def _refine_probe(job: TrainingJob, model: PtychoPINN, store: PatternStore) -> None:
+    """Fit the probe of the model to the middle of the scan, together with an object that starts flat."""
+    members = refined_members(job.scan.positions_yx_px, np.unique(job.groups.indices), job.scan.n_px)
+    plan = plan_canvas(job.scan.positions_yx_px[members], job.scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    chunks = ScanChunks(store, plan, members, tf.constant(job.scan.probe))
+    flat = tf.ones(plan.shape_yx, tf.complex64)
+    with job.progress.phase("refining", PROBE_REFINE_STEPS) as phase:
+
+        def report(index: int, misfit: float) -> None:
+            phase.update(index + 1, misfit=misfit)
+
+        found = refine(chunks, flat, RefineOptions(PROBE_REFINE_STEPS, probe=True), on_step=report)
+    model.attach_scan(masked(found.probe.numpy(), job.config.model), job.scan.record, refined=True)
+
+
+def check_settings(
+    config: TrainingConfig, execution: PyTorchExecutionConfig, native: Mapping[str, Any]
+) -> None:
+    """Refuse settings of a training that only PyTorch has, before any work is done.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Settings of the run.
+    execution : PyTorchExecutionConfig
+        Hardware, precision, logging.
+    native : mapping
+        Not used; this backend has no settings of its own.
+
+    Raises
+    ------
+    ConfigError
+        At the first one.
+    """
+    del native
+    for name, only in (("precision", ("32-true",)), ("devices", (1, "auto"))):
+        value = getattr(execution, name)
+        if value not in only:
+            raise ConfigError(
+                f"execution: TensorFlow trains with {name}={only[0]} only (got {value!r}, expected "
+                f"{only[0]!r}). Leave it out, or pass --backend pytorch."
+            )
+    limit = execution.gradient_clip_val or config.gradient_clip_val
+    check_clipping(limit, execution.gradient_clip_algorithm)
+
+
+def _checkpoint(job: TrainingJob, model: PtychoPINN) -> tuple[Bundle, State | None]:
+    """Read what a training goes on from, and refuse it before any work is done where that is impossible."""
+    path = Path(str(job.resume))
+    bundle, state = load_bundle(path), read_state(path)
+    check_weights(bundle.weights, model.generator.table, bundle.where)
+    trained, wanted = (state[0]["epoch"] + 1 if state is not None else 0), job.config.nepochs
+    if trained >= wanted:
+        raise ConfigError(
+            f"{path}: nothing is left to train (got a checkpoint of {trained} epochs and {wanted} in all, "
+            "expected more in all). Raise --max_epochs."
+        )
+    return bundle, state
+
+
+class _Training:
+    """One training while it runs."""
+
+    def __init__(self, job: TrainingJob, model: PtychoPINN, train: _Epochs, judge: _Epochs | None) -> None:
+        self.job, self.model, self.train, self.judge = job, model, train, judge
+        config, execution = job.config, job.execution
+        self.variables = model.trainable()
+        self.optimizer = Optimizer(config, self.variables)
+        self.rate, self.first_epoch = base_rate(config.learning_rate, config.model), 0
+        self.plateau = Plateau(
+            config.plateau_factor, config.plateau_patience, config.plateau_min_lr, config.plateau_threshold
+        )
+        self.patience = Patience(execution.early_stop_patience, execution.checkpoint_mode)
+        self.best = model.snapshot()
+        self.history: dict[str, list[float]] = {"train_loss": [], "val_loss": []}
+        self.monitor = self._monitor()
+        folder = Path(config.output_dir) / FOLDER
+        self.checkpoints = Checkpoints(folder, execution.checkpoint_save_top_k, execution.checkpoint_mode)
+        self._step = tf.function(self._gradients, input_signature=[train.source.signature])
+        if judge is not None:
+            self._judged = tf.function(model.loss, input_signature=[judge.source.signature])
+
+    def _monitor(self) -> str:
+        """Return which loss decides the best epoch."""
+        asked, model = self.job.execution.checkpoint_monitor_metric, self.model
+        known = {
+            "train_loss": "train_loss", model.loss_name: "train_loss",
+            "val_loss": "val_loss", model.val_loss_name: "val_loss",
+        }
+        if asked not in known:
+            raise ConfigError(
+                f"training: checkpoint_monitor is unknown (got {asked!r}, expected val_loss or train_loss). "
+                "Choose one of them."
+            )
+        return "train_loss" if self.judge is None else known[asked]
+
+    def _gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        with tf.GradientTape() as tape:
+            loss = self.model.loss(batch)
+        return loss, tape.gradient(
+            loss, list(self.variables.values()), unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Take the steps of an epoch and return its mean loss."""
+        execution, config = self.job.execution, self.job.config
+        limit = execution.gradient_clip_val or config.gradient_clip_val
+        order, batches = self.train.batches(epoch)
+        share, losses, gathered = execution.accum_steps, [], None
+        for index, batch in enumerate(batches):
+            loss, found = self._step(batch)
+            losses.append(float(loss))
+            if share > 1:
+                found = [gradient / share for gradient in found]
+            gathered = found if gathered is None else [a + b for a, b in zip(gathered, found, strict=True)]
+            if (index + 1) % share == 0 or index + 1 == len(order):
+                self.optimizer.apply(clipped(gathered, limit, execution.gradient_clip_algorithm), self.rate)
+                gathered = None
+        return float(np.mean(losses))
+
+    def _judge_epoch(self, epoch: int) -> float | None:
+        """Return the mean loss on what judges."""
+        if self.judge is None:
+            return None
+        return float(np.mean([float(self._judged(batch)) for batch in self.judge.batches(epoch)[1]]))
+
+    def _set_rate(self, epoch: int) -> None:
+        config = self.job.config
+        if config.scheduler in ("Adaptive", "ReduceLROnPlateau"):
+            return
+        self.rate = base_rate(config.learning_rate, config.model) * rate_factor(
+            config.scheduler, epoch, epochs=config.nepochs, warmup_epochs=config.lr_warmup_epochs,
+            min_ratio=config.lr_min_ratio,
+        )
+
+    def run(self, log: RunLogger) -> None:
+        """Train until the epochs are over or patience is."""
+        config, execution = self.job.config, self.job.execution
+        with self.job.progress.phase("training", config.nepochs) as phase:
+            for epoch in range(self.first_epoch, config.nepochs):
+                self._set_rate(epoch)
+                rate = self.rate
+                losses = {"train_loss": self._train_epoch(epoch), "val_loss": self._judge_epoch(epoch)}
+                shown = {name: value for name, value in losses.items() if value is not None}
+                if not math.isfinite(shown["train_loss"]):
+                    raise DataError(
+                        f"training: the loss is not finite in epoch {epoch + 1} (got {shown['train_loss']}, "
+                        "expected a number). Lower --learning-rate."
+                    )
+                for name, value in shown.items():
+                    self.history[name].append(value)
+                named = {f"{self.model.terms.kind}_{name}": value for name, value in shown.items()}
+                log.log(epoch, {**named, "learning_rate": rate})
+                if config.scheduler in ("Adaptive", "ReduceLROnPlateau"):
+                    self.rate = self.plateau.lowered(shown["train_loss"], rate)
+                if self.patience.improves(shown[self.monitor]):
+                    self.best = self.model.snapshot()
+                if execution.enable_checkpointing:
+                    self.checkpoints.save(self.model, epoch, shown[self.monitor], self._state(epoch))
+                phase.update(epoch + 1, **shown)
+                if self.patience.exhausted:
+                    break
+        self.model.restore(self.best)
+
+    def _state(self, epoch: int) -> dict[str, Any]:
+        progress: dict[str, Any] = {"epoch": epoch, "rate": self.rate}
+        for memory in (self.plateau, self.patience):
+            progress[type(memory).__name__] = asdict(memory)
+        return packed(progress, self.optimizer.state())
+
+    def resume(self, path: Path, bundle: Bundle, found: State | None) -> None:
+        """Go on from a checkpoint: exactly where its state lies beside it, else from its weights."""
+        fill(self.model, bundle)
+        self.best = self.model.snapshot()
+        if found is None or found[1].keys() != self.optimizer.state().keys():
+            logger.warning("%s: no state of this optimiser beside it; training begins with its weights", path)
+            return
+        progress, state = found
+        self.optimizer.load_state(state)
+        self.first_epoch, self.rate = progress["epoch"] + 1, progress["rate"]
+        for memory in (self.plateau, self.patience):
+            kept = progress[type(memory).__name__]
+            memory.best, memory.waited = kept["best"], kept["waited"]
+        best = path.with_name(BEST_NAME)
+        if best.is_file() and self.patience.best is not None:
+            last = self.best
+            fill(self.model, load_bundle(best))
+            self.best = self.model.snapshot()
+            self.model.restore(last)
+            if best.parent.resolve() == self.checkpoints.folder.resolve() and self.checkpoints.keep == 1:
+                self.checkpoints.kept = [(self.patience.best, best)]
+
+
+def fit(job: TrainingJob) -> TrainingResult:
+    """Train a model on the patterns of a scan.
+
+    The same seed gives the same numbers on a CPU; on a GPU, overlapping patches are added in no fixed order.
+
+    Parameters
+    ----------
+    job : TrainingJob
+        Settings, scan and groups.
+
+    Returns
+    -------
+    TrainingResult
+        The model with the weights of the best epoch, losses and checkpoints.
+
+    Raises
+    ------
+    ConfigError
+        If a setting does not fit the machine or the network, or only PyTorch has it.
+    BundleError
+        If the checkpoint to go on from cannot be read.
+    DataError
+        If the training diverges.
+    """
+    check_settings(job.config, job.execution, job.native)
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        stack.enter_context(tf.device(device_name(job.execution.accelerator)))
+        model = _new_model(job)
+        checkpoint = _checkpoint(job, model) if job.resume is not None else None
+        store = stack.enter_context(PatternStore(job.scan, job.progress))
+        test_store = None
+        if job.test_scan is not None:
+            test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
+        if job.config.probe_trainable and job.resume is None:
+            _refine_probe(job, model, store)
+        training = _Training(job, model, *_sources(job, store, test_store, model))
+        if job.resume is not None and checkpoint is not None:
+            training.resume(job.resume, *checkpoint)
+        log = build_logger(job)
+        finished = False
+        try:
+            training.run(log)
+            finished = True
+        finally:
+            log.close(finished=finished)
+    history = {name: values for name, values in training.history.items() if values}
+    files = training.checkpoints.files() if job.execution.enable_checkpointing else []
+    return TrainingResult(model, history, files, time.perf_counter() - start, log.run_id)

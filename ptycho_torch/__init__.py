@@ -1,0 +1,1 @@
+"""PyTorch Lightning backend of ptychopinn."""

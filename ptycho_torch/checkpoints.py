@@ -1,0 +1,74 @@
+"""Lightning checkpoints as files: read without unpickling, refused where a training cannot go on from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptycho.errors import BundleError, ConfigError
+from ptycho_torch.model import PtychoPINN_Lightning
+
+
+def damaged(path: Path, error: Exception) -> BundleError:
+    """Return the error for a file that is no checkpoint, or was cut or changed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    error : Exception
+        What reading it raised.
+
+    Returns
+    -------
+    BundleError
+        To be raised by the caller.
+    """
+    # What PyTorch says after its first sentence is advice to load the file unsafely.
+    reason = " ".join(str(error).split()).split(". ")[0][:160]
+    return BundleError(
+        f"{path}: not a checkpoint of this toolkit, or damaged (got {type(error).__name__}: {reason}; "
+        "expected the file a training wrote). Choose another file, or train again."
+    )
+
+
+def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None:
+    """Refuse a checkpoint that a training cannot go on from, before anything of it is taken over.
+
+    Parameters
+    ----------
+    path : Path
+        Checkpoint.
+    model : PtychoPINN_Lightning
+        The model to be trained.
+    n_epochs : int
+        Epochs the training is to have in the end.
+
+    Raises
+    ------
+    BundleError
+        If the file is damaged, or holds another network.
+    ConfigError
+        If it has as many epochs already.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: tuple(value.shape) for name, value in content["state_dict"].items() if name != "probe"}
+        trained = int(content["epoch"]) + 1
+    except Exception as error:
+        raise damaged(path, error) from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name != "probe"}
+    other = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if other:
+        name = other[0]
+        raise BundleError(
+            f"{path}: the checkpoint holds another network (got {name} with shape {found.get(name)}, "
+            f"expected {expected.get(name)}). Pass the settings of the training that wrote it."
+        )
+    if trained >= n_epochs:
+        raise ConfigError(
+            f"{path}: nothing is left to train (got a checkpoint of {trained} epochs and {n_epochs} in all, "
+            "expected more in all). Raise --max_epochs."
+        )

@@ -1,0 +1,380 @@
+"""Translate the PyTorch settings into the typed configuration that the rest of the package reads.
+
+Every function is pure: the inputs stay as they are, nothing global is read or written, and the overrides win
+last. The result still has to pass ``update_legacy_dict`` before anything reads ``params.cfg``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ptycho.config import config as core
+from ptycho.config.choices import LossMode, allowed, closest_hint
+from ptycho.config.validation import CNN_ONLY
+from ptycho.errors import ConfigError
+from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
+
+Target = TypeVar("Target")
+
+MODEL_TYPES: dict[str, str] = {"Unsupervised": "pinn", "Supervised": "supervised"}
+AMP_ACTIVATIONS: dict[str, str] = {
+    "silu": "swish",
+    "SiLU": "swish",
+    "sigmoid": "sigmoid",
+    "swish": "swish",
+    "softplus": "softplus",
+    "relu": "relu",
+}
+# 'count_intensity' is also the default of a client that never chose, so the file decides there.
+MEASUREMENT_DOMAINS: dict[str, str | None] = {"count_intensity": None, "normalized_amplitude": "amplitude"}
+
+SAME_NAME_MODEL = (
+    "n_filters_scale", "architecture", "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks",
+    "learned_input_channels", "max_hidden_channels", "resnet_width", "fno_input_transform",
+    "generator_output_mode", "object_big", "probe_big", "probe_mask_sigma", "probe_mask_diameter",
+    "pad_object", "gaussian_smoothing_sigma", "unrolled_steps", "unrolled_width", "cbam_encoder",
+    "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
+    "decoder_spatial_kernel",
+)
+SAME_NAME_TRAINING = (
+    "batch_size", "learning_rate", "output_dir", "train_data_file", "test_data_file", "n_groups",
+    "torch_mae_pred_l2_match_target", "gradient_clip_val", "gradient_clip_algorithm", "optimizer", "momentum",
+    "weight_decay", "adam_beta1", "adam_beta2", "scheduler", "plateau_factor", "plateau_patience",
+    "plateau_min_lr", "plateau_threshold",
+)
+PATH_FIELDS = ("train_data_file", "test_data_file", "output_dir", "model_path")
+
+
+def _translate(where: str, value: Any, table: Mapping[str, Any]) -> Any:
+    if not isinstance(value, str) or value not in table:
+        raise ConfigError(
+            f"config bridge: {where} is {value!r}, expected one of {', '.join(table)}. "
+            f"{closest_hint(value, table)}"
+        )
+    return table[value]
+
+
+def _same(source: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
+
+
+def _gridsize(grid_size: Any) -> int:
+    """Side of the square group; (gy, gx) with gy != gx has no counterpart."""
+    pair = tuple(grid_size) if isinstance(grid_size, (tuple, list)) else (grid_size,)
+    if len(pair) != 2 or pair[0] != pair[1]:
+        raise ConfigError(
+            f"config bridge: data grid_size is not square (got {grid_size!r}, expected (g, g)). "
+            "Use the same number of patterns along y and x."
+        )
+    return int(pair[0])
+
+
+def _masks_probe(model: ModelConfig) -> bool:
+    """Whether the probe is masked; a mask array of any library counts as yes."""
+    if getattr(model.probe_mask_tensor, "shape", None) is not None:
+        return True
+    mask = model.probe_mask
+    if mask is None or isinstance(mask, bool):
+        return bool(mask)
+    shape = getattr(mask, "shape", None)
+    if shape is None:
+        raise ConfigError(
+            f"config bridge: model probe_mask is {mask!r}, expected a bool, None or a mask array. "
+            "Pass True for the round mask."
+        )
+    # A NumPy bool has an empty shape.
+    return True if len(shape) else bool(mask)
+
+
+def _finish(target: type[Target], values: dict[str, Any], overrides: Mapping[str, Any]) -> Target:
+    """Build the result; overrides are already part of ``values`` and are only checked here."""
+    known = {item.name for item in fields(target)}  # type: ignore[arg-type]
+    for name in overrides:
+        if name not in known:
+            raise ConfigError(
+                f"config bridge: override {name!r} is no field of {target.__name__} "
+                f"(got value {overrides[name]!r}, expected a known name). {closest_hint(name, known)}"
+            )
+    for name in PATH_FIELDS:
+        if isinstance(values.get(name), str):
+            values[name] = Path(values[name])
+    return target(**values)
+
+
+def _require(values: Mapping[str, Any], names: tuple[str, ...], kind: str) -> None:
+    for name in names:
+        if values.get(name) is None:
+            raise ConfigError(
+                f"config bridge: {kind} needs {name} (got None, expected a value). "
+                f"Pass it as an override: overrides={{'{name}': ...}}."
+            )
+
+
+def to_model_config(
+    data: DataConfig, model: ModelConfig, overrides: Mapping[str, Any] | None = None
+) -> core.ModelConfig:
+    """Translate the network settings.
+
+    Parameters
+    ----------
+    data : DataConfig
+        Gives N, grid_size and probe_scale.
+    model : ModelConfig
+        Gives everything else.
+    overrides : mapping, optional
+        Values by field name of the result; they win.
+
+    Returns
+    -------
+    ptycho.config.config.ModelConfig
+        A new object.
+
+    Raises
+    ------
+    ConfigError
+        If the grid is not square, or the mode, activation, mask or an override is unknown.
+    """
+    overrides = dict(overrides or {})
+    values: dict[str, Any] = {
+        **_same(model, SAME_NAME_MODEL),
+        "N": data.N,
+        "gridsize": _gridsize(data.grid_size),
+        "model_type": _translate("model mode", model.mode, MODEL_TYPES),
+        "amp_activation": _translate("model amp_activation", model.amp_activation, AMP_ACTIVATIONS),
+        "probe_mask": _masks_probe(model),
+        "probe_scale": data.probe_scale,
+    }
+    if model.architecture == "unrolled":
+        values |= _left_alone(data, model)
+    return _finish(core.ModelConfig, {**values, **overrides}, overrides)
+
+
+def _left_alone(data: DataConfig, model: ModelConfig) -> dict[str, Any]:
+    """Return the core defaults of what only ``cnn`` reads, where it was left at the default of this form."""
+    own, result = ModelConfig(), core.ModelConfig()
+    names = [name for name in CNN_ONLY if hasattr(own, name) and getattr(model, name) == getattr(own, name)]
+    if data.C == 1:
+        # A group of one pattern has nothing to merge, and clients say so here.
+        names.append("object_big")
+    return {name: getattr(result, name) for name in names}
+
+
+def _domain(data: DataConfig) -> str | None:
+    return _translate("data measurement_domain", data.measurement_domain, MEASUREMENT_DOMAINS)
+
+
+def loss_mode(model: ModelConfig, training: TrainingConfig) -> str:
+    """Return the loss a run trains on, which two settings name.
+
+    ``loss_function`` and ``nll`` are older names of the choice; they count while ``torch_loss_mode`` holds
+    its default.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        ``loss_function``.
+    training : TrainingConfig
+        ``torch_loss_mode`` and ``nll``.
+
+    Returns
+    -------
+    str
+        One of ``ptycho.config.choices.LossMode``.
+
+    Raises
+    ------
+    ConfigError
+        If the name is unknown.
+    """
+    mode = training.torch_loss_mode
+    if (model.loss_function == "MAE" or not training.nll) and mode == TrainingConfig().torch_loss_mode:
+        mode = "mae"
+    return _translate("training torch_loss_mode", mode, {name: name for name in allowed(LossMode)})
+
+
+def from_core(
+    model: core.ModelConfig, training: core.TrainingConfig | None = None
+) -> tuple[DataConfig, ModelConfig, TrainingConfig]:
+    """Translate the typed configuration back into PyTorch settings: the inverse of the other functions.
+
+    Parameters
+    ----------
+    model : ptycho.config.config.ModelConfig
+        Network settings.
+    training : ptycho.config.config.TrainingConfig, optional
+        Settings of the run; defaults without it.
+
+    Returns
+    -------
+    data, model, training : DataConfig, ModelConfig, TrainingConfig
+        New objects.
+    """
+    channels = model.gridsize**2
+    data = DataConfig(N=model.N, C=channels, grid_size=(model.gridsize,) * 2, probe_scale=model.probe_scale)
+    torch_model = ModelConfig(
+        mode=next(name for name, kind in MODEL_TYPES.items() if kind == model.model_type),
+        amp_activation=model.amp_activation, probe_mask=model.probe_mask, C_model=channels, C_forward=channels,
+        **_same(model, SAME_NAME_MODEL),
+    )
+    if training is None:
+        return data, torch_model, TrainingConfig()
+    data.K, data.nphotons, data.subsample_seed = training.neighbor_count, training.nphotons, training.subsample_seed
+    torch_model.intensity_scale_trainable = training.intensity_scale_trainable
+    torch_training = TrainingConfig(
+        epochs=training.nepochs, warmup_epochs=training.lr_warmup_epochs, min_lr_ratio=training.lr_min_ratio,
+        nll=training.nll_weight > 0, torch_loss_mode=training.torch_loss_mode, **_same(training, SAME_NAME_TRAINING),
+    )
+    for name in PATH_FIELDS[:3]:
+        value = getattr(torch_training, name)
+        setattr(torch_training, name, None if value is None else str(value))
+    return data, torch_model, torch_training
+
+
+def through_torch(config: core.TrainingConfig) -> tuple[core.TrainingConfig, dict[str, Any]]:
+    """Express a training in PyTorch settings and bridge it back, so that both forms say the same.
+
+    Parameters
+    ----------
+    config : ptycho.config.config.TrainingConfig
+        Settings from a command line or a settings file.
+
+    Returns
+    -------
+    config : ptycho.config.config.TrainingConfig
+        The bridged settings, equal to the given ones.
+    native : dict
+        ``data_config``, ``model_config`` and ``training_config`` of the PyTorch backend.
+    """
+    data, model, training = from_core(config.model, config)
+    core_model = to_model_config(data, model)
+    rest = {item.name: getattr(config, item.name) for item in fields(config) if item.name not in ("model", "n_images")}
+    with warnings.catch_warnings():
+        # A run without a test file is judged by groups kept from its own scan.
+        warnings.simplefilter("ignore", UserWarning)
+        bridged = to_training_config(core_model, data, model, training, {**rest, "backend": "pytorch"})
+    return bridged, {"data_config": data, "model_config": model, "training_config": training}
+
+
+def _training_values(data: DataConfig, model: ModelConfig, training: TrainingConfig) -> dict[str, Any]:
+    """Every field of the core training configuration that the PyTorch settings decide."""
+    return {
+        **_same(training, SAME_NAME_TRAINING),
+        "nepochs": training.epochs,
+        "lr_warmup_epochs": training.warmup_epochs,
+        "lr_min_ratio": training.min_lr_ratio,
+        "nll_weight": 1.0 if training.nll else 0.0,
+        "torch_loss_mode": loss_mode(model, training),
+        "neighbor_count": data.K,
+        "nphotons": data.nphotons,
+        "subsample_seed": data.subsample_seed,
+        "measurement_domain": _domain(data),
+        "intensity_scale_trainable": model.intensity_scale_trainable,
+        "mae_weight": 0.0,
+        "realspace_mae_weight": 0.0,
+        "realspace_weight": 0.0,
+        "positions_provided": True,
+        "probe_trainable": False,
+        "sequential_sampling": False,
+        "backend": "pytorch",
+    }
+
+
+def to_training_config(
+    tf_model: core.ModelConfig,
+    data: DataConfig,
+    pt_model: ModelConfig,
+    training: TrainingConfig,
+    overrides: Mapping[str, Any] | None = None,
+) -> core.TrainingConfig:
+    """Translate the settings of a training run.
+
+    Parameters
+    ----------
+    tf_model : ptycho.config.config.ModelConfig
+        Result of :func:`to_model_config`; it becomes ``model`` of the result, not a copy.
+    data : DataConfig
+        Gives K (as neighbor_count), nphotons, subsample_seed and measurement_domain.
+    pt_model : ModelConfig
+        Gives intensity_scale_trainable and loss_function.
+    training : TrainingConfig
+        Gives everything else.
+    overrides : mapping, optional
+        Values by field name of the result; they win.
+
+    Returns
+    -------
+    ptycho.config.config.TrainingConfig
+        A new object with backend ``'pytorch'``.
+
+    Raises
+    ------
+    ConfigError
+        If n_groups or train_data_file is missing, if nphotons was left at the default of ``DataConfig``
+        (the two worlds differ there by a factor of 10 000), or if an override is unknown.
+    """
+    overrides = dict(overrides or {})
+    if "nphotons" not in overrides and data.nphotons == DataConfig().nphotons:
+        raise ConfigError(
+            f"config bridge: nphotons was left at the default of DataConfig (got {data.nphotons:.0e} photons "
+            f"per frame, expected a chosen dose; TrainingConfig assumes {core.TrainingConfig.nphotons:.0e}). "
+            "Pass it as an override: overrides={'nphotons': ...}."
+        )
+    values = {**_training_values(data, pt_model, training), "model": tf_model, **overrides}
+    if values["n_groups"] is None:
+        values["n_groups"] = values.get("n_images")
+    _require(values, ("n_groups", "train_data_file"), "TrainingConfig")
+    if values["test_data_file"] is None:
+        warnings.warn(
+            "config bridge: TrainingConfig has no test_data_file (got None), so there is no separate "
+            "validation data. Pass it as an override: overrides={'test_data_file': ...}.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return _finish(core.TrainingConfig, values, overrides)
+
+
+def to_inference_config(
+    tf_model: core.ModelConfig,
+    data: DataConfig,
+    inference: InferenceConfig,
+    overrides: Mapping[str, Any] | None = None,
+) -> core.InferenceConfig:
+    """Translate the settings of a reconstruction.
+
+    Parameters
+    ----------
+    tf_model : ptycho.config.config.ModelConfig
+        Result of :func:`to_model_config`; it becomes ``model`` of the result, not a copy.
+    data : DataConfig
+        Gives K (as neighbor_count), subsample_seed and measurement_domain.
+    inference : InferenceConfig
+        Steers the PyTorch engine only; no field of it has a counterpart.
+    overrides : mapping, optional
+        Values by field name of the result; they win. ``model_path`` and ``test_data_file`` come from here.
+
+    Returns
+    -------
+    ptycho.config.config.InferenceConfig
+        A new object with backend ``'pytorch'``.
+
+    Raises
+    ------
+    ConfigError
+        If model_path or test_data_file is missing, or an override is unknown.
+    """
+    del inference
+    overrides = dict(overrides or {})
+    values: dict[str, Any] = {
+        "model": tf_model,
+        "neighbor_count": data.K,
+        "subsample_seed": data.subsample_seed,
+        "measurement_domain": _domain(data),
+        "backend": "pytorch",
+        **overrides,
+    }
+    _require(values, ("model_path", "test_data_file"), "InferenceConfig")
+    return _finish(core.InferenceConfig, values, overrides)

@@ -1,0 +1,348 @@
+"""Settings of the PyTorch backend, under the names that clients pass by keyword.
+
+The dataclasses are mutable, picklable and unchecked, and importing them loads no framework: a graphical
+client builds them in one process and a spawned child receives them. A field marked frozen is fixed by a
+trained model. Positions and sizes are in pixels; pairs are (y, x).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ptycho.config.choices import ClipAlgorithm, LossMode, Optimizer, closest_hint
+from ptycho.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "DataConfig",
+    "DatagenConfig",
+    "InferenceConfig",
+    "ModelConfig",
+    "TrainingConfig",
+    "get_frozen_fields",
+    "load_json_configs",
+    "update_existing_config",
+]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_CHANNELS = 4
+"""Patterns per group: the product of the default ``grid_size``."""
+
+
+def _frozen(default: Any) -> Any:
+    """Field that a trained model fixes."""
+    return field(default=default, metadata={"frozen": True})
+
+
+@dataclass
+class DataConfig:
+    """What the data hold and how patterns are grouped."""
+
+    nphotons: float = 1e5  # expected photons per frame
+    scale_contract_version: Literal["ci_intensity_v2", "legacy_v1"] = "ci_intensity_v2"
+    measurement_domain: Literal["count_intensity", "normalized_amplitude"] = "count_intensity"
+    N: int = _frozen(64)  # side of a diffraction pattern [detector pixels]
+    C: int = _frozen(DEFAULT_CHANNELS)  # patterns per group
+    K: int = 6  # neighbours looked up per position
+    K_quadrant: int = 30
+    n_subsample: int = 7  # groups drawn per scan position
+    subsample_seed: int | None = None
+    grid_size: tuple[int, int] = _frozen((2, 2))
+    neighbor_function: Literal["Nearest", "Min_dist", "4_quadrant"] = _frozen("Nearest")
+    min_neighbor_distance: float = 0.0
+    max_neighbor_distance: float = 3.0
+    scan_pattern: Literal["Isotropic", "Rectangular"] = _frozen("Isotropic")
+    normalize: Literal["Batch", "Group"] | None = "Batch"
+    probe_scale: float = 4.0
+    probe_normalize: bool = True
+    probe_ramp_removal: bool = False  # take the linear phase out of the probe
+    data_scaling: Literal["Parseval", "Max"] = "Parseval"
+    phase_subtraction: bool = True  # labels only
+    x_bounds: tuple[float, float] = (0.1, 0.9)  # part of the scan's range kept as group centres
+    y_bounds: tuple[float, float] = (0.1, 0.9)
+
+
+@dataclass
+class ModelConfig:
+    """The network, its forward model and its loss."""
+
+    mode: Literal["Unsupervised", "Supervised"] = _frozen("Unsupervised")
+    architecture: str = "cnn"
+    fno_modes: int = 12
+    fno_width: int = 32
+    fno_blocks: int = 4
+    fno_cnn_blocks: int = 2
+    learned_input_channels: int = 1
+    fno_input_transform: Literal["none", "sqrt", "log1p", "instancenorm"] = "none"
+    max_hidden_channels: int | None = None
+    resnet_width: int | None = None
+    spectral_bottleneck_blocks: int = 6
+    spectral_bottleneck_modes: int = 12
+    spectral_bottleneck_share_weights: bool = True
+    spectral_bottleneck_gate_init: float = 0.1
+    spectral_bottleneck_gate_mode: Literal["shared", "per_block"] = "shared"
+    generator_output_mode: Literal["real_imag", "amp_phase_logits", "amp_phase"] = "real_imag"
+    cnn_output_mode: str = "amp_phase"
+    unrolled_steps: int = 22  # plain physics steps, then network.LEARNED_STEPS learned ones
+    unrolled_width: int = 24  # filters of the finest level
+    intensity_scale_trainable: bool = False
+    intensity_scale: float = 10000.0  # first guess
+    max_position_jitter: int = 10
+    num_datasets: int = 1  # scale factors, one per experiment
+    C_model: int = _frozen(DEFAULT_CHANNELS)  # input channels
+    C_forward: int = _frozen(DEFAULT_CHANNELS)  # patches merged by the forward model
+    object_big: bool = _frozen(True)
+    probe_big: bool = _frozen(True)
+    offset: int = 6
+    n_filters_scale: int = _frozen(2)
+    amp_activation: Literal["silu", "sigmoid", "swish", "softplus", "relu"] = "silu"
+    batch_norm: bool = False
+    probe_mask: Tensor | bool | None = False
+    probe_mask_tensor: Tensor | None = None
+    probe_mask_sigma: float = 1.0
+    probe_mask_diameter: float | None = None
+    edge_pad: int = 10
+    decoder_last_c_outer_fraction: float = 0.125  # share of the last channels that feeds the outer branch
+    decoder_last_amp_channels: int = _frozen(1)
+    use_legacy_decoder_channel_override: bool = False
+    use_shared_decoder: bool = _frozen(False)
+    eca_encoder: bool = _frozen(False)
+    eca_decoder: bool = _frozen(False)
+    cbam_encoder: bool = _frozen(True)
+    cbam_bottleneck: bool = _frozen(False)
+    cbam_decoder: bool = _frozen(False)
+    spatial_decoder: bool = _frozen(False)
+    decoder_spatial_kernel: int = 7
+    loss_function: Literal["Poisson", "MAE"] = "Poisson"
+    amp_loss: Literal["Total_Variation", "Mean_Deviation"] | None = None
+    phase_loss: Literal["Total_Variation", "Mean_Deviation"] | None = None
+    amp_loss_coeff: float = 1.0
+    phase_loss_coeff: float = 1.0
+    probe_reference_coeff: float = 0.0
+    amplitude_variance_loss: bool = False
+    amplitude_variance_coeff: float = 0.01
+    training_patch_weighting: Literal["central_mask", "probe", "uniform"] = "central_mask"
+    physics_forward_mode: Literal["amplitude", "rectangular_scaled"] = "amplitude"
+    rect_s1s2_trainable: bool = True
+    rect_s1s2_init: str = "ones"
+    amplitude_physics_gain: float = 1.0
+    pad_object: bool = True
+    gaussian_smoothing_sigma: float = 0.0
+
+    def __post_init__(self) -> None:
+        # A CUDA tensor would drag a device context through pickle into the child process.
+        for name in ("probe_mask", "probe_mask_tensor"):
+            mask = getattr(self, name)
+            if hasattr(mask, "shape") and hasattr(mask, "cpu"):
+                setattr(self, name, mask.detach().cpu())
+
+
+@dataclass
+class TrainingConfig:
+    """One training run. The ``finetune_*_lr_*`` numbers multiply ``learning_rate``."""
+
+    training_directories: list[str] = field(default_factory=list)
+    epochs: int = 50
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    num_workers: int = 4
+    accum_steps: int = 1
+    n_devices: int | Literal["auto"] = 1
+    epochs_fine_tune: int = 0
+    fine_tune_gamma: float = 0.1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: ClipAlgorithm = "norm"
+    nll: bool = True
+    device: str = "cuda"  # the engine falls back to the CPU where there is no CUDA
+    strategy: str = "auto"
+    framework: str = "Lightning"
+    orchestrator: str = "Mlflow"
+    optimizer: Optimizer = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    scheduler: str = "Default"
+    warmup_epochs: int = 5
+    min_lr_ratio: float = 0.1
+    plateau_factor: float = 0.5
+    plateau_patience: int = 2
+    plateau_min_lr: float = 5e-5
+    plateau_threshold: float = 0.0
+    log_grad_norm: bool = False
+    grad_norm_log_freq: int = 1  # [steps]
+    stage_1_epochs: int = 0
+    stage_2_epochs: int = 0
+    stage_3_epochs: int = 0
+    physics_weight_schedule: str = "cosine"
+    stage_3_lr_factor: float = 0.1
+    torch_loss_mode: LossMode = "poisson"
+    torch_mae_pred_l2_match_target: bool = False
+    enable_staged_finetuning: bool = False
+    finetune_stage1_epochs: int = 7
+    finetune_stage2_epochs: int = 7
+    finetune_stage3_epochs: int = 5
+    finetune_stage1_lr_decoder: float = 0.1
+    finetune_stage2_lr_encoder_top: float = 0.01
+    finetune_stage2_lr_decoder: float = 0.05
+    finetune_stage2_lr_phase_head: float = 0.1
+    finetune_stage3_lr_encoder_bottom: float = 0.005
+    finetune_stage3_lr_encoder_top: float = 0.01
+    finetune_stage3_lr_decoder: float = 0.02
+    finetune_stage3_lr_phase_head: float = 0.05
+    finetune_skip_stage3: bool = True
+    finetune_early_stop_patience: int = 3
+    finetune_val_split: float = 0.05
+    experiment_name: str = "Synthetic_Runs"
+    notes: str = ""
+    model_name: str = "PtychoPINNv2"
+    output_dir: str = "training_outputs"
+    train_data_file: str | None = None
+    test_data_file: str | None = None
+    n_groups: int | None = None
+
+
+@dataclass
+class InferenceConfig:
+    """One reconstruction with a trained model."""
+
+    middle_trim: int = 32
+    batch_size: int = 1000
+    experiment_number: int = 0
+    pad_eval: bool = True
+    window: int = 20
+    patch_weighting: Literal["probe", "uniform"] = "probe"
+    varpro_scaling: bool = True
+    log_patch_stats: bool = False
+    patch_stats_limit: int | None = None
+
+
+@dataclass
+class DatagenConfig:
+    """Synthetic training data."""
+
+    objects_per_probe: int = 4
+    diff_per_object: int = 7000
+    object_class: str = "dead_leaves"
+    image_size: tuple[int, int] = (250, 250)
+    probe_paths: list[str] = field(default_factory=list)
+    beamstop_diameter: int = 4
+    reim_mode: str = "histogram"
+    histogram_threshold: float = 0.05
+
+
+def get_frozen_fields(config: Any) -> tuple[str, ...]:
+    """Return the names of the fields that a trained model fixes.
+
+    Parameters
+    ----------
+    config : dataclass type or instance
+        One of the configurations of this module.
+
+    Returns
+    -------
+    tuple of str
+        Names in declaration order.
+    """
+    return tuple(item.name for item in fields(config) if item.metadata.get("frozen", False))
+
+
+def update_existing_config(config: Any, updates: Mapping[str, Any], verbose: bool = False) -> tuple[str, ...]:
+    """Set known fields of a configuration in place, and report the names it does not have.
+
+    Parameters
+    ----------
+    config : dataclass instance
+        Changed in place, never replaced.
+    updates : mapping
+        Values by field name.
+    verbose : bool
+        Also log each field that is set.
+
+    Returns
+    -------
+    tuple of str
+        The unknown names; each is logged as a warning too.
+    """
+    kind = type(config).__name__
+    known = {item.name for item in fields(config)}
+    unknown: list[str] = []
+    for name, value in updates.items():
+        if name not in known:
+            unknown.append(name)
+            hint = closest_hint(name, known)
+            logger.warning("%s: setting %r is unknown and was left out. %s", kind, name, hint)
+            continue
+        if verbose:
+            logger.info("%s: %s = %r", kind, name, value)
+        setattr(config, name, value)
+    return tuple(unknown)
+
+
+def load_json_configs(
+    path: str | os.PathLike[str],
+) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig]:
+    """Read a JSON settings file with one section per configuration.
+
+    The sections are ``data_config``, ``model_config``, ``training_config``, ``inference_config`` and
+    ``datagen_config``; a missing one gives defaults. The network then follows the data: ``C_model`` and
+    ``C_forward`` become ``C``, and ``object_big`` becomes ``C > 1``.
+
+    Parameters
+    ----------
+    path : path-like
+        JSON file.
+
+    Returns
+    -------
+    tuple
+        ``(data, model, training, inference, datagen)``.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ConfigError
+        If it is not JSON, or a section is not a mapping.
+    """
+    try:
+        content = json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path}: this is not valid JSON (got {error}). Correct that line.") from error
+    data, model, training = DataConfig(), ModelConfig(), TrainingConfig()
+    inference, datagen = InferenceConfig(), DatagenConfig()
+    sections = {
+        "data_config": data,
+        "model_config": model,
+        "training_config": training,
+        "inference_config": inference,
+        "datagen_config": datagen,
+    }
+    for name, config in sections.items():
+        section = content.get(name, {}) if isinstance(content, dict) else content
+        if not isinstance(section, dict):
+            raise ConfigError(
+                f"{path}: {name} is not a section (got {type(section).__name__}, expected an object with "
+                "'name: value' pairs). Put the settings in braces."
+            )
+        # JSON has no tuples, and every pair among these settings is one.
+        pairs = {item.name for item in fields(config) if isinstance(item.default, tuple)}
+        for key in pairs & set(section):
+            if not isinstance(section[key], list) or len(section[key]) != 2:
+                raise ConfigError(
+                    f"{path}: {name} {key} is not a pair (got {section[key]!r}, expected two numbers). "
+                    "Write it as [a, b]."
+                )
+        update_existing_config(config, {k: tuple(v) if k in pairs else v for k, v in section.items()})
+    model.C_model = model.C_forward = data.C
+    model.object_big = data.C > 1
+    return data, model, training, inference, datagen

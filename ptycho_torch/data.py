@@ -1,0 +1,352 @@
+"""Patterns on their way into PyTorch: a memory-mapped store, and the batches each architecture trains on.
+
+This is the only module that turns stored patterns into tensors. A store lives in a scratch directory that goes away
+with it, so the memory a run needs does not grow with the scan.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tensordict import MemoryMappedTensor, TensorDict
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ptycho.batches import CHUNK_PIXELS, batch_rows, group_plan, judging_centres, tile_centres, tile_plan
+from ptycho.batches import MIN_TILE_PATTERNS as MIN_TILE_PATTERNS
+from ptycho.batches import TILE_PIXELS as TILE_PIXELS
+from ptycho.batches import tile_patterns as tile_patterns
+from ptycho.geometry import CanvasPlan
+from ptycho.grouping import Groups
+from ptycho.labels import Labels
+from ptycho.progress import Progress
+from ptycho.scaling import CHUNK, measured_amplitude
+from ptycho.scan import Scan
+from ptycho_torch import physics
+from ptycho_torch.solver import Chunk
+
+Batch = dict[str, Tensor]
+
+
+class PatternStore:
+    """Measured amplitudes of a scan in a memory-mapped ``TensorDict``.
+
+    Parameters
+    ----------
+    scan : Scan
+        Patterns and their scale.
+    progress : Progress
+        Told how many patterns are written.
+
+    Notes
+    -----
+    Use it as a context manager; the scratch directory is removed at the end, also after an error.
+    """
+
+    def __init__(self, scan: Scan, progress: Progress) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="ptychopinn-", ignore_cleanup_errors=True)
+        self.folder = Path(self._scratch.name)
+        count, n_px = scan.n_patterns, scan.n_px
+        amplitude = MemoryMappedTensor.empty(
+            (count, n_px, n_px), dtype=torch.float32, filename=str(self.folder / "amplitude.memmap")
+        )
+        self.patterns = TensorDict({"amplitude": amplitude}, batch_size=[count])
+        with progress.phase("reading", count) as phase:
+            for start in range(0, count, CHUNK):
+                block = measured_amplitude(scan.raw.diff3d[start : start + CHUNK], scan.record)
+                amplitude[start : start + CHUNK] = torch.from_numpy(block)
+                phase.update(min(start + CHUNK, count))
+
+    def amplitude(self, indices: NDArray[np.int64]) -> Tensor:
+        """Return measured amplitudes.
+
+        Parameters
+        ----------
+        indices : int array, any shape S
+            Which patterns.
+
+        Returns
+        -------
+        float32 tensor, shape (*S, N, N)
+            Amplitude [sqrt(photons)].
+        """
+        return torch.as_tensor(self.patterns["amplitude"])[torch.from_numpy(np.ascontiguousarray(indices))]
+
+    def close(self) -> None:
+        """Remove the scratch directory."""
+        self.patterns = TensorDict({}, batch_size=[0])
+        self._scratch.cleanup()
+
+    def __enter__(self) -> PatternStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _placed(plan: CanvasPlan) -> Batch:
+    return {
+        "corners": torch.from_numpy(plan.corners_yx),
+        "shifts": torch.from_numpy(plan.shifts_yx_px.astype(np.float32)),
+        "shape": torch.tensor(plan.shape_yx),
+    }
+
+
+class TileDataset(Dataset[Batch]):
+    """Square tiles of a scan, one around each member: what ``unrolled`` trains on.
+
+    Parameters
+    ----------
+    store : PatternStore
+        Measured amplitudes.
+    scan : Scan
+        Positions and probe.
+    members : int array, shape (T,)
+        Patterns that may take part.
+    held_out : int array, shape (V,), optional
+        Members the network does not see and is judged on; without it, it is judged on what it sees.
+    own_probe : bool
+        Send the probe of the scan along, for a scan that is not the one the model was made for.
+    labels : Labels, optional
+        Send known patches along.
+    """
+
+    def __init__(
+        self,
+        store: PatternStore,
+        scan: Scan,
+        members: NDArray[np.int64],
+        *,
+        held_out: NDArray[np.int64] | None = None,
+        own_probe: bool = False,
+        labels: Labels | None = None,
+    ) -> None:
+        self.store, self.members = store, np.sort(members)
+        self.positions = scan.positions_yx_px[self.members]
+        self.n_px = scan.n_px
+        self.judged = np.isin(self.members, held_out) if held_out is not None else None
+        self.labels = labels
+        self.probe = torch.from_numpy(scan.probe) if own_probe else None
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, centre: int) -> Batch:
+        """Return the tile around member ``centre``."""
+        local, plan = tile_plan(self.positions, centre, self.n_px)
+        batch = _placed(plan) | {"amplitude": self.store.amplitude(self.members[local])}
+        judged = None if self.judged is None else self.judged[local]
+        if judged is not None and judged.any() and not judged.all():
+            batch["judged"] = torch.from_numpy(judged)
+        if self.probe is not None:
+            batch["probe"] = self.probe
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels.of(self.members[local]))
+        return batch
+
+
+class GroupDataset(Dataset[Batch]):
+    """Batches of overlapping groups of patterns: what ``cnn`` trains on.
+
+    Parameters
+    ----------
+    store : PatternStore
+        Measured amplitudes.
+    scan : Scan
+        Probe.
+    groups : Groups
+        Which patterns belong together, and how they lie.
+    merge : bool
+        Merge the patches of a group on one canvas (``object_big``); else each stands alone.
+    own_probe : bool
+        Send the probe of the scan along.
+    labels : Labels, optional
+        Send known patches along.
+    """
+
+    def __init__(
+        self,
+        store: PatternStore,
+        scan: Scan,
+        groups: Groups,
+        *,
+        merge: bool,
+        own_probe: bool = False,
+        labels: Labels | None = None,
+    ) -> None:
+        self.store, self.groups, self.merge = store, groups, merge
+        self.n_px, self.labels = scan.n_px, labels
+        self.probe = torch.from_numpy(scan.probe) if own_probe else None
+
+    def __len__(self) -> int:
+        return len(self.groups.indices)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        """Return the groups of a batch."""
+        indices, plan = group_plan(self.groups, rows, self.n_px, merge=self.merge)
+        batch = _placed(plan) | {"amplitude": self.store.amplitude(indices)}
+        if self.probe is not None:
+            batch["probe"] = self.probe
+        if self.labels is not None:
+            batch["labels"] = torch.from_numpy(self.labels.of(indices))
+        return batch
+
+
+class _EpochOrder(Sampler[Any]):
+    """What to load in an epoch: drawn anew for each, from the plan that every backend follows."""
+
+    def __init__(self, draw: Callable[[int], Sequence[Any]]) -> None:
+        self.draw, self.epoch = draw, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the epoch from the trainer, which after a resume does not begin at 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.draw(self.epoch))
+
+    def __iter__(self) -> Iterator[Any]:
+        order = self.draw(self.epoch)
+        self.epoch += 1
+        yield from order
+
+
+def tile_loader(dataset: TileDataset, *, seed: int, steps: int | None, workers: int) -> DataLoader[Batch]:
+    """Return tiles: around random members to train, around evenly spread ones to validate.
+
+    Parameters
+    ----------
+    dataset : TileDataset
+        Source.
+    seed : int
+        Seed of the random centres.
+    steps : int, optional
+        Tiles in an epoch; None means the few fixed tiles of a validation.
+    workers : int
+        Processes that prepare batches.
+
+    Returns
+    -------
+    DataLoader
+        One tile at a time.
+    """
+    if steps is None:
+        sampler: Sampler[Any] = _EpochOrder(lambda _: judging_centres(len(dataset), dataset.n_px))
+    else:
+        sampler = _EpochOrder(lambda epoch: tile_centres(len(dataset), steps, seed, epoch).tolist())
+    return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers)
+
+
+def group_loader(
+    dataset: GroupDataset, batch_size: int, *, seed: int, shuffle: bool, workers: int
+) -> DataLoader[Batch]:
+    """Return batches of groups.
+
+    Parameters
+    ----------
+    dataset : GroupDataset
+        Source.
+    batch_size : int
+        Groups in a batch.
+    seed : int
+        Seed of the order.
+    shuffle : bool
+        Draw a new order in every epoch.
+    workers : int
+        Processes that prepare batches.
+
+    Returns
+    -------
+    DataLoader
+        One batch at a time.
+    """
+    chosen = seed if shuffle else None
+    sampler = _EpochOrder(lambda epoch: [rows.tolist() for rows in batch_rows(len(dataset), batch_size, chosen, epoch)])
+    return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers)
+
+
+class ScanChunks:
+    """A scan as chunks on a device, read anew on every pass.
+
+    Parameters
+    ----------
+    store : PatternStore
+        Measured amplitudes.
+    plan : CanvasPlan
+        Canvas of the members.
+    members : int array, shape (J,)
+        Patterns in the order of the plan.
+    probe : complex tensor, shape (P, N, N)
+        Probe modes on the device of the computation [sqrt(photons)].
+    """
+
+    def __init__(
+        self, store: PatternStore, plan: CanvasPlan, members: NDArray[np.int64], probe: Tensor
+    ) -> None:
+        self.store, self.plan, self.members, self._probe = store, plan, members, probe
+        self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)
+        self.shifts = torch.from_numpy(plan.shifts_yx_px.astype(np.float32)).to(probe.device)
+        self.frame_gain = torch.ones(len(members), device=probe.device)
+        self._fixed = plan.is_integer
+        self._kept: Chunk | None = None
+
+    @property
+    def probe(self) -> Tensor:
+        """Probe modes, shape (P, N, N) [sqrt(photons)]; a new one takes effect on the next pass."""
+        return self._probe
+
+    def change(
+        self, *, probe: Tensor | None = None, shifts: Tensor | None = None, frame_gain: Tensor | None = None
+    ) -> None:
+        """Take refined values over; they take effect on the next pass.
+
+        Parameters
+        ----------
+        probe : complex tensor, shape (P, N, N), optional
+            Probe modes [sqrt(photons)].
+        shifts : real tensor, shape (J, 2), optional
+            Offset of the probe from the integer corner, sub-pixel part and refinement [px].
+        frame_gain : real tensor, shape (J,), optional
+            Factor on the amplitude of every frame.
+        """
+        if probe is not None:
+            self._probe = probe
+        if shifts is not None:
+            self.shifts, self._fixed = shifts, False
+        if frame_gain is not None:
+            self.frame_gain, self._fixed = frame_gain, False
+        if self._kept is not None:
+            self._kept = self._kept._replace(probes=self._moved(slice(None)), shifts_yx_px=self.shifts)
+
+    def __len__(self) -> int:
+        return -(-len(self.members) // self.size)
+
+    def _moved(self, part: slice) -> Tensor:
+        if self._fixed:
+            return self._probe
+        gain = self.frame_gain[part]
+        moved = physics.shift_field(self._probe, self.shifts[part])
+        return moved if bool((gain == 1).all()) else moved * gain[:, None, None, None]
+
+    def __iter__(self) -> Iterator[Chunk]:
+        if len(self) == 1:
+            # One chunk is kept: a small scan is read and shifted once, not once a step.
+            self._kept = self._kept or self._chunk(slice(0, len(self.members)))
+            yield self._kept
+            return
+        for start in range(0, len(self.members), self.size):
+            yield self._chunk(slice(start, start + self.size))
+
+    def _chunk(self, part: slice) -> Chunk:
+        corners = torch.from_numpy(self.plan.corners_yx[part]).to(self._probe.device)
+        amplitude = self.store.amplitude(self.members[part]).to(self._probe.device)
+        return Chunk(corners, self._moved(part), amplitude, self.shifts[part])

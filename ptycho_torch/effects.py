@@ -1,0 +1,88 @@
+"""Settings of the PyTorch form that nothing reads: refused by name when a training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ptycho.config.validation import refuse_changed
+from ptycho.errors import ConfigError
+from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
+
+DATA: tuple[str, ...] = (
+    "K_quadrant", "neighbor_function", "min_neighbor_distance", "max_neighbor_distance", "scan_pattern",
+    "normalize", "probe_normalize", "probe_ramp_removal", "data_scaling",
+)
+MODEL: tuple[str, ...] = (
+    "spectral_bottleneck_blocks", "spectral_bottleneck_modes", "spectral_bottleneck_share_weights",
+    "spectral_bottleneck_gate_init", "spectral_bottleneck_gate_mode", "cnn_output_mode", "intensity_scale",
+    "max_position_jitter", "num_datasets", "offset", "batch_norm", "edge_pad",
+    "decoder_last_c_outer_fraction",
+    "use_legacy_decoder_channel_override", "use_shared_decoder", "probe_reference_coeff",
+    "amplitude_variance_loss", "training_patch_weighting", "physics_forward_mode", "rect_s1s2_trainable",
+    "rect_s1s2_init", "amplitude_physics_gain",
+)
+TRAINING: tuple[str, ...] = (
+    "epochs_fine_tune", "fine_tune_gamma", "log_grad_norm", "grad_norm_log_freq", "stage_1_epochs",
+    "stage_2_epochs", "stage_3_epochs", "physics_weight_schedule", "stage_3_lr_factor",
+    "enable_staged_finetuning", "finetune_stage1_epochs", "finetune_stage2_epochs", "finetune_stage3_epochs",
+    "finetune_stage1_lr_decoder", "finetune_stage2_lr_encoder_top", "finetune_stage2_lr_decoder",
+    "finetune_stage2_lr_phase_head", "finetune_stage3_lr_encoder_bottom", "finetune_stage3_lr_encoder_top",
+    "finetune_stage3_lr_decoder", "finetune_stage3_lr_phase_head", "finetune_skip_stage3",
+    "finetune_early_stop_patience", "finetune_val_split",
+)
+PENALTIES: tuple[str, ...] = ("amp_loss", "phase_loss")
+BOUNDS: tuple[str, ...] = ("x_bounds", "y_bounds")
+EVERYTHING = (0.0, 1.0)
+"""Bounds that leave no scan point out, which is what happens anyway."""
+
+
+def _check_mask(model: ModelConfig) -> None:
+    """Refuse a mask that is not the round one."""
+    for name in ("probe_mask", "probe_mask_tensor"):
+        shape = tuple(getattr(getattr(model, name), "shape", ()))
+        if shape:
+            raise ConfigError(
+                f"training: {name} is not implemented as an array (got shape {shape}, expected True or False "
+                "for the round mask). Pass True with probe_mask_diameter and probe_mask_sigma."
+            )
+
+
+def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig) -> None:
+    """Refuse settings that would change nothing in a training, by name.
+
+    Parameters
+    ----------
+    data : DataConfig
+        Grouping and normalisation.
+    model : ModelConfig
+        Network and loss.
+    training : TrainingConfig
+        Optimiser and schedule.
+
+    Raises
+    ------
+    ConfigError
+        At the first setting that was changed and that nothing reads.
+    """
+    settings: tuple[tuple[Any, Iterable[str]], ...] = ((data, DATA), (model, MODEL), (training, TRAINING))
+    for config, names in settings:
+        refuse_changed(config, names, "training", "is not implemented", "")
+    _check_mask(model)
+    for name in BOUNDS:
+        if tuple(getattr(data, name)) != EVERYTHING:
+            refuse_changed(data, (name,), "training", "is not implemented, every scan point is used", "")
+    if model.architecture == "unrolled":
+        refuse_changed(model, PENALTIES, "unrolled", "has no effect", " or use architecture 'cnn'")
+    for name in PENALTIES:
+        coefficient = f"{name}_coeff"
+        if getattr(model, name) is None:
+            refuse_changed(model, (coefficient,), f"model without {name}", "has no effect", f" or set {name}")
+        elif model.mode == "Supervised":
+            raise ConfigError(
+                f"supervised: {name} has no effect (got {getattr(model, name)!r}, expected None). "
+                "Leave it out or use mode 'Unsupervised'."
+            )
+    if not model.amplitude_variance_loss:
+        where = "model without amplitude_variance_loss"
+        refuse_changed(model, ("amplitude_variance_coeff",), where, "has no effect", "")

@@ -1,0 +1,393 @@
+"""The PyTorch engine: train, load and reconstruct, as ``ptycho.pipeline`` asks for by name."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+
+from ptycho.batches import refined_members, tile_members
+from ptycho.bundle import Bundle, read_bundle
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.errors import BundleError, ConfigError, DataError
+from ptycho.geometry import plan_canvas
+from ptycho.grouping import covering_groups
+from ptycho.job import RefineOptions, TrainingJob, TrainingResult
+from ptycho.labels import wanted_labels
+from ptycho.losses import LossTerms, loss_terms
+from ptycho.network import CANVAS_MULTIPLE_PX, PROBE_REFINE_STEPS
+from ptycho.progress import Progress
+from ptycho.scan import masked
+from ptycho_torch.checkpoints import check_resume, damaged
+from ptycho_torch.config_bridge import from_core
+from ptycho_torch.data import (
+    GroupDataset,
+    PatternStore,
+    ScanChunks,
+    TileDataset,
+    group_loader,
+    tile_loader,
+)
+from ptycho_torch.effects import check_native
+from ptycho_torch.loggers import build_logger, log_artifacts
+from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.reconstruct import reconstruct, resolve_accelerator
+from ptycho_torch.refine import refine
+
+__all__ = [
+    "check_settings",
+    "core_config",
+    "fit",
+    "from_bundle",
+    "load",
+    "log_artifacts",
+    "reconstruct",
+    "resolve_accelerator",
+    "to_bundle",
+]
+
+CHECKPOINT_FOLDER = "checkpoints"
+BEST_NAME = "best-checkpoint"
+LAST_NAME = "last"
+
+
+class _Report(Callback):
+    """Passes losses of every epoch on, and keeps them."""
+
+    def __init__(self, job: TrainingJob, model: PtychoPINN_Lightning) -> None:
+        self.names = {"train_loss": model.loss_name, "val_loss": model.val_loss_name}
+        self.history: dict[str, list[float]] = {name: [] for name in self.names}
+        self.phase = job.progress.phase("training", job.config.nepochs)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Note the losses; validation has run by now."""
+        if trainer.sanity_checking:
+            return
+        for name, logged in self.names.items():
+            if logged in trainer.callback_metrics:
+                self.history[name].append(float(trainer.callback_metrics[logged]))
+        shown = {name: values[-1] for name, values in self.history.items() if values}
+        if not np.isfinite(shown.get("train_loss", 0.0)):
+            raise DataError(
+                f"training: the loss is not finite in epoch {trainer.current_epoch + 1} (got "
+                f"{shown['train_loss']}, expected a number). Lower --learning-rate."
+            )
+        self.phase.update(trainer.current_epoch + 1, **shown)
+
+
+def _callbacks(job: TrainingJob, monitor: str) -> list[Callback]:
+    execution = job.execution
+    found: list[Callback] = []
+    if execution.enable_checkpointing:
+        top, folder = execution.checkpoint_save_top_k, Path(job.config.output_dir) / CHECKPOINT_FOLDER
+        best = ModelCheckpoint(
+            dirpath=folder,
+            filename=BEST_NAME if top <= 1 else "{epoch:03d}-" + BEST_NAME,
+            monitor=monitor,
+            mode=execution.checkpoint_mode,
+            save_top_k=top,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
+        )
+        # The last epoch has a callback of its own: the other one writes only when an epoch is among the best.
+        last = ModelCheckpoint(
+            dirpath=folder, filename=LAST_NAME, save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        found += [best, last]
+    patience = execution.early_stop_patience
+    found.append(EarlyStopping(monitor=monitor, patience=patience, mode=execution.checkpoint_mode, strict=False))
+    return found
+
+
+def _loaders(
+    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, model: PtychoPINN_Lightning
+) -> tuple[Any, Any]:
+    """Return the loaders of training and validation; the latter is None where nothing judges."""
+    config, workers = job.config, job.execution.num_workers
+    known, other = (wanted_labels(model.terms.needs_labels, scan) for scan in (job.scan, job.test_scan))
+    if model.is_unrolled:
+        members, held_out, steps = tile_members(job.groups, job.validation, job.scan.n_px)
+        tiles = TileDataset(store, job.scan, members, labels=known)
+        train = tile_loader(tiles, seed=config.seed, steps=steps, workers=workers)
+        if test_store is not None and job.test_scan is not None:
+            every = np.arange(job.test_scan.n_patterns)
+            judge = TileDataset(test_store, job.test_scan, every, own_probe=True, labels=other)
+        elif held_out is not None:
+            both = np.union1d(members, held_out)
+            judge = TileDataset(store, job.scan, both, held_out=held_out, labels=known)
+        else:
+            return train, None
+        return train, tile_loader(judge, seed=config.seed, steps=None, workers=workers)
+    merge = config.model.object_big and config.model.gridsize > 1
+    size = config.batch_size
+    source = GroupDataset(store, job.scan, job.groups, merge=merge, labels=known)
+    train = group_loader(source, size, seed=config.seed, shuffle=True, workers=workers)
+    if test_store is not None and job.test_scan is not None:
+        groups = covering_groups(job.test_scan.positions_yx_px, gridsize=config.model.gridsize)
+        judge = GroupDataset(test_store, job.test_scan, groups, merge=merge, own_probe=True, labels=other)
+    elif job.validation is not None:
+        judge = GroupDataset(store, job.scan, job.validation, merge=merge, labels=known)
+    else:
+        return train, None
+    return train, group_loader(judge, size, seed=config.seed, shuffle=False, workers=workers)
+
+
+def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
+    data, model, training = from_core(job.config.model, job.config)
+    native = {"data_config": data, "model_config": model, "training_config": training, **job.native}
+    module = PtychoPINN_Lightning(**native, seed=job.config.seed)
+    module.attach_scan(job.scan.probe, job.scan.record, refined=False)
+    module.terms = _terms(job, module)
+    for scan in (job.scan, job.test_scan):
+        wanted_labels(module.terms.needs_labels, scan)
+    return module
+
+
+def _terms(job: TrainingJob, model: PtychoPINN_Lightning) -> LossTerms:
+    """Return the loss of the settings, and the penalties that only PyTorch settings know."""
+    own = model.model_config
+    penalties = {
+        "amplitude_penalty": (own.amp_loss, own.amp_loss_coeff) if own.amp_loss else None,
+        "phase_penalty": (own.phase_loss, own.phase_loss_coeff) if own.phase_loss else None,
+    }
+    return replace(loss_terms(job.config), **penalties)
+
+
+def check_settings(
+    config: TrainingConfig, execution: PyTorchExecutionConfig, native: Mapping[str, Any]
+) -> None:
+    """Refuse settings of a training that this backend does not have, before any work is done.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Settings of the run.
+    execution : PyTorchExecutionConfig
+        Hardware, precision, logging.
+    native : mapping
+        ``data_config``, ``model_config`` and ``training_config`` of PyTorch, where the caller has them.
+
+    Raises
+    ------
+    ConfigError
+        At the first one.
+    """
+    del config, execution
+    if native:
+        check_native(native["data_config"], native["model_config"], native["training_config"])
+
+
+def _refine_probe(job: TrainingJob, model: PtychoPINN_Lightning, store: PatternStore, device: torch.device) -> None:
+    """Fit the probe of the model to the middle of the scan, together with an object that starts flat."""
+    members = refined_members(job.scan.positions_yx_px, np.unique(job.groups.indices), job.scan.n_px)
+    plan = plan_canvas(job.scan.positions_yx_px[members], job.scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    chunks = ScanChunks(store, plan, members, torch.from_numpy(job.scan.probe).to(device))
+    flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
+    with job.progress.phase("refining", PROBE_REFINE_STEPS) as phase:
+        found = refine(
+            chunks, flat, RefineOptions(PROBE_REFINE_STEPS, probe=True), on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
+        )
+    model.attach_scan(masked(found.probe.cpu().numpy(), job.config.model), job.scan.record, refined=True)
+
+
+def fit(job: TrainingJob) -> TrainingResult:
+    """Train a model on the patterns of a scan.
+
+    Parameters
+    ----------
+    job : TrainingJob
+        Settings, scan and groups.
+
+    Returns
+    -------
+    TrainingResult
+        The model with the weights of the best epoch, losses and checkpoints.
+
+    Raises
+    ------
+    ConfigError
+        If a setting does not fit the machine or the network.
+    DataError
+        If the training diverges.
+    """
+    check_settings(job.config, job.execution, job.native)
+    accelerator = resolve_accelerator(job.execution.accelerator)
+    L.seed_everything(job.config.seed, workers=True, verbose=False)
+    model = _new_model(job)
+    if job.resume is not None:
+        check_resume(job.resume, model, job.config.nepochs)
+    start = time.perf_counter()
+    with PatternStore(job.scan, job.progress) as store:
+        test_store = PatternStore(job.test_scan, Progress()) if job.test_scan is not None else None
+        try:
+            if job.config.probe_trainable and job.resume is None:
+                _refine_probe(job, model, store, torch.device(accelerator))
+            train, judge = _loaders(job, store, test_store, model)
+            report = _Report(job, model)
+            logger = build_logger(job)
+            trainer = _trainer(job, accelerator, logger, [report, *_callbacks(job, _monitor(job, model, judge))])
+            with report.phase:
+                trainer.fit(model, train, judge, ckpt_path=str(job.resume) if job.resume else None, weights_only=True)
+        finally:
+            if test_store is not None:
+                test_store.close()
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = _take_best(trainer, model)
+    run_id = getattr(logger, "run_id", None) if logger else None
+    return TrainingResult(model, report.history, best, time.perf_counter() - start, run_id)
+
+
+def _monitor(job: TrainingJob, model: PtychoPINN_Lightning, judge: Any) -> str:
+    """Return the logged name of what decides the best epoch."""
+    asked = job.execution.checkpoint_monitor_metric
+    names = {"train_loss": model.loss_name, "val_loss": model.val_loss_name}
+    if asked not in {*names, *names.values()}:
+        raise ConfigError(
+            f"training: checkpoint_monitor is unknown (got {asked!r}, expected val_loss or train_loss). "
+            "Choose one of them."
+        )
+    return model.loss_name if judge is None else names.get(asked, asked)
+
+
+def _trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: list[Callback]) -> L.Trainer:
+    execution, training = job.execution, job.config
+    # Lightning's own hints (workers, log intervals) are for developers; the run reports through job.progress.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", module="tensordict")
+    clip = execution.gradient_clip_val or training.gradient_clip_val
+    return L.Trainer(
+        max_epochs=training.nepochs,
+        accelerator=accelerator,
+        devices=execution.devices,
+        strategy=execution.strategy if execution.devices != 1 else "auto",
+        precision=execution.precision,
+        # Some CUDA scatters have no deterministic form; they warn instead of ending the night's run.
+        deterministic="warn" if execution.deterministic else False,
+        accumulate_grad_batches=execution.accum_steps,
+        gradient_clip_val=clip,
+        gradient_clip_algorithm=execution.gradient_clip_algorithm,
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=training.output_dir,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=execution.enable_checkpointing,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+
+
+def _take_best(trainer: L.Trainer, model: PtychoPINN_Lightning) -> list[Path]:
+    """Give the model the weights of its best epoch; return the checkpoints, the best first."""
+    files = [Path(callback.best_model_path) for callback in trainer.checkpoint_callbacks if callback.best_model_path]
+    if files and files[0].is_file():
+        state = torch.load(files[0], map_location="cpu", weights_only=True)["state_dict"]
+        model.cpu().load_state_dict(state, strict=True)
+    return files
+
+
+def load(path: Path) -> PtychoPINN_Lightning:
+    """Load a trained model from a Lightning checkpoint or a bundle.
+
+    Parameters
+    ----------
+    path : Path
+        ``.ckpt`` file, or a bundle of ``ptycho.bundle``.
+
+    Returns
+    -------
+    PtychoPINN_Lightning
+        On the CPU, ready to reconstruct.
+
+    Raises
+    ------
+    BundleError
+        If the file is damaged, or does not fit this version.
+    """
+    if path.suffix not in (".ckpt", ".pt"):
+        return from_bundle(read_bundle(path))
+    try:
+        model = PtychoPINN_Lightning.load_from_checkpoint(path, map_location="cpu", weights_only=True, strict=True)
+    except BundleError:
+        raise
+    except Exception as error:
+        raise damaged(path, error) from error
+    return model.eval()
+
+
+def to_bundle(model: PtychoPINN_Lightning) -> Bundle:
+    """Return a trained model as a bundle that every backend loads.
+
+    Parameters
+    ----------
+    model : PtychoPINN_Lightning
+        Trained model.
+
+    Returns
+    -------
+    Bundle
+        Weights, probe, settings and scale.
+    """
+    return Bundle(
+        backend="pytorch",
+        model=model.core_config,
+        weights=model.generator.export_weights(),
+        probe=model.probe.cpu().numpy(),
+        log_gain=float(model.log_gain.detach()),
+        probe_refined=model.probe_refined,
+        scale_record=model.scale_record,
+    )
+
+
+def from_bundle(bundle: Bundle) -> PtychoPINN_Lightning:
+    """Build a model from a bundle of any backend.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Weights, probe, settings and scale.
+
+    Returns
+    -------
+    PtychoPINN_Lightning
+        On the CPU, ready to reconstruct.
+
+    Raises
+    ------
+    BundleError
+        If a weight is missing, unknown, or of another shape.
+    """
+    data, settings, training = from_core(bundle.model)
+    model = PtychoPINN_Lightning(settings, data, training)
+    model.generator.import_weights(bundle.weights, bundle.where)
+    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined)
+    with torch.no_grad():
+        model.log_gain.fill_(bundle.log_gain)
+    return model.eval()
+
+
+def core_config(model: PtychoPINN_Lightning) -> ModelConfig:
+    """Return the network settings a model was trained with.
+
+    Parameters
+    ----------
+    model : PtychoPINN_Lightning
+        Trained model.
+
+    Returns
+    -------
+    ModelConfig
+        The settings every backend reads.
+    """
+    return model.core_config

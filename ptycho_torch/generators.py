@@ -1,0 +1,262 @@
+"""The networks in PyTorch, built from the tables of ``ptycho.network``.
+
+Images inside are (batch, channel, y, x). ``CnnGenerator`` maps groups of patterns to groups of object patches;
+``UnrolledGenerator`` maps a whole scan to one object canvas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ptycho import network
+from ptycho.config.config import ModelConfig
+from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho_torch.attention import attended
+from ptycho_torch.solver import Chunk, accelerated_steps, preconditioned_step
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "swish": F.silu,
+    "softplus": F.softplus,
+    "relu": F.relu,
+}
+
+
+class TableNetwork(nn.Module):
+    """Layers of an architecture table under their table names.
+
+    Parameters
+    ----------
+    table : list of LayerSpec
+        Architecture.
+    seed : int
+        Seed of the initial weights.
+    """
+
+    def __init__(self, table: list[network.LayerSpec], seed: int) -> None:
+        super().__init__()
+        self.table = table
+        self.convolutions = nn.ModuleDict()
+        self.vectors = nn.ParameterDict()
+        for layer in table:
+            if layer.kind == "conv":
+                size, _, inputs, outputs = layer.shape
+                self.convolutions[layer.name] = nn.Conv2d(inputs, outputs, size, padding="same")
+            else:
+                self.vectors[layer.name] = nn.Parameter(torch.empty(layer.shape))
+        self.import_weights(network.initial_weights(table, seed), "initial weights")
+
+    @torch.no_grad()
+    def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
+        """Fill every layer from arrays in table layout.
+
+        Parameters
+        ----------
+        weights : mapping of str to float32 array
+            Weights by table name, kernels (y, x, in, out).
+        where : str
+            File named when they do not fit.
+
+        Raises
+        ------
+        BundleError
+            If a weight is missing, unknown, or of another shape.
+        """
+        network.check_weights(weights, self.table, where)
+        for name, layer in self.convolutions.items():
+            layer.weight.copy_(torch.from_numpy(weights[f"{name}/kernel"].transpose(3, 2, 0, 1).copy()))
+            layer.bias.copy_(torch.from_numpy(weights[f"{name}/bias"]))
+        for name, vector in self.vectors.items():
+            vector.copy_(torch.from_numpy(weights[name]))
+
+    def export_weights(self) -> dict[str, NDArray[np.float32]]:
+        """Return all weights in table layout.
+
+        Returns
+        -------
+        dict of str to float32 array
+            Weights by table name, kernels (y, x, in, out).
+        """
+        weights: dict[str, NDArray[np.float32]] = {}
+        for name, layer in self.convolutions.items():
+            kernel = layer.weight.detach().cpu().numpy()
+            weights[f"{name}/kernel"] = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
+            weights[f"{name}/bias"] = layer.bias.detach().cpu().numpy().copy()
+        for name, vector in self.vectors.items():
+            weights[name] = vector.detach().cpu().numpy().copy()
+        return weights
+
+    def _block(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Apply the two convolutions of one level."""
+        for part in "ab":
+            x = activation(self.convolutions[f"{name}{part}"](x))
+        return x
+
+
+class CnnGenerator(TableNetwork):
+    """The published encoder with an amplitude and a phase decoder.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Pattern size, gridsize, filters, branches, activation, attention.
+    seed : int
+        Seed of the initial weights.
+    """
+
+    def __init__(self, model: ModelConfig, seed: int) -> None:
+        super().__init__(network.architecture_table(model), seed)
+        self.n_px = model.N
+        self.pad_object = model.pad_object
+        self.amplitude_activation = ACTIVATIONS[model.amp_activation]
+        encoder, decoder = network.cnn_ladder(model.N, model.n_filters_scale)
+        self.levels = (len(encoder), len(decoder))
+        self.outer = network.outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
+        border = torch.ones(model.N, model.N)
+        quarter = model.N // 4
+        border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
+        self.register_buffer("border", border, persistent=False)
+
+    def forward(self, patterns: Tensor) -> Tensor:
+        """Return the object patches of groups of patterns.
+
+        Parameters
+        ----------
+        patterns : real tensor, shape (B, C, N, N)
+            Measured amplitude, normalised to a mean energy of (N / 2)^2 per pattern.
+
+        Returns
+        -------
+        complex tensor, shape (B, C, N, N)
+            Object patches [transmission], each in the frame of its own position.
+        """
+        x = patterns
+        for level in range(self.levels[0]):
+            x = F.max_pool2d(self._gated_block(x, f"encoder{level}"), 2)
+        x = attended(x, "bottleneck", self.convolutions, self.vectors)
+        amplitude = self._head(x, "amplitude", self.amplitude_activation)
+        phase = network.PHASE_LIMIT_RAD * self._head(x, "phase", torch.tanh)
+        # The gradient of torch.polar has the wrong sign where swish makes the amplitude negative.
+        return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
+
+    def _gated_block(self, x: Tensor, name: str) -> Tensor:
+        """Apply the convolutions of one level and the gates behind them."""
+        return attended(self._block(x, name, F.relu), name, self.convolutions, self.vectors)
+
+    def _head(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
+        """Decode one real map, shape (B, C, N, N); the branches never overlap, so the bound of one holds."""
+        for level in range(self.levels[1]):
+            x = F.interpolate(self._gated_block(x, f"{name}{level}"), scale_factor=2)
+        inner = x[:, : x.shape[1] - self.outer]
+        if not self.pad_object:
+            return activation(self.convolutions[f"{name}_inner"](F.interpolate(inner, scale_factor=2)))
+        quarter = self.n_px // 4
+        padded = F.pad(activation(self.convolutions[f"{name}_inner"](inner)), (quarter,) * 4)
+        if not self.outer:
+            return padded
+        outer = F.interpolate(x[:, x.shape[1] - self.outer :], scale_factor=2)
+        return padded + self.border * activation(self.convolutions[f"{name}_outer"](outer))
+
+
+class UnrolledGenerator(TableNetwork):
+    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Number of steps and width.
+    seed : int
+        Seed of the initial weights.
+    """
+
+    def __init__(self, model: ModelConfig, seed: int) -> None:
+        super().__init__(network.architecture_table(model), seed)
+        self.learned = network.learned_steps(model.unrolled_steps)
+        self.plain = model.unrolled_steps - self.learned
+
+    def forward(
+        self, chunks: Iterable[Chunk], weight: Tensor, on_step: Callable[[int], None] | None = None
+    ) -> Tensor:
+        """Return the object of a scan.
+
+        Parameters
+        ----------
+        chunks : iterable of Chunk
+            The scan; read once for every step.
+        weight : real tensor, shape (H, W)
+            Illumination of the canvas [photons / pixel]; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
+        on_step : callable, optional
+            Called with the index of each finished step.
+
+        Returns
+        -------
+        complex tensor, shape (H, W)
+            Object [transmission]; 1 where no light fell.
+        """
+        relative = weight / weight.max()
+        coverage = relative / (relative + network.STEP_DAMPING)
+        static = (coverage, torch.log10(relative + 1e-6) / 6)
+        complex_type = torch.promote_types(weight.dtype, torch.complex64)
+        flat = torch.ones(weight.shape, dtype=complex_type, device=weight.device)
+        obj, previous = accelerated_steps(flat, chunks, weight, self.plain, on_step)
+        for k in range(self.learned):
+            leading = obj + self.vectors["step_momentum"][k] * (obj - previous)
+            step = preconditioned_step(leading, chunks, weight)
+            seen = (leading.real - 1, leading.imag, *(network.STEP_INPUT_GAIN * torch.view_as_real(step)).unbind(-1))
+            correction = self._correction(torch.stack((*seen, *static))[None], f"unet{k}_")[0]
+            previous = obj
+            obj = leading + self.vectors["step_length"][k] * step + coverage * torch.complex(*correction)
+            if on_step is not None:
+                on_step(self.plain + k)
+        return obj
+
+    def _correction(self, x: Tensor, name: str) -> Tensor:
+        """Apply the U-Net; without gradients in strips of a large canvas, which bounds memory and changes nothing."""
+        height, width = x.shape[-2:]
+        rows = max(network.STRIP_HALO_PX, network.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX)
+        if torch.is_grad_enabled() or height <= rows + 2 * network.STRIP_HALO_PX:
+            return self._unet(x, name)
+        strips = []
+        for top in range(0, height, rows):
+            first, last = max(0, top - network.STRIP_HALO_PX), min(height, top + rows + network.STRIP_HALO_PX)
+            strip = self._unet(x[:, :, first:last], name)
+            strips.append(strip[:, :, top - first : min(rows, height - top) + top - first])
+        return torch.cat(strips, dim=2)
+
+    def _unet(self, x: Tensor, name: str) -> Tensor:
+        """Return the two channels (real, imaginary) of the correction."""
+        fine = self._block(x, f"{name}down0", F.silu)
+        middle = self._block(F.avg_pool2d(fine, 2), f"{name}down1", F.silu)
+        coarse = self._block(F.avg_pool2d(middle, 2), f"{name}down2", F.silu)
+        middle = self._block(torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1), f"{name}up1", F.silu)
+        fine = self._block(torch.cat([F.interpolate(middle, scale_factor=2), fine], 1), f"{name}up0", F.silu)
+        return self.convolutions[f"{name}out"](fine)
+
+
+def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:
+    """Build the network that a configuration names.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        Architecture and options.
+    seed : int
+        Seed of the initial weights.
+
+    Returns
+    -------
+    CnnGenerator or UnrolledGenerator
+        With initial weights.
+
+    Raises
+    ------
+    ConfigError
+        If the architecture is unknown or its options do not fit.
+    """
+    return UnrolledGenerator(model, seed) if model.architecture == "unrolled" else CnnGenerator(model, seed)

@@ -1,0 +1,124 @@
+"""Reconstruct with a trained PyTorch model: ``python -m ptycho_torch.inference``, and the calls of older programs.
+
+Importing this module loads no framework.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+
+
+def save_individual_reconstructions(
+    amplitude: NDArray[np.floating], phase: NDArray[np.floating], output_dir: str | Path
+) -> tuple[Path, Path]:
+    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` at 150 dpi.
+
+    Parameters
+    ----------
+    amplitude : real array, shape (H, W)
+        Transmission.
+    phase : real array, shape (H, W)
+        Phase [rad].
+    output_dir : path-like
+        Folder; made where it is absent.
+
+    Returns
+    -------
+    tuple of Path
+        Amplitude picture, phase picture.
+    """
+    from ptycho.figures import save_individual_images
+
+    return save_individual_images(np.asarray(amplitude), np.asarray(phase), output_dir)
+
+
+def load_and_predict(
+    run_id: str,
+    ptycho_files_dir: str | Path,
+    relative_mlflow_path: str | Path = "mlruns",
+    config_override_path: str | Path | None = None,
+    file_index: int = 0,
+    save_dir: str | Path = "inference/output",
+    plot_name: str = "Test",
+) -> list[Path]:
+    """Reconstruct a scan with the model that an MLflow run logged.
+
+    Parameters
+    ----------
+    run_id : str
+        MLflow run of a training.
+    ptycho_files_dir : path-like
+        Folder of NPZ files.
+    relative_mlflow_path : path-like
+        Folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
+    config_override_path : path-like, optional
+        YAML with inference settings.
+    file_index : int
+        Which file of the folder, in alphabetical order.
+    save_dir : path-like
+        Where everything is written, in a folder called ``plot_name``.
+    plot_name : str
+        Name of that folder.
+
+    Returns
+    -------
+    list of Path
+        Files written, the amplitude and phase pictures first.
+
+    Raises
+    ------
+    PtychoError
+        If the run, the file or a setting is wrong.
+    """
+    from ptycho.config.config import InferenceConfig, build_config, default_settings, load_yaml_config, merge_settings
+    from ptycho.pipeline import infer, require_backend
+
+    require_backend("pytorch")
+    from ptycho_torch.loggers import fetch_checkpoint
+
+    files = sorted(Path(ptycho_files_dir).glob("*.npz"))
+    if not 0 <= file_index < len(files):
+        raise DataError(
+            f"{ptycho_files_dir}: there is no file number {file_index} (found {len(files)} NPZ files, expected an index "
+            f"from 0 to {len(files) - 1}). Pass another --file_index or folder."
+        )
+    with tempfile.TemporaryDirectory(prefix="ptychopinn-") as scratch:
+        chosen = {
+            "model_path": fetch_checkpoint(run_id, Path(relative_mlflow_path), Path(scratch)),
+            "test_data_file": files[file_index],
+            "output_dir": Path(save_dir) / plot_name,
+            "backend": "pytorch",
+        }
+        given = load_yaml_config(config_override_path) if config_override_path is not None else None
+        settings = merge_settings(default_settings(InferenceConfig), given, chosen)
+        return infer(build_config(InferenceConfig, settings)).files
+
+
+def cli_main(argv: Sequence[str] | None = None) -> int:
+    """Run the inference command with this backend.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process where none are given.
+
+    Returns
+    -------
+    int
+        Exit status.
+    """
+    from ptycho.cli import inference_command
+
+    return inference_command.main(argv, backend="pytorch", prog="python -m ptycho_torch.inference")
+
+
+if __name__ == "__main__":
+    sys.exit(cli_main())

@@ -1,0 +1,67 @@
+"""Where a training writes its numbers: csv, tensorboard or MLflow, or nowhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ptycho.errors import MissingPackageError
+from ptycho.job import TrainingJob
+from ptycho.mlflow_store import EXPERIMENT, fetch_checkpoint, log_artifacts, open_store, store_uri
+
+__all__ = ["EXPERIMENT", "build_logger", "fetch_checkpoint", "log_artifacts", "store_uri"]
+
+PACKAGES = {"mlflow": "mlflow", "tensorboard": "tensorboard"}
+
+
+def build_logger(job: TrainingJob) -> Any:
+    """Return the Lightning logger a job asks for.
+
+    Parameters
+    ----------
+    job : TrainingJob
+        ``execution.logger_backend`` and the output directory.
+
+    Returns
+    -------
+    Logger or False
+        False means that nothing is logged, and that no logging package is imported.
+
+    Raises
+    ------
+    MissingPackageError
+        If the package of the logger is not installed.
+    """
+    backend = job.execution.logger_backend
+    if backend is None:
+        return False
+    package = PACKAGES.get(backend)
+    if package and importlib.util.find_spec(package) is None:
+        raise MissingPackageError(
+            f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
+            "Install it with: pip install -e .[torch], or pass --logger csv."
+        )
+    folder = Path(job.config.output_dir)
+    if backend == "csv":
+        from lightning.pytorch.loggers import CSVLogger
+
+        return CSVLogger(folder, name="lightning_logs")
+    if backend == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        # TensorBoard takes an installed TensorFlow in, for seconds; with this name it takes its own stub.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+        return TensorBoardLogger(folder, name="tensorboard", default_hp_metric=False)
+    return _mlflow_logger(job, folder)
+
+
+def _mlflow_logger(job: TrainingJob, folder: Path) -> Any:
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    _, uri, artifacts = open_store(folder)
+    logger = MLFlowLogger(EXPERIMENT, run_name=folder.name, tracking_uri=uri, artifact_location=artifacts)
+    logger.log_hyperparams({"n_patterns": job.scan.n_patterns, "scan": job.scan.name})
+    return logger

@@ -1,0 +1,176 @@
+"""The loss of a training in PyTorch; the real-space terms are twins of those in ``ptycho.losses``."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptycho.losses import UNIT_FLOOR, LossTerms
+from ptycho_torch import physics
+
+MAIN_TERMS = {
+    "amplitude": physics.amplitude_loss,
+    "mae": physics.mean_absolute_loss,
+    "poisson": physics.poisson_loss,
+}
+
+
+class Prediction(NamedTuple):
+    """What a model makes of a batch.
+
+    Attributes
+    ----------
+    predicted, amplitude : real tensor, shape (J, N, N)
+        Expected and measured amplitude [sqrt(photons)].
+    image : complex tensor, shape (H, W) or (J, N, N)
+        Canvas of ``unrolled``, patches of ``cnn`` [transmission].
+    light : real tensor, shape (H, W) or (N, N)
+        Light that fell on the image [photons / pixel].
+    patches : complex tensor, shape (J, N, N), or None
+        Patches in the frame of their own positions, where labels ask for them.
+    labels : complex tensor, shape (J, N, N), or None
+        Known patches.
+    patch_light : real tensor, shape (N, N)
+        Light that fell on a patch [photons / pixel].
+    """
+
+    predicted: Tensor
+    amplitude: Tensor
+    image: Tensor
+    light: Tensor
+    patches: Tensor | None
+    labels: Tensor | None
+    patch_light: Tensor
+
+
+def unit(values: Tensor) -> Tensor:
+    """Return complex numbers on the unit circle; dark ones fall to 0.
+
+    Parameters
+    ----------
+    values : complex tensor, any shape
+        Object [transmission].
+
+    Returns
+    -------
+    complex tensor
+        Of modulus 1 or below.
+    """
+    return values / torch.sqrt(values.real**2 + values.imag**2 + UNIT_FLOOR)
+
+
+def total_variation(image: Tensor, light: Tensor) -> Tensor:
+    """Return the mean absolute difference of neighbouring pixels where both are lit (eq. 7d).
+
+    Parameters
+    ----------
+    image : real or complex tensor, shape (..., H, W)
+        Object canvas or patches [transmission].
+    light : real tensor, shape (H, W)
+        Weight of every pixel, >= 0.
+
+    Returns
+    -------
+    real scalar tensor
+        In the unit of the image.
+    """
+    count = image.shape[:-2].numel()
+    down = torch.minimum(light[1:], light[:-1])
+    right = torch.minimum(light[:, 1:], light[:, :-1])
+    total = (down * image.diff(dim=-2).abs()).sum() + (right * image.diff(dim=-1).abs()).sum()
+    return total / (count * (down.sum() + right.sum()))
+
+
+def mean_deviation(image: Tensor, light: Tensor) -> Tensor:
+    """Return the mean absolute difference of every image from its own mean, where it is lit.
+
+    Parameters
+    ----------
+    image : real or complex tensor, shape (..., H, W)
+        Object canvas or patches [transmission].
+    light : real tensor, shape (H, W)
+        Weight of every pixel, >= 0.
+
+    Returns
+    -------
+    real scalar tensor
+        In the unit of the image.
+    """
+    weight = light / light.sum()
+    mean = (weight * image).sum(dim=(-2, -1), keepdim=True)
+    return (weight * (image - mean).abs()).sum() / image.shape[:-2].numel()
+
+
+PENALTIES = {"Total_Variation": total_variation, "Mean_Deviation": mean_deviation}
+
+
+def label_error(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
+    """Return the mean absolute difference of patches from known ones, where they are lit (eq. 7e).
+
+    Parameters
+    ----------
+    patches, labels : complex tensor, shape (J, N, N)
+        Predicted and known patches [transmission].
+    light : real tensor, shape (N, N)
+        Weight of every pixel, >= 0.
+
+    Returns
+    -------
+    real scalar tensor
+        [transmission].
+    """
+    return (light * (patches - labels).abs()).sum() / (len(patches) * light.sum())
+
+
+def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
+    """Return the mean absolute differences of amplitude and of phase from labels (eq. 7f).
+
+    Parameters
+    ----------
+    patches, labels : complex tensor, shape (J, N, N)
+        Predicted and known patches [transmission].
+    light : real tensor, shape (N, N)
+        Weight of every pixel, >= 0.
+
+    Returns
+    -------
+    real scalar tensor
+        Dimensionless.
+    """
+    difference = (patches.abs() - labels.abs()).abs() + (unit(patches) - unit(labels)).abs()
+    return (light * difference).sum() / (len(patches) * light.sum())
+
+
+def total_loss(terms: LossTerms, found: Prediction) -> Tensor:
+    """Return the weighted sum of the terms of a loss.
+
+    Parameters
+    ----------
+    terms : LossTerms
+        Weights; a term of weight 0 is not computed.
+    found : Prediction
+        What the model makes of a batch.
+
+    Returns
+    -------
+    real scalar tensor
+        Dimensionless.
+    """
+    total = torch.zeros((), device=found.predicted.device)
+    if terms.likelihood:
+        total = total + terms.likelihood * MAIN_TERMS[terms.kind](found.predicted, found.amplitude)
+    if terms.mae:
+        total = total + terms.mae * physics.mean_absolute_loss(found.predicted, found.amplitude)
+    if terms.tv:
+        total = total + terms.tv * total_variation(found.image, found.light)
+    if terms.labels and found.patches is not None and found.labels is not None:
+        total = total + terms.labels * label_error(found.patches, found.labels, found.patch_light)
+    if terms.amplitude_penalty is not None:
+        name, weight = terms.amplitude_penalty
+        total = total + weight * PENALTIES[name](found.image.abs(), found.light)
+    if terms.phase_penalty is not None:
+        name, weight = terms.phase_penalty
+        total = total + weight * PENALTIES[name](unit(found.image), found.light)
+    return total

@@ -1,0 +1,365 @@
+"""The Lightning module: a generator, the probe, and the physics that turns measured patterns into a loss."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ptycho.errors import BundleError
+from ptycho.geometry import plan_canvas
+from ptycho.losses import LossTerms
+from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.scaling import ScaleRecord
+from ptycho_torch import losses, physics
+from ptycho_torch.config_bridge import loss_mode, to_model_config
+from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_torch.generators import UnrolledGenerator, build_generator
+from ptycho_torch.schedule import build_optimizer
+from ptycho_torch.solver import Chunk
+
+CONFIG_TYPES: dict[str, type] = {
+    "data_config": DataConfig,
+    "model_config": ModelConfig,
+    "training_config": TrainingConfig,
+    "inference_config": InferenceConfig,
+}
+
+
+def plain(value: Any) -> Any:
+    """Return a setting in plain types, which a checkpoint can hold and ``weights_only`` can load.
+
+    Parameters
+    ----------
+    value : any
+        Dataclass, mapping, sequence, array, path or scalar.
+
+    Returns
+    -------
+    dict, list, str, int, float, bool or None
+        The same setting; arrays and tensors become True, since a mask is stored with the probe.
+    """
+    if is_dataclass(value):
+        return {name: plain(item) for name, item in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if hasattr(value, "shape"):
+        return True
+    return str(value)
+
+
+def restore(name: str, value: Any) -> Any:
+    """Return a configuration object from its plain form; an object comes back as it is.
+
+    Parameters
+    ----------
+    name : {'data_config', 'model_config', 'training_config', 'inference_config'}
+        Which configuration.
+    value : dataclass, dict or None
+        The configuration, its plain form, or None for defaults.
+
+    Returns
+    -------
+    dataclass
+        Configuration of the type that belongs to the name.
+
+    Raises
+    ------
+    BundleError
+        If the plain form has a setting this version does not know.
+    """
+    kind = CONFIG_TYPES[name]
+    if value is None:
+        return kind()
+    if not isinstance(value, dict):
+        return value
+    pairs = {key: tuple(item) if isinstance(item, list) and len(item) == 2 else item for key, item in value.items()}
+    try:
+        return kind(**pairs)
+    except TypeError as error:
+        raise BundleError(
+            f"checkpoint: {name} does not fit this version (got {error}, expected the settings of "
+            f"{kind.__name__}). Load it with the version that wrote it."
+        ) from error
+
+
+class PtychoPINN_Lightning(L.LightningModule):
+    """Physics-informed network: patterns in, object out, trained on the patterns alone.
+
+    Parameters
+    ----------
+    model_config : ModelConfig or dict
+        Network and loss.
+    data_config : DataConfig or dict
+        Pattern size and grouping.
+    training_config : TrainingConfig or dict
+        Optimiser, schedule, epochs.
+    inference_config : InferenceConfig or dict, optional
+        Settings kept for later reconstructions.
+    seed : int
+        Seed of the initial weights.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig | dict[str, Any],
+        data_config: DataConfig | dict[str, Any],
+        training_config: TrainingConfig | dict[str, Any],
+        inference_config: InferenceConfig | dict[str, Any] | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__()
+        self.model_config = restore("model_config", model_config)
+        self.data_config = restore("data_config", data_config)
+        self.training_config = restore("training_config", training_config)
+        self.inference_config = restore("inference_config", inference_config)
+        settings = {name: plain(getattr(self, name)) for name in CONFIG_TYPES}
+        self.save_hyperparameters({**settings, "seed": seed})
+        self.core_config = to_model_config(self.data_config, self.model_config)
+        self.generator = build_generator(self.core_config, seed)
+        supervised = self.core_config.model_type == "supervised"
+        kind = "supervised" if supervised else loss_mode(self.model_config, self.training_config)
+        self.terms = LossTerms(kind)
+        self.scale_record: ScaleRecord | None = None
+        self.probe_refined = False
+        self.register_buffer("probe", torch.zeros(1, self.core_config.N, self.core_config.N, dtype=torch.complex64))
+        self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=self.model_config.intensity_scale_trainable)
+
+    @property
+    def is_unrolled(self) -> bool:
+        """True for the generator that works on a whole canvas."""
+        return isinstance(self.generator, UnrolledGenerator)
+
+    @property
+    def loss_name(self) -> str:
+        """Name that the loss of an epoch is logged under."""
+        return f"{self.terms.kind}_train_loss"
+
+    @property
+    def val_loss_name(self) -> str:
+        """Name that the loss on what judges is logged under."""
+        return f"{self.terms.kind}_val_loss"
+
+    def attach_scan(self, probe: NDArray[np.complex64], record: ScaleRecord | None, *, refined: bool) -> None:
+        """Take over probe and scale of the scan to train on.
+
+        Parameters
+        ----------
+        probe : complex array, shape (P, N, N)
+            Probe modes [sqrt(photons)].
+        record : ScaleRecord or None
+            Scale of the patterns.
+        refined : bool
+            The probe is no longer the one of the data file.
+        """
+        self.probe = torch.from_numpy(probe).to(self.probe.device)
+        self.probe_refined = refined
+        self.scale_record = record
+
+    def _probes(self, batch: dict[str, Tensor]) -> Tensor:
+        probe = batch["probe"] if "probe" in batch else self.probe
+        shifts = batch["shifts"]
+        return probe if shifts.abs().amax() < 1e-6 else physics.shift_field(probe, shifts)
+
+    def predict(self, batch: dict[str, Tensor]) -> losses.Prediction:
+        """Return what the model makes of the patterns a batch is judged on.
+
+        Parameters
+        ----------
+        batch : dict of tensor
+            As made by ``ptycho_torch.data``.
+
+        Returns
+        -------
+        Prediction
+            Amplitudes, object and light.
+        """
+        return self._predict_canvas(batch) if self.is_unrolled else self._predict_patches(batch)
+
+    def _predict_canvas(self, batch: dict[str, Tensor]) -> losses.Prediction:
+        """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""
+        amplitude, shifts, labels = batch["amplitude"], batch["shifts"], batch.get("labels")
+        seen = judged = Chunk(batch["corners"], self._probes(batch), amplitude)
+        if "judged" in batch:
+            chosen = batch["judged"]
+            seen, judged = _split(seen, chosen)
+            shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
+        light = physics.illumination(seen.probes, seen.corners_yx, _shape(batch))
+        obj = self.generator([seen], light)
+        patches = physics.extract_patches(obj, judged.corners_yx, amplitude.shape[-1])
+        predicted = physics.diffracted_amplitude(patches, judged.probes) * self.log_gain.exp()
+        own = None if labels is None else physics.shift_field(patches[:, None], -shifts)[:, 0]
+        return losses.Prediction(predicted, judged.amplitude, obj, light, own, labels, self._light(batch))
+
+    def _predict_patches(self, batch: dict[str, Tensor]) -> losses.Prediction:
+        """Merge the patches of every group, where groups are merged, and predict its patterns."""
+        patches, light = self._own_patches(batch), self._light(batch)
+        probes, corners = self._probes(batch), batch["corners"]
+        obj = self._merge(patches, corners, batch["shifts"], probes, _shape(batch))
+        seen = physics.extract_patches(obj, corners, light.shape[-1])
+        predicted = physics.diffracted_amplitude(seen, probes)
+        sigma_px = self.core_config.gaussian_smoothing_sigma
+        if sigma_px > 0:
+            predicted = physics.smoothed_amplitude(predicted, sigma_px)
+        measured = batch["amplitude"].reshape(predicted.shape)
+        predicted = predicted * self.log_gain.exp()
+        return losses.Prediction(predicted, measured, patches, light, patches, batch.get("labels"), light)
+
+    def predict_amplitude(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return predicted and measured amplitude of the patterns a batch is judged on.
+
+        Parameters
+        ----------
+        batch : dict of tensor
+            As made by ``ptycho_torch.data``.
+
+        Returns
+        -------
+        predicted, measured : real tensor, shape (J, N, N)
+            Amplitude [sqrt(photons)].
+        """
+        found = self.predict(batch)
+        return found.predicted, found.amplitude
+
+    def _light(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the light that falls on a patch in the frame of its own position, shape (N, N)."""
+        return batch.get("probe", self.probe).abs().square().sum(dim=0)
+
+    def _own_patches(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
+        patches = self.network_patches(batch["amplitude"], batch.get("input_scale"))
+        return patches.reshape(-1, *patches.shape[-2:])
+
+    def network_patches(self, amplitude: Tensor, input_scale: Tensor | None = None) -> Tensor:
+        """Return the patches of the ``cnn`` generator, one in the frame of each position.
+
+        Parameters
+        ----------
+        amplitude : real tensor, shape (B, C, N, N)
+            Measured amplitude [sqrt(photons)].
+        input_scale : tensor, optional
+            Factor that normalises it; that of the training scan by default.
+
+        Returns
+        -------
+        complex tensor, shape (B, C, N, N)
+            Object patches [transmission].
+        """
+        scale = input_scale
+        if scale is None:
+            scale = self.scale_record.input_scale if self.scale_record else 1.0
+        return self.generator(amplitude * scale)
+
+    @staticmethod
+    def _merge(patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Average overlapping patches of a group on its canvas, weighted with the light they saw."""
+        moved = physics.shift_field(patches[:, None], shifts)[:, 0]
+        total = physics.weighted_patches(moved, corners, probes, shape)
+        weight = physics.illumination(probes, corners, shape)
+        return total / (weight + 1e-6 * weight.max())
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the predicted amplitude of a batch.
+
+        Parameters
+        ----------
+        batch : dict of tensor
+            As made by ``ptycho_torch.data``.
+
+        Returns
+        -------
+        real tensor, shape (J, N, N)
+            Amplitude [sqrt(photons)].
+        """
+        return self.predict_amplitude(batch)[0]
+
+    def forward_predict(
+        self, x: Tensor, positions: Tensor, probe: Tensor, input_scale_factor: Tensor | float = 1.0
+    ) -> Tensor:
+        """Reconstruct object patches from patterns.
+
+        Parameters
+        ----------
+        x : real tensor, shape (B, C, N, N)
+            Amplitude; times ``input_scale_factor`` it is normalised for ``cnn`` and sqrt(photons) for ``unrolled``.
+        positions : real tensor, shape (B, C, 1, 2) or (B, C, 2)
+            Patch centres, (x, y) in the last axis, object pixels. ``cnn`` does not look at them.
+        probe : complex tensor, shape (N, N), (P, N, N) or (B, C, P, N, N)
+            Probe modes [sqrt(photons)]; of a batched probe the first entry serves all.
+        input_scale_factor : tensor or float
+            Factor on ``x``.
+
+        Returns
+        -------
+        complex tensor, shape (B, C, N, N)
+            Object patches [transmission], each in the frame of its own position.
+        """
+        if not self.is_unrolled:
+            return self.generator(x * input_scale_factor)
+        n_px = x.shape[-1]
+        modes = probe.reshape(-1, *probe.shape[-3:])[0] if probe.ndim > 2 else probe[None]
+        centres_yx = positions.reshape(-1, 2).flip(-1).double().cpu().numpy()
+        plan = plan_canvas(centres_yx, n_px, multiple_px=CANVAS_MULTIPLE_PX)
+        shape, shifts = plan.shape_yx, torch.from_numpy(plan.shifts_yx_px).to(x)
+        corners = torch.from_numpy(plan.corners_yx).to(x.device)
+        probes = physics.shift_field(modes.to(self.probe.dtype), shifts)
+        chunk = Chunk(corners, probes, (x * input_scale_factor).reshape(-1, n_px, n_px))
+        obj = self.generator([chunk], physics.illumination(probes, corners, shape))
+        patches = physics.extract_patches(obj, corners, n_px)
+        return physics.shift_field(patches[:, None], -shifts)[:, 0].reshape(x.shape)
+
+    def _loss(self, batch: dict[str, Tensor]) -> Tensor:
+        if self.terms.supervised:
+            return losses.supervised_loss(self._own_patches(batch), batch["labels"], self._light(batch))
+        return losses.total_loss(self.terms, self.predict(batch))
+
+    def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Return the loss of a batch and log it."""
+        loss = self._loss(batch)
+        self.log(self.loss_name, loss, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
+        """Return the loss on patterns the network did not see, and log it."""
+        loss = self._loss(batch)
+        self.log(self.val_loss_name, loss, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Return optimiser and schedule from the training settings."""
+        return build_optimizer(self, self.training_config)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the scale of the training scan beside the weights."""
+        checkpoint["scale_record"] = self.scale_record.to_dict() if self.scale_record else None
+        checkpoint["probe_refined"] = self.probe_refined
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the probe of the checkpoint and take its scale."""
+        state = checkpoint["state_dict"]
+        self.probe = torch.zeros_like(state["probe"], device=self.probe.device)
+        self.probe_refined = bool(checkpoint.get("probe_refined", False))
+        record = checkpoint.get("scale_record")
+        self.scale_record = ScaleRecord.from_dict(record) if record else None
+
+
+def _shape(batch: dict[str, Tensor]) -> tuple[int, int]:
+    """Return the shape of the canvas of a batch."""
+    return int(batch["shape"][0]), int(batch["shape"][1])
+
+
+def _split(whole: Chunk, judged: Tensor) -> tuple[Chunk, Chunk]:
+    """Part a tile into what the network sees and what it is judged on."""
+    probes = whole.probes if whole.probes.ndim == 4 else whole.probes.expand(len(judged), *whole.probes.shape)
+    corners, amplitude = whole.corners_yx, whole.amplitude
+    shown, kept = (Chunk(corners[part], probes[part], amplitude[part]) for part in (~judged, judged))
+    return shown, kept

@@ -1,0 +1,207 @@
+"""Reconstruct a scan with a trained PyTorch model, and polish the result by the forward model."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.errors import ConfigError
+from ptycho.geometry import CanvasPlan, plan_canvas
+from ptycho.grouping import covering_groups
+from ptycho.job import Reconstruction, RefineOptions
+from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.progress import Progress
+from ptycho.scan import Scan
+from ptycho_torch import physics
+from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
+from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.refine import refine
+from ptycho_torch.solver import scan_illumination
+
+
+def resolve_accelerator(requested: str) -> str:
+    """Return the accelerator a run uses, which this machine must have.
+
+    Parameters
+    ----------
+    requested : {'auto', 'cpu', 'gpu', 'cuda', 'mps'}
+        ``auto`` takes CUDA where there is one, else the CPU.
+
+    Returns
+    -------
+    {'cpu', 'cuda', 'mps'}
+        Accelerator.
+
+    Raises
+    ------
+    ConfigError
+        If the machine does not have it.
+    """
+    if requested == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    name = "cuda" if requested == "gpu" else requested
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, False):
+        usable = ", ".join(["auto", *(key for key, value in there.items() if value)])
+        raise ConfigError(
+            f"accelerator: this machine has no {requested} device for PyTorch (got {requested!r}, expected one of "
+            f"{usable}). Pass --accelerator auto."
+        )
+    return name
+
+
+@torch.inference_mode()
+def reconstruct(
+    model: PtychoPINN_Lightning,
+    scan: Scan,
+    members: NDArray[np.int64],
+    *,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+    patch_weighting: str = "probe",
+    fit_scale: bool = False,
+    polish: RefineOptions | None = None,
+) -> Reconstruction:
+    """Reconstruct the object of a scan with a trained model.
+
+    Parameters
+    ----------
+    model : PtychoPINN_Lightning
+        Trained model.
+    scan : Scan
+        Patterns, positions, probe.
+    members : int64 array, shape (J,)
+        Patterns that take part.
+    execution : PyTorchExecutionConfig
+        Accelerator and batch size.
+    progress : Progress
+        Told what goes on.
+    patch_weighting : {'probe', 'uniform'}
+        How overlapping patches of ``cnn`` are weighted; ``uniform`` counts the middle half of each alike.
+    fit_scale : bool
+        Multiply the object with the one factor that fits the measured amplitudes best.
+    polish : RefineOptions, optional
+        Refine the stitched object by the forward model.
+
+    Returns
+    -------
+    Reconstruction
+        Object, coverage and their place.
+    """
+    device = torch.device(resolve_accelerator(execution.accelerator))
+    model = model.to(device).eval()
+    start = time.perf_counter()
+    probe = _fitting_probe(model, scan).to(device)
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    with PatternStore(scan, progress) as store:
+        chunks = ScanChunks(store, plan, members, probe)
+        weight = scan_illumination(chunks, plan.shape_yx)
+        if polish is not None and polish.start == "flat":
+            obj = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
+        elif model.is_unrolled:
+            total = model.generator.plain + model.generator.learned
+            with progress.phase("reconstructing", total) as phase:
+                obj = model.generator(chunks, weight, lambda index: phase.update(index + 1))
+        else:
+            window = probe if patch_weighting == "probe" else _middle(probe)
+            obj = _stitched(model, store, plan, members, window, scan.record.input_scale, execution, progress)
+        if polish is not None or fit_scale:
+            obj = obj * _fitted_gain(obj, chunks, model.core_config.gaussian_smoothing_sigma)
+        else:
+            obj = obj * model.log_gain.exp()
+        misfit: tuple[float, ...] = ()
+        if polish is not None:
+            obj, misfit = _polished(obj, chunks, polish, progress)
+            weight = scan_illumination(chunks, plan.shape_yx)
+    moved = polish is not None and polish.positions
+    shifts = chunks.shifts.cpu().numpy().astype(np.float64)
+    return Reconstruction(
+        obj=obj.cpu().numpy().astype(np.complex64),
+        coverage=(weight / weight.max()).cpu().numpy().astype(np.float32),
+        origin_yx_px=plan.origin_yx_px,
+        probe=chunks.probe.cpu().numpy().astype(np.complex64),
+        members=members,
+        seconds=time.perf_counter() - start,
+        misfit=misfit,
+        positions_yx_px=plan.positions_yx_px - plan.shifts_yx_px + shifts if moved else None,
+    )
+
+
+def _polished(
+    obj: torch.Tensor, chunks: ScanChunks, polish: RefineOptions, progress: Progress
+) -> tuple[torch.Tensor, tuple[float, ...]]:
+    """Refine a stitched object; return it and the misfit before every step and after the last."""
+    with progress.phase("refining", polish.steps) as phase:
+        found = refine(chunks, obj, polish, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit))
+    after = sum(
+        physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude).abs().square().sum()
+        for chunk in chunks
+    ) / sum(chunk.amplitude.square().sum() for chunk in chunks)
+    progress.note(
+        f"refined in {len(found.misfit)} steps: misfit {found.misfit[0]:.4g} before, {float(after):.4g} after"
+    )
+    return found.obj, (*found.misfit, float(after))
+
+
+def _fitting_probe(model: PtychoPINN_Lightning, scan: Scan) -> torch.Tensor:
+    """Return the refined probe of the training in the gauge of a scan, else the scan's own."""
+    own = torch.from_numpy(scan.probe)
+    if not model.probe_refined or model.probe.shape != own.shape or model.scale_record is None:
+        return own
+    return model.probe * (scan.record.mean_counts / model.scale_record.mean_counts) ** 0.5
+
+
+def _middle(probe: torch.Tensor) -> torch.Tensor:
+    """Return a window that is 1 in the middle half of the patch, as a probe of one mode."""
+    n_px = probe.shape[-1]
+    window = torch.zeros(1, n_px, n_px, dtype=probe.dtype, device=probe.device)
+    window[:, n_px // 4 : n_px - n_px // 4, n_px // 4 : n_px - n_px // 4] = 1.0
+    return window
+
+
+def _fitted_gain(obj: torch.Tensor, chunks: ScanChunks, sigma_px: float) -> torch.Tensor:
+    """Return the factor on the object that fits the measured amplitudes best in least squares."""
+    mixed = torch.zeros((), device=obj.device)
+    energy = torch.zeros((), device=obj.device)
+    for chunk in chunks:
+        patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+        predicted = physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
+        mixed += (predicted * chunk.amplitude).sum()
+        energy += (predicted**2).sum()
+    return mixed / energy
+
+
+def _stitched(
+    model: PtychoPINN_Lightning,
+    store: PatternStore,
+    plan: CanvasPlan,
+    members: NDArray[np.int64],
+    window: torch.Tensor,
+    input_scale: float,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+) -> torch.Tensor:
+    """Return the object stitched from the patches of ``cnn``; each pattern counts once, at its own place."""
+    device, gridsize = model.probe.device, model.core_config.gridsize
+    groups = covering_groups(plan.positions_yx_px, gridsize=gridsize)
+    size = execution.inference_batch_size or max(1, CHUNK_PIXELS // (4 * gridsize**2 * plan.patch_px**2))
+    total = torch.zeros(plan.shape_yx, dtype=torch.complex64, device=device)
+    weight = torch.zeros(plan.shape_yx, device=device)
+    scale = torch.tensor(input_scale, dtype=torch.float32, device=device)
+    with progress.phase("reconstructing", len(members)) as phase:
+        for first in range(0, len(members), size):
+            rows = groups.indices[first : first + size]
+            patches = model.network_patches(store.amplitude(members[rows]).to(device), scale)[:, 0]
+            shifts = torch.from_numpy(plan.shifts_yx_px[rows[:, 0]]).to(device)
+            corners = torch.from_numpy(plan.corners_yx[rows[:, 0]]).to(device)
+            moved = physics.shift_field(patches[:, None], shifts)[:, 0]
+            windows = physics.shift_field(window, shifts)
+            total += physics.weighted_patches(moved, corners, windows, plan.shape_yx)
+            weight += physics.illumination(windows, corners, plan.shape_yx)
+            phase.update(min(first + size, len(members)))
+    floor = 1e-9 * weight.max()
+    return torch.where(weight > floor, total / (weight + floor), torch.ones_like(total))

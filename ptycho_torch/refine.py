@@ -1,0 +1,182 @@
+"""Refinement of object, probe, positions and frame intensities by the forward model alone, in PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptycho import network
+from ptycho.job import RefineOptions
+from ptycho_torch import physics
+from ptycho_torch.data import ScanChunks
+from ptycho_torch.solver import Chunk, scan_illumination
+
+
+class Refined(NamedTuple):
+    """What a refinement found.
+
+    Attributes
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object [transmission].
+    probe : complex tensor, shape (P, N, N)
+        Probe modes [sqrt(photons)]; their total power is that of the start.
+    misfit : list of float
+        Amplitude misfit relative to the measured energy (eq. 7a) before every step.
+    """
+
+    obj: Tensor
+    probe: Tensor
+    misfit: list[float]
+
+
+@dataclass
+class _Sums:
+    """What one pass over the scan adds up."""
+
+    gradient: Tensor
+    probe_gradient: Tensor | float = 0.0
+    light: Tensor | float = 0.0
+    error: float = 0.0
+    energy: float = 0.0
+
+
+def _position_steps(patches: Tensor, residual: Tensor, chunk: Chunk) -> Tensor:
+    """Return the least-squares move of every position that explains its residual, shape (J, 2) [px] (eq. 16)."""
+    n_px = chunk.probes.shape[-1]
+    waves = torch.fft.fftfreq(n_px, device=residual.device) * 2 * torch.pi
+    spectrum = torch.fft.fft2(chunk.probes.expand(residual.shape))
+    slopes = [
+        (torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None]).flatten(1)
+        for wave in (waves[:, None], waves[None, :])
+    ]
+    target = residual.flatten(1)
+    normal = torch.stack([torch.stack([(a.conj() * b).real.sum(1) for b in slopes], 1) for a in slopes], 1)
+    right = torch.stack([(a.conj() * target).real.sum(1) for a in slopes], 1)
+    # A flat region says nothing about its position; the ridge keeps it where it is.
+    ridge = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean() * torch.eye(2, device=normal.device)
+    steps = network.POSITION_STEP * torch.linalg.solve(normal + ridge, right)
+    return steps.clamp(-network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
+
+
+def _poisson_residual(obj: Tensor, chunk: Chunk) -> Tensor:
+    """Return half the residual of the Poisson likelihood, which has the curvature of the amplitude misfit."""
+    patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+    field = physics.far_field(physics.exit_waves(patches, chunk.probes))
+    expected = (field.real**2 + field.imag**2).sum(dim=1)
+    ratio = (chunk.amplitude**2 + network.POISSON_FLOOR) / (expected + network.POISSON_FLOOR)
+    return physics.far_field_adjoint(field * (0.5 * (1.0 - ratio))[:, None])
+
+
+def total_variation_gradient(obj: Tensor) -> Tensor:
+    """Return the gradient of the smoothed total variation of a complex object.
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object [transmission].
+
+    Returns
+    -------
+    complex tensor, shape (H, W)
+        Of modulus below about 4; a step along minus it flattens noise and keeps edges.
+    """
+    down = torch.diff(obj, dim=0, append=obj[-1:])
+    right = torch.diff(obj, dim=1, append=obj[:, -1:])
+    length = torch.sqrt(down.abs() ** 2 + right.abs() ** 2 + network.TV_SMOOTHING**2)
+    down, right = down / length, right / length
+    flow = torch.diff(down, dim=0, prepend=torch.zeros_like(down[:1]))
+    return -(flow + torch.diff(right, dim=1, prepend=torch.zeros_like(right[:, :1])))
+
+
+def _pass(chunks: ScanChunks, leading: Tensor, index: int, options: RefineOptions) -> _Sums:
+    """Go through the scan once; move positions and frame intensities on the way."""
+    sums = _Sums(torch.zeros_like(leading))
+    shape = chunks.plan.shape_yx
+    moves, gains = [], []
+    for chunk in chunks:
+        patches = physics.extract_patches(leading, chunk.corners_yx, chunk.amplitude.shape[-1])
+        residual = physics.wave_residual(leading, chunk.corners_yx, chunk.probes, chunk.amplitude)
+        sums.error += float(residual.abs().square().sum())
+        sums.energy += float(chunk.amplitude.square().sum())
+        if options.positions and index >= network.POSITION_REST_STEPS:
+            moves.append(_position_steps(patches, residual, chunk))
+        if options.frames and index >= network.PROBE_REST_STEPS:
+            predicted = physics.diffracted_amplitude(patches, chunk.probes)
+            fit = (predicted * chunk.amplitude).sum(dim=(1, 2)) / predicted.square().sum(dim=(1, 2))
+            gains.append(fit)
+        if options.likelihood == "poisson":
+            residual = _poisson_residual(leading, chunk)
+        back = (chunk.probes.conj() * residual).sum(dim=1)
+        sums.gradient = sums.gradient + physics.place_patches(back, chunk.corners_yx, shape)
+        if options.probe and index >= network.PROBE_REST_STEPS:
+            sums.probe_gradient = sums.probe_gradient + physics.probe_gradient(patches, residual, chunk.shifts_yx_px)
+            sums.light = sums.light + patches.abs().square().sum(dim=0)
+    if moves:
+        step = torch.cat(moves)
+        # All positions together may drift; that is the object's freedom, not theirs.
+        chunks.change(shifts=chunks.shifts + step - step.mean(dim=0))
+    if gains:
+        gain = chunks.frame_gain * torch.cat(gains)
+        chunks.change(frame_gain=gain / gain.mean())
+    return sums
+
+
+@torch.no_grad()
+def refine(
+    chunks: ScanChunks, obj: Tensor, options: RefineOptions, *, on_step: Callable[[int, float], None] | None = None
+) -> Refined:
+    """Refine an object by preconditioned accelerated steps, and on request what is known about the scan.
+
+    The object moves by eq. 11, the probe by eq. 14, positions by eq. 16. The object moves alone at first, so that a
+    poor start does not spoil the rest.
+
+    Parameters
+    ----------
+    chunks : ScanChunks
+        The scan; it holds the refined probe, positions and intensities afterwards.
+    obj : complex tensor, shape (H, W)
+        Object to start from [transmission].
+    options : RefineOptions
+        Steps and what is refined.
+    on_step : callable, optional
+        Called with index and misfit of each finished step.
+
+    Returns
+    -------
+    Refined
+        Object, probe and the misfit before every step.
+
+    References
+    ----------
+    specs/physics.md, eqs. 11, 14 and 16.
+    """
+    power = chunks.probe.abs().square().sum()
+    previous, previous_probe = obj, chunks.probe
+    weight = scan_illumination(chunks, chunks.plan.shape_yx)
+    misfit: list[float] = []
+    for index in range(options.steps):
+        leading = obj + network.nesterov_momentum(index) * (obj - previous)
+        sums = _pass(chunks, leading, index, options)
+        previous, obj = obj, leading - sums.gradient / (weight + network.STEP_DAMPING * weight.max())
+        if options.tv:
+            obj = obj - options.tv * total_variation_gradient(obj)
+        misfit.append(sums.error / sums.energy)
+        if isinstance(sums.light, Tensor):
+            probe = chunks.probe
+            step = network.PROBE_STEP * sums.probe_gradient / sums.light.max()
+            moved = probe - step + network.PROBE_MOMENTUM * (probe - previous_probe)
+            # Object and probe share one scale; it stays with the probe that came in.
+            previous_probe = probe
+            chunks.change(probe=moved * torch.sqrt(power / moved.abs().square().sum()))
+        if options.probe or options.positions or options.frames:
+            weight = scan_illumination(chunks, chunks.plan.shape_yx)
+        if on_step is not None:
+            on_step(index, misfit[-1])
+        if network.has_converged(misfit):
+            break
+    return Refined(obj, chunks.probe, misfit)

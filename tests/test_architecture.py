@@ -1,0 +1,216 @@
+"""The layers: who may import whom, and what importing costs.
+
+0 settings, errors, progress; 1 core in NumPy; 2 one home per framework; 3 pipeline; 4 commands; then doors,
+which start a command, and facades, which serve older callers. A layer sees those below it and never the home
+of a framework.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+Python = Callable[..., CompletedProcess[str]]
+FRAMEWORKS = {"torch", "lightning", "pytorch_lightning", "tensordict", "tensorflow", "keras", "mlflow"}
+OWN_FRAMEWORKS = {
+    "ptycho_torch": {"torch", "lightning", "tensordict"},
+    "ptycho.tf": {"tensorflow", "keras"},
+}
+SETTINGS = ("ptycho", "ptycho.errors", "ptycho.params", "ptycho.progress", "ptycho.config")
+PIPELINE = ("ptycho.pipeline", "ptycho.outputs", "ptycho.evaluate")
+DOORS = ("ptycho.train", "ptycho.inference", "ptycho_torch.train", "ptycho_torch.inference")
+FACADES = (
+    "ptycho.loader",
+    "ptycho.probe",
+    "ptycho.tf_helper",
+    "ptycho.model_manager",
+    "ptycho.workflows",
+    "ptycho_torch.lightning_utils",
+    "ptycho_torch.api",
+)
+VISIBLE = {
+    "settings": {"settings"},
+    "core": {"settings", "core"},
+    "torch": {"settings", "core", "torch"},
+    "tf": {"settings", "core", "tf"},
+    "pipeline": {"settings", "core", "pipeline"},
+    "cli": {"settings", "core", "pipeline", "cli"},
+    "door": {"settings", "core", "pipeline", "cli", "torch", "tf", "door"},
+}
+NUMPY_ONLY = ("settings", "core", "pipeline", "cli")
+"""Layers whose modules load at most NumPy when they are imported."""
+
+
+def _within(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or (name != "ptycho" and module.startswith(f"{name}.")) for name in names)
+
+
+def layer(module: str) -> str:
+    """Return the layer of a module of the project."""
+    named = {"facade": FACADES, "door": DOORS, "settings": SETTINGS, "pipeline": PIPELINE}
+    for name, members in named.items():
+        if _within(module, members):
+            return name
+    for prefix, name in (("ptycho.cli", "cli"), ("ptycho.tf", "tf"), ("ptycho_torch", "torch")):
+        if _within(module, (prefix,)):
+            return name
+    return "core"
+
+
+def _is_main_guard(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, bool, int]]:
+    """Yield the name, whether it is imported on import of the module, and the line, of every import."""
+
+    def walk(node: ast.AST, at_import: bool) -> Iterator[tuple[str, bool, int]]:
+        for child in ast.iter_child_nodes(node):
+            if _is_main_guard(child):
+                continue
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, at_import, child.lineno) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                source = child.module or ""
+                yield (source if child.level == 0 else f"relative:{source}"), at_import, child.lineno
+                if source in ("ptycho", "ptycho_torch", "ptycho.tf"):
+                    yield from ((f"{source}.{alias.name}", at_import, child.lineno) for alias in child.names)
+            inner = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            typing_only = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            yield from walk(child, at_import and not inner and not typing_only)
+
+    yield from walk(tree, True)
+
+
+def violations(module: str, source: str) -> list[str]:
+    """Return one line for every import that the layers forbid."""
+    own = layer(module)
+    if own == "facade":
+        return []
+    home = next((name for name in OWN_FRAMEWORKS if _within(module, (name,))), None)
+    allowed = OWN_FRAMEWORKS[home] if home else set()
+    found = []
+    for name, at_import, line in imports(ast.parse(source)):
+        top = name.partition(".")[0]
+        problem = None
+        if name.startswith("relative:"):
+            problem = "relative import"
+        elif top in ("ptycho", "ptycho_torch"):
+            if layer(name) not in VISIBLE[own] and name not in ("ptycho", "ptycho_torch"):
+                problem = f"{own} may not import {layer(name)}"
+        elif top == "mlflow" and not at_import:
+            problem = None
+        elif top in FRAMEWORKS and top not in allowed:
+            problem = "framework outside its home"
+        elif at_import and own in NUMPY_ONLY and top not in {*sys.stdlib_module_names, "numpy"}:
+            problem = "heavy import at the top"
+        elif at_import and own == "settings" and top == "numpy":
+            problem = "NumPy in the settings"
+        if problem:
+            found.append(f"{module}:{line}: {problem}: {name}")
+    return found
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the two packages and its file."""
+    found = {}
+    for package in ("ptycho", "ptycho_torch"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def test_no_module_breaks_its_layer() -> None:
+    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
+    found = [line for name, source in sources.items() for line in violations(name, source)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "problem"),
+    [
+        ("ptycho.errors", "import numpy as np", "NumPy in the settings"),
+        ("ptycho.config.config", "from ptycho.raw_data import RawData", "settings may not import core"),
+        ("ptycho.physics", "import torch", "framework outside its home"),
+        ("ptycho.physics", "def f():\n    import tensorflow as tf", "framework outside its home"),
+        ("ptycho.physics", "import scipy.ndimage", "heavy import at the top"),
+        ("ptycho.physics", "from ptycho.pipeline import train", "core may not import pipeline"),
+        ("ptycho.physics", "from . import npz", "relative import"),
+        ("ptycho.mlflow_store", "import mlflow", "framework outside its home"),
+        ("ptycho.pipeline", "from ptycho_torch import engine", "pipeline may not import torch"),
+        ("ptycho.tf.engine", "from ptycho_torch.physics import fft", "tf may not import torch"),
+        ("ptycho_torch.engine", "from ptycho.tf import physics", "torch may not import tf"),
+        ("ptycho_torch.engine", "import keras", "framework outside its home"),
+        ("ptycho_torch.engine", "from ptycho.pipeline import train", "torch may not import pipeline"),
+        ("ptycho_torch.model", "from ptycho_torch.train import main", "torch may not import door"),
+        ("ptycho.cli.flags", "import ptycho_torch.engine", "cli may not import torch"),
+        ("ptycho.outputs", "from ptycho import loader", "pipeline may not import facade"),
+    ],
+)
+def test_a_planted_import_across_the_layers_is_found(module: str, source: str, problem: str) -> None:
+    found = violations(module, source)
+    assert found
+    assert all(f": {problem}: " in line for line in found)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ptycho.physics", "def f():\n    from scipy import ndimage"),
+        ("ptycho.simulate", "if __name__ == '__main__':\n    from ptycho.cli.simulate_options import main"),
+        ("ptycho_torch.engine", "import torch\nfrom ptycho.geometry import plan_canvas"),
+        ("ptycho_torch.train", "def cli_main():\n    from ptycho.cli import train_command"),
+        ("ptycho.loader", "import tensorflow"),
+    ],
+)
+def test_what_the_layers_allow_is_not_reported(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+def _importing(names: list[str]) -> str:
+    """Return a program that imports modules and ends with status 3 where a heavy one came along."""
+    heavy = sorted(FRAMEWORKS | {"matplotlib", "scipy", "skimage", "h5py", "yaml", "tqdm"})
+    return (
+        f"import importlib, sys\nfor name in {names!r}: importlib.import_module(name)\n"
+        f"loaded = sorted(set({heavy!r}) & set(sys.modules))\n"
+        "sys.exit(3 if loaded else 0)"
+    )
+
+
+def _light_modules() -> list[str]:
+    light = [name for name in modules() if layer(name) in (*NUMPY_ONLY, "door")]
+    return [*light, "ptycho_torch", "ptycho_torch.config_params", "ptycho_torch.config_bridge"]
+
+
+def test_importing_core_commands_and_doors_prints_nothing_and_loads_no_framework(
+    require: Callable[[str], None], run_python: Python
+) -> None:
+    # The import of ptycho_torch.train fails without Lightning, as it should.
+    require("torch")
+    assert {"ptycho_torch.train", "ptycho_torch.inference", "ptycho.pipeline"} <= set(_light_modules())
+    done = run_python("-W", "error", "-c", _importing(_light_modules()))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_heavy_import_is_caught_in_the_clean_process(run_python: Python) -> None:
+    assert run_python("-c", _importing(["ptycho.errors", "scipy"])).returncode == 3
+
+
+def test_a_missing_backend_skips_unless_it_is_required(
+    require: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("PTYCHO_REQUIRE", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="backend torch is not installed"):
+        require("torch")
+    monkeypatch.setenv("PTYCHO_REQUIRE", "tensorflow, torch")
+    with pytest.raises(pytest.fail.Exception, match="PTYCHO_REQUIRE=tensorflow, torch"):
+        require("torch")

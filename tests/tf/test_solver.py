@@ -1,0 +1,117 @@
+"""Facts about the accelerated physics steps: they are eq. 8, 10 and 11, whatever the chunks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from judges import FLOAT64, SmallScan, assert_twin, plain_gradient, plain_steps, random_complex, small_scan
+from numpy.typing import NDArray
+
+from ptycho import physics as reference
+from ptycho.network import STEP_DAMPING, nesterov_momentum
+from ptycho.tf.runtime import tf
+from ptycho.tf.solver import Chunk, accelerated_steps, preconditioned_step, scan_illumination
+
+Array = NDArray[Any]
+
+
+def chunked(scan: SmallScan, *cuts: int) -> list[Chunk]:
+    """Split the scan before each of the given positions."""
+    return [Chunk(*map(tf.constant, part)) for part in scan.chunks(*cuts)]
+
+
+def flat(scan: SmallScan) -> Any:
+    return tf.ones(scan.obj.shape, tf.complex128)
+
+
+def test_illumination_of_chunks_is_that_of_the_scan() -> None:
+    scan = small_scan()
+    found = scan_illumination(chunked(scan, 3, 11), scan.obj.shape)
+    assert_twin(reference.illumination(scan.probes, scan.corners_yx, scan.obj.shape), found, FLOAT64)
+    missing = scan_illumination(chunked(scan, 3, 11)[1:], scan.obj.shape)
+    with pytest.raises(AssertionError):
+        assert_twin(reference.illumination(scan.probes, scan.corners_yx, scan.obj.shape), missing, 1e-3)
+
+
+def test_a_step_is_the_gradient_over_the_damped_illumination() -> None:
+    scan = small_scan()
+    start = 1 + 0.1 * random_complex(np.random.default_rng(1), *scan.obj.shape)
+    chunks = chunked(scan, 7)
+    weight = reference.illumination(scan.probes, scan.corners_yx, scan.obj.shape)
+    gradient = plain_gradient(start, scan.corners_yx, scan.probes, scan.amplitude)
+    found = preconditioned_step(tf.constant(start), chunks, tf.constant(weight))
+    assert_twin(-gradient / (weight + STEP_DAMPING * weight.max()), found, FLOAT64)
+    with pytest.raises(AssertionError):
+        assert_twin(gradient / (weight + STEP_DAMPING * weight.max()), found, 1e-3)
+
+
+@pytest.mark.parametrize("n_steps", [0, 1, 2, 9])
+@pytest.mark.parametrize("fractional", [False, True])
+def test_accelerated_steps_are_the_written_out_ones(n_steps: int, fractional: bool) -> None:
+    scan = small_scan(fractional=fractional)
+    chunks = chunked(scan, 5, 6)
+    weight = scan_illumination(chunks, scan.obj.shape)
+    obj, previous = accelerated_steps(flat(scan), chunks, weight, n_steps)
+    momenta = [k / (k + 3) for k in range(n_steps)]
+    arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
+    assert_twin(plain_steps(*arguments, momenta, STEP_DAMPING), obj, FLOAT64)
+    assert_twin(plain_steps(*arguments, momenta[:-1], STEP_DAMPING), previous, FLOAT64)
+
+
+def test_the_judge_catches_missing_momentum() -> None:
+    scan = small_scan()
+    chunks = chunked(scan)
+    found, _ = accelerated_steps(flat(scan), chunks, scan_illumination(chunks, scan.obj.shape), 4)
+    slow = plain_steps(scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape, [0.0] * 4, STEP_DAMPING)
+    with pytest.raises(AssertionError):
+        assert_twin(slow, found, 1e-3)
+    assert [nesterov_momentum(k) for k in (0, 1, 3)] == [0.0, 0.25, 0.5]
+
+
+@pytest.mark.parametrize("cuts", [(10,), (1, 2, 19), tuple(range(1, 24))])
+def test_chunks_change_nothing(cuts: tuple[int, ...]) -> None:
+    scan = small_scan()
+    whole, split = chunked(scan), chunked(scan, *cuts)
+    weight = scan_illumination(whole, scan.obj.shape)
+    assert_twin(
+        accelerated_steps(flat(scan), whole, weight, 6)[0],
+        accelerated_steps(flat(scan), split, weight, 6)[0],
+        FLOAT64,
+    )
+
+
+def test_the_true_object_stays_where_it_is() -> None:
+    scan = small_scan()
+    chunks = chunked(scan)
+    found, _ = accelerated_steps(
+        tf.constant(scan.obj), chunks, scan_illumination(chunks, scan.obj.shape), 5
+    )
+    assert_twin(scan.obj, found, 1e-8)
+
+
+def test_steps_lower_the_misfit_a_thousandfold() -> None:
+    scan = small_scan()
+    chunks = chunked(scan)
+    found, _ = accelerated_steps(flat(scan), chunks, scan_illumination(chunks, scan.obj.shape), 60)
+
+    def misfit(o: Array) -> float:
+        patches = reference.extract_patches(o, scan.corners_yx, 16)
+        predicted = reference.diffracted_amplitude(patches, scan.probes)
+        return float(reference.amplitude_loss(predicted, scan.amplitude))
+
+    assert misfit(found.numpy()) < 1e-3 * misfit(flat(scan).numpy())
+
+
+def test_every_finished_step_is_reported_and_none_is_differentiated() -> None:
+    scan = small_scan()
+    chunks = chunked(scan)
+    seen: list[int] = []
+    start, probes = flat(scan), chunks[0].probes
+    with tf.GradientTape() as tape:
+        tape.watch([start, probes])
+        weight = scan_illumination(chunks, scan.obj.shape)
+        found, _ = accelerated_steps(start, chunks, weight, 3, seen.append)
+    assert seen == [0, 1, 2]
+    assert tape.gradient(found, [start, probes]) == [None, None]

@@ -1,0 +1,47 @@
+"""The published network at its default width leaves its flat start and does not saturate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.job import TrainingJob, training_groups
+from ptycho.scan import open_scan
+from ptycho_torch import engine, schedule
+
+GROUPS = 96
+DEMO = Path(__file__).parents[2] / "datasets" / "demo_64.npz"
+
+
+def saturated_share(folder: Path) -> float:
+    """Share of phases within a tenth of the limit after one epoch at gridsize 2."""
+    scan = open_scan(DEMO)
+    config = TrainingConfig(
+        ModelConfig(N=64, gridsize=2, architecture="cnn"),
+        nepochs=1,
+        batch_size=4,
+        n_groups=GROUPS,
+        output_dir=folder,
+        backend="pytorch",
+        torch_loss_mode="amplitude",
+        intensity_scale_trainable=False,
+    )
+    execution = PyTorchExecutionConfig(logger_backend=None, enable_checkpointing=False, accelerator="cpu")
+    groups, _ = training_groups(scan, config, validate=False)
+    model = engine.fit(TrainingJob(config, execution, scan, groups)).model
+    patterns = torch.from_numpy(np.sqrt(scan.raw.diff3d[groups.indices[:8]].astype(np.float32)))
+    with torch.no_grad():
+        phase = model.network_patches(patterns).angle().abs()
+    return float((phase > 0.9 * np.pi).float().mean())
+
+
+def test_the_default_width_does_not_saturate_in_its_first_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert saturated_share(tmp_path) < 0.05
+    monkeypatch.setattr(schedule, "base_rate", lambda rate, model: 3 * rate)
+    assert saturated_share(tmp_path) > 0.05

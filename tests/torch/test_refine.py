@@ -1,0 +1,113 @@
+"""Facts about the joint refinement of object and probe."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ptycho.geometry import plan_canvas
+from ptycho.job import RefineOptions
+from ptycho.metrics import score
+from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.progress import Progress
+from ptycho.raw_data import RawData
+from ptycho.scan import Scan, prepare_scan
+from ptycho.simulate import SimulationOptions, simulate
+from ptycho_torch.data import PatternStore, ScanChunks
+from ptycho_torch.refine import refine
+from ptycho_torch.solver import accelerated_steps, scan_illumination
+
+KEYS = ("xcoords", "ycoords", "diff3d", "probeGuess", "scan_index", "objectGuess")
+WRONG_BY_WAVES = 0.3
+
+
+def made(**options: float) -> tuple[Scan, dict[str, np.ndarray]]:
+    arrays = simulate(SimulationOptions(n_y=9, n_x=8, seed=4, **options))
+    return prepare_scan(RawData.from_coords_without_pc(**{key: arrays[key] for key in KEYS})), arrays
+
+
+def refined(scan: Scan, n_steps: int) -> tuple[torch.Tensor, torch.Tensor, list[float], np.ndarray]:
+    plan = plan_canvas(scan.positions_yx_px, scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    with PatternStore(scan, Progress()) as store:
+        members = np.arange(scan.n_patterns)
+        chunks = ScanChunks(store, plan, members, torch.from_numpy(scan.probe))
+        found = refine(chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), RefineOptions(n_steps, probe=True))
+    return found.obj, found.probe, found.misfit, plan.origin_yx_px
+
+
+def object_error(obj: torch.Tensor, arrays: dict[str, np.ndarray], origin: np.ndarray) -> float:
+    height, width = obj.shape
+    y, x = np.round(origin).astype(int)
+    truth = arrays["objectGuess"][max(y, 0) : y + height, max(x, 0) : x + width]
+    part = obj.numpy()[: truth.shape[0], : truth.shape[1]]
+    middle = np.zeros(truth.shape, dtype=bool)
+    middle[32:-32, 32:-32] = True
+    return score(part, truth, middle)["complex_nrmse"]
+
+
+def test_a_probe_off_by_defocus_is_mended_and_keeps_its_power() -> None:
+    scan, arrays = made(probe_error_waves=WRONG_BY_WAVES)
+    obj, probe, misfit, origin = refined(scan, 40)
+    plan = plan_canvas(scan.positions_yx_px, scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    with PatternStore(scan, Progress()) as store:
+        chunks = ScanChunks(store, plan, np.arange(scan.n_patterns), torch.from_numpy(scan.probe))
+        weight = scan_illumination(chunks, plan.shape_yx)
+        fixed, _ = accelerated_steps(torch.ones(plan.shape_yx, dtype=torch.complex64), chunks, weight, 40)
+    assert object_error(obj, arrays, origin) < 0.5 * object_error(fixed, arrays, origin)
+    assert misfit[-1] < 0.1 * misfit[0]
+    assert np.isclose(float(probe.abs().square().sum()), (np.abs(scan.probe) ** 2).sum(), rtol=1e-4)
+
+
+def test_refining_a_true_probe_does_no_harm() -> None:
+    scan, arrays = made()
+    obj, probe, _, origin = refined(scan, 40)
+    assert object_error(obj, arrays, origin) < 0.03
+    overlap = np.vdot(probe.numpy(), scan.probe) / np.linalg.norm(probe.numpy()) / np.linalg.norm(scan.probe)
+    assert abs(overlap) > 0.999
+
+
+def test_wrong_positions_are_found_again() -> None:
+    arrays = simulate(SimulationOptions(n_y=9, n_x=8, seed=4))
+    rng = np.random.default_rng(0)
+    errors = rng.uniform(-0.6, 0.6, (2, len(arrays["xcoords"])))
+    errors -= errors.mean(axis=1, keepdims=True)
+    wrong = arrays | {"ycoords": arrays["ycoords"] + errors[0], "xcoords": arrays["xcoords"] + errors[1]}
+    scan = prepare_scan(RawData.from_coords_without_pc(**{key: wrong[key] for key in KEYS}))
+    plan = plan_canvas(scan.positions_yx_px, scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    with PatternStore(scan, Progress()) as store:
+        chunks = ScanChunks(store, plan, np.arange(scan.n_patterns), torch.from_numpy(scan.probe))
+        refine(chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), RefineOptions(100, positions=True))
+        found = chunks.shifts.numpy() - plan.shifts_yx_px
+    left = found.T + errors
+    assert np.sqrt((left**2).mean()) < 0.35 * np.sqrt((errors**2).mean())
+
+
+def test_frame_intensities_are_found_again() -> None:
+    arrays = simulate(SimulationOptions(n_y=9, n_x=8, seed=4))
+    gain = np.random.default_rng(0).uniform(0.8, 1.2, len(arrays["xcoords"]))
+    uneven = arrays | {"diff3d": np.random.default_rng(1).poisson(arrays["diff3d"] * gain[:, None, None] ** 2)}
+    scan = prepare_scan(RawData.from_coords_without_pc(**{key: uneven[key] for key in KEYS}))
+    plan = plan_canvas(scan.positions_yx_px, scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    with PatternStore(scan, Progress()) as store:
+        chunks = ScanChunks(store, plan, np.arange(scan.n_patterns), torch.from_numpy(scan.probe))
+        refine(chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), RefineOptions(60, frames=True))
+        found = chunks.frame_gain.numpy()
+    assert np.corrcoef(found, gain)[0, 1] > 0.98
+    assert np.abs(found / found.mean() - gain / gain.mean()).max() < 0.05
+
+
+def test_poisson_and_total_variation_help_at_low_dose() -> None:
+    scan, arrays = made(photons=5e3)
+    plan = plan_canvas(scan.positions_yx_px, scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    errors = {}
+    with PatternStore(scan, Progress()) as store:
+        for name, options in {
+            "plain": RefineOptions(40),
+            "poisson": RefineOptions(40, likelihood="poisson"),
+            "smooth": RefineOptions(60, likelihood="poisson", tv=1e-2),
+        }.items():
+            chunks = ScanChunks(store, plan, np.arange(scan.n_patterns), torch.from_numpy(scan.probe))
+            found = refine(chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), options)
+            errors[name] = object_error(found.obj, arrays, plan.origin_yx_px)
+    assert errors["poisson"] < errors["plain"]
+    assert errors["smooth"] < 0.75 * errors["plain"]
