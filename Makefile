@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUTPUT ?= demo_output
+# The program our plug-ins are for. It runs on Python 3.11 and later, so do its tests.
+CLIENT := ptychodus==1.7.0; python_version >= "3.11"
+CLIENT_REQUIRED = $(shell $(BIN)/python -c 'import sys; print(",ptychodus" * (sys.version_info >= (3, 11)))')
 
 .PHONY: demo test clean
 
@@ -15,7 +18,7 @@ demo: $(VENV)/torch.stamp
 		--output_dir $(OUTPUT)/pictures --device cpu
 
 test: $(VENV)/all.stamp
-	PTYCHO_REQUIRE=tensorflow,torch $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PTYCHO_REQUIRE=tensorflow,torch$(CLIENT_REQUIRED) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -26,7 +29,8 @@ $(VENV)/torch.stamp: setup.py constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/all.stamp: setup.py constraints.txt | $(VENV)/bin/python
-	$(PIP) -e '.[all,test]'
+	$(PIP) -e '.[all,test,compat]'
+	$(PIP) --no-deps '$(CLIENT)'
 	touch $@ $(VENV)/torch.stamp
 
 clean:

@@ -5,6 +5,21 @@ from setuptools import find_packages, setup
 TORCH = ["torch>=2.6", "lightning>=2.5", "mlflow>=2.20", "tensordict>=0.7", "tensorboard>=2.18"]
 TENSORFLOW = ["tensorflow>=2.19", "keras>=3.8", "mlflow>=2.20"]
 TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9"]
+# What the client needs beside itself. It asks for the whole of pydantic-ai and runs with this part of it, so
+# it is installed without its own requirements: see the Makefile.
+COMPAT = [
+    "pydantic-ai-slim[anthropic,google,mcp,openai]>=1,<3",
+    "colorcet>=3.1",
+    "h5py>=3",
+    "hdf5plugin>=5",
+    "httpx>=0.28",
+    "mlflow-skinny>=2.20",
+    "psutil>=6",
+    "pydantic>=2.10",
+    "scikit-learn>=1.5",
+    "tifffile>=2024.7",
+    "watchdog>=5",
+]
 
 setup(
     name="ptychopinn",
@@ -26,6 +41,7 @@ setup(
         "tensorflow": TENSORFLOW,
         "all": sorted({*TORCH, *TENSORFLOW}),
         "test": TEST,
+        "compat": COMPAT,
     },
     entry_points={
         "console_scripts": [

@@ -19,9 +19,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "datasets" / "demo_64.npz"
-BACKENDS = {"torch": ("torch", "lightning", "tensordict"), "tensorflow": ("tensorflow",)}
-"""Backend -> packages it needs."""
-FOLDERS = {"torch": ("torch",), "tf": ("tensorflow",), "parity": ("torch", "tensorflow")}
+BACKENDS = {
+    "torch": ("torch", "lightning", "tensordict"),
+    "tensorflow": ("tensorflow",),
+    "ptychodus": ("ptychodus", "pydantic_ai", "hdf5plugin", "psutil"),
+}
+"""Backend, or client -> packages it needs."""
+FOLDERS = {
+    "torch": ("torch",),
+    "tf": ("tensorflow",),
+    "parity": ("torch", "tensorflow"),
+    "compat": ("torch", "tensorflow", "ptychodus"),
+}
 """Folder of tests -> backends that everything in it needs."""
 
 # Threads that wait for each other on busy cores make these small problems ten times slower.
