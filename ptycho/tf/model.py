@@ -145,7 +145,7 @@ class PtychoPINN:
         """Merge the patches of every group, where groups are merged, and predict its patterns."""
         patches, light, n_px = self._own_patches(batch), self._light(batch), self.core_config.N
         probes, corners = self._probes(batch), batch["corners"]
-        obj = self._merge(patches, corners, batch["shifts"], probes, batch["shape"])
+        obj = self.merge(patches, corners, batch["shifts"], probes, batch["shape"])
         predicted = physics.diffracted_amplitude(physics.extract_patches(obj, corners, n_px), probes)
         sigma_px = self.core_config.gaussian_smoothing_sigma
         if sigma_px > 0:
@@ -184,10 +184,29 @@ class PtychoPINN:
         return self.generator(amplitude * scale)
 
     @staticmethod
-    def _merge(
+    def merge(
         patches: tf.Tensor, corners: tf.Tensor, shifts: tf.Tensor, probes: tf.Tensor, shape: tf.Tensor
     ) -> tf.Tensor:
-        """Average overlapping patches of a group on its canvas, weighted with the light they saw."""
+        """Average overlapping patches on a canvas, weighted with the light they saw.
+
+        Parameters
+        ----------
+        patches : complex tensor, shape (J, N, N)
+            Each in the frame of its own position [transmission].
+        corners : int64 tensor, shape (J, 2)
+            Canvas index of patch pixel (0, 0).
+        shifts : real tensor, shape (J, 2)
+            Sub-pixel part of every position [px].
+        probes : complex tensor, shape (J, P, N, N) or (1, P, N, N)
+            Probe modes, moved by the shifts.
+        shape : int tensor, shape (2,)
+            Canvas shape (H, W).
+
+        Returns
+        -------
+        complex tensor, shape (H, W)
+            Object [transmission]; 0 where no light fell.
+        """
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         total = physics.weighted_patches(moved, corners, probes, shape)
         weight = physics.illumination(probes, corners, shape)
