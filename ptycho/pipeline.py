@@ -25,6 +25,7 @@ from ptycho.config.config import (
     validate_inference_config,
 )
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
+from ptycho.interrupts import ending_on_sigterm
 from ptycho.job import Reconstruction, RefineOptions, TrainingJob, TrainingResult, subsample, training_groups
 from ptycho.outputs import (
     prepare_folder,
@@ -226,6 +227,7 @@ def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress
     )
 
 
+@ending_on_sigterm()
 def train(
     config: TrainingConfig,
     execution: PyTorchExecutionConfig | None = None,
@@ -339,6 +341,7 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
     )
 
 
+@ending_on_sigterm()
 def infer(
     config: InferenceConfig,
     execution: PyTorchExecutionConfig | None = None,

@@ -23,7 +23,9 @@ OWN_FRAMEWORKS = {
     "ptycho_torch": {"torch", "lightning", "tensordict"},
     "ptycho.tf": {"tensorflow", "keras"},
 }
-SETTINGS = ("ptycho", "ptycho.errors", "ptycho.params", "ptycho.progress", "ptycho.config")
+SETTINGS = (
+    "ptycho", "ptycho.errors", "ptycho.interrupts", "ptycho.params", "ptycho.progress", "ptycho.config",
+)
 PIPELINE = ("ptycho.pipeline", "ptycho.outputs", "ptycho.evaluate")
 DOORS = ("ptycho.train", "ptycho.inference", "ptycho_torch.train", "ptycho_torch.inference")
 FACADES = (

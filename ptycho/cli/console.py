@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ptycho.progress import Phase, Progress
 
-EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 PLAIN_INTERVAL_S = 30.0
 """Seconds between two lines of a long phase where the output is a file."""
 
@@ -137,9 +137,10 @@ def run_command(action: Callable[[], None], *, debug: bool) -> int:
     Returns
     -------
     int
-        0 done, 2 bad input, 130 interrupted, 1 our fault.
+        0 done, 2 bad input, 130 interrupted, 143 told to end, 1 our fault.
     """
     from ptycho.errors import MissingPackageError, PtychoError
+    from ptycho.interrupts import Terminated
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -157,10 +158,10 @@ def run_command(action: Callable[[], None], *, debug: bool) -> int:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         print("interrupted: the last finished epoch is in <output_dir>/checkpoints/last.ckpt; go on from it with "
               "--resume", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except Exception as error:
         if debug:
             raise

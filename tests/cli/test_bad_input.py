@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptycho.interrupts import Terminated
 from ptycho.npz import read_npz, write_npz
 
 Command = Callable[..., Any]
@@ -334,14 +335,20 @@ def test_our_own_fault_is_status_1_in_one_line(
     assert "--debug" in line
 
 
-def test_an_interruption_is_status_130_and_says_how_to_go_on(
-    small_scan: Path, train_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_an_interruption_has_its_status_and_says_how_to_go_on(
+    stop: type[BaseException],
+    code: int,
+    small_scan: Path,
+    train_command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(job: object) -> None:
-        raise KeyboardInterrupt
+        raise stop
 
     monkeypatch.setattr("ptycho_torch.engine.fit", interrupted)
     done = train_command(small_scan, tmp_path / "out")
-    assert done.code == 130
+    assert done.code == code
     assert "--resume" in done.err
     assert len(done.err.splitlines()) == 1

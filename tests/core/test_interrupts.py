@@ -1,0 +1,91 @@
+"""SIGTERM: sent for real, to a process that waits or to this one."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from ptycho.interrupts import Terminated, ending_on_sigterm
+
+WAITING = """
+import signal, sys, time
+from ptycho.interrupts import ending_on_sigterm
+with ending_on_sigterm():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaned", flush=True)
+        {after}
+"""
+
+
+def _told_to_end(after: str, times: int) -> tuple[int, str, str]:
+    """Start a process that waits, send it SIGTERM as often as asked; return status and streams."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING.format(after=after)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for awaited in ("ready", "cleaned")[:times]:
+        assert process.stdout.readline().strip() == awaited
+        process.terminate()
+    out, err = process.communicate(timeout=30)
+    return process.returncode, out, err
+
+
+def test_sigterm_unwinds_a_run() -> None:
+    code, out, err = _told_to_end("", times=1)
+    assert (code, out.split()) == (1, ["cleaned"])
+    assert "Terminated: the run was told to end (SIGTERM)." in err
+
+
+def test_a_second_sigterm_kills() -> None:
+    code, out, _ = _told_to_end("time.sleep(60)", times=2)
+    assert (code, out) == (-signal.SIGTERM, "")
+
+
+def test_the_default_comes_back_and_the_block_can_be_used_again() -> None:
+    for _ in range(2):
+        with pytest.raises(Terminated), ending_on_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_handler_of_the_host_stays_in_force() -> None:
+    heard: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with ending_on_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert heard == [signal.SIGTERM]
+
+
+def test_a_block_inside_another_leaves_the_signal_to_the_outer_one() -> None:
+    with ending_on_sigterm():
+        outer = signal.getsignal(signal.SIGTERM)
+        with ending_on_sigterm():
+            assert signal.getsignal(signal.SIGTERM) is outer
+        assert signal.getsignal(signal.SIGTERM) is outer
+
+
+def test_it_can_be_used_outside_the_main_thread() -> None:
+    done: list[str] = []
+
+    def work() -> None:
+        with ending_on_sigterm():
+            done.append("worked")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == ["worked"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
