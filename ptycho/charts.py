@@ -37,8 +37,10 @@ def save_frc_png(curve: FRC, path: str | Path, title: str) -> Path:
     resolution = curve.resolution_px
     if resolution is not None:
         axes.axvline(1 / resolution, color="0.5", linewidth=0.8)
-    text = "above half-bit up to Nyquist" if resolution is None else f"crosses half-bit at a period of {resolution:.2f} px"
-    axes.set_title(f"Fourier ring correlation, {title}: {text}", fontsize=10)
+    crossing = "above half-bit up to Nyquist"
+    if resolution is not None:
+        crossing = f"half-bit at a period of {resolution:.2f} px"
+    axes.set_title(f"Fourier ring correlation, {title}: {crossing}", fontsize=10)
     axes.set_xlabel("spatial frequency [cycles / px]")
     axes.set_ylabel("correlation")
     axes.set_xlim(0, 0.5)
@@ -48,7 +50,9 @@ def save_frc_png(curve: FRC, path: str | Path, title: str) -> Path:
     return save_figure(figure, path)
 
 
-def save_residual_map_png(positions_yx_px: NDArray[np.float64], misfit: NDArray[Any], path: str | Path) -> Path:
+def save_residual_map_png(
+    positions_yx_px: NDArray[np.float64], misfit: NDArray[Any], path: str | Path
+) -> Path:
     """Write how badly every pattern is explained, at its scan position.
 
     Parameters

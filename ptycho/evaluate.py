@@ -1,27 +1,36 @@
-"""Judge a reconstruction: against a truth, against another one, against its own patterns, or by two half scans."""
+"""Judge a reconstruction: by a truth, by another one, by its own patterns, or by two half scans."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.comparison import (
+    check_patterns,
+    correlate,
+    on_canvas_of,
+    pattern_residuals,
+    read_reconstruction,
+    scan_positions,
+    stored_domain,
+)
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.errors import DataError
-from ptycho.job import SCANNED_SHARE, Reconstruction
-from ptycho.metrics import FRC, fit_gauge, fourier_ring_correlation, gauge_fit_region, score
-from ptycho.npz import npz_headers, read_npz
+from ptycho.errors import ConfigError, DataError
+from ptycho.gauge import solve_gauge
+from ptycho.job import Reconstruction, RefineOptions
+from ptycho.metrics import FRC, score_aligned
+from ptycho.npz import atomic_path
 from ptycho.outputs import prepare_folder, truth_on_canvas, write_json
 from ptycho.progress import Progress
-from ptycho.scan import Scan, open_scan
+from ptycho.scan import Scan, masked, open_scan
 
-REQUIRED = ("object", "coverage", "origin_yx_px", "probe", "pattern_index")
-CHUNK = 64
-"""Patterns compared at a time."""
+HALF_COVERAGE = 0.5
+"""Factor on the coverage of a half scan before it counts as scanned: it has holes at the rim."""
 
 
 @dataclass
@@ -40,115 +49,34 @@ class Evaluation:
     files: list[Path] = field(default_factory=list)
 
 
-def read_reconstruction(path: str | Path) -> Reconstruction:
-    """Read a ``reconstruction.npz``.
+@dataclass(frozen=True)
+class Rival:
+    """What a reconstruction is compared with, on its canvas.
 
-    Parameters
+    Attributes
     ----------
-    path : path-like
-        The file, or the folder that holds it.
-
-    Returns
-    -------
-    Reconstruction
-        Object and its place.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, or holds something else.
-    """
-    path = Path(path)
-    path = path / "reconstruction.npz" if path.is_dir() else path
-    missing = [key for key in REQUIRED if key not in npz_headers(path)]
-    if missing:
-        raise DataError(
-            f"{path}: not a reconstruction (key {missing[0]!r} is missing, expected {', '.join(REQUIRED)}). "
-            "Name a reconstruction.npz that an inference wrote."
-        )
-    found = read_npz(path, REQUIRED)
-    return Reconstruction(
-        found["object"], found["coverage"], found["origin_yx_px"], found["probe"], found["pattern_index"], 0.0
-    )
-
-
-def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Lay another reconstruction on the canvas of the first, to whole pixels.
-
-    Parameters
-    ----------
-    other, found : Reconstruction
-        The two; a fraction of a pixel between them is left to the gauge fit.
-
-    Returns
-    -------
-    obj, mask : complex array and bool array, shape (H, W)
-        The other object (1 where it has none), and the pixels both have scanned.
-    """
-    offset = np.round(found.origin_yx_px - other.origin_yx_px).astype(int)
-    height, width = found.obj.shape
-    rows, columns = np.arange(height) + offset[0], np.arange(width) + offset[1]
-    inside = np.ix_((rows >= 0) & (rows < other.obj.shape[0]), (columns >= 0) & (columns < other.obj.shape[1]))
-    obj = np.ones((height, width), dtype=np.complex128)
-    seen = np.zeros((height, width), dtype=bool)
-    source = np.ix_(rows[inside[0][:, 0]], columns[inside[1][0]])
-    obj[inside], seen[inside] = other.obj[source], other.scanned[source]
-    return obj, seen & found.scanned
-
-
-def pattern_residuals(found: Reconstruction, scan: Scan) -> NDArray[np.float64]:
-    """Return how badly each pattern is explained: its amplitude misfit relative to its energy (eq. 7a).
-
-    Parameters
-    ----------
-    found : Reconstruction
-        Object, probe and place.
-    scan : Scan
-        Measured patterns.
-
-    Returns
-    -------
-    float64 array, shape (J,)
-        One number for each pattern that took part; about a quarter of the lit pixels over the counts is noise.
-    """
-    from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
-    from ptycho.scaling import measured_amplitude
-
-    corners_px = scan.positions_yx_px[found.members] - (scan.n_px - 1) / 2 - found.origin_yx_px
-    corners = np.floor(corners_px + 0.5).astype(np.int64)
-    parts = []
-    for start in range(0, len(corners), CHUNK):
-        part = slice(start, start + CHUNK)
-        patches = extract_patches(found.obj, corners[part], scan.n_px)
-        probes = shift_field(found.probe, corners_px[part] - corners[part])
-        predicted = diffracted_amplitude(patches, probes)
-        measured = measured_amplitude(scan.raw.diff3d[found.members[part]], scan.record)
-        energy = (measured.astype(np.float64) ** 2).sum(axis=(1, 2))
-        parts.append(((predicted - measured) ** 2).sum(axis=(1, 2)) / np.maximum(energy, 1e-12))
-    return np.concatenate(parts)
-
-
-def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]) -> FRC:
-    """Return the Fourier ring correlation of two objects inside the largest scanned box.
-
-    Parameters
-    ----------
-    a, b : complex array, shape (H, W)
-        Objects in one gauge.
+    name : str
+        Prefix of scores and files.
+    obj : complex array, shape (H, W)
+        Object [transmission].
     mask : bool array, shape (H, W)
-        Scanned pixels.
-
-    Returns
-    -------
-    FRC
-        Correlation by frequency [cycles / px] with the half-bit curve.
+        Pixels to judge.
     """
-    rows, columns = gauge_fit_region(mask)
-    return fourier_ring_correlation(a[rows, columns], b[rows, columns])
+
+    name: str
+    obj: NDArray[Any]
+    mask: NDArray[np.bool_]
 
 
 def split_halves(
-    model_path: Path, scan: Scan, backend: str, execution: PyTorchExecutionConfig, progress: Progress, seed: int
+    model_path: Path,
+    scan: Scan,
+    backend: str,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+    *,
+    seed: int = 42,
+    polish: RefineOptions | None = None,
 ) -> tuple[Reconstruction, Reconstruction]:
     """Reconstruct a scan twice, each time from a random half of its patterns.
 
@@ -166,20 +94,37 @@ def split_halves(
         Told what goes on.
     seed : int
         Seed of the split.
+    polish : RefineOptions, optional
+        Refine both halves by the forward model.
 
     Returns
     -------
     tuple of Reconstruction
         The two halves.
+
+    Raises
+    ------
+    PtychoError
+        If there is no model, or it does not fit the patterns.
     """
     pipeline = importlib.import_module("ptycho.pipeline")
     engine = pipeline.load_engine(backend)
     model = engine.load(pipeline.find_model(model_path, backend))
+    settings = engine.core_config(model)
+    pipeline.check_size(scan, settings.N, f"the model {model_path}")
+    needed = settings.gridsize**2
+    if scan.n_patterns // 2 < needed:
+        raise DataError(
+            f"{scan.name}: too few patterns for two halves (got {scan.n_patterns}, expected at least "
+            f"{2 * needed}). Leave --model-path out."
+        )
+    scan = replace(scan, probe=masked(scan.probe, settings))
     order = np.random.default_rng(seed).permutation(scan.n_patterns)
     middle = len(order) // 2
     first, second = np.sort(order[:middle]), np.sort(order[middle:])
     one, two = (
-        engine.reconstruct(model, scan, members, execution=execution, progress=progress) for members in (first, second)
+        engine.reconstruct(model, scan, members, execution=execution, progress=progress, polish=polish)
+        for members in (first, second)
     )
     return one, two
 
@@ -194,8 +139,9 @@ def evaluate(
     model_path: Path | None = None,
     backend: str = "pytorch",
     execution: PyTorchExecutionConfig | None = None,
-    domain: Any = None,
+    domain: Literal["counts", "amplitude"] | None = None,
     seed: int = 42,
+    polish: RefineOptions | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Judge a reconstruction in every way the given files allow.
@@ -205,7 +151,7 @@ def evaluate(
     reconstruction : Path
         ``reconstruction.npz`` or its folder.
     output_dir : Path
-        Where ``metrics.json``, ``metrics.csv`` and the pictures go.
+        Where ``metrics.json``, ``metrics.csv``, ``metrics.md``, curves and pictures go.
     truth : Path, optional
         Data file whose ``objectGuess`` is the known truth.
     reference : Path, optional
@@ -219,9 +165,11 @@ def evaluate(
     execution : PyTorchExecutionConfig, optional
         Accelerator.
     domain : {'counts', 'amplitude'}, optional
-        What the patterns hold.
+        What the patterns hold; by default what they held when the reconstruction was made.
     seed : int
         Seed of the split.
+    polish : RefineOptions, optional
+        How the half scans are refined by the forward model.
     progress : Progress, optional
         Told what goes on.
 
@@ -232,18 +180,62 @@ def evaluate(
 
     Raises
     ------
-    DataError
+    PtychoError
         If a file does not fit, or there is nothing to compare with.
     """
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig(logger_backend=None)
+    _check_request(reconstruction, truth, reference, test_data, model_path, polish)
     found = read_reconstruction(reconstruction)
-    if truth is None and reference is None and test_data is None:
-        raise DataError(
-            f"{reconstruction}: nothing to compare with (got neither --truth, --reference nor --test_data, expected at "
-            "least one). Name one."
-        )
+    rivals = _rivals(found, truth, reference)
+    scan = None
+    if test_data is not None:
+        scan = open_scan(test_data, domain=domain or stored_domain(reconstruction))
+        check_patterns(found, scan)
     folder = prepare_folder(output_dir)
+    halves = None
+    if scan is not None and model_path is not None:
+        halves = split_halves(model_path, scan, backend, execution, progress, seed=seed, polish=polish)
     result = Evaluation()
+    for rival in rivals:
+        _compare(result, folder, found, rival)
+    if scan is not None:
+        _judge_patterns(result, folder, found, scan, progress)
+    if halves is not None:
+        _judge_halves(result, folder, *halves)
+    tables = [write_json(folder / "metrics.json", result.scores), *_write_tables(folder, result.scores)]
+    result.files[:0] = tables
+    return result
+
+
+def _check_request(
+    reconstruction: Path,
+    truth: Path | None,
+    reference: Path | None,
+    test_data: Path | None,
+    model_path: Path | None,
+    polish: RefineOptions | None,
+) -> None:
+    """Refuse a request that judges nothing, or that would leave out what was asked for."""
+    if truth is None and reference is None and test_data is None:
+        raise ConfigError(
+            f"{reconstruction}: nothing to compare with (got neither --truth, --reference nor --test-data, "
+            "expected at least one). Name one."
+        )
+    if model_path is not None and test_data is None:
+        raise ConfigError(
+            f"{model_path}: a model needs patterns to split in halves (got no --test-data, expected a file). "
+            "Pass --test-data."
+        )
+    if polish is not None and model_path is None:
+        raise ConfigError(
+            f"half scans: --refine needs them (got {polish.steps} steps and no --model-path, expected a "
+            "trained model). Pass --model-path."
+        )
+
+
+def _rivals(found: Reconstruction, truth: Path | None, reference: Path | None) -> list[Rival]:
+    """Read what the reconstruction is compared with, on its canvas."""
+    rivals = []
     if truth is not None:
         known = truth_on_canvas(truth, found)
         if known is None:
@@ -251,62 +243,95 @@ def evaluate(
                 f"{truth}: the file does not hold a known truth (expected objectGuess with object_is_truth). "
                 "Pass --reference with another reconstruction instead."
             )
-        _compare(result, folder, found, *known, "truth")
+        rivals.append(Rival("truth", *known))
     if reference is not None:
-        _compare(result, folder, found, *on_canvas_of(read_reconstruction(reference), found), "reference")
-    if test_data is not None:
-        scan = open_scan(test_data, domain=domain)
-        _judge_patterns(result, folder, found, scan)
-        if model_path is not None:
-            one, two = split_halves(model_path, scan, backend, execution, progress, seed)
-            _judge_halves(result, folder, one, two)
-    result.files.insert(0, write_json(folder / "metrics.json", result.scores))
-    result.files.insert(1, _write_table(folder / "metrics.csv", result.scores))
-    return result
+        rivals.append(Rival("reference", *on_canvas_of(read_reconstruction(reference), found)))
+    for rival, path in zip(rivals, (path for path in (truth, reference) if path is not None), strict=True):
+        if not rival.mask.any():
+            raise DataError(
+                f"{path}: it does not overlap the reconstruction (got 0 shared pixels, expected > 0). "
+                "Name one of the same field."
+            )
+    return rivals
 
 
-def _compare(
-    result: Evaluation, folder: Path, found: Reconstruction, truth: NDArray[Any], mask: NDArray[np.bool_], name: str
-) -> None:
-    from ptycho.charts import save_frc_png
+def _compare(result: Evaluation, folder: Path, found: Reconstruction, rival: Rival) -> None:
+    """Score a reconstruction against a rival; write the pictures and the correlation."""
     from ptycho.figures import save_comparison_png
 
-    aligned = fit_gauge(found.obj, truth, mask)
-    scores = score(found.obj, truth, mask)
-    result.scores.update({f"{name}_{key}": value for key, value in scores.items()})
-    result.files.append(save_comparison_png(aligned, truth, folder / f"comparison_{name}.png", scores=scores, mask=mask))
-    result.files.append(save_frc_png(correlate(aligned, truth, mask), folder / f"frc_{name}.png", f"against the {name}"))
+    fit = solve_gauge(found.obj, rival.obj, rival.mask)
+    scores = score_aligned(fit.obj, rival.obj, rival.mask)
+    gauge = {
+        "gauge_scale": abs(fit.scale),
+        "gauge_shift_y_px": float(fit.shift_yx_px[0]),
+        "gauge_shift_x_px": float(fit.shift_yx_px[1]),
+        "gauge_ramp_y_rad_per_px": float(fit.ramp_yx_rad_per_px[0]),
+        "gauge_ramp_x_rad_per_px": float(fit.ramp_yx_rad_per_px[1]),
+    }
+    result.scores.update({f"{rival.name}_{key}": value for key, value in {**scores, **gauge}.items()})
+    picture, names = folder / f"comparison_{rival.name}.png", ("reconstruction", rival.name)
+    result.files.append(save_comparison_png(fit.obj, rival.obj, picture, scores, rival.mask, names))
+    curve = correlate(fit.obj, rival.obj, rival.mask)
+    result.files += _write_correlation(folder, curve, rival.name, f"against the {rival.name}")
 
 
-def _judge_patterns(result: Evaluation, folder: Path, found: Reconstruction, scan: Scan) -> None:
+def _judge_patterns(
+    result: Evaluation, folder: Path, found: Reconstruction, scan: Scan, progress: Progress
+) -> None:
+    """Score every pattern by how well the reconstruction explains it; write the map over the scan."""
     from ptycho.charts import save_residual_map_png
 
-    misfit = pattern_residuals(found, scan)
-    worst = int(found.members[int(np.argmax(misfit))])
+    misfit = pattern_residuals(found, scan, progress)
     result.scores.update(
-        residual_mean=float(misfit.mean()), residual_median=float(np.median(misfit)), residual_max=float(misfit.max()),
-        residual_worst_pattern=float(worst),
+        residual_mean=float(misfit.mean()),
+        residual_median=float(np.median(misfit)),
+        residual_max=float(misfit.max()),
+        residual_worst_pattern=float(found.members[int(np.argmax(misfit))]),
     )
-    positions = scan.positions_yx_px[found.members]
+    positions = scan_positions(found, scan)
     result.files.append(save_residual_map_png(positions, misfit, folder / "residuals.png"))
+    columns = np.stack([found.members, positions[:, 0], positions[:, 1], misfit], axis=1)
+    result.files.append(_write_columns(folder / "residuals.csv", "pattern,y_px,x_px,misfit", columns))
 
 
 def _judge_halves(result: Evaluation, folder: Path, one: Reconstruction, two: Reconstruction) -> None:
+    """Score two half scans against each other: the resolution both of them reach."""
+    from ptycho.figures import save_comparison_png
+
+    one, two = (replace(half, coverage=HALF_COVERAGE * half.coverage) for half in (one, two))
+    other, mask = on_canvas_of(two, one)
+    fit = solve_gauge(one.obj, other, mask)
+    scores = score_aligned(fit.obj, other, mask)
+    result.scores["half_scan_resolution_px"] = scores["frc_resolution_px"]
+    result.scores["half_scan_complex_nrmse"] = scores["complex_nrmse"]
+    picture, names = folder / "comparison_half_scans.png", ("first half", "second half")
+    result.files.append(save_comparison_png(fit.obj, other, picture, scores, mask, names))
+    curve = correlate(fit.obj, other, mask)
+    result.files += _write_correlation(folder, curve, "half_scans", "two half scans")
+
+
+def _write_correlation(folder: Path, curve: FRC, name: str, title: str) -> list[Path]:
+    """Write a ring correlation as a picture and as numbers."""
     from ptycho.charts import save_frc_png
 
-    other, mask = on_canvas_of(two, one)
-    # Half a scan leaves holes at the rim; only what both halves saw well is compared.
-    mask &= one.coverage >= 2 * SCANNED_SHARE
-    curve = correlate(fit_gauge(one.obj, other, mask), other, mask)
-    resolution = curve.resolution_px
-    result.scores["half_scan_resolution_px"] = 2.0 if resolution is None else resolution
-    result.files.append(save_frc_png(curve, folder / "frc_half_scans.png", "two half scans"))
+    columns = np.stack([curve.frequency_cycles_per_px, curve.correlation, curve.half_bit], axis=1)
+    header = "frequency_cycles_per_px,correlation,half_bit"
+    picture = save_frc_png(curve, folder / f"frc_{name}.png", title)
+    return [picture, _write_columns(folder / f"frc_{name}.csv", header, columns)]
 
 
-def _write_table(path: Path, scores: dict[str, float]) -> Path:
-    from ptycho.npz import atomic_path
-
+def _write_columns(path: Path, header: str, columns: NDArray[np.float64]) -> Path:
     with atomic_path(path) as temporary:
-        lines = ["metric,value", *(f"{name},{value:.6g}" for name, value in scores.items())]
-        Path(temporary).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        np.savetxt(temporary, columns, delimiter=",", header=header, comments="", fmt="%.6g")
     return path
+
+
+def _write_tables(folder: Path, scores: dict[str, float]) -> list[Path]:
+    """Write the scores as comma-separated values and as a table for a report."""
+    csv = "".join(f"{name},{value:.8g}\n" for name, value in scores.items())
+    report = "".join(f"| {name} | {value:.6g} |\n" for name, value in scores.items())
+    tables = {"metrics.csv": "metric,value\n" + csv, "metrics.md": "| metric | value |\n|---|---|\n" + report}
+    for name, text in tables.items():
+        with atomic_path(folder / name) as temporary:
+            Path(temporary).write_text(text, encoding="utf-8")
+    return [folder / name for name in tables]

@@ -245,7 +245,8 @@ def _score_line(scores: Mapping[str, float]) -> str:
 
 def save_comparison_png(obj: ComplexArray, truth: ComplexArray, path: str | Path,
                         scores: Mapping[str, float] | None = None,
-                        mask: NDArray[Any] | None = None) -> Path:
+                        mask: NDArray[Any] | None = None,
+                        names: tuple[str, str] = ("reconstruction", "truth")) -> Path:
     """Write truth, reconstruction and difference side by side, amplitude above phase.
 
     Truth and reconstruction share the truth's colour limits; both are turned by the truth's mean phase.
@@ -261,6 +262,8 @@ def save_comparison_png(obj: ComplexArray, truth: ComplexArray, path: str | Path
         Metrics for the title.
     mask : bool array, shape (H, W), optional
         Region that is shown; everything when None.
+    names : tuple of str
+        What the two are called.
 
     Returns
     -------
@@ -290,7 +293,7 @@ def save_comparison_png(obj: ComplexArray, truth: ComplexArray, path: str | Path
     grid = figure.subplots(2, 3)
     for row, (name, unit, cmap, known, found, difference) in enumerate(rows):
         spread = max(abs(v) for v in _limits(difference))
-        columns = (("truth", known, _limits(known), cmap), ("reconstruction", found, _limits(known), cmap),
+        columns = ((names[1], known, _limits(known), cmap), (names[0], found, _limits(known), cmap),
                    ("difference", difference, (-spread, spread), "RdBu_r"))
         for axes, (kind, values, limits, colours) in zip(grid[row], columns, strict=True):
             image = _draw_map(axes, values, region, limits, cmap=colours)

@@ -23,12 +23,42 @@ EDGE_PAD_PX = 32
 MAX_REFINEMENTS = 30
 
 
+class GaugeFit(NamedTuple):
+    """An object without its gauge, and the gauge that was removed.
+
+    Attributes
+    ----------
+    obj : complex array, shape (H, W)
+        Aligned object.
+    scale : complex
+        Factor that was applied.
+    ramp_yx_rad_per_px : float64 array, shape (2,)
+        Phase ramp that was taken out [rad / px].
+    shift_yx_px : float64 array, shape (2,)
+        Displacement that was applied to the content [px].
+    """
+
+    obj: ComplexArray
+    scale: complex
+    ramp_yx_rad_per_px: FloatArray
+    shift_yx_px: FloatArray
+
+
 class _Gauge(NamedTuple):
     """Ramp [rad/px] and shift [px] to remove; ``pad`` 0 shifts periodically, > 0 over a mirrored edge."""
 
     ramp_yx: FloatArray
     shift_yx: FloatArray
     pad: int
+
+
+class _Fit(NamedTuple):
+    """A gauge, the image after it, the scale that suits it best, and the squared error left."""
+
+    image: NDArray[np.complex128]
+    error: float
+    scale: complex
+    gauge: _Gauge
 
 
 def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None) -> BoolArray:
@@ -122,14 +152,13 @@ def _apply(obj: NDArray[Any], gauge: _Gauge) -> NDArray[np.complex128]:
     return moved[gauge.pad:gauge.pad + height, gauge.pad:gauge.pad + width] + mean
 
 
-def _scaled(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray,
-            gauge: _Gauge) -> tuple[NDArray[np.complex128], float]:
-    """Apply a gauge and the complex scale that suits it best; return the image and its squared error."""
+def _scaled(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray, gauge: _Gauge) -> _Fit:
+    """Apply a gauge and the complex scale that suits it best."""
     moved = _apply(obj, gauge)
     a, t = moved[mask], truth[mask]
     energy = float(np.vdot(a, a).real)
-    scale = np.vdot(a, t) / energy if energy > 0 else 1.0
-    return moved * scale, float(np.sum(np.abs(a * scale - t) ** 2))
+    scale = complex(np.vdot(a, t)) / energy if energy > 0 else 1.0 + 0j
+    return _Fit(moved * scale, float(np.sum(np.abs(a * scale - t) ** 2)), scale, gauge)
 
 
 def _shift_candidates(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray) -> list[FloatArray]:
@@ -179,28 +208,42 @@ def _newton_step(image: NDArray[Any], truth: NDArray[Any], mask: BoolArray, *, r
 
 
 def _refine(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray, gauge: _Gauge, *, ramp: bool,
-            shift: bool) -> tuple[NDArray[np.complex128], float]:
+            shift: bool) -> _Fit:
     """Descend by damped Gauss-Newton steps; a step that does not lower the error is halved, then refused."""
-    image, error = _scaled(obj, truth, mask, gauge)
+    best = _scaled(obj, truth, mask, gauge)
     for _ in range(MAX_REFINEMENTS):
-        d_ramp, d_shift = _newton_step(image, truth, mask, ramp=ramp, shift=shift)
+        d_ramp, d_shift = _newton_step(best.image, truth, mask, ramp=ramp, shift=shift)
         for fraction in (1.0, 0.5, 0.25, 0.125):
-            trial = gauge._replace(ramp_yx=gauge.ramp_yx + fraction * d_ramp,
-                                   shift_yx=gauge.shift_yx + fraction * d_shift)
-            trial_image, trial_error = _scaled(obj, truth, mask, trial)
-            if trial_error < error:
+            step = best.gauge._replace(ramp_yx=best.gauge.ramp_yx + fraction * d_ramp,
+                                       shift_yx=best.gauge.shift_yx + fraction * d_shift)
+            trial = _scaled(obj, truth, mask, step)
+            if trial.error < best.error:
                 break
         else:
             break
-        gain, gauge, image, error = error - trial_error, trial, trial_image, trial_error
-        if gain <= 1e-7 * error:
+        gain, best = best.error - trial.error, trial
+        if gain <= 1e-7 * best.error:
             break
-    return image, error
+    return best
 
 
 def fit_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None, *,
               ramp: bool = True, shift: bool = True) -> ComplexArray:
-    r"""Return the object with the ambiguities of ptychography fitted to the truth and removed.
+    """Return the object with the ambiguities of ptychography fitted to the truth and removed.
+
+    Arguments and errors are those of ``solve_gauge``; this is its object alone.
+
+    Returns
+    -------
+    complex array, shape (H, W)
+        Aligned object, in the precision of ``obj``.
+    """
+    return solve_gauge(obj, truth, mask, ramp=ramp, shift=shift).obj
+
+
+def solve_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None, *,
+                ramp: bool = True, shift: bool = True) -> GaugeFit:
+    r"""Fit the ambiguities of ptychography to the truth and remove them.
 
     .. math:: \min_{c, k, s} \sum_{r \in mask} |c\,S_s[e^{-i k \cdot r} O](r) - T(r)|^2
 
@@ -221,9 +264,9 @@ def fit_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None 
 
     Returns
     -------
-    complex array, shape (H, W)
-        Aligned object, in the precision of ``obj``. Pixels that are not finite (outside the mask) come
-        back as the mean of the region.
+    GaugeFit
+        Aligned object, in the precision of ``obj``, and what was removed. Pixels that are not finite
+        (outside the mask) come back as the mean of the region.
 
     Raises
     ------
@@ -238,9 +281,10 @@ def fit_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None 
     for guess in _shift_candidates(o, t, mask) if shift else [np.zeros(2)]:
         moved = _apply(o, _Gauge(np.zeros(2), guess, 0))
         gauge = _Gauge(_peak_ramp(moved, t, mask) if ramp else np.zeros(2), guess, 0)
-        trials.append((_scaled(o, t, mask, gauge)[1], gauge))
-    start = min(trials, key=lambda trial: trial[0])[1]
+        trials.append(_scaled(o, t, mask, gauge))
+    start = min(trials, key=lambda trial: trial.error).gauge
     pads = {0, min(EDGE_PAD_PX, *obj.shape)} if shift else {0}
     fits = [_refine(o, t, mask, start._replace(pad=pad), ramp=ramp, shift=shift) for pad in sorted(pads)]
-    image = min(fits, key=lambda fit: fit[1])[0]
-    return image.astype(np.result_type(obj.dtype, np.complex64))
+    best = min(fits, key=lambda fit: fit.error)
+    image = best.image.astype(np.result_type(obj.dtype, np.complex64))
+    return GaugeFit(image, best.scale, best.gauge.ramp_yx, best.gauge.shift_yx)

@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
 
 __all__ = ["FRC", "amplitude_mae", "complex_nrmse", "fit_gauge", "fourier_ring_correlation",
-           "gauge_fit_region", "phase_mae", "psnr", "score", "ssim"]
+           "gauge_fit_region", "phase_mae", "psnr", "score", "score_aligned", "ssim"]
 
 SSIM_WINDOW_PX = 7
 ROUNDING = 1e-6  # of the amplitude, or in rad: a truth that varies less is constant in single precision
@@ -257,14 +257,30 @@ def _levelled(values: FloatArray, mask: NDArray[np.bool_], scale: float) -> Floa
 def score(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None) -> dict[str, float]:
     """Fit the gauge, then return every metric inside the mask.
 
+    Arguments and errors are those of ``score_aligned`` and ``fit_gauge``.
+
+    Returns
+    -------
+    dict of str to float
+        As ``score_aligned``.
+    """
+    mask = checked_mask("score", obj, truth, mask)
+    return score_aligned(fit_gauge(obj, truth, mask), truth, mask)
+
+
+def score_aligned(
+    aligned: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None
+) -> dict[str, float]:
+    """Return every metric inside the mask for an object whose gauge is fitted already.
+
     Both objects are turned by the truth's mean phase, and the phase of the reconstruction is taken on the
     truth's branch (truth + wrapped difference), so that PSNR and SSIM of the phase see no wrap that only
     one of the two maps has.
 
     Parameters
     ----------
-    obj, truth : complex array, shape (H, W)
-        Reconstructed and known object [transmission].
+    aligned, truth : complex array, shape (H, W)
+        Reconstructed object in the gauge of the truth, and known object [transmission].
     mask : bool array, shape (H, W), optional
         Scanned region; everything when None.
 
@@ -280,10 +296,10 @@ def score(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = No
     Raises
     ------
     DataError
-        As ``fit_gauge``, ``ssim`` and ``fourier_ring_correlation``.
+        If the arrays do not fit together, or as ``ssim`` and ``fourier_ring_correlation``.
     """
-    mask = checked_mask("score", obj, truth, mask)
-    aligned = fit_gauge(obj, truth, mask).astype(np.complex128)
+    mask = checked_mask("score", aligned, truth, mask)
+    aligned = aligned.astype(np.complex128)
     known = np.where(mask, truth, truth[mask].mean()).astype(np.complex128)
     aligned = np.where(mask, aligned, aligned[mask].mean())
     turn = np.exp(-1j * np.angle(known[mask].sum()))

@@ -25,23 +25,31 @@ def build_parser() -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog="ptycho_evaluate",
-        description="Score a reconstruction against a truth, another reconstruction, its own patterns, or by two half "
-        "scans.",
+        description="Score a reconstruction: against a truth, against another one, by its own patterns, or "
+        "by two half scans.",
         epilog=EPILOG,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--reconstruction", type=Path, metavar="PATH", help="reconstruction.npz or its folder (required)")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where the numbers and pictures go (required)")
-    parser.add_argument("--truth", type=Path, metavar="NPZ", help="data file that holds the known truth")
-    parser.add_argument("--reference", type=Path, metavar="PATH", help="another reconstruction to compare with")
-    parser.add_argument("--test-data", type=Path, metavar="NPZ", help="data file it was made from: misfit per pattern")
-    parser.add_argument("--model-path", type=Path, metavar="PATH",
-                        help="trained model: with --test_data, a resolution from two half scans, without any truth")
-    parser.add_argument("--backend", metavar="NAME", help="pytorch or tensorflow (default pytorch)")
-    parser.add_argument("--accelerator", metavar="NAME", help="auto, cpu, gpu, cuda or mps (default auto)")
-    parser.add_argument("--measurement-domain", metavar="NAME", help="counts or amplitude; decided from the file by default")
-    parser.add_argument("--seed", type=int, metavar="S", help="seed of the split (default 42)")
+    files = parser.add_argument_group("files")
+    for flag, kind, text in (
+        ("reconstruction", "PATH", "reconstruction.npz or its folder (required)"),
+        ("output-dir", "DIR", "where the numbers and pictures go (required)"),
+        ("truth", "NPZ", "data file that holds the known truth"),
+        ("reference", "PATH", "another reconstruction to compare with"),
+        ("test-data", "NPZ", "data file it was made from: misfit of every pattern"),
+    ):
+        files.add_argument(f"--{flag}", type=Path, metavar=kind, help=text)
+    files.add_argument("--measurement-domain", metavar="NAME",
+                       help="counts or amplitude; by default as when the reconstruction was made")
+    halves = parser.add_argument_group("two half scans, with --test-data: a resolution without any truth")
+    halves.add_argument("--model-path", type=Path, metavar="PATH",
+                        help="trained model that reconstructs both halves")
+    halves.add_argument("--refine", dest="refine_steps", type=int, metavar="K",
+                        help="refine both with at most K steps of the forward model (default 0: none)")
+    halves.add_argument("--seed", type=int, metavar="S", help="seed of the split (default 42)")
+    halves.add_argument("--backend", metavar="NAME", help="pytorch or tensorflow (default pytorch)")
+    halves.add_argument("--accelerator", metavar="NAME", help="auto, cpu, gpu, cuda or mps (default auto)")
     parser.add_argument("--quiet", action="store_true", help="print only errors")
     parser.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     return parser
@@ -49,20 +57,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(values: dict[str, Any]) -> None:
     from ptycho.evaluate import evaluate
+    from ptycho.job import RefineOptions
 
     for name in ("reconstruction", "output_dir"):
         if name not in values:
-            raise ConfigError(f"--{name} is missing (got nothing, expected a path). Name it.")
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} is missing (got nothing, expected a path). Name it.")
     quiet = values.pop("quiet", False)
     domain = measurement_domain(values)
     backend = values.pop("backend", DEFAULT_BACKEND)
     execution = execution_settings(values, training=False)
+    steps = values.pop("refine_steps", 0)
+    if steps < 0:
+        raise ConfigError(f"--refine is out of range (got {steps}, expected >= 0). Pass --refine 50.")
     found = evaluate(
         values.pop("reconstruction"),
         values.pop("output_dir"),
         **values,
         domain=domain,
         backend=backend,
+        polish=RefineOptions(steps) if steps else None,
         execution=execution,
         progress=Progress() if quiet else ConsoleProgress(),
     )

@@ -1,0 +1,235 @@
+"""A stored reconstruction beside what it is compared with: another one, a correlation, its own patterns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+from ptycho.gauge import gauge_fit_region
+from ptycho.job import Reconstruction
+from ptycho.metrics import FRC, fourier_ring_correlation
+from ptycho.npz import npz_headers, read_npz
+from ptycho.progress import Progress
+from ptycho.scan import Scan
+
+REQUIRED = {
+    "object": 2, "coverage": 2, "origin_yx_px": 1, "probe": 3, "positions_yx_px": 2, "pattern_index": 1
+}  # fmt: skip
+"""Keys of a ``reconstruction.npz`` that are needed, and the number of axes of each."""
+CHUNK = 64
+"""Patterns compared at a time."""
+
+
+def read_reconstruction(path: str | Path) -> Reconstruction:
+    """Read a ``reconstruction.npz``.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, or the folder that holds it.
+
+    Returns
+    -------
+    Reconstruction
+        Object and its place.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, or holds something else.
+    """
+    path = _reconstruction_file(path)
+    headers = npz_headers(path)
+    for key, rank in REQUIRED.items():
+        if key not in headers:
+            raise DataError(
+                f"{path}: not a reconstruction (key {key!r} is missing, expected {', '.join(REQUIRED)}). "
+                "Name a reconstruction.npz that an inference wrote."
+            )
+        shape = headers[key][0]
+        if len(shape) != rank or (key == "coverage" and shape != headers["object"][0]):
+            rule = f"{rank} axes" if key != "coverage" else f"{headers['object'][0]}, the shape of the object"
+            raise DataError(
+                f"{path}: not a reconstruction ({key} has shape {shape}, expected {rule}). "
+                "Name a reconstruction.npz that an inference wrote."
+            )
+    found = read_npz(path, list(REQUIRED))
+    return Reconstruction(
+        obj=found["object"],
+        coverage=found["coverage"],
+        origin_yx_px=found["origin_yx_px"],
+        probe=found["probe"],
+        members=found["pattern_index"],
+        seconds=0.0,
+        positions_yx_px=found["positions_yx_px"],
+    )
+
+
+def _reconstruction_file(path: str | Path) -> Path:
+    path = Path(path)
+    return path / "reconstruction.npz" if path.is_dir() else path
+
+
+def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
+    """Return what the patterns held when a reconstruction was made.
+
+    Parameters
+    ----------
+    path : path-like
+        As in ``read_reconstruction``.
+
+    Returns
+    -------
+    {'counts', 'amplitude'} or None
+        None where the file does not say.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged.
+    """
+    path = _reconstruction_file(path)
+    if "scale_record" not in npz_headers(path):
+        return None
+    return json.loads(str(read_npz(path, ["scale_record"])["scale_record"])).get("domain")
+
+
+def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Lay another reconstruction on the canvas of the first, to whole pixels.
+
+    Parameters
+    ----------
+    other, found : Reconstruction
+        The two; a fraction of a pixel between them is left to the gauge fit.
+
+    Returns
+    -------
+    obj, mask : complex array and bool array, shape (H, W)
+        The other object (1 where it has none), and the pixels both have scanned.
+    """
+    offset = np.round(found.origin_yx_px - other.origin_yx_px).astype(int)
+    height, width = found.obj.shape
+    rows, columns = np.arange(height) + offset[0], np.arange(width) + offset[1]
+    inside_y = (rows >= 0) & (rows < other.obj.shape[0])
+    inside_x = (columns >= 0) & (columns < other.obj.shape[1])
+    target, source = np.ix_(inside_y, inside_x), np.ix_(rows[inside_y], columns[inside_x])
+    obj = np.ones((height, width), dtype=np.complex128)
+    seen = np.zeros((height, width), dtype=bool)
+    obj[target], seen[target] = other.obj[source], other.scanned[source]
+    return obj, seen & found.scanned
+
+
+def pattern_residuals(
+    found: Reconstruction, scan: Scan, progress: Progress | None = None
+) -> NDArray[np.float64]:
+    """Return how badly each pattern is explained: its amplitude misfit relative to its energy (eq. 7a).
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Object, probe and place; its own positions count where it has them.
+    scan : Scan
+        Measured patterns.
+    progress : Progress, optional
+        Told how many patterns are compared.
+
+    Returns
+    -------
+    float64 array, shape (J,)
+        One number for each pattern that took part. Noise alone leaves a quarter of the lit detector pixels
+        over the counts.
+
+    Raises
+    ------
+    DataError
+        If the patterns are not those of the reconstruction.
+    """
+    from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
+    from ptycho.scaling import measured_amplitude
+
+    check_patterns(found, scan)
+    corners_px = scan_positions(found, scan) - (scan.n_px - 1) / 2 - found.origin_yx_px
+    corners = np.floor(corners_px + 0.5).astype(np.int64)
+    parts = []
+    with (progress or Progress()).phase("comparing", len(corners)) as phase:
+        for start in range(0, len(corners), CHUNK):
+            part = slice(start, start + CHUNK)
+            patches = extract_patches(found.obj, corners[part], scan.n_px)
+            probes = shift_field(found.probe, corners_px[part] - corners[part])
+            predicted = diffracted_amplitude(patches, probes)
+            measured = measured_amplitude(scan.raw.diff3d[found.members[part]], scan.record)
+            energy = (measured.astype(np.float64) ** 2).sum(axis=(1, 2))
+            parts.append(((predicted - measured) ** 2).sum(axis=(1, 2)) / np.maximum(energy, 1e-12))
+            phase.update(min(start + CHUNK, len(corners)))
+    return np.concatenate(parts)
+
+
+def scan_positions(found: Reconstruction, scan: Scan) -> NDArray[np.float64]:
+    """Return where a reconstruction puts its patterns.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Members, and their positions where it has them.
+    scan : Scan
+        Positions of the data file.
+
+    Returns
+    -------
+    float64 array, shape (J, 2)
+        Patch centres [object px].
+    """
+    return scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
+
+
+def check_patterns(found: Reconstruction, scan: Scan) -> None:
+    """Refuse patterns that a reconstruction was not made from.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Object, probe and place.
+    scan : Scan
+        Measured patterns.
+
+    Raises
+    ------
+    DataError
+        If their size or their number does not fit.
+    """
+    if found.probe.shape[-1] != scan.n_px:
+        raise DataError(
+            f"{scan.name}: the patterns do not fit the reconstruction (got N={scan.n_px}, expected "
+            f"N={found.probe.shape[-1]}). Name the file it was made from."
+        )
+    last = int(found.members.max(initial=-1))
+    if len(found.members) == 0 or last >= scan.n_patterns:
+        raise DataError(
+            f"{scan.name}: the patterns do not fit the reconstruction (got {scan.n_patterns}, expected more "
+            f"than {max(last, 0)}, the last that took part). Name the file it was made from."
+        )
+
+
+def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]) -> FRC:
+    """Return the Fourier ring correlation of two objects inside the smallest box around what was scanned.
+
+    Parameters
+    ----------
+    a, b : complex array, shape (H, W)
+        Objects in one gauge.
+    mask : bool array, shape (H, W)
+        Scanned pixels; outside of them both are set to their mean.
+
+    Returns
+    -------
+    FRC
+        Correlation by frequency [cycles / px] with the half-bit curve.
+    """
+    box = gauge_fit_region(mask)
+    first, second = (np.where(mask, image, image[mask].mean())[box] for image in (a, b))
+    return fourier_ring_correlation(first, second)
