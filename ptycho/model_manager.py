@@ -1,0 +1,278 @@
+"""The model that was trained or loaded last in this process, as older programs save and call it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho import params
+from ptycho.batches import CHUNK_PIXELS
+from ptycho.bundle import Bundle, read_bundle, write_bundle
+from ptycho.errors import BundleError, DataError
+from ptycho.geometry import group_canvases
+from ptycho.pipeline import load_engine
+from ptycho.probe import probe_window
+
+__all__ = ["MODEL_NAMES", "DiffractionToObject", "ModelManager", "current_bundle", "remember", "save"]
+
+MODEL_NAMES = ("autoencoder", "diffraction_to_obj")
+"""Names under which older programs ask for a model; a bundle holds one network, which serves both."""
+
+
+class DiffractionToObject:
+    """A trained network behind the one method that Ptychodus calls.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Trained model of any backend.
+
+    Attributes
+    ----------
+    bundle : Bundle
+        As given.
+    intensity_scale : float
+        Factor between the normalised amplitude of a container and what :meth:`predict` takes.
+
+    Raises
+    ------
+    BundleError
+        If the network does not map groups of patterns to patches.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        if bundle.model.architecture != "cnn":
+            raise BundleError(
+                f"{bundle.where}: this network reconstructs a whole scan at once, not group by group (got "
+                f"architecture {bundle.model.architecture}, expected cnn). Run ptycho_inference, "
+                "or train with --architecture cnn."
+            )
+        self.bundle = bundle
+        self.intensity_scale = bundle.scale_record.intensity_scale if bundle.scale_record else 1.0
+        self._model = load_engine("tensorflow").from_bundle(bundle)
+
+    def predict(self, inputs: ArrayLike | Sequence[ArrayLike], **options: Any) -> NDArray[np.complex64]:
+        """Reconstruct one patch for every group of patterns; Ptychodus calls this.
+
+        Parameters
+        ----------
+        inputs : array, or list of two arrays
+            Normalised amplitude times ``intensity_scale``, shape (B, N, N, C), and ``local_offsets`` of the
+            same container, shape (B, 1, 2, C) [object pixels]. Single patterns (C = 1) need no offsets.
+        **options
+            Accepted for callers of Keras and not used.
+
+        Returns
+        -------
+        complex64 array, shape (B, N, N, 1)
+            Transmission, centred on the middle of the group; overlapping patches of a group are averaged,
+            weighted with the light they saw.
+
+        Raises
+        ------
+        DataError
+            If the arrays do not fit the trained network or each other.
+        """
+        del options
+        amplitude, offsets_yx_px = self._checked(inputs)
+        groups, n_px, _, size = amplitude.shape
+        step = max(1, CHUNK_PIXELS // (4 * size * n_px**2))
+        patches = np.empty((groups, n_px, n_px, 1), np.complex64)
+        for start in range(0, groups, step):
+            rows = slice(start, start + step)
+            patches[rows, ..., 0] = self._patches(amplitude[rows], offsets_yx_px[rows])
+        return patches
+
+    def _checked(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return amplitude (B, N, N, C) and positions relative to the middle of the group (B, C, 2)."""
+        parts = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+        amplitude = np.asarray(parts[0], np.float32)
+        model, where = self.bundle.model, self.bundle.where
+        wanted = (model.N, model.N, model.gridsize**2)
+        if amplitude.ndim != 4 or amplitude.shape[1:] != wanted:
+            raise DataError(
+                f"{where}: the patterns do not fit the model, which was trained on patterns of {model.N} px "
+                f"with gridsize {model.gridsize} (got shape {amplitude.shape}, expected (groups, {model.N}, "
+                f"{model.N}, {wanted[2]})). Set the pattern size and the gridsize of the training."
+            )
+        if len(parts) == 1 and model.gridsize == 1:
+            return amplitude, np.zeros((len(amplitude), 1, 2))
+        offsets = np.asarray(parts[1] if len(parts) == 2 else None, np.float64)
+        if offsets.shape != (len(amplitude), 1, 2, wanted[2]):
+            raise DataError(
+                f"{where}: the offsets do not fit the patterns (got shape {offsets.shape}, expected "
+                f"({len(amplitude)}, 1, 2, {wanted[2]})). Pass local_offsets of the same container."
+            )
+        return amplitude, -offsets[:, 0, ::-1].transpose(0, 2, 1)
+
+    def _patches(
+        self, amplitude: NDArray[np.float32], offsets_yx_px: NDArray[np.float64]
+    ) -> NDArray[np.complex64]:
+        """Return the merged patch of every group, shape (B, N, N)."""
+        from ptycho.tf import physics
+        from ptycho.tf.device import device_name
+        from ptycho.tf.runtime import tf
+
+        model, n_px = self._model, self.bundle.model.N
+        with tf.device(device_name("auto")):
+            patches = model.network_patches(tf.constant(amplitude.transpose(0, 3, 1, 2)))
+            patches = tf.reshape(patches, (-1, n_px, n_px))
+            if amplitude.shape[-1] > 1:
+                plan = group_canvases(offsets_yx_px, n_px)
+                window = probe_window(n_px)
+                shifts = tf.constant(plan.shifts_yx_px, tf.float32)
+                probes = physics.shift_field(model.probe if window is None else tf.constant(window), shifts)
+                merged = model.merge(patches, tf.constant(plan.corners_yx), shifts, probes, plan.shape_yx)
+                side = plan.shape_yx[1]
+                room = (side - n_px) // 2
+                patches = tf.reshape(merged, (-1, side, side))[:, room : room + n_px, room : room + n_px]
+            found: NDArray[np.complex64] = (patches * tf.cast(tf.exp(model.log_gain), tf.complex64)).numpy()
+        return found
+
+
+@dataclass
+class _Current:
+    """What this process trained or loaded last."""
+
+    bundle: Bundle | None = None
+    scratch: Path | None = None
+
+
+_current = _Current()
+
+
+def remember(bundle: Bundle, scratch: Path | None = None) -> None:
+    """Keep a model for :func:`save`; ``ptycho.workflows.components`` calls this after training and loading.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Trained model.
+    scratch : Path, optional
+        Folder with its checkpoints, removed once the model is saved.
+    """
+    _current.bundle, _current.scratch = bundle, scratch
+
+
+def current_bundle() -> Bundle:
+    """Return the model trained or loaded last; ``ptycho.workflows.components`` calls this.
+
+    Returns
+    -------
+    Bundle
+        Model without any framework.
+
+    Raises
+    ------
+    BundleError
+        If there is none.
+    """
+    if _current.bundle is None:
+        raise BundleError(
+            "model_manager: this process has no trained model (got none, expected one). Call run_cdi_example "
+            "or load_inference_bundle first."
+        )
+    return _current.bundle
+
+
+def save(out_prefix: str | Path) -> Path:
+    """Write the model trained last; Ptychodus calls this after a training.
+
+    Parameters
+    ----------
+    out_prefix : path-like
+        Folder; made where it is absent.
+
+    Returns
+    -------
+    Path
+        ``<out_prefix>/<params 'h5_path'>.zip``, which is ``wts.h5.zip`` unless it was changed.
+
+    Raises
+    ------
+    BundleError
+        If nothing was trained in this process.
+    """
+    path = write_bundle(Path(out_prefix) / f"{params.get('h5_path')}.zip", current_bundle())
+    if _current.scratch is not None:
+        shutil.rmtree(_current.scratch, ignore_errors=True)
+        _current.scratch = None
+    return path
+
+
+class ModelManager:
+    """Models in files, as scripts written for older versions save and load them."""
+
+    @staticmethod
+    def save_multiple_models(
+        models: Mapping[str, DiffractionToObject],
+        base_path: str | Path,
+        custom_objects: Any = None,
+        intensity_scale: float | None = None,
+    ) -> Path:
+        """Write the network that models share; scripts written for older versions call this.
+
+        Parameters
+        ----------
+        models : mapping of str to DiffractionToObject
+            Models by name; they hold one network.
+        base_path : path-like
+            Path without its ``.zip``.
+        custom_objects, intensity_scale : object, float
+            Accepted and not used: a bundle holds no code, and its scale is that of the training.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        BundleError
+            If there is no model.
+        """
+        del custom_objects, intensity_scale
+        if not models:
+            raise BundleError(f"{base_path}: no model to save (got {{}}, expected one or more). Pass models.")
+        return write_bundle(f"{base_path}.zip", next(iter(models.values())).bundle)
+
+    @staticmethod
+    def load_multiple_models(
+        base_path: str | Path, model_names: Iterable[str] | None = None
+    ) -> dict[str, DiffractionToObject]:
+        """Load models by name; scripts written for older versions call this.
+
+        Parameters
+        ----------
+        base_path : path-like
+            Path without its ``.zip``.
+        model_names : iterable of str, optional
+            Some of ``MODEL_NAMES``; all of them by default.
+
+        Returns
+        -------
+        dict of str to DiffractionToObject
+            Models.
+
+        Raises
+        ------
+        BundleError
+            If the file cannot be read.
+        KeyError
+            If a name is unknown.
+        """
+        names = tuple(model_names or MODEL_NAMES)
+        for name in names:
+            if name not in MODEL_NAMES:
+                raise KeyError(
+                    f"{base_path}.zip: no model of this name (got {name!r}, expected one of "
+                    f"{', '.join(MODEL_NAMES)}). Choose one."
+                )
+        model = DiffractionToObject(read_bundle(f"{base_path}.zip"))
+        return dict.fromkeys(names, model)

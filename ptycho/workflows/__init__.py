@@ -1,0 +1,1 @@
+"""Calls of older programs, which expect this package: see ``ptycho.workflows.components``."""

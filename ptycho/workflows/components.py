@@ -1,0 +1,324 @@
+"""Training, loading and stitching on data in memory, as older programs call them.
+
+Ptychodus calls :func:`load_inference_bundle`, :func:`run_cdi_example` and :func:`save_outputs`. Every call
+takes typed settings and fills ``params.cfg`` from them.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho import model_manager, params
+from ptycho.bundle import MANIFEST, read_bundle
+from ptycho.config.choices import BUNDLE_NAME
+from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
+from ptycho.errors import BundleError
+from ptycho.outputs import prepare_folder, write_training_curves
+from ptycho.pipeline import ModelNotFoundError, check_size, find_model, load_engine
+from ptycho.raw_data import RawData
+from ptycho.scan import mask_of, prepare_scan
+from ptycho.workflows.data import create_ptycho_data_container, load_data, with_moved_positions
+from ptycho.workflows.training import (
+    LoggedProgress,
+    on_tensorflow,
+    train_cdi_model,
+    train_cdi_model_with_backend,
+)
+
+__all__ = [
+    "create_ptycho_data_container",
+    "load_data",
+    "load_inference_bundle",
+    "load_inference_bundle_with_backend",
+    "reassemble_cdi_image",
+    "run_cdi_example",
+    "run_cdi_example_with_backend",
+    "save_outputs",
+    "train_cdi_model",
+    "train_cdi_model_with_backend",
+]
+
+LEGACY_MANIFEST = "manifest.dill"
+"""Member of the bundles of older programs, which hold pickled Python objects."""
+Picture = NDArray[np.float32] | None
+
+
+class Stitched(NamedTuple):
+    """What a workflow returns: two pictures, or None for each, and everything else by name."""
+
+    amplitude: Picture
+    phase: Picture
+    results: dict[str, Any]
+
+
+def run_cdi_example(
+    train_data: RawData,
+    test_data: RawData | None,
+    config: TrainingConfig,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    transpose: bool = False,
+    M: int = 20,
+    do_stitching: bool = False,
+) -> Stitched:
+    """Train with TensorFlow on data in memory; Ptychodus calls this, then saves the model.
+
+    While ``output_dir`` is empty, checkpoints lie in a folder ``ptychopinn-training-*`` beside the training
+    data; ``model_manager.save`` removes it, a training that is told to end by SIGTERM leaves it.
+
+    Parameters
+    ----------
+    train_data : RawData
+        Scan to train on; its probe is the one in force.
+    test_data : RawData or None
+        Scan that judges the training; None keeps a twentieth of the groups for that.
+    config : TrainingConfig
+        Settings. ``n_groups`` left at its default, 512, takes one group for every scan point. Any
+        ``batch_size`` >= 1 will do; ``nphotons`` is not used, counts and files know their dose.
+    flip_x, flip_y, transpose, M, do_stitching : bool, bool, bool, int, bool
+        Reconstruct the test scan too, see :func:`reassemble_cdi_image`.
+
+    Returns
+    -------
+    amplitude, phase : float32 array, shape (H, W), or None
+        None unless `do_stitching`; phase in radians.
+    results : dict
+        ``history`` (lists ``train_loss``, ``val_loss``), ``history_epochs``, ``model_instance``, ``models``,
+        ``intensity_scale``, ``backend``, ``train_container``, ``test_container``; with `do_stitching` also
+        those of :func:`reassemble_cdi_image`.
+
+    Raises
+    ------
+    PtychoError
+        If a setting or a data set is wrong.
+    Terminated
+        If the process is told to end.
+    """
+    config = on_tensorflow(config)
+    return run_cdi_example_with_backend(
+        train_data, test_data, config, flip_x, flip_y, transpose, M, do_stitching
+    )
+
+
+def run_cdi_example_with_backend(
+    train_data: RawData,
+    test_data: RawData | None,
+    config: TrainingConfig,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    transpose: bool = False,
+    M: int = 20,
+    do_stitching: bool = False,
+    torch_execution_config: PyTorchExecutionConfig | None = None,
+) -> Stitched:
+    """Train with the backend that the settings name; scripts written for older versions call this.
+
+    Parameters
+    ----------
+    train_data, test_data, config, flip_x, flip_y, transpose, M, do_stitching
+        As for :func:`run_cdi_example`.
+    torch_execution_config : PyTorchExecutionConfig, optional
+        Hardware, precision, logging.
+
+    Returns
+    -------
+    amplitude, phase, results : float32 array or None, float32 array or None, dict
+        As for :func:`run_cdi_example`.
+    """
+    results = train_cdi_model_with_backend(train_data, test_data, config, torch_execution_config)
+    if not do_stitching:
+        return Stitched(None, None, results)
+    chosen = train_data if test_data is None else test_data
+    amplitude, phase, stitched = reassemble_cdi_image(chosen, config, flip_x, flip_y, transpose, M)
+    return Stitched(amplitude, phase, {**results, **stitched})
+
+
+def reassemble_cdi_image(
+    test_data: RawData,
+    config: TrainingConfig | InferenceConfig,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    transpose: bool = False,
+    M: int = 20,
+    coord_scale: float = 1.0,
+) -> Stitched:
+    """Reconstruct a scan with the model trained or loaded last; scripts written for older versions call this.
+
+    Parameters
+    ----------
+    test_data : RawData
+        Scan.
+    config : TrainingConfig or InferenceConfig
+        ``measurement_domain``, ``backend`` and the probe mask are used.
+    flip_x, flip_y, coord_scale : bool, bool, float
+        Signs of, and a factor on, the positions.
+    transpose : bool
+        Exchange the axes of the result.
+    M : int
+        Accepted for older callers and not used: overlapping patches are weighted with the light they saw.
+
+    Returns
+    -------
+    amplitude, phase : float32 array, shape (H, W)
+        Object; phase in radians.
+    results : dict
+        ``reconstructed_obj``, complex64 (H, W), and ``coverage``, float32 (H, W).
+
+    Raises
+    ------
+    BundleError
+        If there is no model.
+    DataError
+        If the scan does not fit it.
+    """
+    del M
+    bundle = model_manager.current_bundle()
+    engine = load_engine(config.backend)
+    model = engine.from_bundle(bundle)
+    raw = with_moved_positions(test_data, (flip_x, flip_y), coord_scale=coord_scale)
+    scan = prepare_scan(
+        raw, domain=config.measurement_domain, mask=mask_of(bundle.model), name=Path(raw.source).name
+    )
+    check_size(scan, bundle.model.N, f"the model {bundle.where}")
+    found = engine.reconstruct(
+        model, scan, np.arange(scan.n_patterns), execution=PyTorchExecutionConfig(),
+        progress=LoggedProgress(),
+    )
+    obj, coverage = (found.obj.T, found.coverage.T) if transpose else (found.obj, found.coverage)
+    return Stitched(np.abs(obj), np.angle(obj), {"reconstructed_obj": obj, "coverage": coverage})
+
+
+def save_outputs(
+    amplitude: ArrayLike | None,
+    phase: ArrayLike | None,
+    results: Mapping[str, Any],
+    output_prefix: str | Path,
+) -> list[Path]:
+    """Write pictures and loss curves; Ptychodus calls this after a training.
+
+    Parameters
+    ----------
+    amplitude, phase : float array, shape (H, W) or (H, W, 1), or None
+        Object, phase in radians; no pictures where one is None.
+    results : mapping
+        ``history`` is used, where it is there.
+    output_prefix : path-like
+        Folder; made where it is absent.
+
+    Returns
+    -------
+    list of Path
+        ``reconstructed_amplitude.png`` and ``reconstructed_phase.png``, ``loss.png`` and ``history.json``.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be written to.
+    """
+    from ptycho.figures import save_reconstruction_pngs
+
+    folder = prepare_folder(output_prefix)
+    files: list[Path] = []
+    if amplitude is not None and phase is not None:
+        obj = np.squeeze(np.asarray(amplitude)) * np.exp(1j * np.squeeze(np.asarray(phase)))
+        files += save_reconstruction_pngs(obj, folder)
+    return [*files, *write_training_curves(folder, results.get("history") or {})]
+
+
+def load_inference_bundle(model_dir: str | Path) -> tuple[model_manager.DiffractionToObject, dict[str, Any]]:
+    """Load a trained model and fill ``params.cfg`` from it; Ptychodus calls this before it reconstructs.
+
+    Parameters
+    ----------
+    model_dir : path-like
+        Folder that holds ``wts.h5.zip``, or the content of an unpacked one, or a folder with either.
+
+    Returns
+    -------
+    model : DiffractionToObject
+        With the method ``predict``.
+    config : dict
+        Copy of ``params.cfg`` with the settings of the model, among them ``N``, ``gridsize`` and
+        ``intensity_scale``.
+
+    Raises
+    ------
+    BundleError
+        If there is no such folder, if it holds no model (it is a FileNotFoundError then), or one that is
+        damaged, of another program, or not for single groups.
+    """
+    bundle = read_bundle(_bundle_in(Path(model_dir)))
+    model = model_manager.DiffractionToObject(bundle)
+    model_manager.remember(bundle)
+    update_legacy_dict(params.cfg, bundle.model)
+    params.set("intensity_scale", model.intensity_scale)
+    return model, params.params()
+
+
+def load_inference_bundle_with_backend(
+    bundle_dir: str | Path, config: Any = None
+) -> tuple[model_manager.DiffractionToObject, dict[str, Any]]:
+    """Load a model of any backend; scripts written for older versions call this.
+
+    Parameters
+    ----------
+    bundle_dir : path-like
+        As for :func:`load_inference_bundle`.
+    config : object, optional
+        Accepted for older callers and not used: a bundle of either backend loads the same way.
+
+    Returns
+    -------
+    model, config : DiffractionToObject, dict
+        As for :func:`load_inference_bundle`.
+    """
+    del config
+    return load_inference_bundle(bundle_dir)
+
+
+def _bundle_in(folder: Path) -> Path:
+    """Find the one bundle in a folder or right below it."""
+    if not folder.is_dir():
+        raise BundleError(
+            f"{folder}: no such folder (got {'a file' if folder.exists() else 'nothing'}, expected a folder "
+            f"with {BUNDLE_NAME}). Choose the folder of a trained model."
+        )
+    for places in ([folder], sorted(path for path in folder.iterdir() if path.is_dir())):
+        found = []
+        for place in places:
+            _refuse_legacy(place)
+            with suppress(ModelNotFoundError):
+                found.append(find_model(place, "tensorflow"))
+        if len(found) > 1:
+            raise BundleError(
+                f"{folder}: which model is meant is not clear (got {', '.join(str(path) for path in found)}, "
+                "expected one). Choose one of these folders."
+            )
+        if found:
+            return found[0]
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    raise ModelNotFoundError(
+        f"{folder}: no trained model in this folder (got {names}, expected {BUNDLE_NAME} or {MANIFEST}). "
+        "Choose the folder of a trained model."
+    )
+
+
+def _refuse_legacy(folder: Path) -> None:
+    """Refuse a bundle of pickled Python objects, packed or not."""
+    packed = folder / BUNDLE_NAME
+    inside: list[str] = []
+    if packed.is_file() and zipfile.is_zipfile(packed):
+        with zipfile.ZipFile(packed) as archive:
+            inside = archive.namelist()
+    if (folder / LEGACY_MANIFEST).is_file() or LEGACY_MANIFEST in inside:
+        raise BundleError(
+            f"{folder}: this model holds pickled Python objects, which can run any code (got "
+            f"{LEGACY_MANIFEST}, expected {MANIFEST}). Train again with this version."
+        )

@@ -1,0 +1,124 @@
+"""Data sets and groups, as older programs ask for them; ``ptycho.workflows.components`` exports the calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho import loader
+from ptycho.config.config import InferenceConfig, TrainingConfig
+from ptycho.raw_data import RawData
+
+
+def load_data(
+    file_path: str | Path,
+    n_images: int | None = None,
+    n_subsample: int | None = None,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    swap_xy: bool = False,
+    coord_scale: float = 1.0,
+    subsample_seed: int | None = None,
+) -> RawData:
+    """Read a data set, or some of its patterns; scripts written for older versions call this.
+
+    Parameters
+    ----------
+    file_path : path-like
+        NPZ file, see ``specs/data_contracts.md``.
+    n_images : int, optional
+        Take that many patterns from the start.
+    n_subsample, subsample_seed : int, optional
+        Take that many patterns at random instead, in their order; the seed makes the choice reproducible.
+    flip_x, flip_y, swap_xy : bool
+        Exchange x and y, then turn their signs.
+    coord_scale : float
+        Factor on the positions.
+
+    Returns
+    -------
+    RawData
+        The patterns; without ``objectGuess`` where the positions were changed, since it no longer fits.
+
+    Raises
+    ------
+    DataError
+        If the file breaks the data contract.
+    """
+    raw = RawData.from_file(file_path)
+    if n_subsample is not None and n_subsample < raw.n_patterns:
+        rng = np.random.default_rng(subsample_seed)
+        raw = raw.subset(np.sort(rng.choice(raw.n_patterns, n_subsample, replace=False)))
+    elif n_subsample is None and n_images is not None and n_images < raw.n_patterns:
+        raw = raw.subset(np.arange(n_images))
+    return with_moved_positions(raw, (flip_x, flip_y), swap_xy=swap_xy, coord_scale=coord_scale)
+
+
+def with_moved_positions(
+    raw: RawData, flip_xy: tuple[bool, bool], *, swap_xy: bool = False, coord_scale: float = 1.0
+) -> RawData:
+    """Return a data set with other positions; ``ptycho.workflows.components`` calls this.
+
+    Parameters
+    ----------
+    raw : RawData
+        Data set.
+    flip_xy : tuple of bool
+        Turn the sign of x, of y.
+    swap_xy : bool
+        Exchange x and y first.
+    coord_scale : float
+        Factor on the positions.
+
+    Returns
+    -------
+    RawData
+        The data set itself where nothing is asked for; else one without ``objectGuess``.
+    """
+    if flip_xy == (False, False) and not swap_xy and coord_scale == 1.0:
+        return raw
+
+    def moved(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+        pair = (y, x) if swap_xy else (x, y)
+        return [coord_scale * (-1 if flip else 1) * axis for axis, flip in zip(pair, flip_xy, strict=True)]
+
+    return RawData(
+        *moved(raw.xcoords, raw.ycoords), *moved(raw.xcoords_start, raw.ycoords_start), raw.diff3d,
+        raw.probeGuess, raw.scan_index, None, raw.Y, raw.norm_Y_I, raw.metadata, bad_pixels=raw.bad_pixels,
+        nphotons=raw.nphotons, label=raw.label, pattern_axis=0, source=raw.source,
+    )
+
+
+def create_ptycho_data_container(
+    data: RawData | loader.PtychoDataContainer, config: TrainingConfig | InferenceConfig
+) -> loader.PtychoDataContainer:
+    """Group a scan as the settings say; scripts written for older versions call this.
+
+    Parameters
+    ----------
+    data : RawData or PtychoDataContainer
+        A container is returned as it is.
+    config : TrainingConfig or InferenceConfig
+        ``model``, ``n_groups`` (at most one for each scan point), ``neighbor_count``, ``seed``.
+
+    Returns
+    -------
+    PtychoDataContainer
+        Patterns and offsets.
+
+    Raises
+    ------
+    ConfigError, DataError
+        If the scan cannot be grouped like that.
+    """
+    if isinstance(data, loader.PtychoDataContainer):
+        return data
+    wanted = data.n_patterns if config.n_groups is None else config.n_groups
+    dataset = data.generate_grouped_data(
+        config.model.N, K=config.neighbor_count, gridsize=config.model.gridsize, seed=config.seed,
+        nsamples=wanted if config.enable_oversampling else min(wanted, data.n_patterns),
+        enable_oversampling=config.enable_oversampling, neighbor_pool_size=config.neighbor_pool_size,
+    )
+    return loader.load(lambda: dataset, data.probeGuess)

@@ -1,0 +1,191 @@
+"""A training on data in memory, as older programs ask for it; ``ptycho.workflows.components`` exports it."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ptycho import model_manager, params
+from ptycho.config.config import (
+    DEFAULT_N_GROUPS,
+    PyTorchExecutionConfig,
+    TrainingConfig,
+    update_legacy_dict,
+    validate_effects,
+    validate_training_config,
+)
+from ptycho.interrupts import Terminated, ending_on_sigterm
+from ptycho.job import TrainingJob, TrainingResult, training_groups
+from ptycho.pipeline import check_size, load_engine
+from ptycho.probe import set_probe_guess
+from ptycho.progress import Phase, Progress
+from ptycho.raw_data import RawData
+from ptycho.scan import Scan, mask_of, prepare_scan
+from ptycho.workflows.data import create_ptycho_data_container
+
+logger = logging.getLogger(__name__)
+
+NO_FOLDER = Path()
+"""``output_dir`` of a caller who names the folder only when he saves."""
+
+
+class _LoggedPhase(Phase):
+    """Logs every epoch: a program that runs this in a child process shows its log."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total = name, total
+
+    def update(self, done: int, **values: Any) -> None:
+        """Log one line."""
+        shown = "".join(f", {key} {value:.4g}" for key, value in values.items())
+        logger.info("%s: %d/%d%s", self.name, done, self.total, shown)
+
+
+class LoggedProgress(Progress):
+    """Logs the epochs of a training and every note; ``ptycho.workflows.components`` uses it."""
+
+    def phase(self, name: str, total: int) -> Phase:
+        """Open a phase; only a training is logged."""
+        return _LoggedPhase(name, total) if name == "training" else Phase()
+
+    def note(self, text: str) -> None:
+        """Log one line."""
+        logger.info("%s", text)
+
+
+def on_tensorflow(config: TrainingConfig) -> TrainingConfig:
+    """Return a copy of the settings for TensorFlow; ``ptycho.workflows.components`` calls this.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Settings; they are not changed.
+
+    Returns
+    -------
+    TrainingConfig
+        The copy.
+    """
+    changed = copy.copy(config)
+    changed.backend = "tensorflow"
+    return changed
+
+
+def train_cdi_model(train_data: RawData, test_data: RawData | None, config: TrainingConfig) -> dict[str, Any]:
+    """Train with TensorFlow; scripts written for older versions call this.
+
+    Parameters
+    ----------
+    train_data, test_data, config : RawData, RawData or None, TrainingConfig
+        As for :func:`run_cdi_example`.
+
+    Returns
+    -------
+    dict
+        ``results`` of :func:`run_cdi_example`.
+    """
+    return train_cdi_model_with_backend(train_data, test_data, on_tensorflow(config))
+
+
+def train_cdi_model_with_backend(
+    train_data: RawData,
+    test_data: RawData | None,
+    config: TrainingConfig,
+    execution: PyTorchExecutionConfig | None = None,
+) -> dict[str, Any]:
+    """Train with the backend that the settings name; scripts written for older versions call this.
+
+    Parameters
+    ----------
+    train_data, test_data, config : RawData, RawData or None, TrainingConfig
+        As for :func:`run_cdi_example`.
+    execution : PyTorchExecutionConfig, optional
+        Hardware, precision, logging.
+
+    Returns
+    -------
+    dict
+        ``results`` of :func:`run_cdi_example`.
+    """
+    update_legacy_dict(params.cfg, config)
+    execution = execution or PyTorchExecutionConfig(logger_backend=None)
+    _check(config, execution)
+    engine = load_engine(config.backend)
+    engine.check_settings(config, execution, {})
+    scan = _scan(train_data, config, "the settings", config.model.N)
+    test_scan = None
+    if test_data is not None:
+        test_scan = _scan(test_data, config, scan.name, scan.n_px)
+    set_probe_guess(None, train_data.probe_modes)
+    own = copy.copy(config)
+    if own.n_groups == DEFAULT_N_GROUPS:
+        own.n_groups = scan.n_patterns
+    result = _fitted(engine, own, execution, scan, test_scan)
+    params.set("intensity_scale", scan.record.intensity_scale)
+    return {
+        "history": result.history,
+        "history_epochs": list(range(len(result.history["train_loss"]))),
+        "model_instance": result.model,
+        "models": dict.fromkeys(model_manager.MODEL_NAMES, result.model),
+        "intensity_scale": scan.record.intensity_scale,
+        "backend": config.backend,
+        "train_container": create_ptycho_data_container(train_data, own),
+        "test_container": None if test_data is None else create_ptycho_data_container(test_data, own),
+    }
+
+
+def _check(config: TrainingConfig, execution: PyTorchExecutionConfig) -> None:
+    """Refuse wrong settings; a client may send any batch size, and 0 photons for a dose it does not know."""
+    size = config.batch_size
+    any_size = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+    asked = copy.copy(config)
+    asked.nphotons, asked.batch_size = config.nphotons or 1.0, 1 if any_size else size
+    validate_training_config(asked)
+    validate_effects(config, execution)
+
+
+def _scan(raw: RawData, config: TrainingConfig, where: str, n_px: int) -> Scan:
+    """Decide the scale of a data set, and refuse patterns of another size."""
+    name = Path(raw.source).name
+    scan = prepare_scan(raw, domain=config.measurement_domain, mask=mask_of(config.model), name=name)
+    check_size(scan, n_px, where)
+    logger.info("%s: %s", name, scan.record.summary())
+    return scan
+
+
+def _fitted(
+    engine: Any, config: TrainingConfig, execution: PyTorchExecutionConfig, scan: Scan, test_scan: Scan | None
+) -> TrainingResult:
+    """Train, and keep the model for ``model_manager.save``."""
+    groups, validation = training_groups(scan, config, validate=test_scan is None)
+    scratch = None
+    if config.output_dir == NO_FOLDER:
+        scratch = config.output_dir = _scratch_folder(scan)
+        logger.info("training: checkpoints are kept in %s until the model is saved", scratch)
+    job = TrainingJob(config, execution, scan, groups, validation, test_scan, progress=LoggedProgress())
+    try:
+        with ending_on_sigterm():
+            result: TrainingResult = engine.fit(job)
+    except Terminated:
+        logger.warning("training: told to end; the last whole checkpoint stays in %s", config.output_dir)
+        raise
+    finally:
+        # Only an empty folder goes: checkpoints in it outlive a training that fails.
+        if scratch is not None:
+            with suppress(OSError):
+                scratch.rmdir()
+    model_manager.remember(engine.to_bundle(result.model), scratch)
+    return result
+
+
+def _scratch_folder(scan: Scan) -> Path:
+    """Make a folder for checkpoints beside the data file, or where this machine keeps temporary files."""
+    prefix, source = "ptychopinn-training-", Path(scan.raw.source)
+    if source.is_file():
+        with suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=source.resolve().parent))
+    return Path(tempfile.mkdtemp(prefix=prefix))
