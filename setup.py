@@ -31,6 +31,8 @@ setup(
     install_requires=[
         "numpy>=1.26",
         "scipy>=1.12",
+        "h5py>=3.10",
+        "hdf5plugin>=4.4",
         "matplotlib>=3.8",
         "scikit-image>=0.22",
         "pyyaml>=6",

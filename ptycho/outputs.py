@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
+from ptycho.files.hdf5 import is_hdf5
 from ptycho.job import Reconstruction
 from ptycho.npz import atomic_path, npz_headers, read_npz, write_npz
 from ptycho.scaling import ScaleRecord
@@ -168,7 +169,7 @@ def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], ND
     truth, mask : complex array and bool array, shape (H, W)
         The truth (1 outside of what is known) and the pixels to judge; None where there is no truth.
     """
-    if TRUTH_FLAG not in npz_headers(path):
+    if is_hdf5(path) or TRUTH_FLAG not in npz_headers(path):
         return None
     arrays = read_npz(path, [TRUTH_FLAG, "objectGuess"])
     if not bool(arrays[TRUTH_FLAG]):

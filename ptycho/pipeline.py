@@ -25,6 +25,8 @@ from ptycho.config.config import (
     validate_inference_config,
 )
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
+from ptycho.files.export import check_target, collect, export_optics, write_export
+from ptycho.files.optics import FileOptions
 from ptycho.interrupts import ending_on_sigterm
 from ptycho.job import Reconstruction, RefineOptions, TrainingJob, TrainingResult, subsample, training_groups
 from ptycho.outputs import (
@@ -276,7 +278,7 @@ def train(
     progress.note(scan.record.summary())
     test_scan = None
     if config.test_data_file is not None:
-        test_scan = _open(config.test_data_file, config)
+        test_scan = _open(config.test_data_file, config, product=False)
         check_size(test_scan, scan.n_px, str(config.train_data_file))
     with progress.phase("grouping", 1) as phase:
         groups, validation = training_groups(scan, config, validate=test_scan is None)
@@ -373,12 +375,15 @@ def infer(
     engine = load_engine(config.backend)
     path = find_model(Path(config.model_path), config.backend)
     validate_inference_config(config)
+    if config.export is not None:
+        check_target(config.export)
     folder = prepare_folder(config.output_dir)
     model = engine.load(path)
     config.model = engine.core_config(model)
     populate_legacy(config, progress)
     scan = _open(config.test_data_file, config)
     check_size(scan, config.model.N, f"the model {path}")
+    optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
     progress.note(scan.record.summary())
     wanted = config.n_groups if config.n_groups is not None else config.n_subsample
     members = subsample(scan, wanted, config.subsample_seed if config.subsample_seed is not None else config.seed)
@@ -397,15 +402,17 @@ def infer(
         pictures, scores = write_reconstruction(folder, found, scan, Path(config.test_data_file), limits)
         if config.log_patch_stats:
             pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
+        if optics is not None:
+            pictures.append(write_export(config.export, collect(found, scan, optics)))
         write_run_record(folder, config, execution, scan.record)
         phase.update(1)
     return InferenceOutcome(found, pictures, scores)
 
 
-def _open(path: Path, config: TrainingConfig | InferenceConfig) -> Scan:
+def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool = True) -> Scan:
     return open_scan(
         path, domain=config.measurement_domain, mask=mask_of(config.model), probe_key=config.probe_key,
-        pattern_axis=config.pattern_axis,
+        pattern_axis=config.pattern_axis, options=FileOptions.of(config, product=product),
     )
 
 

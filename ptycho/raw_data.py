@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,8 +28,12 @@ from ptycho.data_checks import (
     pixel_mask,
 )
 from ptycho.errors import ConfigError, DataError
+from ptycho.files.hdf5 import is_hdf5
 from ptycho.grouping import GroupedData, grouped_fields, make_groups
 from ptycho.npz import missing_key, npz_headers, read_npz, write_npz
+
+if TYPE_CHECKING:
+    from ptycho.files.optics import FileOptions
 
 logger = logging.getLogger(__name__)
 
@@ -139,9 +143,10 @@ class RawData:
 
     @classmethod
     def from_file(
-        cls, path: str | Path, probe_key: str | None = None, pattern_axis: int | None = None
+        cls, path: str | Path, probe_key: str | None = None, pattern_axis: int | None = None,
+        options: FileOptions | None = None,
     ) -> RawData:
-        """Read a data set from an NPZ file.
+        """Read a data set from an NPZ or HDF5 file; its content decides, not its name.
 
         Parameters
         ----------
@@ -151,6 +156,8 @@ class RawData:
             Key that holds the probe instead of ``probeGuess``.
         pattern_axis : int, optional
             Axis of the patterns array that counts patterns; by default found from the shape.
+        options : FileOptions, optional
+            What the user says about the optics, the orientation and the partner of the file.
 
         Returns
         -------
@@ -162,6 +169,20 @@ class RawData:
         DataError
             If the file or an array in it breaks ``specs/data_contracts.md``.
         """
+        if is_hdf5(path):
+            from ptycho.files.reader import read_hdf5_scan
+
+            return read_hdf5_scan(path, options, probe_key, pattern_axis)
+        raw = cls._from_npz(path, probe_key, pattern_axis)
+        if options is None:
+            return raw
+        from ptycho.files.reader import with_options
+
+        return with_options(raw, options)
+
+    @classmethod
+    def _from_npz(cls, path: str | Path, probe_key: str | None, pattern_axis: int | None) -> RawData:
+        """Read an NPZ file; :meth:`from_file` explains the parameters."""
         headers = npz_headers(path)
         patterns = "diff3d" if "diff3d" in headers or "diffraction" not in headers else "diffraction"
         probe = probe_key or "probeGuess"
@@ -306,15 +327,19 @@ class RawData:
         return GroupedData(grouped_fields(self, groups))
 
 
-def peek_pattern_size(path: str | Path, probe_key: str | None = None) -> int:
+def peek_pattern_size(
+    path: str | Path, probe_key: str | None = None, options: FileOptions | None = None
+) -> int:
     """Return the pattern size of a data file from its headers alone.
 
     Parameters
     ----------
     path : str or Path
-        NPZ file laid out as in ``specs/data_contracts.md``.
+        NPZ or HDF5 file laid out as in ``specs/data_contracts.md``.
     probe_key : str, optional
         Key that holds the probe instead of ``probeGuess``.
+    options : FileOptions, optional
+        What the user says about the optics, which decide where the beam meets the detector.
 
     Returns
     -------
@@ -326,6 +351,10 @@ def peek_pattern_size(path: str | Path, probe_key: str | None = None) -> int:
     DataError
         If the file cannot be read or has neither probe nor patterns.
     """
+    if is_hdf5(path):
+        from ptycho.files.reader import hdf5_pattern_size
+
+        return hdf5_pattern_size(path, options)
     headers = npz_headers(path)
     probe = probe_key or "probeGuess"
     for key in (probe, "diff3d", "diffraction"):

@@ -28,6 +28,9 @@ Domain = Literal["counts", "amplitude"]
 CHUNK = 256
 """Patterns converted to float at a time, so that no full-size float copy is made."""
 
+DOMAIN_KEY = "measurement_domain"
+"""Key of the metadata that says what the patterns hold."""
+
 _SAMPLE = 64
 _INTEGRAL_MAX = 50.0
 _GAUGE_LOW, _GAUGE_HIGH = 0.9, 4.0
@@ -181,7 +184,7 @@ def make_scale_record(
     ConfigError
         If `override` or `nphotons` is out of range.
     """
-    domain, reason = decide_domain(raw.diff3d, override)
+    domain, reason = _domain_of(raw, override)
     dose = raw.nphotons if nphotons is None else nphotons
     if dose is not None and not (np.isfinite(dose) and dose > 0):
         raise ConfigError(f"scaling: nphotons out of range (got {dose}, expected photons per pattern > 0). "
@@ -235,6 +238,14 @@ def scaled_probe(raw: RawData, record: ScaleRecord) -> NDArray[np.complex64]:
         Incoherent probe modes [sqrt(photons)]; sum(|P|**2) is the photons per pattern of an empty object.
     """
     return (raw.probe_modes * np.float32(record.probe_gain)).astype(np.complex64)
+
+
+def _domain_of(raw: RawData, override: Domain | None) -> tuple[Domain, str]:
+    """What the user says, else what the metadata of the file say, else what the values look like."""
+    stated = (raw.metadata or {}).get(DOMAIN_KEY)
+    if override is None and stated is not None:
+        return _check_domain(stated, f"{raw.source}: _metadata.{DOMAIN_KEY}"), "stated by the file"
+    return decide_domain(raw.diff3d, override)
 
 
 def _check_domain(domain: object, where: str) -> Domain:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig
+from ptycho.files.optics import FileOptions
 from ptycho.raw_data import RawData
 from ptycho.scaling import ScaleRecord, make_scale_record, scaled_probe
 
@@ -164,13 +165,14 @@ def open_scan(
     mask: ProbeMask | None = None,
     probe_key: str | None = None,
     pattern_axis: int | None = None,
+    options: FileOptions | None = None,
 ) -> Scan:
     """Read a scan from a file and decide its scale.
 
     Parameters
     ----------
     path : path-like
-        NPZ file, see ``specs/data_contracts.md``.
+        NPZ or HDF5 file, see ``specs/data_contracts.md``.
     domain : {'counts', 'amplitude'}, optional
         What the patterns hold; decided from the data where it is not given.
     mask : ProbeMask, optional
@@ -179,6 +181,8 @@ def open_scan(
         Key of the file that holds the probe; ``probeGuess`` by default.
     pattern_axis : int, optional
         Axis that counts the patterns; found from the shape by default.
+    options : FileOptions, optional
+        What the user says about the optics, the orientation and the partner of the file.
 
     Returns
     -------
@@ -190,5 +194,5 @@ def open_scan(
     DataError
         If the file breaks the data contract.
     """
-    raw = RawData.from_file(path, probe_key, pattern_axis)
+    raw = RawData.from_file(path, probe_key, pattern_axis, options)
     return prepare_scan(raw, domain=domain, mask=mask, name=Path(path).name)

@@ -13,6 +13,7 @@ from typing import Any
 from ptycho.cli.console import Parser
 from ptycho.config.choices import (
     ARCHITECTURES,
+    FlipAxes,
     LossMode,
     ModelType,
     RefineLikelihood,
@@ -83,6 +84,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
                       "found from the shape")
     data.add_argument("--n-subsample", type=int, metavar="M", help="use M randomly chosen patterns of the file")
     data.add_argument("--subsample-seed", type=int, metavar="S", help="seed of that choice")
+    _physical(parser)
     mask = parser.add_argument_group("probe mask")
     _switch(mask, "probe-mask", "probe_mask", "multiply the probe with a soft disc (default no)")
     mask.add_argument("--probe-mask-sigma", type=float, metavar="PX", help="softness of its edge (default 1)")
@@ -94,6 +96,25 @@ def _common(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     parser.add_argument("--backend", metavar="NAME", help="pytorch or tensorflow (default: that of the command)")
     parser.add_argument("--seed", type=int, metavar="S", help="seed of everything random (default 42)")
+
+
+def _physical(parser: argparse.ArgumentParser) -> None:
+    """Add what ties a data file to metres."""
+    group = parser.add_argument_group("metres and pixels of Ptychodus, CXI and NeXus files (flags win)")
+    group.add_argument(
+        "--product", dest="product_file", type=Path, metavar="FILE",
+        help="Ptychodus product of the diffraction file (default: product.h5 beside diffraction.h5)",
+    )
+    group.add_argument("--photon-energy", dest="photon_energy_eV", type=float, metavar="EV",
+                       help="photon energy in eV")
+    group.add_argument("--detector-distance", dest="detector_distance_m", type=float, metavar="M",
+                       help="distance from sample to detector in m")
+    group.add_argument("--detector-pixel", dest="detector_pixel_m", type=float, metavar="M",
+                       help="side of a detector pixel in m")
+    group.add_argument("--object-pixel", dest="object_pixel_m", type=float, metavar="M",
+                       help="side of an object pixel in m (default: from the three above)")
+    group.add_argument("--flip-positions", choices=allowed(FlipAxes), help="turn the sign of x, y or both")
+    _switch(group, "swap-positions", "swap_positions", "take x for y, before any flip (default no)")
 
 
 def training_parser(prog: str) -> argparse.ArgumentParser:
@@ -111,14 +132,15 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog=prog,
-        description="Train on a scan (NPZ), reconstruct it, and write model, pictures and data.",
+        description="Train on a scan (NPZ, Ptychodus HDF5, CXI or NeXus), reconstruct it, and write model, "
+        "pictures and data.",
         epilog=EPILOG,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--train-data-file", type=Path, metavar="NPZ", help="scan to train on (required)")
-    files.add_argument("--test-data-file", type=Path, metavar="NPZ", help="scan that judges the training")
+    files.add_argument("--train-data-file", type=Path, metavar="FILE", help="scan to train on (required)")
+    files.add_argument("--test-data-file", type=Path, metavar="FILE", help="scan that judges the training")
     files.add_argument("--output-dir", type=Path, metavar="DIR", help="where everything is written (required)")
     files.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML; flags win over them")
     files.add_argument("--resume", type=Path, metavar="CKPT", help="go on from this checkpoint")
@@ -237,15 +259,19 @@ def inference_parser(prog: str) -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog=prog,
-        description="Reconstruct a scan (NPZ) with a trained model: amplitude and phase pictures, and the object.",
+        description="Reconstruct a scan (NPZ, Ptychodus HDF5, CXI or NeXus) with a trained model: amplitude "
+        "and phase pictures, and the object.",
         epilog=EPILOG,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
     files.add_argument("--model-path", type=Path, metavar="PATH", help="output folder of a training, or a model file")
-    files.add_argument("--test-data", dest="test_data_file", type=Path, metavar="NPZ", help="scan to reconstruct")
+    files.add_argument("--test-data", dest="test_data_file", type=Path, metavar="FILE",
+                       help="scan to reconstruct")
     files.add_argument("--output-dir", type=Path, metavar="DIR", help="where everything is written")
+    files.add_argument("--export", type=Path, metavar="FILE",
+                       help="also write a Ptychodus product (.h5, .hdf5) or a CXI file (.cxi)")
     files.add_argument("--config", type=Path, metavar="FILE", help="settings in YAML; flags win over them")
     run = parser.add_argument_group("reconstruction")
     run.add_argument("--n-images", "--n-groups", dest="n_groups", type=int, metavar="K",

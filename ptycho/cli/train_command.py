@@ -229,6 +229,7 @@ def training_settings(values: dict[str, Any], settings_file: Path | None, backen
         merge_settings,
         validate_training_config,
     )
+    from ptycho.files.optics import FileOptions
     from ptycho.raw_data import peek_pattern_size
 
     if values.pop("profile", None) == "ci":
@@ -242,10 +243,10 @@ def training_settings(values: dict[str, Any], settings_file: Path | None, backen
     for name in ("train_data_file", "output_dir"):
         if merged[name] is None:
             raise ConfigError(f"--{name} is missing (got nothing, expected a path). {USAGE}")
-    size = peek_pattern_size(merged["train_data_file"], merged["probe_key"])
-    if "N" not in {**from_file, **from_file.get("model", {})}:
-        merged["N"] = size
     config = build_config(TrainingConfig, merged)
+    size = peek_pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
+    if "N" not in {**from_file, **from_file.get("model", {})}:
+        config.model.N = size
     validate_training_config(config)
     return config
 

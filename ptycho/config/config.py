@@ -19,6 +19,7 @@ from ptycho.config.choices import (
     Backend,
     CheckpointMode,
     ClipAlgorithm,
+    FlipAxes,
     GateMode,
     InputTransform,
     LoggerBackend,
@@ -170,6 +171,13 @@ class TrainingConfig:
     measurement_domain: MeasurementDomain | None = None  # what the patterns hold; None = decide from the file
     probe_key: str | None = None  # key of the probe in the data file, None = probeGuess
     pattern_axis: int | None = None  # axis that counts the patterns, None = found from the shape
+    product_file: Path | None = None  # Ptychodus product of train_data_file, None = found by its name
+    photon_energy_eV: float | None = None  # these four win over the data file
+    detector_distance_m: float | None = None
+    detector_pixel_m: float | None = None
+    object_pixel_m: float | None = None
+    flip_positions: FlipAxes | None = None  # axes of positions in metres whose sign is turned
+    swap_positions: bool = False  # take x of positions in metres for y
     log_patch_stats: bool = False
     patch_stats_limit: int | None = None  # first patterns only
 
@@ -200,6 +208,13 @@ class InferenceConfig:
     measurement_domain: MeasurementDomain | None = None  # what the patterns hold; None = decide from the file
     probe_key: str | None = None  # key of the probe in the data file, None = probeGuess
     pattern_axis: int | None = None  # axis that counts the patterns, None = found from the shape
+    product_file: Path | None = None  # Ptychodus product of test_data_file, None = found by its name
+    photon_energy_eV: float | None = None  # these four win over the data file
+    detector_distance_m: float | None = None
+    detector_pixel_m: float | None = None
+    object_pixel_m: float | None = None
+    flip_positions: FlipAxes | None = None  # axes of positions in metres whose sign is turned
+    swap_positions: bool = False  # take x of positions in metres for y
     log_patch_stats: bool = False
     patch_stats_limit: int | None = None  # first patterns only
     patch_weighting: PatchWeighting = "probe"  # how the patches of cnn are merged
@@ -213,6 +228,7 @@ class InferenceConfig:
     refine_likelihood: RefineLikelihood = "amplitude"
     refine_tv: float = 0.0  # [transmission]
     refine_start: RefineStart = "network"
+    export: Path | None = None  # Ptychodus product (.h5) or CXI file to write too
 
     def __post_init__(self) -> None:
         _adopt_n_images(self)

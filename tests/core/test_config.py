@@ -40,6 +40,8 @@ TRAINING = {
     "scheduler": "Default", "lr_warmup_epochs": 0, "lr_min_ratio": 0.1, "plateau_factor": 0.5,
     "plateau_patience": 2, "plateau_min_lr": 5e-5, "plateau_threshold": 0.0, "learning_rate": 1e-3,
     "seed": 42, "measurement_domain": None, "probe_key": None, "pattern_axis": None,
+    "product_file": None, "photon_energy_eV": None, "detector_distance_m": None, "detector_pixel_m": None,
+    "object_pixel_m": None, "flip_positions": None, "swap_positions": False,
     "log_patch_stats": False, "patch_stats_limit": None,
 }
 INFERENCE = {
@@ -47,9 +49,12 @@ INFERENCE = {
     "n_subsample": None, "subsample_seed": None, "neighbor_count": 4, "enable_oversampling": False,
     "neighbor_pool_size": None, "debug": False, "output_dir": Path("inference_outputs"),
     "backend": "tensorflow", "seed": 42, "measurement_domain": None, "probe_key": None, "pattern_axis": None,
+    "product_file": None, "photon_energy_eV": None, "detector_distance_m": None, "detector_pixel_m": None,
+    "object_pixel_m": None, "flip_positions": None, "swap_positions": False,
     "log_patch_stats": False, "patch_stats_limit": None, "patch_weighting": "probe", "varpro_scaling": False,
     "phase_vmin": None, "phase_vmax": None, "refine_steps": 0, "refine_probe": False, "refine_positions": False,
     "refine_frames": False, "refine_likelihood": "amplitude", "refine_tv": 0.0, "refine_start": "network",
+    "export": None,
 }
 EXECUTION = {
     "accelerator": "auto", "devices": 1, "strategy": "auto", "deterministic": True, "precision": "32-true",

@@ -1,0 +1,202 @@
+"""What every reader ends with: positions on object pixels, a starting probe, and the checked data set."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import ConfigError, DataError
+from ptycho.files.optics import METADATA_KEY, NUMBERS, Optics
+from ptycho.raw_data import RawData
+from ptycho.scaling import DOMAIN_KEY
+from ptycho.scans import centre_on_object
+
+logger = logging.getLogger(__name__)
+
+INDEX_KEY = "pattern_indexes"
+"""Key of the metadata with the number of each pattern in its file, where that is not its place."""
+PROBE_SAMPLE = 256
+"""Most frames that a starting probe is made from."""
+
+
+def require_optics(optics: Optics, n_px: int, places: dict[str, str], where: str) -> Optics:
+    """Return optics with an object pixel, or name what is missing for it.
+
+    Parameters
+    ----------
+    optics : Optics
+        What file and user state.
+    n_px : int
+        Side N of a pattern [px].
+    places : dict of str to str
+        Field of the optics -> where the file would hold it.
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    Optics
+        With ``object_pixel_yx_m``.
+
+    Raises
+    ------
+    DataError
+        If photon energy, distance or detector pixel is missing.
+    """
+    optics = optics.completed(n_px)
+    if optics.object_pixel_yx_m is not None:
+        return optics
+    names = {
+        "photon_energy_eV": "the photon energy",
+        "detector_distance_m": "the distance to the detector",
+        "detector_pixel_yx_m": "the detector pixel size",
+    }
+    for field, name in names.items():
+        if getattr(optics, field) is None:
+            flag = NUMBERS[field.replace("_yx", "")]
+            raise DataError(
+                f"{where}: {name} is missing (expected {places[field]}); without it metres are no pixels. "
+                f"Pass {flag}, or --object-pixel."
+            )
+    return optics
+
+
+def on_object_pixels(
+    positions_yx_m: NDArray[np.float64], optics: Optics, n_px: int, where: str
+) -> tuple[NDArray[np.float64], Optics]:
+    """Put positions in metres on the pixels of an object that just holds the scan.
+
+    Parameters
+    ----------
+    positions_yx_m : float64 array, shape (M, 2)
+        Positions along rows and columns of the patterns [m].
+    optics : Optics
+        With ``object_pixel_yx_m``.
+    n_px : int
+        Side N of a pattern [px].
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    positions_yx_px : float64 array, shape (M, 2)
+        Patch centres [object px].
+    optics : Optics
+        With the origin of that object.
+
+    Raises
+    ------
+    DataError
+        If a position is not finite, or the object would be larger than any that makes sense.
+    """
+    if not np.isfinite(positions_yx_m).all():
+        row = int(np.flatnonzero(~np.isfinite(positions_yx_m).all(axis=1))[0])
+        raise DataError(
+            f"{where}: a position is not finite (got {positions_yx_m[row].tolist()} m at row {row}, expected "
+            "finite numbers). Remove this pattern."
+        )
+    pixel = np.array(optics.object_pixel_yx_m)
+    scaled = positions_yx_m / pixel
+    try:
+        shift, _ = centre_on_object(scaled, n_px)
+    except ConfigError as error:
+        span = np.ptp(scaled, axis=0).max()
+        raise DataError(
+            f"{where}: the positions span too many object pixels (got {span:.4g} px of {pixel.min():.4g} m, "
+            "expected at most thousands). Check the units of positions, energy, distance and pixel size."
+        ) from error
+    return scaled + shift, replace(optics, origin_yx_m=tuple((-shift * pixel).tolist()))
+
+
+def mean_pattern_probe(patterns: NDArray[Any]) -> NDArray[np.complex64]:
+    r"""Return a starting probe for a file without one: the focus whose far field is the mean pattern.
+
+    .. math:: P = \mathcal{F}^{-1}_{\mathrm{ortho}} \sqrt{\overline{I}}
+
+    Parameters
+    ----------
+    patterns : real array, shape (M, N, N)
+        Counts, zero frequency at N // 2.
+
+    Returns
+    -------
+    complex64 array, shape (1, N, N)
+        One mode [sqrt(photons)].
+    """
+    rows = np.linspace(0, len(patterns) - 1, min(len(patterns), PROBE_SAMPLE)).astype(np.int64)
+    mean = sum(patterns[row].astype(np.float64) for row in rows) / len(rows)
+    field = np.sqrt(np.maximum(mean, 0.0))
+    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(field), norm="ortho")).astype(np.complex64)[None]
+
+
+def make_raw_data(
+    patterns: NDArray[Any],
+    positions_yx_px: NDArray[np.float64],
+    probe: NDArray[Any] | None,
+    optics: Optics,
+    *,
+    source: str,
+    file_format: str,
+    obj: NDArray[Any] | None = None,
+    bad_pixels: NDArray[np.bool_] | None = None,
+    indexes: NDArray[np.int64] | None = None,
+) -> RawData:
+    """Make the checked data set of what a reader found.
+
+    Parameters
+    ----------
+    patterns : real array, shape (M, N, N)
+        Counts.
+    positions_yx_px : float64 array, shape (M, 2)
+        Patch centres [object px].
+    probe : complex array, shape (N, N) or (P, N, N), or None
+        Incoherent modes; None makes a starting probe from the mean pattern.
+    optics : Optics
+        Sizes in metres.
+    source, file_format : str
+        File and its kind.
+    obj : complex array, shape (H, W), optional
+        Object in the pixel frame of the positions.
+    bad_pixels : bool array, shape (N, N), optional
+        True where a value was filled in.
+    indexes : int64 array, shape (M,), optional
+        Number of each pattern in its file.
+
+    Returns
+    -------
+    RawData
+        With the optics, the format and the domain ``counts`` in its metadata.
+
+    Raises
+    ------
+    DataError
+        If an array breaks ``specs/data_contracts.md``.
+    """
+    metadata = {"source_format": file_format, DOMAIN_KEY: "counts", METADATA_KEY: optics.to_dict()}
+    if indexes is not None and not np.array_equal(indexes, np.arange(len(patterns))):
+        metadata[INDEX_KEY] = indexes.tolist()
+    if probe is None:
+        logger.warning(
+            "%s: the file holds no probe; the starting probe is the focus that belongs to the mean "
+            "pattern. A better one comes from --product or --probe-key",
+            source,
+        )
+        probe = mean_pattern_probe(patterns)
+    return RawData(
+        positions_yx_px[:, 1],
+        positions_yx_px[:, 0],
+        None,
+        None,
+        patterns,
+        probe,
+        None,
+        obj,
+        metadata=metadata,
+        bad_pixels=bad_pixels if bad_pixels is not None and bad_pixels.any() else None,
+        pattern_axis=0,
+        source=source,
+    )

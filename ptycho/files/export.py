@@ -1,0 +1,315 @@
+"""Reconstructions for other programs: an HDF5 product of Ptychodus, or a CXI file.
+
+Both hold positions, probe and object in metres. What is not known is 0 in a product, as Ptychodus has it, and
+is left out of a CXI file; only the size of an object pixel has to be known.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import ConfigError, DataError, MissingPackageError
+from ptycho.files.assemble import INDEX_KEY
+from ptycho.files.optics import ELECTRON_VOLT_J, FileOptions, Optics
+from ptycho.job import Reconstruction
+from ptycho.npz import atomic_path
+from ptycho.scan import Scan
+
+if TYPE_CHECKING:
+    import h5py
+
+SUFFIXES = {".h5": "product", ".hdf5": "product", ".cxi": "cxi"}
+"""Ending of an exported file -> its format."""
+CXI_VERSION = 160
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an exported file holds.
+
+    Attributes
+    ----------
+    name : str
+        Name of the data set.
+    optics : Optics
+        With an object pixel.
+    indexes : int64 array, shape (J,)
+        Number of the pattern that each position belongs to, in its file.
+    positions_yx_m : float64 array, shape (J, 2)
+        Positions [m].
+    probe : complex64 array, shape (P, N, N)
+        Incoherent modes [sqrt(photons)].
+    obj : complex64 array, shape (H, W)
+        Object.
+    centre_yx_m : float64 array, shape (2,)
+        Where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies [m].
+    misfit : tuple of float
+        Relative amplitude misfit of a refinement, step by step.
+    """
+
+    name: str
+    optics: Optics
+    indexes: NDArray[np.int64]
+    positions_yx_m: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+    obj: NDArray[np.complex64]
+    centre_yx_m: NDArray[np.float64]
+    misfit: tuple[float, ...] = ()
+
+
+def check_target(path: str | Path) -> str:
+    """Return the format that the name of an exported file asks for.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write.
+
+    Returns
+    -------
+    {'product', 'cxi'}
+        By its ending.
+
+    Raises
+    ------
+    ConfigError
+        If the ending is another one.
+    MissingPackageError
+        If h5py is not installed.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ConfigError(
+            f"--export: unknown kind of file (got {str(path)!r}, expected a name ending in "
+            f"{', '.join(SUFFIXES)}). Rename it."
+        )
+    try:
+        import h5py  # noqa: F401
+    except ImportError as error:
+        raise MissingPackageError("--export: HDF5 files need h5py. Install with: pip install h5py") from error
+    return SUFFIXES[suffix]
+
+
+def export_optics(scan: Scan, options: FileOptions) -> Optics:
+    """Return the sizes in metres of a scan, or say what is missing for an export.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its metadata may hold the optics.
+    options : FileOptions
+        What the user says; it wins.
+
+    Returns
+    -------
+    Optics
+        With an object pixel.
+
+    Raises
+    ------
+    DataError
+        If the object pixel is not known and does not follow.
+    """
+    optics = Optics.from_metadata(scan.raw.metadata, scan.name).overridden(options).completed(scan.n_px)
+    if optics.object_pixel_yx_m is None:
+        raise DataError(
+            f"{scan.name}: the size of an object pixel is not known, so --export has no metres (got an NPZ "
+            "file without it, expected _metadata.geometry, or flags). Pass --object-pixel, or "
+            "--photon-energy, --detector-distance and --detector-pixel."
+        )
+    return optics
+
+
+def collect(found: Reconstruction, scan: Scan, optics: Optics) -> Export:
+    """Put a reconstruction in metres.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Object, probe and their place.
+    scan : Scan
+        Positions, where the reconstruction did not move them.
+    optics : Optics
+        With an object pixel.
+
+    Returns
+    -------
+    Export
+        What both formats hold.
+    """
+    positions = (
+        scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
+    )
+    stored = (scan.raw.metadata or {}).get(INDEX_KEY)
+    numbers = np.arange(scan.n_patterns) if stored is None else np.asarray(stored, dtype=np.int64)
+    middle_px = found.origin_yx_px + (np.array(found.obj.shape) - 1) / 2
+    return Export(
+        Path(scan.name).stem,
+        optics,
+        numbers[found.members],
+        optics.to_metres(positions),
+        found.probe,
+        found.obj,
+        optics.to_metres(middle_px),
+        found.misfit,
+    )
+
+
+def write_export(path: str | Path, content: Export) -> Path:
+    """Write a reconstruction for another program; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        Its ending decides the format.
+    content : Export
+        What to write.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ConfigError
+        If the ending is unknown.
+    """
+    import h5py
+
+    write = {"product": _write_product, "cxi": _write_cxi}[check_target(path)]
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        write(file, content)
+    return Path(path)
+
+
+def _comment(content: Export) -> str:
+    unknown = [
+        name
+        for name, value in (
+            ("photon energy", content.optics.photon_energy_eV),
+            ("detector distance", content.optics.detector_distance_m),
+        )
+        if value is None
+    ]
+    note = f"; not known: {', '.join(unknown)}" if unknown else ""
+    return f"reconstructed by ptychopinn {_version()}{note}"
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("ptychopinn")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _write_product(file: h5py.File, content: Export) -> None:
+    """Lay a reconstruction out as Ptychodus 1.7 reads it."""
+    (height_m, width_m), (centre_y_m, centre_x_m) = content.optics.object_pixel_yx_m, content.centre_yx_m
+    file.attrs.update(
+        {
+            "name": content.name,
+            "comments": _comment(content),
+            "detector_object_distance_m": content.optics.detector_distance_m or 0.0,
+            "photon_energy_eV": content.optics.photon_energy_eV or 0.0,
+            "probe_photon_count": float((np.abs(content.probe) ** 2).sum()),
+            "exposure_time_s": 0.0,
+            "mass_attenuation_m2_per_kg": 0.0,
+            "tomography_angle_deg": 0.0,
+            "focus_object_distance_m": 0.0,
+            "tilt_angle_deg": 0.0,
+            "far_field": True,
+        }
+    )
+    arrays: Mapping[str, Any] = {
+        "probe_position_indexes": content.indexes,
+        "probe_position_x_m": content.positions_yx_m[:, 1],
+        "probe_position_y_m": content.positions_yx_m[:, 0],
+        "probe": content.probe[None],
+        "object": content.obj[None],
+        "object_layer_spacing_m": np.zeros(0),
+        "loss_epochs": np.arange(len(content.misfit)),
+        "loss_values": np.asarray(content.misfit, dtype=np.float64),
+    }
+    for name, array in arrays.items():
+        file.create_dataset(name, data=array)
+    file["probe"].attrs.update({"pixel_height_m": height_m, "pixel_width_m": width_m})
+    file["object"].attrs.update(
+        {
+            "pixel_height_m": height_m,
+            "pixel_width_m": width_m,
+            "center_x_m": centre_x_m,
+            "center_y_m": centre_y_m,
+        }
+    )
+
+
+def _write_cxi(file: h5py.File, content: Export) -> None:
+    """Lay a reconstruction out as CXI 1.6, with the names Ptychodus adds to it."""
+    optics, (height_m, width_m) = content.optics, content.optics.object_pixel_yx_m
+    centre_y_m, centre_x_m = content.centre_yx_m
+    # A larger column is a larger x of the file, as with the detector that CXI takes for granted.
+    translation = np.zeros((len(content.positions_yx_m), 3))
+    translation[:, :2] = content.positions_yx_m[:, ::-1]
+    values: dict[str, Any] = {
+        "cxi_version": CXI_VERSION,
+        "number_of_entries": 1,
+        "entry_1/title": content.name,
+        "entry_1/experiment_description": _comment(content),
+        "entry_1/sample_1/name": content.name,
+        "entry_1/sample_1/geometry_1/translation": translation,
+        "entry_1/process_1/program": "ptychopinn",
+        "entry_1/process_1/version": _version(),
+        "entry_1/ptychodus/probe_position_indexes": content.indexes,
+        "entry_1/ptychodus/probe_photon_count": float((np.abs(content.probe) ** 2).sum()),
+        "entry_1/ptychodus/object_center_x_m": centre_x_m,
+        "entry_1/ptychodus/object_center_y_m": centre_y_m,
+    }
+    for name in ("probe", "object"):
+        values[f"entry_1/ptychodus/{name}_pixel_width_m"] = width_m
+        values[f"entry_1/ptychodus/{name}_pixel_height_m"] = height_m
+    if optics.photon_energy_eV is not None:
+        values["entry_1/instrument_1/source_1/energy"] = optics.photon_energy_eV * ELECTRON_VOLT_J
+    if optics.detector_distance_m is not None:
+        values["entry_1/instrument_1/detector_1/distance"] = optics.detector_distance_m
+    if optics.detector_pixel_yx_m is not None:
+        values["entry_1/instrument_1/detector_1/y_pixel_size"] = optics.detector_pixel_yx_m[0]
+        values["entry_1/instrument_1/detector_1/x_pixel_size"] = optics.detector_pixel_yx_m[1]
+    for path, value in values.items():
+        file[path] = value
+    _write_image(file, "entry_1/image_1", content.probe[None], "coherent:incoherent:y:x", optics, None)
+    _write_image(file, "entry_1/image_2", content.obj, "y:x", optics, (centre_x_m, centre_y_m, 0.0))
+    import h5py
+
+    links = {
+        "entry_1/data_1/translation": "/entry_1/sample_1/geometry_1/translation",
+        "entry_1/instrument_1/source_1/illumination": "/entry_1/image_1/data",
+    }
+    for path, target in links.items():
+        file[path] = h5py.SoftLink(target)
+
+
+def _write_image(
+    file: h5py.File,
+    path: str,
+    array: NDArray[np.complex64],
+    axes: str,
+    optics: Optics,
+    centre_xyz_m: tuple[float, ...] | None,
+) -> None:
+    """Write one picture of a CXI file; sizes are (x, y, z) [m]."""
+    height_m, width_m = optics.object_pixel_yx_m
+    file[f"{path}/data"] = array
+    file[f"{path}/data"].attrs["axes"] = axes
+    file[f"{path}/data_space"] = "real"
+    file[f"{path}/data_type"] = "amplitude"
+    file[f"{path}/image_size"] = np.array([width_m * array.shape[-1], height_m * array.shape[-2], 0.0])
+    if centre_xyz_m is not None:
+        file[f"{path}/image_center"] = np.array(centre_xyz_m)

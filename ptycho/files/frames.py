@@ -1,0 +1,233 @@
+"""Detector frames: a stack read in blocks into one array, cut to a square around the beam, bad pixels filled.
+
+Axes: (frame, y, x). The array that is returned is the only one of full size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+from ptycho.files.hdf5 import reading
+
+if TYPE_CHECKING:
+    import h5py
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 16 * 2**20
+"""Size of a block; bounds what is read on top of the stack itself."""
+CENTRED_WITHIN_PX = 1.0
+"""A beam this close to the middle of a square frame is in its middle: writers disagree by half a pixel."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The square part of a frame that is read.
+
+    Attributes
+    ----------
+    y, x : int
+        First row and column [px].
+    side : int
+        Side N [px].
+    """
+
+    y: int
+    x: int
+    side: int
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.y, self.y + self.side), slice(self.x, self.x + self.side)
+
+
+def beam_window(shape_yx: tuple[int, int], centre_yx_px: tuple[float, float] | None, where: str) -> Window:
+    """Choose the largest square with the beam on pixel N // 2.
+
+    Parameters
+    ----------
+    shape_yx : tuple of int
+        Frame [px].
+    centre_yx_px : tuple of float, or None
+        Where the beam meets the detector; index of a pixel means its middle [px].
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    Window
+        The whole frame where it is square and the beam is in its middle, or the centre is unknown.
+
+    Raises
+    ------
+    DataError
+        If the frame is not square and the centre is unknown, or the beam is beside the detector.
+    """
+    height, width = shape_yx
+    middle = ((height - 1) / 2, (width - 1) / 2)
+    if height == width:
+        off = (
+            0.0
+            if centre_yx_px is None
+            else max(abs(a - b) for a, b in zip(centre_yx_px, middle, strict=True))
+        )
+        if off <= CENTRED_WITHIN_PX:
+            return Window(0, 0, height)
+    if centre_yx_px is None:
+        raise DataError(
+            f"{where}: the frames are not square and the beam centre is not stated (got {height} x {width} "
+            "px, expected N x N, or a corner_position or beam_center_x and beam_center_y of the detector). "
+            "Crop the frames to a square around the beam."
+        )
+    row, column = (int(np.floor(value + 0.5)) for value in centre_yx_px)
+    half = min(row, height - row, column, width - column)
+    if half < 4:
+        raise DataError(
+            f"{where}: the beam centre is not on the detector (got row {centre_yx_px[0]:.1f}, column "
+            f"{centre_yx_px[1]:.1f} of {height} x {width} px, expected a pixel inside). Correct it."
+        )
+    logger.warning(
+        "%s: frames of %d x %d px are cut to %d x %d px around the beam at row %d, column %d",
+        where,
+        height,
+        width,
+        2 * half,
+        2 * half,
+        row,
+        column,
+    )
+    return Window(row - half, column - half, 2 * half)
+
+
+def read_stack(
+    dataset: h5py.Dataset,
+    window: Window,
+    rows: NDArray[np.int64] | None = None,
+    repair: Callable[[NDArray[Any]], None] | None = None,
+) -> NDArray[Any]:
+    """Read frames block by block into one new array.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Frames, shape (M, H, W), or (rows, columns, H, W) of a raster.
+    window : Window
+        Part of each frame.
+    rows : int64 array, shape (J,), optional
+        Frames to take, ascending; all by default.
+    repair : callable, optional
+        Changes each block, shape (K, N, N), in place.
+
+    Returns
+    -------
+    array, shape (J, N, N)
+        In the dtype of the file and the byte order of the machine.
+
+    Raises
+    ------
+    DataError
+        If the data are damaged, or compressed with an unknown filter.
+    """
+    lead = dataset.shape[:-2]
+    count = int(np.prod(lead))
+    kept = np.arange(count) if rows is None else rows
+    dtype = dataset.dtype.newbyteorder("=")
+    out = np.empty((len(kept), window.side, window.side), dtype=dtype)
+    frame_bytes = max(1, int(np.prod(dataset.shape[-2:])) * dtype.itemsize)
+    step = max(1, BLOCK_BYTES // frame_bytes)
+    for at in range(0, len(kept), step):
+        block = out[at : at + step]
+        chosen = kept[at : at + step]
+        with reading(dataset):
+            _read_block(dataset, window, chosen, block)
+        if repair is not None:
+            repair(block)
+    return out
+
+
+def _read_block(
+    dataset: h5py.Dataset, window: Window, chosen: NDArray[np.int64], block: NDArray[Any]
+) -> None:
+    """Read some frames into an array; neighbours in the file go in one call."""
+    if dataset.ndim == 4:
+        columns = dataset.shape[1]
+        for place, index in enumerate(chosen):
+            dataset.read_direct(block, (index // columns, index % columns, *window.slices), np.s_[place])
+        return
+    runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
+    place = 0
+    for run in runs:
+        source = (slice(int(run[0]), int(run[-1]) + 1), *window.slices)
+        dataset.read_direct(block, source, np.s_[place : place + len(run)])
+        place += len(run)
+
+
+def filler(bad_pixels: NDArray[np.bool_]) -> Callable[[NDArray[Any]], None] | None:
+    r"""Return what fills bad pixels with the smoothest values that continue their good neighbours.
+
+    A filled pixel is the mean of its neighbours: the discrete Laplace equation
+    :math:`L_{bb} x_b = -L_{bg} x_g` is factorised once and solved for every frame. Values lie between those
+    of the good neighbours; whole numbers stay whole.
+
+    Parameters
+    ----------
+    bad_pixels : bool array, shape (N, N)
+        True where the detector measured nothing.
+
+    Returns
+    -------
+    callable or None
+        Changes frames, shape (K, N, N), in place; None where no pixel is bad.
+
+    Raises
+    ------
+    DataError
+        If every pixel is bad.
+    """
+    if not bad_pixels.any():
+        return None
+    if bad_pixels.all():
+        raise DataError(
+            "bad pixels: the mask leaves nothing (got every pixel bad, expected some good ones). Check it."
+        )
+    from scipy.sparse import csc_matrix
+    from scipy.sparse.linalg import splu
+
+    height, width = bad_pixels.shape
+    flat = np.arange(height * width).reshape(height, width)
+    pairs = np.concatenate(
+        [
+            np.stack([flat[:, :-1].ravel(), flat[:, 1:].ravel()]),
+            np.stack([flat[:-1].ravel(), flat[1:].ravel()]),
+        ],
+        axis=1,
+    )
+    pairs = np.concatenate([pairs, pairs[::-1]], axis=1)
+    pairs = pairs[:, bad_pixels.ravel()[pairs[0]]]
+    number = np.full(height * width, -1)
+    bad = np.flatnonzero(bad_pixels.ravel())
+    number[bad] = np.arange(len(bad))
+    to_bad = bad_pixels.ravel()[pairs[1]]
+    inside, rim = pairs[:, to_bad], pairs[:, ~to_bad]
+    good, place = np.unique(rim[1], return_inverse=True)
+    degree = np.bincount(number[pairs[0]], minlength=len(bad)).astype(np.float64)
+    rows = np.concatenate([np.arange(len(bad)), number[inside[0]]])
+    columns = np.concatenate([np.arange(len(bad)), number[inside[1]]])
+    values = np.concatenate([degree, -np.ones(inside.shape[1])])
+    solver = splu(csc_matrix((values, (rows, columns)), shape=(len(bad), len(bad))))
+    border = csc_matrix((np.ones(rim.shape[1]), (number[rim[0]], place)), shape=(len(bad), len(good)))
+
+    def fill(frames: NDArray[Any]) -> None:
+        stack = frames.reshape(len(frames), -1)
+        filled = solver.solve(border @ stack[:, good].T.astype(np.float64)).T
+        stack[:, bad] = np.rint(filled) if frames.dtype.kind in "iu" else filled
+
+    return fill

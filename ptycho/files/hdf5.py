@@ -1,0 +1,403 @@
+"""HDF5 files, read with care: links stay beside the file, a failure is one line that names the dataset."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError, MissingPackageError
+
+if TYPE_CHECKING:
+    import h5py
+
+logger = logging.getLogger(__name__)
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_OFFSETS = (0, 512, 1024, 2048)
+_MOST_LINKS = 16
+UNITS: dict[str, dict[str, float]] = {
+    "m": {
+        "m": 1,
+        "meter": 1,
+        "metre": 1,
+        "meters": 1,
+        "metres": 1,
+        "dm": 1e-1,
+        "cm": 1e-2,
+        "mm": 1e-3,
+        "um": 1e-6,
+        "µm": 1e-6,
+        "μm": 1e-6,
+        "micron": 1e-6,
+        "microns": 1e-6,
+        "nm": 1e-9,
+        "angstrom": 1e-10,
+        "å": 1e-10,
+        "pm": 1e-12,
+    },
+    "eV": {
+        "ev": 1,
+        "kev": 1e3,
+        "mev": 1e6,
+        "j": 1 / 1.602176634e-19,
+        "joule": 1 / 1.602176634e-19,
+        "joules": 1 / 1.602176634e-19,
+    },
+}
+"""Unit that we use -> unit of a file (in lower case) -> factor."""
+
+
+def is_hdf5(path: str | Path) -> bool:
+    """Tell by its content whether a file is HDF5; needs no package.
+
+    Parameters
+    ----------
+    path : path-like
+        Any file; a missing one is no HDF5 file.
+
+    Returns
+    -------
+    bool
+        True where the signature of HDF5 is found.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        for offset in _OFFSETS:
+            stream.seek(offset)
+            if stream.read(len(SIGNATURE)) == SIGNATURE:
+                return True
+    return False
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file for reading, with the filters that detectors compress with.
+
+    Parameters
+    ----------
+    path : path-like
+        File to read.
+
+    Yields
+    ------
+    h5py.File
+        Closed at the end of the block.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged or cut short.
+    MissingPackageError
+        If h5py or hdf5plugin is not installed.
+    """
+    try:
+        import h5py
+        import hdf5plugin  # noqa: F401  registers bitshuffle, LZ4, Blosc, Zstandard and others with HDF5
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path}: HDF5 files need h5py and hdf5plugin (missing {error.name}). "
+            "Install with: pip install h5py hdf5plugin"
+        ) from error
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise _damaged(path, error) from error
+    with file:
+        try:
+            yield file
+        except OSError as error:
+            raise _damaged(path, error) from error
+
+
+def lookup(file: h5py.File, path: str) -> Any:
+    """Return what lies at a path of a file, or None.
+
+    Links inside the file are followed, and links to files in its own folder; no other link is.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    path : str
+        Path inside it.
+
+    Returns
+    -------
+    h5py.Dataset, h5py.Group or None
+        None where there is nothing.
+
+    Raises
+    ------
+    DataError
+        If a link leads out of the folder of the file, to a file that is not there, or in a circle.
+    """
+    import h5py
+
+    where = file.filename
+    here: Any = file["/"]
+    parts = [part for part in path.split("/") if part]
+    links = 0
+    while parts:
+        part = parts.pop(0)
+        link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
+        if link is None:
+            return None
+        if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
+            links += 1
+            if links > _MOST_LINKS:
+                raise DataError(
+                    f"{where}: the links at '{path}' do not end (got more than {_MOST_LINKS}, expected a "
+                    "dataset). Write the file again."
+                )
+        if isinstance(link, h5py.SoftLink):
+            absolute = posixpath.normpath(posixpath.join(here.name, link.path))
+            here, parts = here.file["/"], [*(p for p in absolute.split("/") if p), *parts]
+        elif isinstance(link, h5py.ExternalLink):
+            _require_beside(where, path, link.filename)
+            here = here.get(part)
+            if here is None:
+                raise DataError(
+                    f"{where}: '{path}' is a link to '{link.filename}', and '{link.path}' is not there "
+                    f"(expected it in the same folder). Copy that file beside this one."
+                )
+        else:
+            here = here[part]
+    if isinstance(here, h5py.Dataset):
+        _require_own_data(here, where, path)
+    return here
+
+
+def _require_beside(where: str, path: str, name: str) -> None:
+    """Refuse the name of a file that is not in the folder of the one being read, or below it."""
+    windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
+        raise DataError(
+            f"{where}: '{path}' leads out of the folder of the file (got '{name}', expected a file beside "
+            f"it). Copy the data into one folder, or into one file."
+        )
+
+
+def _require_own_data(dataset: h5py.Dataset, where: str, path: str) -> None:
+    """Check the files that a virtual dataset, or one with raw data outside, reads from."""
+    sources = [item[0] for item in dataset.external or ()]
+    folder = Path(dataset.file.filename).parent
+    if dataset.is_virtual:
+        sources += [item.file_name for item in dataset.virtual_sources()]
+    for name in dict.fromkeys(sources):
+        if name == ".":
+            continue
+        _require_beside(where, path, name)
+        if not (folder / name).is_file():
+            # HDF5 would fill the gap with zeros without a word.
+            raise DataError(
+                f"{where}: '{path}' reads from '{name}', which is not there (expected it in the same "
+                f"folder). Copy that file beside this one."
+            )
+
+
+def find_dataset(file: h5py.File, paths: Sequence[str]) -> h5py.Dataset | None:
+    """Return the first dataset that is there.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    paths : sequence of str
+        Where to look, in order.
+
+    Returns
+    -------
+    h5py.Dataset or None
+        None where no path leads to a dataset.
+    """
+    import h5py
+
+    for path in paths:
+        found = lookup(file, path)
+        if isinstance(found, h5py.Dataset) and found.shape is not None:
+            return found
+    return None
+
+
+def require_dataset(file: h5py.File, paths: Sequence[str], what: str, action: str) -> h5py.Dataset:
+    """Return the first dataset that is there, or refuse the file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    paths : sequence of str
+        Where to look, in order.
+    what : str
+        What is looked for, for the message.
+    action : str
+        What the user can do, a sentence.
+
+    Returns
+    -------
+    h5py.Dataset
+        The dataset.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    found = find_dataset(file, paths)
+    if found is None:
+        raise missing(file, paths, what, action)
+    return found
+
+
+def missing(file: h5py.File, paths: Sequence[str], what: str, action: str) -> DataError:
+    """Build the error for something that a file lacks.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    paths : sequence of str
+        Where it was looked for.
+    what : str
+        What is missing.
+    action : str
+        What the user can do, a sentence.
+
+    Returns
+    -------
+    DataError
+        To be raised by the caller.
+    """
+    looked = " or ".join(f"'{path}'" for path in paths)
+    return DataError(f"{file.filename}: {what} is missing (expected {looked}). {action}")
+
+
+def read_array(dataset: h5py.Dataset, kinds: str, shapes: str, fits: bool) -> NDArray[Any]:
+    """Read a small dataset whole, after a look at its shape and type.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        What to read.
+    kinds : str
+        NumPy kinds that are allowed, such as ``'iuf'``.
+    shapes : str
+        Allowed shapes, for the message.
+    fits : bool
+        Whether the shape is one of them.
+
+    Returns
+    -------
+    array
+        In the dtype of the file.
+
+    Raises
+    ------
+    DataError
+        If shape or type is another one, or the data are damaged.
+    """
+    if not fits or dataset.dtype.kind not in kinds or not dataset.size:
+        raise DataError(
+            f"{dataset.file.filename}: '{dataset.name}' has the wrong shape or type (got {dataset.shape}, "
+            f"{dataset.dtype}, expected {shapes}). Write it in that shape."
+        )
+    with reading(dataset):
+        return dataset[()]
+
+
+@contextmanager
+def reading(dataset: h5py.Dataset) -> Iterator[None]:
+    """Turn what HDF5 raises on damaged or oddly compressed data into one line that names the dataset.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        What the block reads.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _damaged(f"{dataset.file.filename}: '{dataset.name}'", error) from error
+
+
+def _damaged(where: str | Path, error: OSError) -> DataError:
+    reason = " ".join(str(error).split())
+    return DataError(
+        f"{where}: cannot be read (got {reason!r}, expected a whole HDF5 file). Copy it again from its "
+        "source."
+    )
+
+
+def unit_factor(dataset: h5py.Dataset, unit: str) -> float | None:
+    """Return the factor from the unit of a dataset to ours.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Its attribute ``units`` is read.
+    unit : {'m', 'eV'}
+        Unit that is wanted.
+
+    Returns
+    -------
+    float or None
+        None where the dataset states no unit.
+
+    Raises
+    ------
+    DataError
+        If the unit is unknown.
+    """
+    stated = dataset.attrs.get("units", dataset.attrs.get("unit"))
+    if stated is None:
+        return None
+    if isinstance(stated, np.ndarray) and stated.size == 1:
+        stated = stated.reshape(-1)[0]
+    name = stated.decode("utf-8", "replace") if isinstance(stated, bytes) else str(stated)
+    known = UNITS[unit]
+    if not name.strip():
+        return None
+    if name.strip().lower() not in known or name.strip() == "meV":
+        raise DataError(
+            f"{dataset.file.filename}: '{dataset.name}' has an unknown unit (got {name!r}, expected one of "
+            f"{', '.join(known)}). Correct its attribute units."
+        )
+    return known[name.strip().lower()]
+
+
+def read_number(dataset: h5py.Dataset) -> float:
+    """Read one number; a list with one number per frame counts when they agree to a thousandth.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        One number, or as many equal ones as there are frames.
+
+    Returns
+    -------
+    float
+        The number, in the unit of the file.
+
+    Raises
+    ------
+    DataError
+        If it is not one finite number.
+    """
+    values = read_array(dataset, "iuf", "one number", dataset.size is not None)
+    values = np.asarray(values, dtype=np.float64).reshape(-1)
+    middle = float(np.median(values))
+    if not np.isfinite(values).all() or np.ptp(values) > 1e-3 * abs(middle):
+        raise DataError(
+            f"{dataset.file.filename}: '{dataset.name}' is not one number (got {values.min():g} to "
+            f"{values.max():g}, expected one finite number). Split the scan, or pass it as a flag."
+        )
+    return middle

@@ -1,0 +1,149 @@
+"""The door to every HDF5 scan: which format a file has, by what is in it, and who reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptycho.errors import ConfigError, DataError
+from ptycho.files import cxi, ptychodus
+from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
+from ptycho.files.optics import METADATA_KEY, FileOptions, Optics
+
+if TYPE_CHECKING:
+    import h5py
+
+    from ptycho.raw_data import RawData
+
+FORMATS = "Ptychodus diffraction or training data, CXI, NXcxi_ptycho"
+
+
+def _format(file: h5py.File) -> str:
+    """Name the format of an HDF5 file."""
+    if find_dataset(file, ["patterns"]) is not None:
+        return "training" if find_dataset(file, ["probe_position_x_px"]) is not None else "diffraction"
+    if cxi.entry_of(file) is not None:
+        return "cxi"
+    if find_dataset(file, ["probe_position_x_m"]) is not None:
+        raise DataError(
+            f"{file.filename}: a product without patterns (got positions, probe and object, expected "
+            "diffraction data). Name the diffraction file, and pass this one as --product."
+        )
+    found = ", ".join(sorted(file)[:8]) or "nothing"
+    raise DataError(
+        f"{file.filename}: unknown HDF5 layout (found: {found}; expected {FORMATS}). Convert it to one of "
+        "them, or to NPZ."
+    )
+
+
+def read_hdf5_scan(
+    path: str | Path,
+    options: FileOptions | None = None,
+    probe_key: str | None = None,
+    pattern_axis: int | None = None,
+) -> RawData:
+    """Read a scan from an HDF5 file of any known format.
+
+    Parameters
+    ----------
+    path : path-like
+        File.
+    options : FileOptions, optional
+        What the user says about it.
+    probe_key : str, optional
+        Path of the probe inside a CXI file.
+    pattern_axis : int, optional
+        Only the first axis counts patterns in these formats.
+
+    Returns
+    -------
+    RawData
+        Checked data set; its metadata hold the optics.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, of an unknown layout, or lacks something.
+    ConfigError
+        If a setting does not apply to this format.
+    """
+    path, options = Path(path), options or FileOptions()
+    if pattern_axis not in (None, 0):
+        raise ConfigError(
+            f"{path}: --pattern-axis does not apply to HDF5 (got {pattern_axis}, expected 0). Leave it out."
+        )
+    with opened(path) as file:
+        kind = _format(file)
+    if kind == "cxi":
+        return cxi.read_cxi(path, options, probe_key)
+    if probe_key is not None:
+        raise ConfigError(
+            f"{path}: --probe-key does not apply to files of Ptychodus (got {probe_key!r}, expected none). "
+            "Leave it out."
+        )
+    return (
+        ptychodus.read_training_file(path, options)
+        if kind == "training"
+        else ptychodus.read_pair(path, options)
+    )
+
+
+def hdf5_pattern_size(path: str | Path, options: FileOptions | None = None) -> int:
+    """Return the pattern size of an HDF5 scan without reading a pattern.
+
+    Parameters
+    ----------
+    path : path-like
+        File.
+    options : FileOptions, optional
+        What the user says about it.
+
+    Returns
+    -------
+    int
+        Side N [px].
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, of an unknown layout, or lacks patterns.
+    """
+    with opened(path) as file:
+        if _format(file) == "cxi":
+            return cxi.pattern_layout(file, cxi.entry_of(file), options or FileOptions())[1].side
+        return int(ptychodus.pattern_dataset(file).shape[-1])
+
+
+def with_options(raw: RawData, options: FileOptions) -> RawData:
+    """Note in the metadata of an NPZ scan what the user says about its optics.
+
+    Parameters
+    ----------
+    raw : RawData
+        Data set in object pixels.
+    options : FileOptions
+        Optics; the rest does not apply.
+
+    Returns
+    -------
+    RawData
+        The same object.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is for positions in metres.
+    """
+    if options.flip_positions or options.swap_positions or options.product_file:
+        raise ConfigError(
+            f"{raw.source}: --product, --flip-positions and --swap-positions do not apply (got an NPZ file "
+            "with positions in object pixels, expected positions in metres). Leave them out."
+        )
+    stated = Optics.from_metadata(raw.metadata, raw.source)
+    optics = stated.overridden(options)
+    if optics != stated:
+        raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}
+    return raw
+
+
+__all__ = ["FORMATS", "hdf5_pattern_size", "is_hdf5", "read_hdf5_scan", "with_options"]
