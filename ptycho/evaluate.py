@@ -68,90 +68,14 @@ class Rival:
     mask: NDArray[np.bool_]
 
 
-def split_halves(
-    model_path: Path,
-    scan: Scan,
-    backend: str,
-    execution: PyTorchExecutionConfig,
-    progress: Progress,
-    *,
-    seed: int = 42,
-    polish: RefineOptions | None = None,
-) -> tuple[Reconstruction, Reconstruction]:
-    """Reconstruct a scan twice, each time from a random half of its patterns.
+@dataclass(frozen=True)
+class Request:
+    """A reconstruction and everything it is judged by.
 
-    Parameters
-    ----------
-    model_path : Path
-        Trained model.
-    scan : Scan
-        All patterns.
-    backend : {'pytorch', 'tensorflow'}
-        Engine that reconstructs.
-    execution : PyTorchExecutionConfig
-        Accelerator.
-    progress : Progress
-        Told what goes on.
-    seed : int
-        Seed of the split.
-    polish : RefineOptions, optional
-        Refine both halves by the forward model.
-
-    Returns
-    -------
-    tuple of Reconstruction
-        The two halves.
-
-    Raises
-    ------
-    PtychoError
-        If there is no model, or it does not fit the patterns.
-    """
-    pipeline = importlib.import_module("ptycho.pipeline")
-    engine = pipeline.load_engine(backend)
-    model = engine.load(pipeline.find_model(model_path, backend))
-    settings = engine.core_config(model)
-    pipeline.check_size(scan, settings.N, f"the model {model_path}")
-    needed = settings.gridsize**2
-    if scan.n_patterns // 2 < needed:
-        raise DataError(
-            f"{scan.name}: too few patterns for two halves (got {scan.n_patterns}, expected at least "
-            f"{2 * needed}). Leave --model-path out."
-        )
-    scan = replace(scan, probe=masked(scan.probe, settings))
-    order = np.random.default_rng(seed).permutation(scan.n_patterns)
-    middle = len(order) // 2
-    first, second = np.sort(order[:middle]), np.sort(order[middle:])
-    one, two = (
-        engine.reconstruct(model, scan, members, execution=execution, progress=progress, polish=polish)
-        for members in (first, second)
-    )
-    return one, two
-
-
-def evaluate(
-    reconstruction: Path,
-    output_dir: Path,
-    *,
-    truth: Path | None = None,
-    reference: Path | None = None,
-    test_data: Path | None = None,
-    model_path: Path | None = None,
-    backend: str = "pytorch",
-    execution: PyTorchExecutionConfig | None = None,
-    domain: Literal["counts", "amplitude"] | None = None,
-    seed: int = 42,
-    polish: RefineOptions | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Judge a reconstruction in every way the given files allow.
-
-    Parameters
+    Attributes
     ----------
     reconstruction : Path
         ``reconstruction.npz`` or its folder.
-    output_dir : Path
-        Where ``metrics.json``, ``metrics.csv``, ``metrics.md``, curves and pictures go.
     truth : Path, optional
         Data file whose ``objectGuess`` is the known truth.
     reference : Path, optional
@@ -162,14 +86,39 @@ def evaluate(
         Trained model: with ``test_data``, two half scans give a resolution without any truth.
     backend : {'pytorch', 'tensorflow'}
         Engine for the half scans.
-    execution : PyTorchExecutionConfig, optional
-        Accelerator.
-    domain : {'counts', 'amplitude'}, optional
-        What the patterns hold; by default what they held when the reconstruction was made.
-    seed : int
-        Seed of the split.
+    execution : PyTorchExecutionConfig
+        Accelerator for the half scans.
     polish : RefineOptions, optional
         How the half scans are refined by the forward model.
+    seed : int
+        Seed of the split.
+    domain : {'counts', 'amplitude'}, optional
+        What the patterns hold; by default what they held when the reconstruction was made.
+    """
+
+    reconstruction: Path
+    truth: Path | None = None
+    reference: Path | None = None
+    test_data: Path | None = None
+    model_path: Path | None = None
+    backend: str = "pytorch"
+    execution: PyTorchExecutionConfig = field(
+        default_factory=lambda: PyTorchExecutionConfig(logger_backend=None)
+    )
+    polish: RefineOptions | None = None
+    seed: int = 42
+    domain: Literal["counts", "amplitude"] | None = None
+
+
+def evaluate(request: Request, output_dir: Path, progress: Progress | None = None) -> Evaluation:
+    """Judge a reconstruction in every way the given files allow.
+
+    Parameters
+    ----------
+    request : Request
+        The reconstruction, and what it is compared with.
+    output_dir : Path
+        Where ``metrics.json``, ``metrics.csv``, ``metrics.md``, curves and pictures go.
     progress : Progress, optional
         Told what goes on.
 
@@ -183,18 +132,18 @@ def evaluate(
     PtychoError
         If a file does not fit, or there is nothing to compare with.
     """
-    progress, execution = progress or Progress(), execution or PyTorchExecutionConfig(logger_backend=None)
-    _check_request(reconstruction, truth, reference, test_data, model_path, polish)
-    found = read_reconstruction(reconstruction)
-    rivals = _rivals(found, truth, reference)
-    scan = None
-    if test_data is not None:
-        scan = open_scan(test_data, domain=domain or stored_domain(reconstruction))
+    progress = progress or Progress()
+    _check_request(request)
+    found = read_reconstruction(request.reconstruction)
+    rivals = _rivals(found, request.truth, request.reference)
+    scan = halves = None
+    if request.test_data is not None:
+        domain = request.domain or stored_domain(request.reconstruction)
+        scan = open_scan(request.test_data, domain=domain)
         check_patterns(found, scan)
     folder = prepare_folder(output_dir)
-    halves = None
-    if scan is not None and model_path is not None:
-        halves = split_halves(model_path, scan, backend, execution, progress, seed=seed, polish=polish)
+    if scan is not None and request.model_path is not None:
+        halves = split_halves(request.model_path, scan, request, progress)
     result = Evaluation()
     for rival in rivals:
         _compare(result, folder, found, rival)
@@ -207,29 +156,69 @@ def evaluate(
     return result
 
 
-def _check_request(
-    reconstruction: Path,
-    truth: Path | None,
-    reference: Path | None,
-    test_data: Path | None,
-    model_path: Path | None,
-    polish: RefineOptions | None,
-) -> None:
+def split_halves(
+    model_path: Path, scan: Scan, request: Request, progress: Progress
+) -> tuple[Reconstruction, Reconstruction]:
+    """Reconstruct a scan twice, each time from a random half of its patterns.
+
+    Parameters
+    ----------
+    model_path : Path
+        Trained model.
+    scan : Scan
+        All patterns.
+    request : Request
+        Backend, execution, refinement and seed of the split.
+    progress : Progress
+        Told what goes on.
+
+    Returns
+    -------
+    tuple of Reconstruction
+        The two halves.
+
+    Raises
+    ------
+    PtychoError
+        If there is no model, or it does not fit the patterns.
+    """
+    pipeline = importlib.import_module("ptycho.pipeline")
+    engine = pipeline.load_engine(request.backend)
+    model = engine.load(pipeline.find_model(model_path, request.backend))
+    settings = engine.core_config(model)
+    pipeline.check_size(scan, settings.N, f"the model {model_path}")
+    needed = settings.gridsize**2
+    if scan.n_patterns // 2 < needed:
+        raise DataError(
+            f"{scan.name}: too few patterns for two halves (got {scan.n_patterns}, expected at least "
+            f"{2 * needed}). Leave --model-path out."
+        )
+    scan = replace(scan, probe=masked(scan.probe, settings))
+    order = np.random.default_rng(request.seed).permutation(scan.n_patterns)
+    middle = len(order) // 2
+    how = {"execution": request.execution, "progress": progress, "polish": request.polish}
+    one, two = (
+        engine.reconstruct(model, scan, np.sort(half), **how) for half in (order[:middle], order[middle:])
+    )
+    return one, two
+
+
+def _check_request(request: Request) -> None:
     """Refuse a request that judges nothing, or that would leave out what was asked for."""
-    if truth is None and reference is None and test_data is None:
+    if request.truth is None and request.reference is None and request.test_data is None:
         raise ConfigError(
-            f"{reconstruction}: nothing to compare with (got neither --truth, --reference nor --test-data, "
-            "expected at least one). Name one."
+            f"{request.reconstruction}: nothing to compare with (got neither --truth, --reference nor "
+            "--test-data, expected at least one). Name one."
         )
-    if model_path is not None and test_data is None:
+    if request.model_path is not None and request.test_data is None:
         raise ConfigError(
-            f"{model_path}: a model needs patterns to split in halves (got no --test-data, expected a file). "
-            "Pass --test-data."
+            f"{request.model_path}: a model needs patterns to split in halves (got no --test-data, expected "
+            "a file). Pass --test-data."
         )
-    if polish is not None and model_path is None:
+    if request.polish is not None and request.model_path is None:
         raise ConfigError(
-            f"half scans: --refine needs them (got {polish.steps} steps and no --model-path, expected a "
-            "trained model). Pass --model-path."
+            f"half scans: --refine needs them (got {request.polish.steps} steps, no --model-path, expected "
+            "a trained model). Pass --model-path."
         )
 
 

@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(values: dict[str, Any]) -> None:
-    from ptycho.evaluate import evaluate
+    from ptycho.evaluate import Request, evaluate
     from ptycho.job import RefineOptions
 
     for name in ("reconstruction", "output_dir"):
@@ -70,16 +70,10 @@ def _run(values: dict[str, Any]) -> None:
     steps = values.pop("refine_steps", 0)
     if steps < 0:
         raise ConfigError(f"--refine is out of range (got {steps}, expected >= 0). Pass --refine 50.")
-    found = evaluate(
-        values.pop("reconstruction"),
-        values.pop("output_dir"),
-        **values,
-        domain=domain,
-        backend=backend,
-        polish=RefineOptions(steps) if steps else None,
-        execution=execution,
-        progress=Progress() if quiet else ConsoleProgress(),
-    )
+    folder = values.pop("output_dir")
+    polish = RefineOptions(steps) if steps else None
+    request = Request(**values, domain=domain, backend=backend, execution=execution, polish=polish)
+    found = evaluate(request, folder, Progress() if quiet else ConsoleProgress())
     if quiet:
         return
     width = max(len(name) for name in found.scores)

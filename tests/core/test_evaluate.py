@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho.comparison import correlate, on_canvas_of, pattern_residuals, read_reconstruction, stored_domain
 from ptycho.errors import ConfigError, DataError
-from ptycho.evaluate import evaluate
+from ptycho.evaluate import Request, evaluate
 from ptycho.gauge import solve_gauge
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.npz import read_npz, write_npz
@@ -119,7 +119,7 @@ def test_a_planted_ramp_scale_and_shift_are_in_the_scores_of_a_run(
 ) -> None:
     y, x = np.indices(perfect.obj.shape)
     turned = 0.8j * np.exp(0.03j * y - 0.01j * x) * np.roll(perfect.obj, (2, -1), axis=(0, 1))
-    evaluate(stored(replace(perfect, obj=turned), tmp_path), tmp_path / "out", truth=scan_file)
+    evaluate(Request(stored(replace(perfect, obj=turned), tmp_path), truth=scan_file), tmp_path / "out")
     scores = scores_in(tmp_path / "out")
     assert scores["truth_complex_nrmse"] < GAUGE_TOL
     assert scores["truth_gauge_scale"] == pytest.approx(1.25, rel=GAUGE_TOL)
@@ -134,7 +134,7 @@ def test_planted_noise_comes_out_as_nrmse_and_psnr(
 ) -> None:
     sigma = 0.02
     noisy = perfect.obj + noise(perfect.obj.shape, sigma, 5)
-    evaluate(stored(replace(perfect, obj=noisy), tmp_path), tmp_path / "out", truth=scan_file)
+    evaluate(Request(stored(replace(perfect, obj=noisy), tmp_path), truth=scan_file), tmp_path / "out")
     scores = scores_in(tmp_path / "out")
     rms = np.sqrt(np.mean(np.abs(perfect.obj[perfect.scanned]) ** 2))
     assert scores["truth_complex_nrmse"] == pytest.approx(sigma / rms, rel=0.05)
@@ -179,7 +179,7 @@ def test_the_resolution_in_the_scores_is_that_of_the_written_curve(
     perfect: Reconstruction, scan_file: Path, tmp_path: Path
 ) -> None:
     blurred = replace(perfect, obj=perfect.obj + noise(perfect.obj.shape, 0.2, 9))
-    evaluate(stored(blurred, tmp_path), tmp_path / "out", truth=scan_file)
+    evaluate(Request(stored(blurred, tmp_path), truth=scan_file), tmp_path / "out")
     with (tmp_path / "out" / "frc_truth.csv").open(encoding="utf-8") as stream:
         rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
     below = next(i for i, row in enumerate(rows) if row["correlation"] < row["half_bit"])
@@ -233,7 +233,7 @@ def test_the_damaged_pattern_is_the_worst_at_its_place(
     arrays = read_npz(scan_file)
     arrays["diff3d"][17] = np.roll(arrays["diff3d"][17], 3, axis=0)
     write_npz(tmp_path / "damaged.npz", arrays)
-    evaluate(stored(perfect, tmp_path), tmp_path / "out", test_data=tmp_path / "damaged.npz")
+    evaluate(Request(stored(perfect, tmp_path), test_data=tmp_path / "damaged.npz"), tmp_path / "out")
     assert scores_in(tmp_path / "out")["residual_worst_pattern"] == 17
     table = np.loadtxt(tmp_path / "out" / "residuals.csv", delimiter=",", skiprows=1)
     worst = table[np.argmax(table[:, 3])]
@@ -262,7 +262,7 @@ def test_the_three_tables_hold_the_same_numbers(
     perfect: Reconstruction, scan_file: Path, tmp_path: Path
 ) -> None:
     noisy = replace(perfect, obj=perfect.obj + noise(perfect.obj.shape, 0.01, 1))
-    found = evaluate(stored(noisy, tmp_path), tmp_path / "out", truth=scan_file, test_data=scan_file)
+    found = evaluate(Request(stored(noisy, tmp_path), truth=scan_file, test_data=scan_file), tmp_path / "out")
     folder = tmp_path / "out"
     scores = scores_in(folder)
     assert scores == pytest.approx(found.scores)
@@ -304,22 +304,22 @@ def test_a_request_that_cannot_be_met_is_refused_before_anything_is_written(
 ) -> None:
     path, out = stored(perfect, tmp_path), tmp_path / "out"
     with pytest.raises(ConfigError, match="nothing to compare with"):
-        evaluate(path, out)
+        evaluate(Request(path), out)
     with pytest.raises(ConfigError, match="a model needs patterns"):
-        evaluate(path, out, truth=scan_file, model_path=tmp_path)
+        evaluate(Request(path, truth=scan_file, model_path=tmp_path), out)
     with pytest.raises(ConfigError, match=r"--refine needs them \(got 5 steps"):
-        evaluate(path, out, truth=scan_file, polish=RefineOptions(5))
+        evaluate(Request(path, truth=scan_file, polish=RefineOptions(5)), out)
     plain = {**read_npz(scan_file), "object_is_truth": np.array(False)}
     write_npz(tmp_path / "plain.npz", plain)
     with pytest.raises(DataError, match=r"plain\.npz: the file does not hold a known truth"):
-        evaluate(path, out, truth=tmp_path / "plain.npz")
+        evaluate(Request(path, truth=tmp_path / "plain.npz"), out)
     far = stored(replace(perfect, origin_yx_px=np.array([500.0, 0.0])), tmp_path / "far")
     with pytest.raises(DataError, match=r"far.*does not overlap the reconstruction \(got 0 shared pixels"):
-        evaluate(path, out, reference=far)
+        evaluate(Request(path, reference=far), out)
     write_scan(tmp_path / "few.npz", replace(OPTIONS, n_y=3, n_x=3))
     with pytest.raises(DataError, match=r"few\.npz: the patterns do not fit .* \(got 9, expected more"):
-        evaluate(path, out, test_data=tmp_path / "few.npz")
+        evaluate(Request(path, test_data=tmp_path / "few.npz"), out)
     write_scan(tmp_path / "large.npz", replace(OPTIONS, n_px=48))
     with pytest.raises(DataError, match=r"large\.npz: .* \(got N=48, expected N=32\)"):
-        evaluate(path, out, test_data=tmp_path / "large.npz")
+        evaluate(Request(path, test_data=tmp_path / "large.npz"), out)
     assert not out.exists()
