@@ -28,7 +28,7 @@ from ptycho.data_checks import (
     pixel_mask,
 )
 from ptycho.errors import ConfigError, DataError
-from ptycho.files.hdf5 import is_hdf5
+from ptycho.files.kinds import is_foreign
 from ptycho.grouping import GroupedData, grouped_fields, make_groups
 from ptycho.npz import missing_key, npz_headers, read_npz, write_npz
 
@@ -169,10 +169,10 @@ class RawData:
         DataError
             If the file or an array in it breaks ``specs/data_contracts.md``.
         """
-        if is_hdf5(path):
-            from ptycho.files.reader import read_hdf5_scan
+        if is_foreign(path):
+            from ptycho.files.reader import read_foreign
 
-            return read_hdf5_scan(path, options, probe_key, pattern_axis)
+            return read_foreign(path, options, probe_key, pattern_axis)
         raw = cls._from_npz(path, probe_key, pattern_axis)
         if options is None:
             return raw
@@ -351,10 +351,10 @@ def peek_pattern_size(
     DataError
         If the file cannot be read or has neither probe nor patterns.
     """
-    if is_hdf5(path):
-        from ptycho.files.reader import hdf5_pattern_size
+    if is_foreign(path):
+        from ptycho.files.reader import foreign_pattern_size
 
-        return hdf5_pattern_size(path, options)
+        return foreign_pattern_size(path, options)
     headers = npz_headers(path)
     probe = probe_key or "probeGuess"
     for key in (probe, "diff3d", "diffraction"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.optics import METADATA_KEY, NUMBERS, Optics
+from ptycho.physics import far_field_adjoint, shift_field
 from ptycho.raw_data import RawData
 from ptycho.scaling import DOMAIN_KEY
 from ptycho.scans import centre_on_object
@@ -129,8 +130,9 @@ def mean_pattern_probe(patterns: NDArray[Any]) -> NDArray[np.complex64]:
     """
     rows = np.linspace(0, len(patterns) - 1, min(len(patterns), PROBE_SAMPLE)).astype(np.int64)
     mean = sum(patterns[row].astype(np.float64) for row in rows) / len(rows)
-    field = np.sqrt(np.maximum(mean, 0.0))
-    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(field), norm="ortho")).astype(np.complex64)[None]
+    focus = far_field_adjoint(np.sqrt(np.maximum(mean, 0.0)).astype(np.complex128))
+    middle = (patterns.shape[-1] - 1) / 2
+    return shift_field(focus, np.array([[middle, middle]])).astype(np.complex64)
 
 
 def make_raw_data(

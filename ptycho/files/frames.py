@@ -142,7 +142,9 @@ def read_stack(
     dtype = dataset.dtype.newbyteorder("=")
     out = np.empty((len(kept), window.side, window.side), dtype=dtype)
     frame_bytes = max(1, int(np.prod(dataset.shape[-2:])) * dtype.itemsize)
-    step = max(1, BLOCK_BYTES // frame_bytes)
+    chunk = dataset.chunks[0] if dataset.chunks and dataset.ndim == 3 else 1
+    # A chunk is unpacked whole, so no chunk is cut by a block.
+    step = -(-max(1, BLOCK_BYTES // frame_bytes) // chunk) * chunk
     for at in range(0, len(kept), step):
         block = out[at : at + step]
         chosen = kept[at : at + step]

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError, MissingPackageError
@@ -22,36 +21,6 @@ logger = logging.getLogger(__name__)
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OFFSETS = (0, 512, 1024, 2048)
 _MOST_LINKS = 16
-UNITS: dict[str, dict[str, float]] = {
-    "m": {
-        "m": 1,
-        "meter": 1,
-        "metre": 1,
-        "meters": 1,
-        "metres": 1,
-        "dm": 1e-1,
-        "cm": 1e-2,
-        "mm": 1e-3,
-        "um": 1e-6,
-        "µm": 1e-6,
-        "μm": 1e-6,
-        "micron": 1e-6,
-        "microns": 1e-6,
-        "nm": 1e-9,
-        "angstrom": 1e-10,
-        "å": 1e-10,
-        "pm": 1e-12,
-    },
-    "eV": {
-        "ev": 1,
-        "kev": 1e3,
-        "mev": 1e6,
-        "j": 1 / 1.602176634e-19,
-        "joule": 1 / 1.602176634e-19,
-        "joules": 1 / 1.602176634e-19,
-    },
-}
-"""Unit that we use -> unit of a file (in lower case) -> factor."""
 
 
 def is_hdf5(path: str | Path) -> bool:
@@ -114,7 +83,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     with file:
         try:
             yield file
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise _damaged(path, error) from error
 
 
@@ -170,7 +139,10 @@ def lookup(file: h5py.File, path: str) -> Any:
                     f"(expected it in the same folder). Copy that file beside this one."
                 )
         else:
-            here = here[part]
+            try:
+                here = here[part]
+            except (KeyError, RuntimeError) as error:
+                raise _damaged(f"{where}: '{path}'", error) from error
     if isinstance(here, h5py.Dataset):
         _require_own_data(here, where, path)
     return here
@@ -325,79 +297,13 @@ def reading(dataset: h5py.Dataset) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise _damaged(f"{dataset.file.filename}: '{dataset.name}'", error) from error
 
 
-def _damaged(where: str | Path, error: OSError) -> DataError:
+def _damaged(where: str | Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split())
     return DataError(
         f"{where}: cannot be read (got {reason!r}, expected a whole HDF5 file). Copy it again from its "
         "source."
     )
-
-
-def unit_factor(dataset: h5py.Dataset, unit: str) -> float | None:
-    """Return the factor from the unit of a dataset to ours.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Its attribute ``units`` is read.
-    unit : {'m', 'eV'}
-        Unit that is wanted.
-
-    Returns
-    -------
-    float or None
-        None where the dataset states no unit.
-
-    Raises
-    ------
-    DataError
-        If the unit is unknown.
-    """
-    stated = dataset.attrs.get("units", dataset.attrs.get("unit"))
-    if stated is None:
-        return None
-    if isinstance(stated, np.ndarray) and stated.size == 1:
-        stated = stated.reshape(-1)[0]
-    name = stated.decode("utf-8", "replace") if isinstance(stated, bytes) else str(stated)
-    known = UNITS[unit]
-    if not name.strip():
-        return None
-    if name.strip().lower() not in known or name.strip() == "meV":
-        raise DataError(
-            f"{dataset.file.filename}: '{dataset.name}' has an unknown unit (got {name!r}, expected one of "
-            f"{', '.join(known)}). Correct its attribute units."
-        )
-    return known[name.strip().lower()]
-
-
-def read_number(dataset: h5py.Dataset) -> float:
-    """Read one number; a list with one number per frame counts when they agree to a thousandth.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        One number, or as many equal ones as there are frames.
-
-    Returns
-    -------
-    float
-        The number, in the unit of the file.
-
-    Raises
-    ------
-    DataError
-        If it is not one finite number.
-    """
-    values = read_array(dataset, "iuf", "one number", dataset.size is not None)
-    values = np.asarray(values, dtype=np.float64).reshape(-1)
-    middle = float(np.median(values))
-    if not np.isfinite(values).all() or np.ptp(values) > 1e-3 * abs(middle):
-        raise DataError(
-            f"{dataset.file.filename}: '{dataset.name}' is not one number (got {values.min():g} to "
-            f"{values.max():g}, expected one finite number). Split the scan, or pass it as a flag."
-        )
-    return middle

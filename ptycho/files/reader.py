@@ -1,4 +1,4 @@
-"""The door to every HDF5 scan: which format a file has, by what is in it, and who reads it."""
+"""The door to every scan of another program: which format a file has, by what is in it, and who reads it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from ptycho.errors import ConfigError, DataError
 from ptycho.files import cxi, ptychodus
+from ptycho.files.cxi_layout import entry_of
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
 from ptycho.files.optics import METADATA_KEY, FileOptions, Optics
+from ptycho.npz import npz_headers
 
 if TYPE_CHECKING:
     import h5py
@@ -18,11 +20,19 @@ if TYPE_CHECKING:
 FORMATS = "Ptychodus diffraction or training data, CXI, NXcxi_ptycho"
 
 
+def _kind(path: Path) -> str:
+    """Name the format of a file."""
+    if not is_hdf5(path):
+        return "diffraction"
+    with opened(path) as file:
+        return _format(file)
+
+
 def _format(file: h5py.File) -> str:
     """Name the format of an HDF5 file."""
     if find_dataset(file, ["patterns"]) is not None:
         return "training" if find_dataset(file, ["probe_position_x_px"]) is not None else "diffraction"
-    if cxi.entry_of(file) is not None:
+    if entry_of(file) is not None:
         return "cxi"
     if find_dataset(file, ["probe_position_x_m"]) is not None:
         raise DataError(
@@ -36,13 +46,13 @@ def _format(file: h5py.File) -> str:
     )
 
 
-def read_hdf5_scan(
+def read_foreign(
     path: str | Path,
     options: FileOptions | None = None,
     probe_key: str | None = None,
     pattern_axis: int | None = None,
 ) -> RawData:
-    """Read a scan from an HDF5 file of any known format.
+    """Read a scan from a file of any known format of other programs.
 
     Parameters
     ----------
@@ -72,8 +82,7 @@ def read_hdf5_scan(
         raise ConfigError(
             f"{path}: --pattern-axis does not apply to HDF5 (got {pattern_axis}, expected 0). Leave it out."
         )
-    with opened(path) as file:
-        kind = _format(file)
+    kind = _kind(path)
     if kind == "cxi":
         return cxi.read_cxi(path, options, probe_key)
     if probe_key is not None:
@@ -88,8 +97,8 @@ def read_hdf5_scan(
     )
 
 
-def hdf5_pattern_size(path: str | Path, options: FileOptions | None = None) -> int:
-    """Return the pattern size of an HDF5 scan without reading a pattern.
+def foreign_pattern_size(path: str | Path, options: FileOptions | None = None) -> int:
+    """Return the pattern size of such a scan without reading a pattern.
 
     Parameters
     ----------
@@ -108,9 +117,11 @@ def hdf5_pattern_size(path: str | Path, options: FileOptions | None = None) -> i
     DataError
         If the file is damaged, of an unknown layout, or lacks patterns.
     """
+    if not is_hdf5(path):
+        return int(npz_headers(path)["patterns"][0][-1])
     with opened(path) as file:
         if _format(file) == "cxi":
-            return cxi.pattern_layout(file, cxi.entry_of(file), options or FileOptions())[1].side
+            return cxi.pattern_layout(file, entry_of(file), options or FileOptions())[1].side
         return int(ptychodus.pattern_dataset(file).shape[-1])
 
 
@@ -145,5 +156,3 @@ def with_options(raw: RawData, options: FileOptions) -> RawData:
         raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}
     return raw
 
-
-__all__ = ["FORMATS", "hdf5_pattern_size", "is_hdf5", "read_hdf5_scan", "with_options"]

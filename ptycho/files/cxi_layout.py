@@ -1,0 +1,244 @@
+"""Names of a CXI entry, and the geometry of its detector.
+
+The frame of CXI: z along the beam, y up, x to the left as seen along the beam. ``basis_vectors`` are the
+steps from row to row and from column to column [m].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+from ptycho.files.hdf5 import find_dataset, read_array
+from ptycho.files.numbers import length_m, read_number, size_m, unit_factor
+from ptycho.files.optics import FileOptions
+
+if TYPE_CHECKING:
+    import h5py
+
+DEFAULT_BASIS = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
+"""Directions of the rows and the columns of a frame where the file states none."""
+DEFINITIONS = ("NXcxi_ptycho", "NXptycho")
+
+
+def entry_of(file: h5py.File) -> str | None:
+    """Return the name of the entry of a CXI or NXcxi_ptycho file.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+
+    Returns
+    -------
+    str or None
+        ``entry_1``, or the first group that names the definition; None where the file is of another kind.
+    """
+    if "entry_1" in file:
+        return "entry_1"
+    for name in file:
+        if is_nexus(file, [f"{name}/definition"]):
+            return name
+    return None
+
+
+def is_nexus(file: h5py.File, definition: list[str]) -> bool:
+    """Tell whether an entry follows NXcxi_ptycho.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    definition : list of str
+        Where the entry names its definition.
+
+    Returns
+    -------
+    bool
+        False for plain CXI.
+    """
+    dataset = find_dataset(file, definition)
+    if dataset is None or dataset.size != 1:
+        return False
+    value = np.asarray(dataset[()]).reshape(-1)[0]
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)) in DEFINITIONS
+
+
+class EntryPaths:
+    """Where an entry keeps what is needed, in the order of looking.
+
+    Parameters
+    ----------
+    entry : str
+        Name of the entry.
+    """
+
+    def __init__(self, entry: str) -> None:
+        instrument, sample, data = f"{entry}/instrument_1", f"{entry}/sample_1", f"{entry}/data_1"
+        self.detector = detector = f"{instrument}/detector_1"
+        self.patterns = [f"{data}/data", f"{detector}/data"]
+        self.translation = [
+            f"{data}/translation",
+            f"{sample}/geometry_1/translation",
+            f"{detector}/translation",
+        ]
+        self.beam_energy = [f"{instrument}/beam_1/incident_beam_energy", f"{instrument}/beam_1/energy"]
+        self.source_energy = [f"{instrument}/source_1/energy"]
+        self.wavelength = [f"{instrument}/source_1/wavelength", f"{instrument}/beam_1/incident_wavelength"]
+        self.distance = [f"{detector}/distance"]
+        self.corner = [f"{detector}/corner_position"]
+        self.pixel = {axis: [f"{detector}/{axis}_pixel_size"] for axis in "yx"}
+        self.centre = {axis: [f"{detector}/beam_center_{axis}"] for axis in "yx"}
+        self.basis = [f"{detector}/basis_vectors"]
+        self.mask = [f"{detector}/mask"]
+        self.definition = [f"{entry}/definition"]
+        self.probe = [
+            f"{instrument}/source_1/illumination",
+            f"{instrument}/source_1/probe",
+            f"{detector}/probe",
+            f"{detector}/data_illumination",
+        ]
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Where the frames are.
+
+    Attributes
+    ----------
+    distance_m : float or None
+        Distance from the sample [m].
+    pixel_yx_m : tuple of float or None
+        Step from row to row and from column to column [m].
+    basis : float64 array, shape (2, 3)
+        Directions of these steps, (x, y, z), length 1.
+    centre_yx_px : tuple of float or None
+        Where the beam meets the frame; an index means the middle of that pixel [px].
+    """
+
+    distance_m: float | None
+    pixel_yx_m: tuple[float, float] | None
+    basis: NDArray[np.float64]
+    centre_yx_px: tuple[float, float] | None
+
+
+def read_detector(file: h5py.File, paths: EntryPaths, options: FileOptions) -> Detector:
+    """Read the geometry of the detector; what the user states is not looked for.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    paths : EntryPaths
+        Names of the entry.
+    options : FileOptions
+        Distance and pixel, where the user states them.
+
+    Returns
+    -------
+    Detector
+        What the file and the user say.
+
+    Raises
+    ------
+    DataError
+        If a dataset has the wrong shape or unit.
+    """
+    basis, steps_m = _basis(file, paths)
+    corner_m = _corner_m(file, paths)
+    distance_m = options.detector_distance_m
+    if distance_m is None:
+        distance_m = _distance_m(file, paths, corner_m)
+    pixel = steps_m
+    if options.detector_pixel_m is not None:
+        pixel = (options.detector_pixel_m, options.detector_pixel_m)
+    elif pixel is None:
+        pixel = _pixel_yx_m(file, paths)
+    centre = _stated_centre(file, paths, pixel)
+    if centre is None and corner_m is not None and pixel is not None and corner_m[:2].any():
+        # Without basis vectors writers do not agree on the sign of the corner; its size is what counts.
+        along = np.abs(corner_m[1::-1]) if steps_m is None else -(basis @ corner_m)
+        centre = tuple(float(offset) / side - 0.5 for offset, side in zip(along, pixel, strict=True))
+    return Detector(distance_m, pixel, basis, centre)
+
+
+def _distance_m(file: h5py.File, paths: EntryPaths, corner_m: NDArray[np.float64] | None) -> float | None:
+    dataset = find_dataset(file, paths.distance)
+    if dataset is not None:
+        return abs(length_m(dataset)) or None
+    return None if corner_m is None else abs(float(corner_m[2])) or None
+
+
+def _corner_m(file: h5py.File, paths: EntryPaths) -> NDArray[np.float64] | None:
+    dataset = find_dataset(file, paths.corner)
+    if dataset is None:
+        return None
+    values = read_array(dataset, "iuf", "(3,) numbers", dataset.shape in ((3,), (1, 3))).reshape(3)
+    factor = unit_factor(dataset, "m")
+    return values.astype(np.float64) * (1.0 if factor is None else factor)
+
+
+def _basis(file: h5py.File, paths: EntryPaths) -> tuple[NDArray[np.float64], tuple[float, float] | None]:
+    """Directions of rows and columns, shape (2, 3), and their steps where the file states them [m]."""
+    dataset = find_dataset(file, paths.basis)
+    if dataset is None:
+        return DEFAULT_BASIS, None
+    shape = dataset.shape
+    vectors = read_array(
+        dataset, "iuf", "(2, 3) or (3, 2) numbers", shape[-2:] in ((2, 3), (3, 2)) and len(shape) < 4
+    )
+    vectors = vectors.reshape(-1, *shape[-2:]).astype(np.float64)
+    if np.ptp(vectors, axis=0).max() > 1e-6 * np.abs(vectors).max():
+        raise DataError(
+            f"{file.filename}: '{dataset.name}' changes during the scan (got {len(vectors)} different "
+            "pairs, expected one). Split the scan."
+        )
+    pair = vectors[0] if vectors.shape[1:] == (2, 3) else vectors[0].T
+    lengths = np.linalg.norm(pair, axis=1)
+    if not np.isfinite(pair).all() or lengths.min() == 0 or abs(pair[0] @ pair[1]) > 1e-3 * lengths.prod():
+        raise DataError(
+            f"{file.filename}: '{dataset.name}' holds no two directions at right angles "
+            f"(got {pair.tolist()}, expected the steps along rows and columns in m). Correct it."
+        )
+    return pair / lengths[:, None], (float(lengths[0]), float(lengths[1]))
+
+
+def _pixel_yx_m(file: h5py.File, paths: EntryPaths) -> tuple[float, float] | None:
+    """Height and width of a detector pixel; one stands for both where the other is missing."""
+    found = [find_dataset(file, paths.pixel[axis]) for axis in "yx"]
+    sides = [None if dataset is None else size_m(dataset) for dataset in found]
+    if sides == [None, None]:
+        return None
+    height, width = sides
+    return (height if height is not None else width, width if width is not None else height)
+
+
+def _stated_centre(
+    file: h5py.File, paths: EntryPaths, pixel: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    """Where ``beam_center_y`` and ``beam_center_x`` say that the beam meets the frame [px]."""
+    datasets = [find_dataset(file, paths.centre[axis]) for axis in "yx"]
+    if None in datasets:
+        return None
+    sides = (None, None) if pixel is None else pixel
+    row, column = (_centre_px(dataset, side) for dataset, side in zip(datasets, sides, strict=True))
+    return row, column
+
+
+def _centre_px(dataset: h5py.Dataset, side_m: float | None) -> float:
+    """Read one coordinate of the beam centre, in pixels or as a length."""
+    stated = dataset.attrs.get("units")
+    word = stated.decode() if isinstance(stated, bytes) else str(stated or "")
+    value = read_number(dataset)
+    if word.strip().lower() in ("pixel", "pixels", "px") or (not word and value > 1):
+        return value
+    if side_m is None:
+        raise DataError(
+            f"{dataset.file.filename}: '{dataset.name}' is a length, and the detector pixel is missing "
+            "(expected x_pixel_size). Pass --detector-pixel."
+        )
+    return length_m(dataset) / side_m - 0.5

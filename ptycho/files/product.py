@@ -1,0 +1,319 @@
+"""A product of Ptychodus 1.7: positions, probe and object in metres, from HDF5 or NPZ.
+
+x and y are in separate arrays. The centre of an object of width W is pixel (W - 1) / 2. +x runs along the
+columns and +y along the rows. A pattern and its position carry the same index.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+from ptycho.files.hdf5 import is_hdf5, missing, opened, read_array, require_dataset
+from ptycho.files.optics import Optics
+from ptycho.npz import npz_headers, read_npz
+
+logger = logging.getLogger(__name__)
+
+WRITE_AGAIN = "Write it again with Ptychodus."
+PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
+
+
+@dataclass(frozen=True)
+class Product:
+    """Positions, probe and object, in metres.
+
+    Attributes
+    ----------
+    indexes : int64 array, shape (M,)
+        Number of the pattern that each position belongs to.
+    positions_yx_m : float64 array, shape (M, 2)
+        Positions [m].
+    probe : complex array, shape (P, N, N)
+        Incoherent modes.
+    obj : complex array, shape (H, W), or None
+        Object; None where the product holds an empty one.
+    centre_yx_m : tuple of float
+        Middle of the object, pixel ((H - 1) / 2, (W - 1) / 2) [m].
+    optics : Optics
+        Energy, distance and object pixel.
+    """
+
+    indexes: NDArray[np.int64]
+    positions_yx_m: NDArray[np.float64]
+    probe: NDArray[Any]
+    obj: NDArray[Any] | None
+    centre_yx_m: tuple[float, float]
+    optics: Optics
+
+
+def find_product(diffraction: Path, named: Path | None) -> Path:
+    """Find the product of a diffraction file.
+
+    Parameters
+    ----------
+    diffraction : Path
+        HDF5 or NPZ diffraction file.
+    named : Path or None
+        What the user names; it wins.
+
+    Returns
+    -------
+    Path
+        Otherwise the file in the same folder whose name has ``product`` in the place of ``diffraction``.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    if named is not None:
+        if not named.is_file():
+            raise DataError(
+                f"{named}: no such file (expected the product of {diffraction.name}). Check --product."
+            )
+        return named
+    names = [
+        diffraction.stem.replace(old, new)
+        for old, new in (("diffraction", "product"), ("Diffraction", "Product"), ("DIFFRACTION", "PRODUCT"))
+    ]
+    for name in names:
+        for suffix in dict.fromkeys((diffraction.suffix, ".h5", ".hdf5", ".npz")):
+            candidate = diffraction.with_name(name + suffix)
+            if candidate != diffraction and candidate.is_file():
+                return candidate
+    raise DataError(
+        f"{diffraction}: its product with positions, probe and object is missing (expected "
+        f"{diffraction.with_name('product.h5').name} beside diffraction.h5, or --product). Pass --product "
+        "product.h5."
+    )
+
+
+def read_product(path: Path) -> Product:
+    """Read a product.
+
+    Parameters
+    ----------
+    path : Path
+        HDF5 or NPZ product of Ptychodus.
+
+    Returns
+    -------
+    Product
+        Checked: one index and two coordinates for each position.
+
+    Raises
+    ------
+    DataError
+        If something is missing or has the wrong shape.
+    """
+    arrays, numbers = _product_from_hdf5(path) if is_hdf5(path) else _product_from_npz(path)
+    x_m, y_m, indexes = (
+        np.atleast_1d(arrays[key])
+        for key in ("probe_position_x_m", "probe_position_y_m", "probe_position_indexes")
+    )
+    if x_m.ndim != 1 or not len(x_m) == len(y_m) == len(indexes):
+        raise DataError(
+            f"{path}: positions and their indexes do not match (got {x_m.shape}, {y_m.shape}, "
+            f"{indexes.shape}, expected one of each). {WRITE_AGAIN}"
+        )
+    probe, obj = incoherent_modes(arrays["probe"], path), first_layer(arrays["object"], path)
+    optics = Optics(
+        numbers["photon_energy_eV"] or None,
+        numbers["detector_object_distance_m"] or None,
+        None,
+        (numbers["pixel_height_m"], numbers["pixel_width_m"]),
+    )
+    if min(optics.object_pixel_yx_m) <= 0:
+        raise DataError(
+            f"{path}: the object pixel has no size (got {optics.object_pixel_yx_m} m, expected > 0). "
+            f"{WRITE_AGAIN}"
+        )
+    positions = np.stack([y_m, x_m], axis=1).astype(np.float64)
+    centre = (numbers["center_y_m"], numbers["center_x_m"])
+    return Product(indexes.astype(np.int64), positions, probe, obj, centre, optics)
+
+
+def _product_from_hdf5(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    """Read arrays and numbers of an HDF5 product."""
+    with opened(path) as file:
+        found = {
+            key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in PRODUCT_KEYS
+        }
+        if not bool(file.attrs.get("far_field", True)):
+            raise _near_field(path)
+        numbers = {}
+        for key in ("photon_energy_eV", "detector_object_distance_m"):
+            value = file.attrs.get(
+                key, file.attrs.get("probe_energy_eV") if key == "photon_energy_eV" else None
+            )
+            if value is None:
+                raise missing(file, [f"/@{key}"], f"the attribute {key} of the product", WRITE_AGAIN)
+            numbers[key] = float(value)
+        for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
+            if key not in found["object"].attrs:
+                raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
+            numbers[key] = float(found["object"].attrs[key])
+        empty = {"object": np.zeros((0, 0), dtype=complex)} if not found["object"].size else {}
+        arrays = {
+            key: read_array(item, "iufc", "numbers", True) for key, item in found.items() if key not in empty
+        }
+    return {**arrays, **empty}, numbers
+
+
+def _product_from_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    """Read arrays and numbers of an NPZ product; its names carry a prefix where HDF5 has attributes."""
+    prefixed = {
+        "pixel_height_m": "object_pixel_height_m",
+        "pixel_width_m": "object_pixel_width_m",
+        "center_x_m": "object_center_x_m",
+        "center_y_m": "object_center_y_m",
+        "photon_energy_eV": "photon_energy_eV",
+        "detector_object_distance_m": "detector_object_distance_m",
+    }
+    headers = npz_headers(path)
+    for key in (*PRODUCT_KEYS, *prefixed.values()):
+        if key not in headers:
+            raise DataError(
+                f"{path}: '{key}' of the product is missing (found: {', '.join(sorted(headers))}). "
+                f"{WRITE_AGAIN}"
+            )
+    far = ["far_field"] if "far_field" in headers else []
+    arrays = read_npz(path, [*PRODUCT_KEYS, *prefixed.values(), *far])
+    if far and not bool(arrays["far_field"]):
+        raise _near_field(path)
+    return arrays, {name: float(arrays[key]) for name, key in prefixed.items()}
+
+
+def _near_field(path: Path) -> DataError:
+    return DataError(
+        f"{path}: a near-field product (got far_field false, expected far-field patterns). Reconstruct it "
+        "with another program."
+    )
+
+
+def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Return the incoherent modes of a probe array of 2 to 4 axes.
+
+    Parameters
+    ----------
+    probe : complex array, shape (N, N), (P, N, N) or (components, P, N, N)
+        Probe as stored.
+    path : Path
+        File, for messages.
+
+    Returns
+    -------
+    complex array, shape (N, N) or (P, N, N)
+        The modes of the first component.
+
+    Raises
+    ------
+    DataError
+        If the shape is another one.
+    """
+    if probe.ndim == 4 and probe.shape[0] > 1:
+        logger.warning(
+            "%s: the probe varies from position to position (%d components); the first is used",
+            path,
+            probe.shape[0],
+        )
+    modes = probe[0] if probe.ndim == 4 else probe
+    if modes.ndim not in (2, 3) or not modes.size:
+        raise DataError(
+            f"{path}: 'probe' has the wrong shape (got {probe.shape}, expected (N, N), (P, N, N) or "
+            f"(1, P, N, N)). {WRITE_AGAIN}"
+        )
+    return modes
+
+
+def first_layer(obj: NDArray[Any], path: Path) -> NDArray[Any] | None:
+    """Return the first layer of an object, or None where it is empty.
+
+    Parameters
+    ----------
+    obj : complex array, shape (H, W) or (layers, H, W)
+        Object as stored.
+    path : Path
+        File, for messages.
+
+    Returns
+    -------
+    complex array, shape (H, W), or None
+        The layer.
+
+    Raises
+    ------
+    DataError
+        If the shape is another one.
+    """
+    if not obj.size:
+        return None
+    if obj.ndim == 3 and len(obj) > 1:
+        logger.warning("%s: the object has %d layers; the first is used", path, len(obj))
+    layer = obj[0] if obj.ndim == 3 else obj
+    if layer.ndim != 2:
+        raise DataError(
+            f"{path}: 'object' has the wrong shape (got {obj.shape}, expected (H, W) or (layers, H, W)). "
+            f"{WRITE_AGAIN}"
+        )
+    return layer
+
+
+def pair_by_index(
+    pattern_indexes: NDArray[np.int64], product: Product, where: str
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Give each pattern the position with its index, as the client does.
+
+    Positions of one index are averaged. A pattern between two indexes gets the position between theirs. A
+    pattern outside of the indexes, and one with a negative index, is left out.
+
+    Parameters
+    ----------
+    pattern_indexes : int64 array, shape (M,)
+        Index of each pattern.
+    product : Product
+        Positions and their indexes.
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    rows : int64 array, shape (J,)
+        Patterns that have a position.
+    positions_yx_m : float64 array, shape (J, 2)
+        Their positions [m].
+
+    Raises
+    ------
+    DataError
+        If no pattern has one.
+    """
+    known, inverse = np.unique(product.indexes, return_inverse=True)
+    counts = np.bincount(inverse)
+    means = [np.bincount(inverse, weights=column) / counts for column in product.positions_yx_m.T]
+    inside = (pattern_indexes >= max(known[0], 0)) & (pattern_indexes <= known[-1])
+    rows = np.flatnonzero(inside)
+    if not len(rows):
+        raise DataError(
+            f"{where}: no pattern has a position (got pattern indexes {pattern_indexes.min()} to "
+            f"{pattern_indexes.max()}, position indexes {known[0]} to {known[-1]}, expected common ones). "
+            "Name the product that belongs to these patterns."
+        )
+    taken = pattern_indexes[rows]
+    between = int((~np.isin(taken, known)).sum())
+    if len(rows) < len(pattern_indexes) or between:
+        logger.warning(
+            "%s: %d of %d patterns have no position and are left out; %d get one between their neighbours",
+            where,
+            len(pattern_indexes) - len(rows),
+            len(pattern_indexes),
+            between,
+        )
+    return rows, np.stack([np.interp(taken, known, column) for column in means], axis=1)
