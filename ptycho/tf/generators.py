@@ -34,6 +34,11 @@ def _doubled(x: tf.Tensor) -> tf.Tensor:
 class TableNetwork:
     """Variables of an architecture table under their table names.
 
+    Attributes
+    ----------
+    mixed_dtype : tf.DType or None
+        What the convolutions compute in; None is the precision of the input. Weights and physics keep theirs.
+
     Parameters
     ----------
     table : list of LayerSpec
@@ -41,6 +46,8 @@ class TableNetwork:
     seed : int
         Seed of the initial weights.
     """
+
+    mixed_dtype: tf.DType | None = None
 
     def __init__(self, table: list[network.LayerSpec], seed: int) -> None:
         self.table = table
@@ -126,12 +133,12 @@ class CnnGenerator(TableNetwork):
         complex tensor, shape (B, C, N, N)
             Object patches [transmission], each in the frame of its own position.
         """
-        x = tf.transpose(patterns, (0, 2, 3, 1))
+        x = tf.cast(tf.transpose(patterns, (0, 2, 3, 1)), self.mixed_dtype or patterns.dtype)
         for level in range(self.levels[0]):
             x = tf.nn.max_pool2d(self._gated_block(x, f"encoder{level}"), 2, 2, "VALID")
         x = attended(x, "bottleneck", self.weights, self._convolved)
-        amplitude = self._head(x, "amplitude", self.amplitude_activation)
-        phase = network.PHASE_LIMIT_RAD * self._head(x, "phase", tf.tanh)
+        amplitude = tf.cast(self._head(x, "amplitude", self.amplitude_activation), patterns.dtype)
+        phase = network.PHASE_LIMIT_RAD * tf.cast(self._head(x, "phase", tf.tanh), patterns.dtype)
         patches = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
         return tf.transpose(patches, (0, 3, 1, 2))
 
@@ -221,12 +228,13 @@ class UnrolledGenerator(TableNetwork):
 
     def _unet(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """Return the two channels (real, imaginary) of the correction."""
+        dtype, x = x.dtype, tf.cast(x, self.mixed_dtype or x.dtype)
         fine = self._block(x, f"{name}down0", tf.nn.silu)
         middle = self._block(tf.nn.avg_pool2d(fine, 2, 2, "VALID"), f"{name}down1", tf.nn.silu)
         coarse = self._block(tf.nn.avg_pool2d(middle, 2, 2, "VALID"), f"{name}down2", tf.nn.silu)
         middle = self._block(tf.concat([_doubled(coarse), middle], -1), f"{name}up1", tf.nn.silu)
         fine = self._block(tf.concat([_doubled(middle), fine], -1), f"{name}up0", tf.nn.silu)
-        return self._convolved(fine, f"{name}out")
+        return tf.cast(self._convolved(fine, f"{name}out"), dtype)
 
 
 def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:

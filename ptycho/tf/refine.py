@@ -136,9 +136,9 @@ def _pass(chunks: ScanChunks, leading: tf.Tensor, index: int, options: RefineOpt
         poisson=options.likelihood == "poisson",
     )
     parts = []
-    for corners, probes, amplitude, shifts in chunks:
-        function = compiled(_sums, amplitude.shape[-1], len(probes.shape))
-        parts.append(function(leading, corners, probes, amplitude, shifts, asked))
+    for chunk in chunks:
+        function = compiled(_sums, chunk)
+        parts.append(function(leading, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.shifts_yx_px, asked))
     if asked.positions:
         step = tf.concat([part.pop("move") for part in parts], 0)
         # All positions together may drift; that is the object's freedom, not theirs.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho import physics as reference
 from ptycho.network import STEP_DAMPING, nesterov_momentum
+from ptycho.tf import solver
 from ptycho.tf.runtime import tf
 from ptycho.tf.solver import Chunk, accelerated_steps, preconditioned_step, scan_illumination
 
@@ -115,3 +116,18 @@ def test_every_finished_step_is_reported_and_none_is_differentiated() -> None:
         found, _ = accelerated_steps(start, chunks, weight, 3, seen.append)
     assert seen == [0, 1, 2]
     assert tape.gradient(found, [start, probes]) == [None, None]
+
+
+def test_full_chunks_go_through_xla_and_give_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = small_scan(fractional=True)
+    chunks = chunked(scan, 7)
+    monkeypatch.setattr(solver, "CHUNK_PIXELS", 7 * scan.amplitude.shape[-1] ** 2)
+    kinds = [solver.compiled(reference_like, chunk)._jit_compile for chunk in chunks]
+    assert kinds == [True, False]
+    obj, _ = accelerated_steps(flat(scan), chunks, scan_illumination(chunks, scan.obj.shape), 3)
+    arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
+    assert_twin(plain_steps(*arguments, [k / (k + 3) for k in range(3)], STEP_DAMPING), obj, FLOAT64)
+
+
+def reference_like(obj: Any, corners_yx: Any, probes: Any, amplitude: Any) -> Any:
+    return tf.reduce_sum(amplitude)
