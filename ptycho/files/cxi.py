@@ -107,7 +107,7 @@ def read_cxi(path: Path, options: FileOptions, probe_key: str | None = None) -> 
         positions_m = options.orient(_beam_on_sample(file, paths, dataset, detector.basis))
         bad = _bad_pixels(file, paths, dataset, window)
         probe = _probe(file, paths, probe_key, options)
-        patterns = read_stack(dataset, window, repair=None if bad is None else filler(bad))
+        patterns = read_stack(dataset, window, repair=None if bad is None else filler(bad, str(path)))
     positions, optics = on_object_pixels(positions_m, optics, window.side, str(path))
     return make_raw_data(
         patterns, positions, probe, optics, source=str(path), file_format="cxi", bad_pixels=bad

@@ -172,7 +172,7 @@ def _read_block(
         place += len(run)
 
 
-def filler(bad_pixels: NDArray[np.bool_]) -> Callable[[NDArray[Any]], None] | None:
+def filler(bad_pixels: NDArray[np.bool_], where: str) -> Callable[[NDArray[Any]], None] | None:
     r"""Return what fills bad pixels with the smoothest values that continue their good neighbours.
 
     A filled pixel is the mean of its neighbours: the discrete Laplace equation
@@ -183,6 +183,8 @@ def filler(bad_pixels: NDArray[np.bool_]) -> Callable[[NDArray[Any]], None] | No
     ----------
     bad_pixels : bool array, shape (N, N)
         True where the detector measured nothing.
+    where : str
+        Name used in messages.
 
     Returns
     -------
@@ -198,7 +200,8 @@ def filler(bad_pixels: NDArray[np.bool_]) -> Callable[[NDArray[Any]], None] | No
         return None
     if bad_pixels.all():
         raise DataError(
-            "bad pixels: the mask leaves nothing (got every pixel bad, expected some good ones). Check it."
+            f"{where}: the mask of bad pixels leaves nothing (got every pixel bad, expected some good ones). "
+            "Check it."
         )
     from scipy.sparse import csc_matrix
     from scipy.sparse.linalg import splu

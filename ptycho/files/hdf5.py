@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from ptycho.errors import DataError, MissingPackageError
+from ptycho.errors import DataError, MissingPackageError, PtychoError
 
 if TYPE_CHECKING:
     import h5py
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OFFSETS = (0, 512, 1024, 2048)
 _MOST_LINKS = 16
+_DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
+"""What h5py and NumPy raise on damaged bytes and impossible sizes."""
 
 
 def is_hdf5(path: str | Path) -> bool:
@@ -83,11 +85,13 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     with file:
         try:
             yield file
-        except (OSError, RuntimeError) as error:
+        except PtychoError:
+            raise
+        except _DAMAGE as error:
             raise _damaged(path, error) from error
 
 
-def lookup(file: h5py.File, path: str) -> Any:
+def lookup(file: h5py.File, path: str, links: int = 0) -> Any:
     """Return what lies at a path of a file, or None.
 
     Links inside the file are followed, and links to files in its own folder; no other link is.
@@ -98,6 +102,8 @@ def lookup(file: h5py.File, path: str) -> Any:
         Open file.
     path : str
         Path inside it.
+    links : int
+        Links that led here already.
 
     Returns
     -------
@@ -114,7 +120,6 @@ def lookup(file: h5py.File, path: str) -> Any:
     where = file.filename
     here: Any = file["/"]
     parts = [part for part in path.split("/") if part]
-    links = 0
     while parts:
         part = parts.pop(0)
         link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
@@ -123,57 +128,71 @@ def lookup(file: h5py.File, path: str) -> Any:
         if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
             links += 1
             if links > _MOST_LINKS:
-                raise DataError(
-                    f"{where}: the links at '{path}' do not end (got more than {_MOST_LINKS}, expected a "
-                    "dataset). Write the file again."
-                )
+                raise _endless(where, path)
         if isinstance(link, h5py.SoftLink):
             absolute = posixpath.normpath(posixpath.join(here.name, link.path))
             here, parts = here.file["/"], [*(p for p in absolute.split("/") if p), *parts]
         elif isinstance(link, h5py.ExternalLink):
-            _require_beside(where, path, link.filename)
-            here = here.get(part)
-            if here is None:
-                raise DataError(
-                    f"{where}: '{path}' is a link to '{link.filename}', and '{link.path}' is not there "
-                    f"(expected it in the same folder). Copy that file beside this one."
-                )
+            _require_neighbour(here, where, path, link.filename, link.path, links)
+            here = here[part]
         else:
             try:
                 here = here[part]
             except (KeyError, RuntimeError) as error:
                 raise _damaged(f"{where}: '{path}'", error) from error
     if isinstance(here, h5py.Dataset):
-        _require_own_data(here, where, path)
+        _require_own_data(here, where, path, links)
     return here
 
 
-def _require_beside(where: str, path: str, name: str) -> None:
-    """Refuse the name of a file that is not in the folder of the one being read, or below it."""
+def _require_neighbour(item: Any, where: str, path: str, name: str, inner: str, links: int) -> None:
+    """Refuse a dataset of another file unless that file, and all it links to, lies in the same folder."""
+    import h5py
+
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.is_absolute() or windows.drive or ".." in windows.parts:
         raise DataError(
             f"{where}: '{path}' leads out of the folder of the file (got '{name}', expected a file beside "
-            f"it). Copy the data into one folder, or into one file."
+            "it). Copy the data into one folder, or into one file."
+        )
+    neighbour = Path(item.file.filename).parent / name
+    found = None
+    if neighbour.is_file():
+        with h5py.File(neighbour, "r") as other:
+            found = lookup(other, inner, links)
+    if found is None:
+        # HDF5 would fill a gap in a virtual dataset with zeros without a word.
+        raise DataError(
+            f"{where}: '{path}' reads '{inner}' of '{name}', which is not there (expected it in the same "
+            "folder). Copy that file beside this one."
         )
 
 
-def _require_own_data(dataset: h5py.Dataset, where: str, path: str) -> None:
-    """Check the files that a virtual dataset, or one with raw data outside, reads from."""
-    sources = [item[0] for item in dataset.external or ()]
-    folder = Path(dataset.file.filename).parent
-    if dataset.is_virtual:
-        sources += [item.file_name for item in dataset.virtual_sources()]
-    for name in dict.fromkeys(sources):
-        if name == ".":
-            continue
-        _require_beside(where, path, name)
-        if not (folder / name).is_file():
-            # HDF5 would fill the gap with zeros without a word.
-            raise DataError(
-                f"{where}: '{path}' reads from '{name}', which is not there (expected it in the same "
-                f"folder). Copy that file beside this one."
+def _require_own_data(dataset: h5py.Dataset, where: str, path: str, links: int) -> None:
+    """Check the files that a virtual dataset reads from; refuse raw data outside of HDF5."""
+    if dataset.external:
+        raise DataError(
+            f"{where}: '{path}' leads out of the folder of the file (got raw data in "
+            f"'{dataset.external[0][0]}', expected them in HDF5). Write them into the file."
+        )
+    if not dataset.is_virtual:
+        return
+    if links >= _MOST_LINKS:
+        raise _endless(where, path)
+    for name, inner in dict.fromkeys((item.file_name, item.dset_name) for item in dataset.virtual_sources()):
+        if name != ".":
+            _require_neighbour(dataset, where, path, name, inner, links + 1)
+        elif lookup(dataset.file, inner, links + 1) is None:
+            raise missing(
+                dataset.file, [inner], f"the source of the virtual '{path}'", "Write the file again."
             )
+
+
+def _endless(where: str, path: str) -> DataError:
+    return DataError(
+        f"{where}: the links at '{path}' do not end (got more than {_MOST_LINKS}, expected a dataset). "
+        "Write the file again."
+    )
 
 
 def find_dataset(file: h5py.File, paths: Sequence[str]) -> h5py.Dataset | None:
@@ -297,7 +316,7 @@ def reading(dataset: h5py.Dataset) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise _damaged(f"{dataset.file.filename}: '{dataset.name}'", error) from error
 
 

@@ -86,7 +86,7 @@ def _frames_from_hdf5(path: Path, product: Product) -> _Frames:
         bad = _bad_pixels(file, dataset.shape[1:])
         sides = [dataset.attrs.get(f"detector_pixel_{side}_m") for side in ("height", "width")]
         rows, positions = pair_by_index(indexes, product, str(path))
-        repair = None if bad is None else filler(bad)
+        repair = None if bad is None else filler(bad, str(path))
         patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]), rows, repair)
     pixel = (float(sides[0]), float(sides[1])) if None not in sides and min(sides) > 0 else None
     return _Frames(patterns, indexes[rows], positions, bad, pixel)
@@ -106,7 +106,7 @@ def _frames_from_npz(path: Path, product: Product) -> _Frames:
     rows, positions = pair_by_index(indexes, product, str(path))
     stack = stack if len(rows) == len(stack) else stack[rows]
     bad = pixel_mask(arrays["bad_pixels"], stack.shape[-1], str(path)) if len(keys) == 3 else None
-    repair = None if bad is None else filler(bad)
+    repair = None if bad is None else filler(bad, str(path))
     if repair is not None:
         repair(stack)
     return _Frames(stack, indexes[rows], positions, bad)

@@ -155,4 +155,3 @@ def with_options(raw: RawData, options: FileOptions) -> RawData:
     if optics != stated:
         raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}
     return raw
-

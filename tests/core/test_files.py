@@ -328,11 +328,11 @@ def test_filling_keeps_a_plane_exactly_and_refuses_a_mask_that_leaves_nothing() 
     bad[3:7, 4:9] = bad[9, 2] = True
     broken = plane.copy()
     broken[:, bad] = np.nan
-    filler(bad)(broken)
+    filler(bad, "a")(broken)
     np.testing.assert_allclose(broken, plane, atol=1e-9)
-    assert filler(np.zeros((4, 4), dtype=bool)) is None
+    assert filler(np.zeros((4, 4), dtype=bool), "a") is None
     with pytest.raises(DataError, match="every pixel bad"):
-        filler(np.ones((4, 4), dtype=bool))
+        filler(np.ones((4, 4), dtype=bool), "a")
 
 
 def test_floats_of_a_cxi_file_are_counts_unless_the_user_says_otherwise(tmp_path: Path) -> None:
