@@ -15,8 +15,8 @@ from ptycho.probe import probe_window
 
 __all__ = ["reassemble_position"]
 
-WEIGHT_FLOOR = 1e-9
-"""Share of the strongest light below which a pixel counts as never seen."""
+WEIGHT_FLOOR = 1e-4
+"""Share of the strongest light below which a pixel counts as never seen; a merged patch fades below it."""
 
 
 def reassemble_position(

@@ -122,6 +122,7 @@ def train_cdi_model_with_backend(
         test_scan = _scan(test_data, config, scan.name, scan.n_px)
     set_probe_guess(None, train_data.probe_modes)
     own = copy.copy(config)
+    own.neighbor_count = max(config.neighbor_count, config.model.gridsize**2)
     if own.n_groups == DEFAULT_N_GROUPS:
         own.n_groups = scan.n_patterns
     result = _fitted(engine, own, execution, scan, test_scan)
