@@ -21,6 +21,7 @@ from ptycho.comparison import (
 )
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import ConfigError, DataError
+from ptycho.files.optics import FileOptions
 from ptycho.gauge import solve_gauge
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.metrics import FRC, score_aligned
@@ -94,6 +95,8 @@ class Request:
         Seed of the split.
     domain : {'counts', 'amplitude'}, optional
         What the patterns hold; by default what they held when the reconstruction was made.
+    options : FileOptions
+        What the user says about ``test_data``.
     """
 
     reconstruction: Path
@@ -108,6 +111,7 @@ class Request:
     polish: RefineOptions | None = None
     seed: int = 42
     domain: Literal["counts", "amplitude"] | None = None
+    options: FileOptions = field(default_factory=FileOptions)
 
 
 def evaluate(request: Request, output_dir: Path, progress: Progress | None = None) -> Evaluation:
@@ -139,7 +143,7 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
     scan = halves = None
     if request.test_data is not None:
         domain = request.domain or stored_domain(request.reconstruction)
-        scan = open_scan(request.test_data, domain=domain)
+        scan = open_scan(request.test_data, domain=domain, options=request.options)
         check_patterns(found, scan)
     folder = prepare_folder(output_dir)
     if scan is not None and request.model_path is not None:

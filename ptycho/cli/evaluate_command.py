@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.cli.console import ConsoleProgress, Parser, run_command, with_dashes
-from ptycho.cli.flags import EPILOG
+from ptycho.cli.flags import EPILOG, add_file_flags
 from ptycho.cli.train_command import DEFAULT_BACKEND, execution_settings, measurement_domain
 from ptycho.errors import ConfigError
 from ptycho.progress import Progress
@@ -37,11 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
         ("output-dir", "DIR", "where the numbers and pictures go (required)"),
         ("truth", "NPZ", "data file that holds the known truth"),
         ("reference", "PATH", "another reconstruction to compare with"),
-        ("test-data", "NPZ", "data file it was made from: misfit of every pattern"),
+        ("test-data", "FILE", "data file it was made from: misfit of every pattern"),
     ):
         files.add_argument(f"--{flag}", type=Path, metavar=kind, help=text)
     files.add_argument("--measurement-domain", metavar="NAME",
                        help="counts or amplitude; by default as when the reconstruction was made")
+    add_file_flags(parser)
     halves = parser.add_argument_group("two half scans, with --test-data: a resolution without any truth")
     halves.add_argument("--model-path", type=Path, metavar="PATH",
                         help="trained model that reconstructs both halves")
@@ -57,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(values: dict[str, Any]) -> None:
     from ptycho.evaluate import Request, evaluate
+    from ptycho.files.optics import FileOptions
     from ptycho.job import RefineOptions
 
     for name in ("reconstruction", "output_dir"):
@@ -72,7 +74,10 @@ def _run(values: dict[str, Any]) -> None:
         raise ConfigError(f"--refine is out of range (got {steps}, expected >= 0). Pass --refine 50.")
     folder = values.pop("output_dir")
     polish = RefineOptions(steps) if steps else None
-    request = Request(**values, domain=domain, backend=backend, execution=execution, polish=polish)
+    options = FileOptions(**{name: values.pop(name) for name in FileOptions.names() & values.keys()})
+    request = Request(
+        **values, domain=domain, options=options, backend=backend, execution=execution, polish=polish
+    )
     found = evaluate(request, folder, Progress() if quiet else ConsoleProgress())
     if quiet:
         return

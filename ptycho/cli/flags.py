@@ -84,7 +84,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
                       "found from the shape")
     data.add_argument("--n-subsample", type=int, metavar="M", help="use M randomly chosen patterns of the file")
     data.add_argument("--subsample-seed", type=int, metavar="S", help="seed of that choice")
-    _physical(parser)
+    add_file_flags(parser)
     mask = parser.add_argument_group("probe mask")
     _switch(mask, "probe-mask", "probe_mask", "multiply the probe with a soft disc (default no)")
     mask.add_argument("--probe-mask-sigma", type=float, metavar="PX", help="softness of its edge (default 1)")
@@ -98,8 +98,14 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help="seed of everything random (default 42)")
 
 
-def _physical(parser: argparse.ArgumentParser) -> None:
-    """Add what ties a data file to metres."""
+def add_file_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the user can say about a data file in metres; the names are those of ``FileOptions``.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Changed in place.
+    """
     group = parser.add_argument_group("metres and pixels of Ptychodus, CXI and NeXus files (flags win)")
     group.add_argument(
         "--product", dest="product_file", type=Path, metavar="FILE",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.choices import FlipAxes, allowed
 from ptycho.errors import ConfigError, DataError
 
 HC_EV_M = 6.62607015e-34 * 299792458 / 1.602176634e-19
@@ -51,6 +52,11 @@ class FileOptions:
         Axes of the positions whose sign is turned, after the swap.
     swap_positions : bool
         Take x of the file for y and y for x.
+
+    Raises
+    ------
+    ConfigError
+        If a number is not positive, or the axes to flip are unknown.
     """
 
     product_file: Path | None = None
@@ -60,6 +66,22 @@ class FileOptions:
     object_pixel_m: float | None = None
     flip_positions: str | None = None
     swap_positions: bool = False
+
+    def __post_init__(self) -> None:
+        for name, flag in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{flag}: out of range (got {value}, expected a number > 0). Correct it.")
+        if self.flip_positions not in (None, *allowed(FlipAxes)):
+            raise ConfigError(
+                f"--flip-positions: unknown axes (got {self.flip_positions!r}, expected x, y or xy). "
+                "Choose one of them."
+            )
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Return the names of the options, which are those of the settings."""
+        return {item.name for item in fields(cls)}
 
     @classmethod
     def of(cls, config: Any, *, product: bool = True) -> FileOptions:
@@ -82,17 +104,8 @@ class FileOptions:
         ConfigError
             If a number is not positive, or the axes to flip are unknown.
         """
-        for name, flag in NUMBERS.items():
-            value = getattr(config, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{flag}: out of range (got {value}, expected a number > 0). Correct it.")
-        if config.flip_positions not in (None, "x", "y", "xy"):
-            raise ConfigError(
-                f"--flip-positions: unknown axes (got {config.flip_positions!r}, expected x, y or xy). "
-                "Choose one of them."
-            )
-        values = {name: getattr(config, name) for name in (*NUMBERS, "flip_positions", "swap_positions")}
-        return cls(config.product_file if product else None, **values)
+        values = {name: getattr(config, name) for name in cls.names()}
+        return cls(**values if product else values | {"product_file": None})
 
     def orient(self, positions_yx_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn positions the way the user asks for.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,3 +146,23 @@ def test_flags_that_do_not_fit_the_file_are_refused(
     assert done.code == 2
     assert len(done.err.splitlines()) == 1
     assert words in done.err
+
+
+def test_an_evaluation_takes_the_file_with_the_same_flags(
+    scan_cxi: Path, cxi_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ptycho.cli.evaluate_command import main
+
+    bare = Path(shutil.copy(scan_cxi, tmp_path / "bare.cxi"))
+    with h5py.File(bare, "r+") as file:
+        del file["entry_1/instrument_1/source_1/energy"]
+    residuals = []
+    for scan, flags, code in ((scan_cxi, (), 0), (bare, (), 2), (bare, ("--photon-energy", "8000"), 0)):
+        folder = tmp_path / str(len(flags)) / scan.name
+        words = ("--reconstruction", cxi_run, "--test-data", scan, "--quiet", "--output-dir", folder, *flags)
+        assert main([str(word) for word in words]) == code, capsys.readouterr().err
+        if code == 0:
+            scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+            residuals.append(scores["residual_mean"])
+    assert residuals[0] == residuals[1] < 0.1
+    assert "source_1/energy" in capsys.readouterr().err
