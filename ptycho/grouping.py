@@ -145,10 +145,11 @@ def covering_groups(
 
 
 class GroupedData(MutableMapping[str, Any]):
-    """Grouped arrays by name; the large ones are made when first asked for, then kept."""
+    """Grouped arrays of ``raw`` by name; the large ones are made when first asked for, then kept."""
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    def __init__(self, fields: dict[str, Any], raw: RawData | None = None) -> None:
         self._fields = dict(fields)
+        self.raw = raw
 
     def __getitem__(self, key: str) -> Any:
         value = self._fields[key]

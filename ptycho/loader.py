@@ -9,47 +9,57 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho.errors import ConfigError
+from ptycho.raw_data import RawData
 
-__all__ = ["CentredOffsets", "PtychoDataContainer", "load"]
+__all__ = ["PtychoDataContainer", "ScanOffsets", "load"]
 
 
-class CentredOffsets(np.ndarray[Any, np.dtype[np.float64]]):
-    """Group means that remember which point the middle of the canvas stands for.
+class ScanOffsets(np.ndarray[Any, np.dtype[np.float64]]):
+    """Offsets of groups that remember the scan they belong to; apart from that, a plain array.
 
-    Ptychodus passes ``global_offsets`` of a container on to :func:`ptycho.tf_helper.reassemble_position` and
-    shows the result around the centre of its own object. This array carries that centre from one call to the
-    other; apart from it, it is a plain array.
+    Ptychodus passes nothing but offsets from its call of :func:`load` to the calls after it, which have to
+    know more: :func:`ptycho.tf_helper.reassemble_position` the point that the middle of the canvas stands
+    for, and a network for whole scans the scan.
 
     Attributes
     ----------
     centre_yx_px : tuple of float, or None
         Middle of the object that the positions belong to, ((H - 1) / 2, (W - 1) / 2) [object pixels].
+    scan : RawData or None
+        The data set.
+    indices : int64 array, shape (B, C), or None
+        Its patterns in every group.
     """
 
     centre_yx_px: tuple[float, float] | None
+    scan: RawData | None
+    indices: NDArray[np.int64] | None
 
     def __array_finalize__(self, source: Any) -> None:
-        self.centre_yx_px = getattr(source, "centre_yx_px", None)
+        for name in ("centre_yx_px", "scan", "indices"):
+            setattr(self, name, getattr(source, name, None))
 
     @classmethod
-    def around(cls, offsets: NDArray[Any], shape_yx: tuple[int, ...] | None) -> CentredOffsets:
-        """Mark offsets with the middle of an object; :func:`load` calls this.
+    def of(cls, offsets: NDArray[Any], dataset: Mapping[str, Any]) -> ScanOffsets:
+        """Mark offsets with what they belong to; :class:`PtychoDataContainer` calls this.
 
         Parameters
         ----------
-        offsets : array, shape (B, 1, 2, 1)
-            Group means, (x, y) along axis 2 [object pixels].
-        shape_yx : tuple of int, optional
-            Shape (H, W) of the object [pixels].
+        offsets : array, shape (B, 1, 2, 1) or (B, 1, 2, C)
+            Group means, or group mean minus position, (x, y) along axis 2 [object pixels].
+        dataset : mapping
+            Groups that they come from.
 
         Returns
         -------
-        CentredOffsets
+        ScanOffsets
             The same numbers in float64.
         """
         found = np.asarray(offsets, dtype=np.float64).view(cls)
-        if shape_yx is not None:
-            found.centre_yx_px = ((shape_yx[0] - 1) / 2, (shape_yx[1] - 1) / 2)
+        if dataset["objectGuess"] is not None:
+            height, width = np.shape(dataset["objectGuess"])[-2:]
+            found.centre_yx_px = ((height - 1) / 2, (width - 1) / 2)
+        found.scan, found.indices = getattr(dataset, "raw", None), dataset["nn_indices"]
         return found
 
 
@@ -67,8 +77,6 @@ class PtychoDataContainer:
     def __init__(self, dataset: Mapping[str, Any], probe: ArrayLike | None) -> None:
         self.dataset = dataset
         self.probe = None if probe is None else np.asarray(probe)
-        shape = None if dataset["objectGuess"] is None else np.shape(dataset["objectGuess"])[-2:]
-        self.global_offsets = CentredOffsets.around(dataset["coords_offsets"], shape)
 
     @property
     def X(self) -> NDArray[np.float32]:
@@ -99,13 +107,17 @@ class PtychoDataContainer:
         return values
 
     @property
-    def local_offsets(self) -> NDArray[np.float64]:
-        """Group mean minus position, (x, y) along axis 2, shape (B, 1, 2, C) [object pixels]."""
-        values: NDArray[np.float64] = self.dataset["coords_relative"]
-        return values
+    def global_offsets(self) -> ScanOffsets:
+        """Group means, (x, y) along axis 2, shape (B, 1, 2, 1) [object pixels]."""
+        return ScanOffsets.of(self.dataset["coords_offsets"], self.dataset)
 
     @property
-    def coords_true(self) -> NDArray[np.float64]:
+    def local_offsets(self) -> ScanOffsets:
+        """Group mean minus position, (x, y) along axis 2, shape (B, 1, 2, C) [object pixels]."""
+        return ScanOffsets.of(self.dataset["coords_relative"], self.dataset)
+
+    @property
+    def coords_true(self) -> ScanOffsets:
         """The same as ``local_offsets``."""
         return self.local_offsets
 

@@ -14,10 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho import params
 from ptycho.batches import CHUNK_PIXELS
 from ptycho.bundle import Bundle, read_bundle, write_bundle
+from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import BundleError, DataError
 from ptycho.geometry import group_canvases
-from ptycho.pipeline import load_engine
+from ptycho.physics import extract_patches, shift_field
+from ptycho.pipeline import check_size, load_engine
 from ptycho.probe import probe_window
+from ptycho.progress import Progress
+from ptycho.scaling import CHUNK
+from ptycho.scan import mask_of, prepare_scan
 
 __all__ = ["MODEL_NAMES", "DiffractionToObject", "ModelManager", "current_bundle", "remember", "save"]
 
@@ -39,20 +44,9 @@ class DiffractionToObject:
         As given.
     intensity_scale : float
         Factor between the normalised amplitude of a container and what :meth:`predict` takes.
-
-    Raises
-    ------
-    BundleError
-        If the network does not map groups of patterns to patches.
     """
 
     def __init__(self, bundle: Bundle) -> None:
-        if bundle.model.architecture != "cnn":
-            raise BundleError(
-                f"{bundle.where}: this network reconstructs a whole scan at once, not group by group (got "
-                f"architecture {bundle.model.architecture}, expected cnn). Run ptycho_inference, "
-                "or train with --architecture cnn."
-            )
         self.bundle = bundle
         self.intensity_scale = bundle.scale_record.intensity_scale if bundle.scale_record else 1.0
         self._model = load_engine("tensorflow").from_bundle(bundle)
@@ -71,8 +65,9 @@ class DiffractionToObject:
         Returns
         -------
         complex64 array, shape (B, N, N, 1)
-            Transmission, centred on the middle of the group; overlapping patches of a group are averaged,
-            weighted with the light they saw.
+            Transmission, centred on the middle of the group. Overlapping patches of a group are averaged,
+            weighted with the light they saw. The network ``unrolled`` reconstructs the whole scan that the
+            offsets belong to, whatever the groups; its patches are cut from that object.
 
         Raises
         ------
@@ -80,6 +75,8 @@ class DiffractionToObject:
             If the arrays do not fit the trained network or each other.
         """
         del options
+        if self.bundle.model.architecture == "unrolled":
+            return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
         groups, n_px, _, size = amplitude.shape
         step = max(1, CHUNK_PIXELS // (4 * size * n_px**2))
@@ -110,6 +107,30 @@ class DiffractionToObject:
                 f"({len(amplitude)}, 1, 2, {wanted[2]})). Pass local_offsets of the same container."
             )
         return amplitude, -offsets[:, 0, ::-1].transpose(0, 2, 1)
+
+    def _cut_patches(self, inputs: Any) -> NDArray[np.complex64]:
+        """Reconstruct the scan behind the offsets; return the patch of every group, shape (B, N, N, 1)."""
+        offsets = inputs[1] if isinstance(inputs, list | tuple) and len(inputs) == 2 else None
+        raw, indices = getattr(offsets, "scan", None), getattr(offsets, "indices", None)
+        if raw is None or len(indices) != len(inputs[0]):
+            raise DataError(
+                f"{self.bundle.where}: this network reconstructs a whole scan at once (got offsets without a "
+                "scan, or other patterns than theirs, expected those of one container). Pass X and "
+                "local_offsets of the same container."
+            )
+        scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
+        check_size(scan, self.bundle.model.N, f"the model {self.bundle.where}")
+        found = load_engine("tensorflow").reconstruct(
+            self._model, scan, np.unique(indices), execution=PyTorchExecutionConfig(), progress=Progress()
+        )
+        corners_px = raw.positions_yx_px[indices].mean(axis=1) - (scan.n_px - 1) / 2 - found.origin_yx_px
+        whole = np.floor(corners_px + 0.5).astype(np.int64)
+        patches = np.empty((len(whole), scan.n_px, scan.n_px, 1), np.complex64)
+        for start in range(0, len(whole), CHUNK):
+            rows = slice(start, start + CHUNK)
+            cut = extract_patches(found.obj, whole[rows], scan.n_px)
+            patches[rows, ..., 0] = shift_field(cut[:, None], (whole - corners_px)[rows])[:, 0]
+        return patches
 
     def _patches(
         self, amplitude: NDArray[np.float32], offsets_yx_px: NDArray[np.float64]

@@ -324,7 +324,7 @@ class RawData:
             neighbor_count=K, seed=seed, sequential=sequential_sampling,
             enable_oversampling=enable_oversampling, neighbor_pool_size=neighbor_pool_size,
         )
-        return GroupedData(grouped_fields(self, groups))
+        return GroupedData(grouped_fields(self, groups), self)
 
 
 def peek_pattern_size(

@@ -25,7 +25,7 @@ def reassemble_position(
     """Stitch one patch of every group into one object; Ptychodus calls this last.
 
     The middle of the result, index ((H - 1) / 2, (W - 1) / 2), is the middle of the object that
-    ``global_offsets`` belongs to, see :class:`ptycho.loader.CentredOffsets`. Of a plain array it is the
+    ``global_offsets`` belongs to, see :class:`ptycho.loader.ScanOffsets`. Of a plain array it is the
     middle between the smallest and the largest offset.
 
     Overlapping patches are weighted with the light that falls on them, where a probe of their size was set by

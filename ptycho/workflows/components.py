@@ -252,7 +252,7 @@ def load_inference_bundle(model_dir: str | Path) -> tuple[model_manager.Diffract
     ------
     BundleError
         If there is no such folder, if it holds no model (it is a FileNotFoundError then), or one that is
-        damaged, of another program, or not for single groups.
+        damaged or of another program.
     """
     bundle = read_bundle(_bundle_in(Path(model_dir)))
     model = model_manager.DiffractionToObject(bundle)

@@ -22,7 +22,9 @@ from ptychodus.api.object import Object
 from ptychodus.api.reconstruct import TrainableReconstructor
 from ptychodus.model.processing._subprocess_protocol import ChildError
 
-from ptycho.bundle import read_bundle
+from ptycho.bundle import Bundle, read_bundle, write_bundle
+from ptycho.config.config import ModelConfig
+from ptycho.network import architecture_table, initial_weights
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +148,26 @@ def test_a_model_saved_under_another_name_gives_the_same_object(
         again.load_model_from_file(path)
         found = client.reconstruct(again, experiment.input(rows=rows)).get_array()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_of_the_command_line_reconstructs_in_the_client(
+    experiment: client.Experiment, in_folder: Path, tmp_path: Path
+) -> None:
+    """The network for whole scans: its steps are physics before any training, so that it is sharp at once."""
+    model = ModelConfig(N=32, architecture="unrolled", unrolled_width=4)
+    weights = initial_weights(architecture_table(model), 1)
+    bundle = Bundle("pytorch", model, weights, experiment.probe.get_array().astype(np.complex64))
+    write_bundle(tmp_path / "wts.h5.zip", bundle)
+    chosen = start("PINN")
+    chosen.load_model_from_file(tmp_path / "wts.h5.zip")
+    rows = uneven_rows(experiment)
+    data = experiment.input(rows=rows, obj=experiment.object_for(rows, (1, 0)))
+    found = client.reconstruct(chosen, data)
+    check_object(found, experiment.truth)
+    # The places in the world of the two middles differ by whole pixels and a part, so compare the contrast.
+    inner = (slice(MARGIN_PX, -MARGIN_PX),) * 2
+    ranges = [np.ptp(abs(obj.get_layer(0)[inner])) for obj in (found, experiment.truth)]
+    assert ranges[0] > 0.7 * ranges[1]
 
 
 def test_a_supervised_training_of_groups_learns_the_object(in_folder: Path, tmp_path: Path) -> None:

@@ -42,8 +42,11 @@ MODULES = (
     "loader", "probe", "tf_helper", "model_manager", "workflows.components", "workflows.data",
     "workflows.training",
 )
+pytestmark = pytest.mark.slow
 SAME_NUMBERS = 2e-4
 """Relative: two orders of summation in float32, and a shift by a float64 or a float32 phase."""
+INTERPOLATED = 0.03
+"""Relative: the middle of a group lies between pixels, where the object has sharp edges."""
 CENTRED_PX = 0.05
 """A blob is found this well where its patches are exact; what is left is the interpolation at the rim."""
 
@@ -88,13 +91,12 @@ def config(**options: Any) -> TrainingConfig:
 
 
 def untrained(raw: RawData, *, gridsize: int = 1, **model: Any) -> Bundle:
-    """A bundle whose network has its initial weights, with a gain that shows where it is forgotten."""
+    """A bundle with initial weights, louder heads, and a gain that shows where it is forgotten."""
     settings = ModelConfig(N=raw.N, gridsize=gridsize, n_filters_scale=1, **model)
     scan = prepare_scan(raw)
-    return Bundle(
-        "tensorflow", settings, initial_weights(architecture_table(settings), 1), scan.probe, log_gain=0.3,
-        scale_record=scan.record,
-    )
+    weights = initial_weights(architecture_table(settings), 1)
+    weights |= {name: 10 * values for name, values in weights.items() if "_inner/" in name}
+    return Bundle("tensorflow", settings, weights, scan.probe, log_gain=0.3, scale_record=scan.record)
 
 
 def as_ptychodus_reconstructs(raw: RawData, folder: Path, *, gridsize: int = 1) -> NDArray[Any]:
@@ -239,7 +241,8 @@ def test_a_feature_lies_where_the_object_has_it(
     at = (28.3, 25.6)
     if with_probe:
         probe.set_probe_guess(None, arrays["probeGuess"])
-    offsets = loader.CentredOffsets.around(positions[:, None, ::-1, None], shape_yx)
+    dataset = {"objectGuess": np.ones(shape_yx), "nn_indices": np.arange(len(positions))[:, None]}
+    offsets = loader.ScanOffsets.of(positions[:, None, ::-1, None], dataset)
     found = tf_helper.reassemble_position(blob_patches(positions, at), offsets, M=20)
     assert found.ndim == 3
     assert found.dtype == np.complex64
@@ -287,27 +290,40 @@ def test_shapes_that_do_not_belong_together_are_refused() -> None:
 # --- models ---
 
 
-def test_the_calls_of_ptychodus_give_the_object_of_our_own_inference(
-    raw: RawData, tmp_path: Path
+def check_against_inference(
+    found: NDArray[Any], raw: RawData, bundle: Bundle, *, lit_share: float, tolerance: float
 ) -> None:
-    bundle = untrained(raw)
-    write_bundle(tmp_path / "wts.h5.zip", bundle)
-    found = as_ptychodus_reconstructs(raw, tmp_path)
+    """Compare what the calls of Ptychodus give with our own inference, where light falls."""
     scan = prepare_scan(raw)
     own = engine.reconstruct(
         engine.from_bundle(bundle), scan, np.arange(scan.n_patterns),
         execution=PyTorchExecutionConfig(accelerator="cpu"), progress=Progress(),
     )
-    assert np.ptp(abs(own.obj)) > 0.1, "the untrained network is flat, the comparison says nothing"
+    assert np.ptp(abs(own.obj[own.coverage > lit_share])) > 0.1, "a flat object says nothing about places"
     centre = (np.array(raw.objectGuess.shape) - 1) / 2
     corner = own.origin_yx_px - (centre - (np.array(found.shape) - 1) / 2)
     np.testing.assert_allclose(corner, np.round(corner), atol=1e-6)
     y, x = np.round(corner).astype(int)
-    lit = own.coverage > 0.05
-    rows, columns = np.nonzero(lit)
-    np.testing.assert_allclose(
-        found[rows + y, columns + x], own.obj[lit], atol=SAME_NUMBERS * abs(own.obj[lit]).max()
-    )
+    rows, columns = np.nonzero(own.coverage > lit_share)
+    expected = own.obj[rows, columns]
+    np.testing.assert_allclose(found[rows + y, columns + x], expected, atol=tolerance * abs(expected).max())
+
+
+def test_the_calls_of_ptychodus_give_the_object_of_our_own_inference(raw: RawData, tmp_path: Path) -> None:
+    bundle = untrained(raw)
+    write_bundle(tmp_path / "wts.h5.zip", bundle)
+    found = as_ptychodus_reconstructs(raw, tmp_path)
+    check_against_inference(found, raw, bundle, lit_share=0.05, tolerance=SAME_NUMBERS)
+
+
+@pytest.mark.parametrize(("gridsize", "tolerance"), [(1, SAME_NUMBERS), (2, INTERPOLATED)])
+def test_a_network_for_whole_scans_needs_no_groups(
+    raw: RawData, tmp_path: Path, gridsize: int, tolerance: float
+) -> None:
+    bundle = untrained(raw, gridsize=2, architecture="unrolled", unrolled_steps=12, unrolled_width=4)
+    write_bundle(tmp_path / "wts.h5.zip", bundle)
+    found = as_ptychodus_reconstructs(raw, tmp_path, gridsize=gridsize)
+    check_against_inference(found, raw, bundle, lit_share=0.3, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("gridsize", [2, 3])
@@ -346,11 +362,18 @@ def test_groups_that_do_not_fit_the_model_are_refused(raw: RawData, tmp_path: Pa
             network.predict([groups, *offsets])
 
 
-def test_a_network_for_whole_scans_is_refused_by_name(raw: RawData, tmp_path: Path) -> None:
-    whole = untrained(raw, architecture="unrolled", unrolled_steps=3, unrolled_width=4)
-    write_bundle(tmp_path / "wts.h5.zip", whole)
-    with pytest.raises(BundleError, match="got architecture unrolled, expected cnn"):
-        components.load_inference_bundle(tmp_path)
+def test_a_network_for_whole_scans_must_know_the_scan(raw: RawData, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "wts.h5.zip", untrained(raw, architecture="unrolled", unrolled_steps=3))
+    network, _ = components.load_inference_bundle(tmp_path)
+    dataset = raw.generate_grouped_data(N_PX, gridsize=1)
+    container = loader.load(lambda: dataset, raw.probeGuess)
+    for inputs in (
+        container.X,
+        [container.X, np.asarray(container.local_offsets)],
+        [container.X[:5], container.local_offsets[:5]],
+    ):
+        with pytest.raises(DataError, match="reconstructs a whole scan at once"):
+            network.predict(inputs)
 
 
 def test_models_are_saved_and_loaded_by_name(raw: RawData, tmp_path: Path) -> None:
