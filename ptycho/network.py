@@ -45,6 +45,10 @@ POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5
 assumes, so twice is not too far), at most so far in one step."""
 POISSON_FLOOR = 0.1
 """Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
+NOISE_FLOOR = 1e-6
+"""Smallest noise a canvas is said to have, so that data without any do not divide by zero [transmission]."""
+NOISE_STEP_GAIN = 0.25
+"""Factor on the step, in units of the noise, before the U-Net of the Poisson likelihood sees it."""
 TV_SMOOTHING = 1e-2
 """Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
 PHASE_LIMIT_RAD = np.pi

@@ -36,8 +36,8 @@ SAME_NAME_MODEL = (
     "n_filters_scale", "architecture", "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks",
     "learned_input_channels", "max_hidden_channels", "resnet_width", "fno_input_transform",
     "generator_output_mode", "object_big", "probe_big", "probe_mask_sigma", "probe_mask_diameter",
-    "pad_object", "gaussian_smoothing_sigma", "unrolled_steps", "unrolled_width", "cbam_encoder",
-    "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
+    "pad_object", "gaussian_smoothing_sigma", "unrolled_steps", "unrolled_width", "unrolled_likelihood",
+    "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
     "decoder_spatial_kernel",
 )
 SAME_NAME_TRAINING = (

@@ -94,6 +94,7 @@ class ModelConfig:
     cnn_output_mode: str = "amp_phase"
     unrolled_steps: int = 22  # plain physics steps, then network.LEARNED_STEPS learned ones
     unrolled_width: int = 24  # filters of the finest level
+    unrolled_likelihood: Literal["amplitude", "poisson"] = "amplitude"
     intensity_scale_trainable: bool = False
     intensity_scale: float = 10000.0  # first guess
     max_position_jitter: int = 10

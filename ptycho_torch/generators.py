@@ -18,7 +18,7 @@ from ptycho import network
 from ptycho.config.config import ModelConfig
 from ptycho.network import CANVAS_MULTIPLE_PX
 from ptycho_torch.attention import attended
-from ptycho_torch.solver import Chunk, accelerated_steps, preconditioned_step
+from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,
@@ -179,6 +179,7 @@ class UnrolledGenerator(TableNetwork):
         super().__init__(network.architecture_table(model), seed)
         self.learned = network.learned_steps(model.unrolled_steps)
         self.plain = model.unrolled_steps - self.learned
+        self.likelihood = model.unrolled_likelihood
 
     def forward(
         self, chunks: Iterable[Chunk], weight: Tensor, on_step: Callable[[int], None] | None = None
@@ -199,22 +200,36 @@ class UnrolledGenerator(TableNetwork):
         complex tensor, shape (H, W)
             Object [transmission]; 1 where no light fell.
         """
-        relative = weight / weight.max()
-        coverage = relative / (relative + network.STEP_DAMPING)
-        static = (coverage, torch.log10(relative + 1e-6) / 6)
         complex_type = torch.promote_types(weight.dtype, torch.complex64)
         flat = torch.ones(weight.shape, dtype=complex_type, device=weight.device)
-        obj, previous = accelerated_steps(flat, chunks, weight, self.plain, on_step)
+        obj, previous = accelerated_steps(
+            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood
+        )
         for k in range(self.learned):
             leading = obj + self.vectors["step_momentum"][k] * (obj - previous)
-            step = preconditioned_step(leading, chunks, weight)
-            seen = (leading.real - 1, leading.imag, *(network.STEP_INPUT_GAIN * torch.view_as_real(step)).unbind(-1))
-            correction = self._correction(torch.stack((*seen, *static))[None], f"unet{k}_")[0]
+            step = preconditioned_step(leading, chunks, weight, self.likelihood)
+            noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
+            seen, gain = self._seen(leading, step, weight, noise)
+            correction = self._correction(seen[None], f"unet{k}_")[0]
             previous = obj
-            obj = leading + self.vectors["step_length"][k] * step + coverage * torch.complex(*correction)
+            obj = leading + self.vectors["step_length"][k] * step + gain * torch.complex(*correction)
             if on_step is not None:
                 on_step(self.plain + k)
         return obj
+
+    @staticmethod
+    def _seen(leading: Tensor, step: Tensor, weight: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what a U-Net sees, shape (6, H, W), and the factor on what it answers, shape (H, W)."""
+        relative = weight / weight.max()
+        coverage = relative / (relative + network.STEP_DAMPING)
+        if noise is None:
+            scaled, last, gain = network.STEP_INPUT_GAIN * step, torch.log10(relative + 1e-6) / 6, coverage
+        else:
+            # In units of the noise a correction is of order one at every dose.
+            scaled, last = network.NOISE_STEP_GAIN * step / noise, torch.log10(noise) / 2 + 1
+            gain = coverage * noise
+        parts = (leading.real - 1, leading.imag, *torch.view_as_real(scaled).unbind(-1), coverage, last)
+        return torch.stack(parts), gain
 
     def _correction(self, x: Tensor, name: str) -> Tensor:
         """Apply the U-Net; without gradients in strips of a large canvas, which bounds memory and changes nothing."""

@@ -13,7 +13,7 @@ from ptycho import network
 from ptycho.job import RefineOptions
 from ptycho_torch import physics
 from ptycho_torch.data import ScanChunks
-from ptycho_torch.solver import Chunk, scan_illumination
+from ptycho_torch.solver import Chunk, poisson_residual, scan_illumination
 
 
 class Refined(NamedTuple):
@@ -63,15 +63,6 @@ def _position_steps(patches: Tensor, residual: Tensor, chunk: Chunk) -> Tensor:
     return steps.clamp(-network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
 
 
-def _poisson_residual(obj: Tensor, chunk: Chunk) -> Tensor:
-    """Return half the residual of the Poisson likelihood, which has the curvature of the amplitude misfit."""
-    patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
-    field = physics.far_field(physics.exit_waves(patches, chunk.probes))
-    expected = (field.real**2 + field.imag**2).sum(dim=1)
-    ratio = (chunk.amplitude**2 + network.POISSON_FLOOR) / (expected + network.POISSON_FLOOR)
-    return physics.far_field_adjoint(field * (0.5 * (1.0 - ratio))[:, None])
-
-
 def total_variation_gradient(obj: Tensor) -> Tensor:
     """Return the gradient of the smoothed total variation of a complex object.
 
@@ -110,7 +101,7 @@ def _pass(chunks: ScanChunks, leading: Tensor, index: int, options: RefineOption
             fit = (predicted * chunk.amplitude).sum(dim=(1, 2)) / predicted.square().sum(dim=(1, 2))
             gains.append(fit)
         if options.likelihood == "poisson":
-            residual = _poisson_residual(leading, chunk)
+            residual = poisson_residual(patches, chunk.probes, chunk.amplitude)
         back = (chunk.probes.conj() * residual).sum(dim=1)
         sums.gradient = sums.gradient + physics.place_patches(back, chunk.corners_yx, shape)
         if options.probe and index >= network.PROBE_REST_STEPS:

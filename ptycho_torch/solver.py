@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptycho.network import STEP_DAMPING, nesterov_momentum
+from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING, nesterov_momentum
 from ptycho_torch import physics
 
 
@@ -55,8 +55,86 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Ten
     return sum(physics.illumination(c.probes, c.corners_yx, shape_yx) for c in chunks)
 
 
-def preconditioned_step(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
+def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+    """Return half the residual of the Poisson likelihood; its curvature is that of the amplitude misfit (eq. 17).
+
+    Parameters
+    ----------
+    patches : complex tensor, shape (J, N, N)
+        Object patches [transmission].
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+    amplitude : real tensor, shape (J, N, N)
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    complex tensor, shape (J, P, N, N)
+        What the exit waves miss [sqrt(photons)].
+    """
+    field = physics.far_field(physics.exit_waves(patches, probes))
+    expected = (field.real**2 + field.imag**2).sum(dim=1)
+    counts = amplitude**2
+    # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
+    floor = POISSON_FLOOR * counts.mean(dim=(1, 2), keepdim=True).clamp(max=1.0)
+    ratio = (counts + floor) / (expected + floor)
+    return physics.far_field_adjoint(field * (0.5 * (1.0 - ratio))[:, None])
+
+
+def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str) -> Tensor:
+    """Return the object gradient of one chunk (eq. 9, or 17 for ``poisson``).
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object canvas [transmission].
+    chunk : Chunk
+        Some patterns.
+    likelihood : {'amplitude', 'poisson'}
+        What the step descends on.
+
+    Returns
+    -------
+    complex tensor, shape (H, W)
+        Gradient [photons].
+    """
+    if likelihood == "amplitude":
+        return physics.object_gradient(obj, chunk.corners_yx, chunk.probes, chunk.amplitude)
+    patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+    residual = poisson_residual(patches, chunk.probes, chunk.amplitude)
+    return physics.place_patches((chunk.probes.conj() * residual).sum(dim=1), chunk.corners_yx, obj.shape)
+
+
+def preconditioned_step(
+    obj: Tensor, chunks: Iterable[Chunk], weight: Tensor, likelihood: str = "amplitude"
+) -> Tensor:
     """Return the data-consistency step: minus the gradient over the damped illumination (eq. 10).
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object canvas [transmission].
+    chunks : iterable of Chunk
+        The scan.
+    weight : real tensor, shape (H, W)
+        Illumination [photons / pixel].
+    likelihood : {'amplitude', 'poisson'}
+        What the step descends on.
+
+    Returns
+    -------
+    complex tensor, shape (H, W)
+        Step [transmission].
+    """
+    gradient = sum(chunk_gradient(obj, chunk, likelihood) for chunk in chunks)
+    return -gradient / (weight + STEP_DAMPING * weight.max())
+
+
+@torch.no_grad()
+def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
+    """Return the noise of every object pixel, from what the object leaves unexplained (eq. 18).
+
+    It needs no unit of the counts: patterns and probe times a factor give the same level.
 
     Parameters
     ----------
@@ -69,11 +147,15 @@ def preconditioned_step(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) ->
 
     Returns
     -------
-    complex tensor, shape (H, W)
-        Step [transmission].
+    real tensor, shape (H, W)
+        Noise [transmission].
     """
-    gradient = sum(physics.object_gradient(obj, c.corners_yx, c.probes, c.amplitude) for c in chunks)
-    return -gradient / (weight + STEP_DAMPING * weight.max())
+    energy, count = torch.zeros((), device=obj.device, dtype=weight.dtype), 0
+    for chunk in chunks:
+        patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+        missed = chunk.amplitude - physics.diffracted_amplitude(patches, chunk.probes)
+        energy, count = energy + missed.square().sum(), count + missed.numel()
+    return torch.sqrt(energy / count / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR
 
 
 @torch.no_grad()
@@ -83,6 +165,8 @@ def accelerated_steps(
     weight: Tensor,
     n_steps: int,
     on_step: Callable[[int], None] | None = None,
+    *,
+    likelihood: str = "amplitude",
 ) -> tuple[Tensor, Tensor]:
     """Run preconditioned Nesterov steps on all positions (eq. 11).
 
@@ -98,6 +182,8 @@ def accelerated_steps(
         Number of steps.
     on_step : callable, optional
         Called with the index of each finished step.
+    likelihood : {'amplitude', 'poisson'}
+        What the steps descend on.
 
     Returns
     -------
@@ -107,7 +193,7 @@ def accelerated_steps(
     previous = obj
     for index in range(n_steps):
         leading = obj + nesterov_momentum(index) * (obj - previous)
-        previous, obj = obj, leading + preconditioned_step(leading, chunks, weight)
+        previous, obj = obj, leading + preconditioned_step(leading, chunks, weight, likelihood)
         if on_step is not None:
             on_step(index)
     return obj, previous

@@ -185,6 +185,10 @@ def _training_network(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--unrolled-steps", type=int, metavar="K", help="steps of unrolled (default 22)")
     group.add_argument("--unrolled-width", type=int, metavar="W", help="filters of unrolled (default 24)")
+    group.add_argument(
+        "--unrolled-likelihood", metavar="NAME",
+        help="amplitude (default), or poisson, which suits few photons: what the steps of unrolled descend on",
+    )
     group.add_argument("--n-filters-scale", type=int, metavar="S", help="factor on the filters of cnn (default 2)")
     group.add_argument("--amp-activation", metavar="NAME", help="sigmoid, swish, softplus or relu (cnn)")
     _switch(group, "object-big", "object_big", "merge the patches of a group (cnn, default yes)")

@@ -105,6 +105,7 @@ class ModelConfig:
     decoder_spatial_kernel: int = 7  # side of its kernel [pixels of the block]
     unrolled_steps: int = 22  # plain physics steps, then network.LEARNED_STEPS learned ones
     unrolled_width: int = 24  # filters of the finest level
+    unrolled_likelihood: RefineLikelihood = "amplitude"  # poisson suits few photons and measures noise
 
 
 def _adopt_n_images(config: TrainingConfig | InferenceConfig) -> None:

@@ -78,13 +78,14 @@ MODEL_RULES: dict[str, Rule] = {
     "decoder_spatial_kernel": ODD,
     "unrolled_steps": COUNT,
     "unrolled_width": COUNT,
+    "unrolled_likelihood": _one_of(choices.RefineLikelihood),
 }
 CNN_ONLY: tuple[str, ...] = (
     "model_type", "n_filters_scale", "amp_activation", "object_big", "probe_big", "pad_object",
     "gaussian_smoothing_sigma", "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder",
     "eca_decoder", "spatial_decoder", "decoder_spatial_kernel",
 )
-UNROLLED_ONLY: tuple[str, ...] = ("unrolled_steps", "unrolled_width")
+UNROLLED_ONLY: tuple[str, ...] = ("unrolled_steps", "unrolled_width", "unrolled_likelihood")
 PHYSICS_ONLY: tuple[str, ...] = (
     "nll_weight", "mae_weight", "realspace_weight", "tv_weight", "realspace_mae_weight",
 )

@@ -16,7 +16,7 @@ from ptycho import network
 from ptycho.config.config import ModelConfig
 from ptycho.tf.attention import attended
 from ptycho.tf.runtime import as_complex, tf
-from ptycho.tf.solver import Chunk, accelerated_steps, preconditioned_step
+from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
 ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
     "sigmoid": tf.sigmoid,
@@ -178,6 +178,7 @@ class UnrolledGenerator(TableNetwork):
         super().__init__(network.architecture_table(model), seed)
         self.learned = network.learned_steps(model.unrolled_steps)
         self.plain = model.unrolled_steps - self.learned
+        self.likelihood = model.unrolled_likelihood
 
     def __call__(
         self, chunks: Iterable[Chunk], weight: tf.Tensor, on_step: Callable[[int], None] | None = None
@@ -198,28 +199,46 @@ class UnrolledGenerator(TableNetwork):
         complex tensor, shape (H, W)
             Object [transmission]; 1 where no light fell.
         """
-        relative = weight / tf.reduce_max(weight)
-        coverage = relative / (relative + network.STEP_DAMPING)
-        static = (coverage, tf.math.log(relative + 1e-6) / (6 * math.log(10)))
         flat = as_complex(tf.ones_like(weight))
-        obj, previous = accelerated_steps(flat, chunks, weight, self.plain, on_step)
+        obj, previous = accelerated_steps(
+            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood
+        )
         for k in range(self.learned):
             momentum, length = self._scalar("step_momentum", k, obj), self._scalar("step_length", k, obj)
             leading = obj + momentum * (obj - previous)
-            step = preconditioned_step(leading, chunks, weight)
-            seen = (
-                tf.math.real(leading) - 1,
-                tf.math.imag(leading),
-                network.STEP_INPUT_GAIN * tf.math.real(step),
-                network.STEP_INPUT_GAIN * tf.math.imag(step),
-            )
-            correction = self._unet(tf.stack((*seen, *static), axis=-1)[None], f"unet{k}_")[0]
-            correction = coverage[..., None] * correction
+            step = preconditioned_step(leading, chunks, weight, self.likelihood)
+            noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
+            seen, gain = self._seen(leading, step, weight, noise)
+            correction = gain[..., None] * self._unet(seen[None], f"unet{k}_")[0]
             previous = obj
             obj = leading + length * step + tf.complex(correction[..., 0], correction[..., 1])
             if on_step is not None:
                 on_step(self.plain + k)
         return obj
+
+    @staticmethod
+    def _seen(
+        leading: tf.Tensor, step: tf.Tensor, weight: tf.Tensor, noise: tf.Tensor | None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return what a U-Net sees, shape (H, W, 6), and the factor on what it answers, shape (H, W)."""
+        relative = weight / tf.reduce_max(weight)
+        coverage = relative / (relative + network.STEP_DAMPING)
+        if noise is None:
+            scale = network.STEP_INPUT_GAIN
+            last, gain = tf.math.log(relative + 1e-6) / (6 * math.log(10)), coverage
+        else:
+            # In units of the noise a correction is of order one at every dose.
+            scale = network.NOISE_STEP_GAIN / noise
+            last, gain = tf.math.log(noise) / (2 * math.log(10)) + 1, coverage * noise
+        parts = (
+            tf.math.real(leading) - 1,
+            tf.math.imag(leading),
+            scale * tf.math.real(step),
+            scale * tf.math.imag(step),
+            coverage,
+            last,
+        )
+        return tf.stack(parts, axis=-1), gain
 
     def _scalar(self, name: str, index: int, like: tf.Tensor) -> tf.Tensor:
         """Return one learned number in the dtype of the canvas."""

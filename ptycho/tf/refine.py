@@ -13,7 +13,7 @@ from ptycho.job import RefineOptions
 from ptycho.tf import physics
 from ptycho.tf.data import ScanChunks
 from ptycho.tf.runtime import as_complex, tf
-from ptycho.tf.solver import compiled, scan_illumination
+from ptycho.tf.solver import compiled, poisson_residual, scan_illumination
 
 
 class Refined(NamedTuple):
@@ -70,14 +70,6 @@ def _position_steps(patches: tf.Tensor, residual: tf.Tensor, probes: tf.Tensor) 
     return tf.clip_by_value(steps, -network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
 
 
-def _poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return half the residual of the Poisson likelihood, which has the curvature of the amplitude misfit."""
-    field = physics.far_field(physics.exit_waves(patches, probes))
-    expected = tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=1)
-    ratio = (amplitude**2 + network.POISSON_FLOOR) / (expected + network.POISSON_FLOOR)
-    return physics.far_field_adjoint(field * as_complex(0.5 * (1.0 - ratio))[:, None])
-
-
 def total_variation_gradient(obj: tf.Tensor) -> tf.Tensor:
     """Return the gradient of the smoothed total variation of a complex object.
 
@@ -118,7 +110,7 @@ def _sums(
         predicted = physics.diffracted_amplitude(patches, probes)
         found["gain"] = tf.reduce_sum(predicted * amplitude, (1, 2)) / tf.reduce_sum(predicted**2, (1, 2))
     if asked.poisson:
-        residual = _poisson_residual(patches, probes, amplitude)
+        residual = poisson_residual(patches, probes, amplitude)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     found["gradient"] = physics.place_patches(back, corners, tf.shape(obj))
     if asked.probe:

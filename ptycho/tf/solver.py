@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ptycho.batches import CHUNK_PIXELS
-from ptycho.network import STEP_DAMPING, nesterov_momentum
+from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING, nesterov_momentum
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 
@@ -85,8 +85,49 @@ def _compiled(function: Callable[..., Any], n_px: int, probe_axes: int, xla: boo
     return tf.function(function, reduce_retracing=not xla, jit_compile=xla)
 
 
-def chunk_gradient(obj: tf.Tensor, chunk: Chunk) -> tf.Tensor:
-    """Return the object gradient of one chunk (eq. 9).
+def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return half the residual of the Poisson likelihood; its curvature is that of the amplitude misfit (eq. 17).
+
+    Parameters
+    ----------
+    patches : complex tensor, shape (J, N, N)
+        Object patches [transmission].
+    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
+        Probe modes [sqrt(photons)].
+    amplitude : real tensor, shape (J, N, N)
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    complex tensor, shape (J, P, N, N)
+        What the exit waves miss [sqrt(photons)].
+    """
+    field = physics.far_field(physics.exit_waves(patches, probes))
+    expected = tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=1)
+    counts = amplitude**2
+    # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
+    floor = POISSON_FLOOR * tf.minimum(tf.reduce_mean(counts, axis=(1, 2), keepdims=True), 1.0)
+    ratio = (counts + floor) / (expected + floor)
+    return physics.far_field_adjoint(field * as_complex(0.5 * (1.0 - ratio))[:, None])
+
+
+def _poisson_gradient(
+    obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
+) -> tf.Tensor:
+    """Return half the gradient of the Poisson likelihood with respect to the object, shape (H, W) (eq. 17)."""
+    residual = poisson_residual(physics.extract_patches(obj, corners, amplitude.shape[-1]), probes, amplitude)
+    back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
+    return physics.place_patches(back, corners, tf.shape(obj))
+
+
+def _missed_power(obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the squared amplitude that an object leaves unexplained [photons]."""
+    patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    return tf.reduce_sum((amplitude - physics.diffracted_amplitude(patches, probes)) ** 2)
+
+
+def chunk_gradient(obj: tf.Tensor, chunk: Chunk, likelihood: str = "amplitude") -> tf.Tensor:
+    """Return the object gradient of one chunk (eq. 9, or 17 for ``poisson``).
 
     Parameters
     ----------
@@ -94,18 +135,48 @@ def chunk_gradient(obj: tf.Tensor, chunk: Chunk) -> tf.Tensor:
         Object canvas [transmission].
     chunk : Chunk
         Some patterns.
+    likelihood : {'amplitude', 'poisson'}
+        What the step descends on.
 
     Returns
     -------
     complex tensor, shape (H, W)
         Gradient [photons].
     """
-    gradient = compiled(physics.object_gradient, chunk)
+    gradient = compiled(_poisson_gradient if likelihood == "poisson" else physics.object_gradient, chunk)
     return gradient(obj, chunk.corners_yx, chunk.probes, chunk.amplitude)
 
 
-def preconditioned_step(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> tf.Tensor:
+def preconditioned_step(
+    obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor, likelihood: str = "amplitude"
+) -> tf.Tensor:
     """Return the data-consistency step: minus the gradient over the damped illumination (eq. 10).
+
+    Parameters
+    ----------
+    obj : complex tensor, shape (H, W)
+        Object canvas [transmission].
+    chunks : iterable of Chunk
+        The scan.
+    weight : real tensor, shape (H, W)
+        Illumination [photons / pixel].
+    likelihood : {'amplitude', 'poisson'}
+        What the step descends on.
+
+    Returns
+    -------
+    complex tensor, shape (H, W)
+        Step [transmission].
+    """
+    gradient = sum(chunk_gradient(obj, chunk, likelihood) for chunk in chunks)
+    return -gradient / as_complex(weight + STEP_DAMPING * tf.reduce_max(weight))
+
+
+def noise_level(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> tf.Tensor:
+    """Return the noise of every object pixel, from what the object leaves unexplained (eq. 18).
+
+    It needs no unit of the counts: patterns and probe times a factor give the same level. Nothing is
+    differentiated.
 
     Parameters
     ----------
@@ -118,11 +189,16 @@ def preconditioned_step(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tens
 
     Returns
     -------
-    complex tensor, shape (H, W)
-        Step [transmission].
+    real tensor, shape (H, W)
+        Noise [transmission].
     """
-    gradient = sum(chunk_gradient(obj, chunk) for chunk in chunks)
-    return -gradient / as_complex(weight + STEP_DAMPING * tf.reduce_max(weight))
+    obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
+    for chunk in chunks:
+        probes = tf.stop_gradient(chunk.probes)
+        energy += compiled(_missed_power, chunk)(obj, chunk.corners_yx, probes, chunk.amplitude)
+        count += tf.cast(tf.size(chunk.amplitude), weight.dtype)
+    level = tf.sqrt(energy / count / (weight + STEP_DAMPING * tf.reduce_max(weight)))
+    return tf.stop_gradient(level + NOISE_FLOOR)
 
 
 def accelerated_steps(
@@ -131,6 +207,8 @@ def accelerated_steps(
     weight: tf.Tensor,
     n_steps: int,
     on_step: Callable[[int], None] | None = None,
+    *,
+    likelihood: str = "amplitude",
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Run preconditioned Nesterov steps on all positions (eq. 11); nothing of them is differentiated.
 
@@ -146,6 +224,8 @@ def accelerated_steps(
         Number of steps.
     on_step : callable, optional
         Called with the index of each finished step.
+    likelihood : {'amplitude', 'poisson'}
+        What the steps descend on.
 
     Returns
     -------
@@ -158,7 +238,7 @@ def accelerated_steps(
         leading = obj + nesterov_momentum(index) * (obj - previous)
         # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
         constant = (chunk._replace(probes=tf.stop_gradient(chunk.probes)) for chunk in chunks)
-        previous, obj = obj, leading + preconditioned_step(leading, constant, weight)
+        previous, obj = obj, leading + preconditioned_step(leading, constant, weight, likelihood)
         if on_step is not None:
             on_step(index)
     return obj, previous

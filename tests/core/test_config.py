@@ -25,7 +25,7 @@ MODEL = {
     "generator_output_mode": "real_imag", "amp_activation": "sigmoid", "object_big": True, "probe_big": True,
     "probe_mask": False, "probe_mask_sigma": 1.0, "probe_mask_diameter": None, "pad_object": True,
     "probe_scale": 4.0, "gaussian_smoothing_sigma": 0.0, "unrolled_steps": 22, "unrolled_width": 24,
-    "cbam_encoder": False, "cbam_bottleneck": False, "cbam_decoder": False, "eca_encoder": False,
+    "unrolled_likelihood": "amplitude", "cbam_encoder": False, "cbam_bottleneck": False, "cbam_decoder": False, "eca_encoder": False,
     "eca_decoder": False, "spatial_decoder": False, "decoder_spatial_kernel": 7,
 }
 TRAINING = {
@@ -218,7 +218,7 @@ def test_a_sealed_dictionary_warns_once_for_one_bridge_call() -> None:
         ("gaussian_smoothing_sigma", -1e-9), ("probe_mask_sigma", -1), ("probe_mask_diameter", 0.0),
         ("model_type", "PINN"), ("amp_activation", "tanh"), ("fno_input_transform", "exp"),
         ("generator_output_mode", "complex"), ("resnet_width", 6), ("unrolled_steps", 0),
-        ("unrolled_width", 0), ("object_big", "False"),
+        ("unrolled_width", 0), ("unrolled_likelihood", "gauss"), ("object_big", "False"),
     ],
 )
 def test_a_network_setting_out_of_range_is_named_with_its_value(field: str, value: Any) -> None:

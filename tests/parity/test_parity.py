@@ -134,7 +134,7 @@ def test_every_weight_has_one_gradient_of_every_loss(answers: tuple[Answers, Ans
             raise AssertionError(f"{name}: {error}") from error
 
 
-@pytest.mark.parametrize("architecture", ["cnn", "unrolled"])
+@pytest.mark.parametrize("architecture", worker.ARCHITECTURES)
 def test_the_same_bundle_gives_the_same_object(answers: tuple[Answers, Answers], architecture: str) -> None:
     covers = list(_pairs(answers, f"coverage/{architecture}"))
     objects = _pairs(answers, f"object/{architecture}")

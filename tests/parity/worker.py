@@ -32,11 +32,14 @@ from ptycho.progress import Progress
 from ptycho.scan import Scan, open_scan
 
 Array = NDArray[Any]
-ARCHITECTURES = ("cnn", "unrolled")
+ARCHITECTURES = ("cnn", "unrolled", "unrolled_poisson")
 LOSSES = ("amplitude_loss", "mean_absolute_loss", "poisson_loss")
 PACKAGES = {"torch": "ptycho_torch", "tf": "ptycho.tf"}
 MODELS = {
     "unrolled": ModelConfig(N=32, architecture="unrolled", unrolled_steps=6, unrolled_width=6),
+    "unrolled_poisson": ModelConfig(
+        N=32, architecture="unrolled", unrolled_steps=6, unrolled_width=6, unrolled_likelihood="poisson"
+    ),
     "cnn": ModelConfig(N=32, architecture="cnn", n_filters_scale=1, gridsize=2),
 }
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)

@@ -50,7 +50,7 @@ def test_every_network_setting_is_forwarded() -> None:
         "fno_cnn_blocks": 8, "learned_input_channels": 9, "max_hidden_channels": 10, "resnet_width": 12,
         "fno_input_transform": "sqrt", "generator_output_mode": "amp_phase", "object_big": False,
         "probe_big": False, "probe_mask_sigma": 0.5, "probe_mask_diameter": 11.0, "pad_object": False,
-        "gaussian_smoothing_sigma": 0.25, "unrolled_steps": 13, "unrolled_width": 14,
+        "gaussian_smoothing_sigma": 0.25, "unrolled_steps": 13, "unrolled_width": 14, "unrolled_likelihood": "poisson",
         "cbam_encoder": False, "cbam_bottleneck": True, "cbam_decoder": True, "eca_encoder": True,
         "eca_decoder": True, "spatial_decoder": True, "decoder_spatial_kernel": 5,
     }
