@@ -21,6 +21,10 @@ Real = NDArray[np.floating[Any]]
 INTENSITY_FLOOR = 1e-8
 """Photons per pixel added under every square root and logarithm; far below one count, it only keeps them finite."""
 
+SOFTENING = 0.03
+"""Where the expected amplitude falls below this part of the measured one, the misfit is rounded off: there the phase
+of the wave is rounding, and a gradient that follows it differs from one machine to the next."""
+
 
 def centring_phase(n_px: int, dtype: Any = np.complex128) -> Complex:
     r"""Return the phase that moves the zero frequency of a following FFT to index ``N // 2``.
@@ -389,7 +393,7 @@ def wave_residual(
 ) -> Complex:
     r"""Return by how much the exit waves miss the measured amplitude.
 
-    .. math:: \chi_{j,p} = \mathcal{F}^\dagger\left[(1 - A_j^{\mathrm{meas}} / A_j)\,\Psi_{j,p}\right]
+    .. math:: \chi_{j,p} = \mathcal{F}^\dagger\left[(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
 
     Parameters
     ----------
@@ -405,7 +409,8 @@ def wave_residual(
     Returns
     -------
     complex array, shape (J, P, N, N)
-        Residual of the exit waves [sqrt(photons)]; its energy is the squared amplitude misfit.
+        Residual of the exit waves [sqrt(photons)]; its energy is the squared amplitude misfit,
+        except where hardly any light was expected.
 
     References
     ----------
@@ -413,8 +418,32 @@ def wave_residual(
     """
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
-    predicted = np.sqrt((field.real**2 + field.imag**2).sum(axis=1) + INTENSITY_FLOOR)
+    predicted = softened_amplitude((field.real**2 + field.imag**2).sum(axis=1), amplitude)
     return far_field_adjoint(field * (1.0 - amplitude / predicted)[:, None])
+
+
+def softened_amplitude(intensity: Real, amplitude: Real) -> Real:
+    r"""Return the expected amplitude, kept away from zero where light was measured.
+
+    .. math:: \tilde A^2 = (I + \epsilon + \sigma^2 (A^{\mathrm{meas}})^2) / (1 + \sigma^2)
+
+    Parameters
+    ----------
+    intensity : real array, shape (J, N, N)
+        Expected counts [photons / pixel].
+    amplitude : real array, shape (J, N, N)
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    real array, shape (J, N, N)
+        Amplitude [sqrt(photons)]; equal to the measured one where the expected one is.
+
+    References
+    ----------
+    specs/physics.md, eq. 9.
+    """
+    return np.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
 def object_gradient(

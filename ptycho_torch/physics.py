@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ptycho.errors import DataError
-from ptycho.physics import INTENSITY_FLOOR
+from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
 
 
@@ -301,8 +301,26 @@ def wave_residual(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Te
     """
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
-    predicted = torch.sqrt((field.real**2 + field.imag**2).sum(dim=1) + INTENSITY_FLOOR)
+    predicted = softened_amplitude((field.real**2 + field.imag**2).sum(dim=1), amplitude)
     return far_field_adjoint(field * (1.0 - amplitude / predicted)[:, None])
+
+
+def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
+    """Return the expected amplitude, kept away from zero where light was measured (eq. 9).
+
+    Parameters
+    ----------
+    intensity : real tensor, shape (J, N, N)
+        Expected counts [photons / pixel].
+    amplitude : real tensor, shape (J, N, N)
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    real tensor, shape (J, N, N)
+        Amplitude [sqrt(photons)]; equal to the measured one where the expected one is.
+    """
+    return torch.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
 def object_gradient(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ FLOAT64 = 1e-10
 FLOAT32 = 1e-6
 """Bar for single precision: a complex64 FFT errs by about 2e-7 of the largest value for N = 64 to 256."""
 FLOOR_PHOTONS = 1e-8
+SOFTENED = 0.03
 """Photons per pixel that eq. 6 adds under the square root."""
 
 
@@ -180,7 +181,8 @@ def plain_gradient(
     for (y, x), modes, measured in zip(corners_yx, probes, amplitude, strict=True):
         window = (slice(y, y + n_px), slice(x, x + n_px))
         fields = [np.fft.fftshift(np.fft.fft2(mode * obj[window], norm="ortho")) for mode in modes]
-        predicted = np.sqrt(sum(np.abs(field) ** 2 for field in fields) + FLOOR_PHOTONS)
+        expected = sum(np.abs(field) ** 2 for field in fields) + FLOOR_PHOTONS
+        predicted = np.sqrt((expected + SOFTENED**2 * measured**2) / (1 + SOFTENED**2))
         for mode, field in zip(modes, fields, strict=True):
             residual = np.fft.ifftshift((1 - measured / predicted) * field)
             gradient[window] += mode.conj() * np.fft.ifft2(residual, norm="ortho")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ptycho.errors import DataError
-from ptycho.physics import INTENSITY_FLOOR
+from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
 from ptycho.tf.runtime import as_complex, tf
 
@@ -340,8 +340,26 @@ def wave_residual(
     """
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
-    predicted = tf.sqrt(tf.reduce_sum(_intensity(field), axis=1) + INTENSITY_FLOOR)
+    predicted = softened_amplitude(tf.reduce_sum(_intensity(field), axis=1), amplitude)
     return far_field_adjoint(field * as_complex(1.0 - amplitude / predicted)[:, None])
+
+
+def softened_amplitude(intensity: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the expected amplitude, kept away from zero where light was measured (eq. 9).
+
+    Parameters
+    ----------
+    intensity : real tensor, shape (J, N, N)
+        Expected counts [photons / pixel].
+    amplitude : real tensor, shape (J, N, N)
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    real tensor, shape (J, N, N)
+        Amplitude [sqrt(photons)]; equal to the measured one where the expected one is.
+    """
+    return tf.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
 def object_gradient(

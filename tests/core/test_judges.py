@@ -10,6 +10,7 @@ import pytest
 from judges import (
     FLOAT32,
     FLOAT64,
+    SOFTENED,
     adjoint_mismatch,
     assert_twin,
     gradient_mismatch,
@@ -126,8 +127,8 @@ def test_adjoint_judge_refuses_a_wrong_pair(name: str) -> None:
 
 def misfit(obj: Array) -> float:
     _, probes, amplitude = scene()
-    predicted = np.sqrt(true_intensity(obj, probes) + physics.INTENSITY_FLOOR)
-    return 0.5 * float(((predicted - amplitude) ** 2).sum())
+    expected = true_intensity(obj, probes) + physics.INTENSITY_FLOOR + SOFTENED**2 * amplitude**2
+    return 0.5 * float(((np.sqrt(expected) - np.sqrt(1 + SOFTENED**2) * amplitude) ** 2).sum())
 
 
 def coherent_gradient(obj: Array) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from judges import (
     FLOAT64,
+    SOFTENED,
     adjoint_mismatch,
     assert_twin,
     gradient_mismatch,
@@ -295,8 +296,9 @@ def test_the_object_gradient_is_the_slope_of_half_the_squared_misfit(n_px: int, 
     amplitude = np.random.default_rng(12).uniform(0.5, 4.0, (len(corners), n_px, n_px))
 
     def loss(o: Array) -> float:
-        predicted = physics.diffracted_amplitude(physics.extract_patches(o, corners, n_px), probes)
-        return 0.5 * float(((predicted - amplitude) ** 2).sum())
+        counts = physics.diffracted_intensity(physics.extract_patches(o, corners, n_px), probes)
+        softened = np.sqrt(counts + physics.INTENSITY_FLOOR + SOFTENED**2 * amplitude**2)
+        return 0.5 * float(((softened - np.sqrt(1 + SOFTENED**2) * amplitude) ** 2).sum())
 
     def gradient(o: Array) -> Array:
         return physics.object_gradient(o, corners, probes, amplitude)
@@ -305,6 +307,15 @@ def test_the_object_gradient_is_the_slope_of_half_the_squared_misfit(n_px: int, 
     assert gradient_mismatch(loss, lambda o: gradient(o).conj(), obj) > 1e-2
     each = probes if per_position else np.broadcast_to(probes, (len(corners), *probes.shape))
     assert_twin(plain_gradient(obj, corners, each, amplitude), gradient(obj), FLOAT64)
+
+
+def test_softening_moves_no_solution_and_bounds_the_pull_of_a_dark_pixel() -> None:
+    measured = np.array([0.0, 1.0, 1.0, 7.0])
+    expected = np.array([0.0, 0.0, 1.0, 49.0])
+    found = physics.softened_amplitude(expected, measured)
+    np.testing.assert_allclose(found[2:], measured[2:], rtol=1e-7)
+    assert measured[1] / found[1] == pytest.approx(np.sqrt(1 + 0.03**-2), rel=1e-3)
+    assert 0 < found[0] < 1e-3
 
 
 def test_the_object_gradient_vanishes_at_the_true_object() -> None:
@@ -343,7 +354,8 @@ def test_an_undamped_step_averages_the_waves_with_their_measured_amplitude() -> 
     weight = physics.illumination(moved, corners, SHAPE)
     stepped = obj - physics.object_gradient(obj, corners, moved, amplitude) / np.where(weight > 0, weight, 1)
     field = physics.far_field(physics.exit_waves(physics.extract_patches(obj, corners, 9), moved))
-    corrected = field * (amplitude / np.sqrt((np.abs(field) ** 2).sum(axis=1)))[:, None]
+    softened = (np.abs(field) ** 2).sum(axis=1) + SOFTENED**2 * amplitude**2
+    corrected = field * (amplitude * np.sqrt((1 + SOFTENED**2) / softened))[:, None]
     waves = physics.far_field_adjoint(corrected)
     average = physics.place_patches((moved.conj() * waves).sum(axis=1), corners, SHAPE)
     lit = weight > 0

@@ -32,9 +32,6 @@ GRADIENT = 1e-5
 """TensorFlow returns the gradient of a float32 weight in float32, however precise the computation."""
 OBJECT = 1e-5
 """Single-precision Fourier transforms after each other, each with an error of 2e-7."""
-DARK = 5e-3
-"""Where the far field of the probe itself is dark, its phase in the first step is rounding, whatever computes
-it: single and double precision of one backend differ by 1e-3 as well."""
 POLISHED = 1e-4
 """A position is a small difference of large sums."""
 LOSS = 1e-5
@@ -158,8 +155,8 @@ def test_both_backends_polish_alike(answers: tuple[Answers, Answers]) -> None:
             raise AssertionError(f"{name}: {error}") from error
 
 
-def test_a_dark_probe_rim_leaves_little_to_rounding(answers: tuple[Answers, Answers]) -> None:
-    assert_twin(answers[0]["dark"], answers[1]["dark"], DARK)
+def test_dark_detector_pixels_leave_nothing_to_rounding(answers: tuple[Answers, Answers]) -> None:
+    assert_twin(answers[0]["dark"], answers[1]["dark"], OBJECT)
 
 
 def test_the_first_losses_of_a_training_agree(answers: tuple[Answers, Answers]) -> None:
@@ -172,13 +169,15 @@ def test_the_first_losses_of_a_training_agree(answers: tuple[Answers, Answers]) 
         np.testing.assert_allclose(found, expected, rtol=LATER, err_msg=name)
 
 
-def test_each_backend_reconstructs_with_what_the_other_trained(folder: Path) -> None:
+def test_each_backend_reconstructs_the_bundled_scan_with_what_the_other_trained(folder: Path) -> None:
     for writer, reader in (("torch", "tf"), ("tf", "torch")):
         own = read_npz(folder / f"{writer}.npz", ["own"])["own"]
-        assert_twin(own, read_npz(folder / f"{reader}_other.npz")["object"], OBJECT)
+        other = read_npz(folder / f"{reader}_other.npz")
+        scanned = other["coverage"] >= SCANNED_SHARE
+        assert_twin(own[scanned], other["object"][scanned], OBJECT)
 
 
-def test_both_backends_train_to_the_same_quality(answers: tuple[Answers, Answers]) -> None:
+def test_both_backends_train_to_the_same_quality_on_the_bundled_scan(answers: tuple[Answers, Answers]) -> None:
     first, second = (set_["quality/complex_nrmse"] for set_ in answers)
     assert abs(first - second) < QUALITY * first
-    assert first < 0.2
+    assert first < 0.03

@@ -42,6 +42,8 @@ MODELS = {
     ),
     "cnn": ModelConfig(N=32, architecture="cnn", n_filters_scale=1, gridsize=2),
 }
+BUNDLED = Path(__file__).resolve().parents[2] / "datasets" / "demo_64.npz"
+BUNDLED_MODEL = ModelConfig(N=64, architecture="unrolled")
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 ALL: dict[str, Any] = {"n_groups": 100}
 FEW: dict[str, Any] = {"n_groups": 24, "batch_size": 8}
@@ -61,8 +63,9 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     ),
     "cnn_sgd": ("cnn", {**FEW, "optimizer": "sgd", "weight_decay": 0.01}, {}),
 }
+BUNDLED_TRAINING: dict[str, Any] = {"n_groups": 1000, "probe_trainable": True}
 """Name -> architecture, settings, execution settings."""
-EPOCHS, QUALITY_EPOCHS = 3, 25
+EPOCHS, QUALITY_EPOCHS = 3, 6
 POLISH = {
     "all": RefineOptions(12, probe=True, positions=True, frames=True, start="flat"),
     "poisson": RefineOptions(6, likelihood="poisson", tv=1e-3),
@@ -113,7 +116,7 @@ def physics_answers(backend: Backend) -> dict[str, Array]:
         "n_px": n_px, "sigma_px": 0.7, "shape_yx": scan.obj.shape, "obj": (scan.obj + 0.1).astype(np.complex64),
         "corners_yx": scan.corners_yx, "probes": scan.probes, "amplitude": scan.amplitude,
         "predicted": scan.amplitude[::-1].copy(), "patches": wave[:, 0].copy(), "exit_wave": wave,
-        "field": wave, "residual": wave,
+        "field": wave, "residual": wave, "intensity": scan.amplitude[::-1] ** 2,
         "shifts_yx_px": rng.uniform(-1, 1, (len(wave), 2)).astype(np.float32),
     }
     found = {}
@@ -169,10 +172,10 @@ def trained(
     backend: Backend, scan: Scan, folder: Path, name: str, epochs: int
 ) -> tuple[Any, dict[str, list[float]]]:
     """Train as ``TRAININGS`` says; return the model and its losses."""
-    architecture, settings, execution = TRAININGS[name]
+    architecture, settings, execution = TRAININGS.get(name, ("", BUNDLED_TRAINING, {}))
     chosen = {"torch_loss_mode": "amplitude", "intensity_scale_trainable": False, **settings}
     config = TrainingConfig(
-        MODELS[architecture], nepochs=epochs, neighbor_count=6, output_dir=folder / f"{backend.name}_{name}",
+        MODELS.get(architecture, BUNDLED_MODEL), nepochs=epochs, neighbor_count=6, output_dir=folder / f"{backend.name}_{name}",
         **chosen,
     )
     groups, validation = training_groups(scan, config, validate=True)
@@ -183,8 +186,7 @@ def trained(
 
 def first_stage(backend: Backend, folder: Path) -> None:
     """Everything that one backend does alone."""
-    path = folder / "scan.npz"
-    scan = open_scan(path)
+    scan = open_scan(folder / "scan.npz")
     answers = physics_answers(backend) | network_answers(backend, folder)
     for architecture in ARCHITECTURES:
         for options in ({}, {"fit_scale": True, "patch_weighting": "uniform"}):
@@ -201,10 +203,11 @@ def first_stage(backend: Backend, folder: Path) -> None:
     for name in TRAININGS:
         model, history = trained(backend, scan, folder, name, EPOCHS)
         answers |= {f"history/{name}/{key}": np.array(values) for key, values in history.items()}
-    model, _ = trained(backend, scan, folder, "unrolled_refined", QUALITY_EPOCHS)
+    scan = open_scan(BUNDLED)
+    model, _ = trained(backend, scan, folder, "bundled", QUALITY_EPOCHS)
     bundle = write_bundle(folder / f"trained_{backend.name}.h5.zip", backend.engine.to_bundle(model))
     found = reconstructed(backend, bundle, scan)
-    truth, mask = truth_on_canvas(path, found) or (None, None)
+    truth, mask = truth_on_canvas(BUNDLED, found) or (None, None)
     answers |= {f"quality/{key}": np.array(value) for key, value in score(found.obj, truth, mask).items()}
     answers["own"] = found.obj
     np.savez(folder / f"{backend.name}.npz", **answers)
@@ -217,8 +220,8 @@ def main(name: str, folder: Path, stage: str = "alone") -> None:
         first_stage(backend, folder)
         return
     other = {"torch": "tf", "tf": "torch"}[name]
-    found = reconstructed(backend, folder / f"trained_{other}.h5.zip", open_scan(folder / "scan.npz"))
-    np.savez(folder / f"{name}_other.npz", object=found.obj)
+    found = reconstructed(backend, folder / f"trained_{other}.h5.zip", open_scan(BUNDLED))
+    np.savez(folder / f"{name}_other.npz", object=found.obj, coverage=found.coverage)
 
 
 if __name__ == "__main__":
