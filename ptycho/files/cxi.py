@@ -60,6 +60,62 @@ def pattern_layout(file: h5py.File, entry: str, options: FileOptions) -> tuple[h
     return _frames(file, paths, read_detector(file, paths, options))
 
 
+def has_positions(file: h5py.File, entry: str) -> bool:
+    """Tell whether an entry holds positions of its own.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    entry : str
+        Its entry.
+
+    Returns
+    -------
+    bool
+        False for diffraction data whose positions are in a product.
+    """
+    return find_dataset(file, EntryPaths(entry).translation) is not None
+
+
+def read_frames(
+    file: h5py.File, entry: str, options: FileOptions, rows: NDArray[np.int64] | None = None
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None, Detector]:
+    """Read the frames of an entry, bad pixels filled.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    entry : str
+        Its entry.
+    options : FileOptions
+        What the user says about the detector.
+    rows : int64 array, shape (J,), optional
+        Frames to take, ascending; all by default.
+
+    Returns
+    -------
+    patterns : array, shape (J, N, N)
+        Counts in the dtype of the file.
+    bad : bool array, shape (N, N), or None
+        True where the value was filled in.
+    detector : Detector
+        Where the frames are.
+
+    Raises
+    ------
+    DataError
+        If the frames are missing, damaged, or of another shape.
+    """
+    paths = EntryPaths(entry)
+    detector = read_detector(file, paths, options)
+    dataset, window = _frames(file, paths, detector)
+    bad = _bad_pixels(file, paths, dataset, window)
+    repair = None if bad is None else filler(bad, file.filename)
+    return read_stack(dataset, window, rows, repair), bad, detector
+
+
 def _frames(file: h5py.File, paths: EntryPaths, detector: Detector) -> tuple[h5py.Dataset, Window]:
     """Find the frames and the square around the beam."""
     dataset = require_dataset(file, paths.patterns, "the stack of patterns", ADD_IT)
@@ -105,9 +161,8 @@ def read_cxi(path: Path, options: FileOptions, probe_key: str | None = None) -> 
         optics = Optics(energy, detector.distance_m, detector.pixel_yx_m).overridden(options)
         optics = require_optics(optics, window.side, _places(paths), str(path))
         positions_m = options.orient(_beam_on_sample(file, paths, dataset, detector.basis))
-        bad = _bad_pixels(file, paths, dataset, window)
         probe = _probe(file, paths, probe_key, options)
-        patterns = read_stack(dataset, window, repair=None if bad is None else filler(bad, str(path)))
+        patterns, bad, _ = read_frames(file, entry, options)
     positions, optics = on_object_pixels(positions_m, optics, window.side, str(path))
     return make_raw_data(
         patterns, positions, probe, optics, source=str(path), file_format="cxi", bad_pixels=bad

@@ -96,6 +96,9 @@ class EntryPaths:
         self.basis = [f"{detector}/basis_vectors"]
         self.mask = [f"{detector}/mask"]
         self.definition = [f"{entry}/definition"]
+        self.extras = f"{entry}/ptychodus"
+        self.product_probe = [f"{entry}/image_1/data", f"{instrument}/source_1/illumination"]
+        self.product_object = [f"{entry}/image_2/data"]
         self.probe = [
             f"{instrument}/source_1/illumination",
             f"{instrument}/source_1/probe",

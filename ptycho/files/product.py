@@ -1,4 +1,4 @@
-"""A product of Ptychodus 1.7: positions, probe and object in metres, from HDF5 or NPZ.
+"""A product of Ptychodus 1.7: positions, probe and object in metres, from HDF5, NPZ or CXI.
 
 x and y are in separate arrays. The centre of an object of width W is pixel (W - 1) / 2. +x runs along the
 columns and +y along the rows. A pattern and its position carry the same index.
@@ -9,15 +9,20 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.files.hdf5 import is_hdf5, missing, opened, read_array, require_dataset
+from ptycho.files.cxi_layout import EntryPaths, entry_of
+from ptycho.files.hdf5 import find_dataset, is_hdf5, missing, opened, read_array, require_dataset
+from ptycho.files.numbers import energy_eV, length_m, read_number
 from ptycho.files.optics import Optics
 from ptycho.npz import npz_headers, read_npz
+
+if TYPE_CHECKING:
+    import h5py
 
 logger = logging.getLogger(__name__)
 
@@ -79,20 +84,36 @@ def find_product(diffraction: Path, named: Path | None) -> Path:
                 f"{named}: no such file (expected the product of {diffraction.name}). Check --product."
             )
         return named
-    names = [
-        diffraction.stem.replace(old, new)
-        for old, new in (("diffraction", "product"), ("Diffraction", "Product"), ("DIFFRACTION", "PRODUCT"))
-    ]
-    for name in names:
-        for suffix in dict.fromkeys((diffraction.suffix, ".h5", ".hdf5", ".npz")):
-            candidate = diffraction.with_name(name + suffix)
-            if candidate != diffraction and candidate.is_file():
-                return candidate
+    found = sibling_product(diffraction)
+    if found is not None:
+        return found
     raise DataError(
         f"{diffraction}: its product with positions, probe and object is missing (expected "
         f"{diffraction.with_name('product.h5').name} beside diffraction.h5, or --product). Pass --product "
         "product.h5."
     )
+
+
+def sibling_product(diffraction: Path) -> Path | None:
+    """Return the file beside a diffraction file that is named as its product.
+
+    Parameters
+    ----------
+    diffraction : Path
+        File with patterns.
+
+    Returns
+    -------
+    Path or None
+        The file whose name has ``product`` in the place of ``diffraction``.
+    """
+    for word in ("diffraction", "Diffraction", "DIFFRACTION"):
+        swapped = "product".upper() if word.isupper() else "Product" if word.istitle() else "product"
+        for suffix in dict.fromkeys((diffraction.suffix, ".h5", ".hdf5", ".npz", ".cxi")):
+            candidate = diffraction.with_name(diffraction.stem.replace(word, swapped) + suffix)
+            if candidate != diffraction and word in diffraction.stem and candidate.is_file():
+                return candidate
+    return None
 
 
 def read_product(path: Path) -> Product:
@@ -101,7 +122,7 @@ def read_product(path: Path) -> Product:
     Parameters
     ----------
     path : Path
-        HDF5 or NPZ product of Ptychodus.
+        HDF5, NPZ or CXI product of Ptychodus.
 
     Returns
     -------
@@ -113,7 +134,12 @@ def read_product(path: Path) -> Product:
     DataError
         If something is missing or has the wrong shape.
     """
-    arrays, numbers = _product_from_hdf5(path) if is_hdf5(path) else _product_from_npz(path)
+    if is_hdf5(path):
+        with opened(path) as file:
+            entry = entry_of(file)
+            arrays, numbers = _from_hdf5(file) if entry is None else _from_cxi(file, EntryPaths(entry))
+    else:
+        arrays, numbers = _from_npz(path)
     x_m, y_m, indexes = (
         np.atleast_1d(arrays[key])
         for key in ("probe_position_x_m", "probe_position_y_m", "probe_position_indexes")
@@ -140,34 +166,59 @@ def read_product(path: Path) -> Product:
     return Product(indexes.astype(np.int64), positions, probe, obj, centre, optics)
 
 
-def _product_from_hdf5(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
     """Read arrays and numbers of an HDF5 product."""
-    with opened(path) as file:
-        found = {
-            key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in PRODUCT_KEYS
-        }
-        if not bool(file.attrs.get("far_field", True)):
-            raise _near_field(path)
-        numbers = {}
-        for key in ("photon_energy_eV", "detector_object_distance_m"):
-            value = file.attrs.get(
-                key, file.attrs.get("probe_energy_eV") if key == "photon_energy_eV" else None
-            )
-            if value is None:
-                raise missing(file, [f"/@{key}"], f"the attribute {key} of the product", WRITE_AGAIN)
-            numbers[key] = float(value)
-        for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
-            if key not in found["object"].attrs:
-                raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
-            numbers[key] = float(found["object"].attrs[key])
-        empty = {"object": np.zeros((0, 0), dtype=complex)} if not found["object"].size else {}
-        arrays = {
-            key: read_array(item, "iufc", "numbers", True) for key, item in found.items() if key not in empty
-        }
-    return {**arrays, **empty}, numbers
+    found = {
+        key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in PRODUCT_KEYS
+    }
+    if not bool(file.attrs.get("far_field", True)):
+        raise _near_field(file.filename)
+    numbers = {}
+    for key in ("photon_energy_eV", "detector_object_distance_m"):
+        older = file.attrs.get("probe_energy_eV") if key == "photon_energy_eV" else None
+        value = file.attrs.get(key, older)
+        if value is None:
+            raise missing(file, [f"/@{key}"], f"the attribute {key} of the product", WRITE_AGAIN)
+        numbers[key] = float(value)
+    for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
+        if key not in found["object"].attrs:
+            raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
+        numbers[key] = float(found["object"].attrs[key])
+    arrays = {key: _array(item) for key, item in found.items()}
+    return arrays, numbers
 
 
-def _product_from_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+    """Read arrays and numbers of a CXI product: the names of CXI, and those that Ptychodus adds."""
+    images = {"probe": paths.product_probe, "object": paths.product_object}
+    arrays = {
+        key: _array(require_dataset(file, looked, f"the {key} of the product", WRITE_AGAIN))
+        for key, looked in images.items()
+    }
+    place = require_dataset(file, paths.translation, "the list of positions", WRITE_AGAIN)
+    fits = place.ndim == 2 and place.shape[1] in (2, 3)
+    positions = read_array(place, "iuf", "(M, 2) or (M, 3) numbers", fits)
+    numbered = find_dataset(file, [f"{paths.extras}/probe_position_indexes"])
+    arrays["probe_position_indexes"] = np.arange(len(positions)) if numbered is None else _array(numbered)
+    arrays["probe_position_x_m"], arrays["probe_position_y_m"] = positions[:, 0], positions[:, 1]
+    numbers = {}
+    for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
+        looked = [f"{paths.extras}/object_{key}"]
+        numbers[key] = read_number(require_dataset(file, looked, f"{key} of the object", WRITE_AGAIN))
+    energy, distance = (find_dataset(file, looked) for looked in (paths.source_energy, paths.distance))
+    numbers["photon_energy_eV"] = 0.0 if energy is None else energy_eV(energy)
+    numbers["detector_object_distance_m"] = 0.0 if distance is None else length_m(distance)
+    return arrays, numbers
+
+
+def _array(dataset: h5py.Dataset) -> NDArray[Any]:
+    """Read numbers of any shape; an empty array stays one."""
+    if not dataset.size:
+        return np.zeros(dataset.shape, dtype=dataset.dtype)
+    return read_array(dataset, "iufc", "numbers", True)
+
+
+def _from_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
     """Read arrays and numbers of an NPZ product; its names carry a prefix where HDF5 has attributes."""
     prefixed = {
         "pixel_height_m": "object_pixel_height_m",
@@ -187,11 +238,11 @@ def _product_from_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, fl
     far = ["far_field"] if "far_field" in headers else []
     arrays = read_npz(path, [*PRODUCT_KEYS, *prefixed.values(), *far])
     if far and not bool(arrays["far_field"]):
-        raise _near_field(path)
+        raise _near_field(str(path))
     return arrays, {name: float(arrays[key]) for name, key in prefixed.items()}
 
 
-def _near_field(path: Path) -> DataError:
+def _near_field(path: str) -> DataError:
     return DataError(
         f"{path}: a near-field product (got far_field false, expected far-field patterns). Reconstruct it "
         "with another program."

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ptycho.data_checks import canonical_column, canonical_patterns, pixel_mask
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.assemble import make_raw_data, on_object_pixels
+from ptycho.files.cxi import pattern_layout, read_frames
+from ptycho.files.cxi_layout import entry_of
 from ptycho.files.frames import Window, filler, read_stack
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, read_array, require_dataset
 from ptycho.files.numbers import read_number
@@ -39,7 +41,7 @@ SAME_PIXEL = 0.01
 
 
 def read_pair(path: Path, options: FileOptions) -> RawData:
-    """Read an HDF5 or NPZ diffraction file and its product.
+    """Read an HDF5, NPZ or CXI diffraction file and its product.
 
     Parameters
     ----------
@@ -59,7 +61,7 @@ def read_pair(path: Path, options: FileOptions) -> RawData:
         If a file is missing, damaged, or the two do not fit.
     """
     product = read_product(find_product(path, options.product_file))
-    frames = _frames_from_hdf5(path, product) if is_hdf5(path) else _frames_from_npz(path, product)
+    frames = _frames_from_hdf5(path, product, options) if is_hdf5(path) else _frames_from_npz(path, product)
     stated = replace(product.optics, detector_pixel_yx_m=frames.detector_pixel_yx_m)
     _warn_of_another_pixel(stated, frames.patterns.shape[-1], str(path))
     return _in_frame_of_product(product, frames, options, path)
@@ -76,9 +78,15 @@ class _Frames:
     detector_pixel_yx_m: tuple[float, float] | None = None
 
 
-def _frames_from_hdf5(path: Path, product: Product) -> _Frames:
-    """Read the patterns that have a position from an HDF5 diffraction file."""
+def _frames_from_hdf5(path: Path, product: Product, options: FileOptions) -> _Frames:
+    """Read the patterns that have a position from an HDF5 or CXI diffraction file."""
     with opened(path) as file:
+        entry = entry_of(file)
+        if entry is not None:
+            dataset, _ = pattern_layout(file, entry, options)
+            rows, positions = pair_by_index(np.arange(int(np.prod(dataset.shape[:-2]))), product, str(path))
+            patterns, bad, detector = read_frames(file, entry, options, rows)
+            return _Frames(patterns, rows, positions, bad, detector.pixel_yx_m)
         dataset = pattern_dataset(file)
         item = require_dataset(file, ["indexes"], "the index of each pattern", WRITE_AGAIN)
         count = (len(dataset),)

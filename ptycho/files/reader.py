@@ -10,6 +10,7 @@ from ptycho.files import cxi, ptychodus
 from ptycho.files.cxi_layout import entry_of
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
 from ptycho.files.optics import METADATA_KEY, FileOptions, Optics
+from ptycho.files.product import sibling_product
 from ptycho.npz import npz_headers
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 FORMATS = "Ptychodus diffraction or training data, CXI, NXcxi_ptycho"
 
 
-def _kind(path: Path) -> str:
+def _kind(path: Path, options: FileOptions) -> str:
     """Name the format of a file."""
     if not is_hdf5(path):
         return "diffraction"
     with opened(path) as file:
-        return _format(file)
+        kind = _format(file)
+        alone = kind != "cxi" or cxi.has_positions(file, entry_of(file))
+    paired = not alone and (options.product_file is not None or sibling_product(path) is not None)
+    return "diffraction" if paired else kind
 
 
 def _format(file: h5py.File) -> str:
@@ -82,7 +86,7 @@ def read_foreign(
         raise ConfigError(
             f"{path}: --pattern-axis does not apply to HDF5 (got {pattern_axis}, expected 0). Leave it out."
         )
-    kind = _kind(path)
+    kind = _kind(path, options)
     if kind == "cxi":
         return cxi.read_cxi(path, options, probe_key)
     if probe_key is not None:

@@ -10,7 +10,13 @@ import pytest
 from compat import client
 from numpy.typing import NDArray
 from ptychodus.api.assemble import AssembledDiffractionData
-from ptychodus.api.geometry import PixelGeometry
+from ptychodus.api.diffraction import (
+    DiffractionDatasetLayoutNode,
+    DiffractionMetadata,
+    SimpleDiffractionArray,
+    SimpleDiffractionDataset,
+)
+from ptychodus.api.geometry import ImageExtent, PixelGeometry
 from ptychodus.api.io import (
     load_product,
     save_diffraction_data,
@@ -20,9 +26,10 @@ from ptychodus.api.io import (
 )
 from ptychodus.api.product import Product
 from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_input
-from ptychodus.plugins.cxi_file import CXIProductFileIO
+from ptychodus.plugins.cxi_file import CXIDiffractionFileWriter, CXIProductFileIO
 from ptychodus.plugins.npz_product_file import NPZProductFileIO
 
+from ptycho.errors import DataError
 from ptycho.files.export import collect, export_optics, write_export
 from ptycho.files.optics import FileOptions, Optics
 from ptycho.job import Reconstruction
@@ -107,6 +114,32 @@ def test_both_training_files_of_the_client_hold_the_same_scan(
     assert_same(RawData.from_file(tmp_path / "train.h5"), data)
 
 
+def write_cxi_pair(folder: Path, data: ReconstructInput, bad_pixels: NDArray[np.bool_] | None = None) -> Path:
+    """Let the client write both files as CXI; its diffraction file holds no positions."""
+    count, height, width = data.diffraction_patterns.shape
+    patterns = SimpleDiffractionArray("scan", np.arange(count), data.diffraction_patterns)
+    metadata = DiffractionMetadata(
+        num_patterns_per_array=[count], pattern_dtype=data.diffraction_patterns.dtype,
+        detector_distance_m=2.0, detector_extent=ImageExtent(width, height),
+        detector_pixel_geometry=PixelGeometry(75e-6, 75e-6), photon_energy_eV=8000.0,
+    )  # fmt: skip
+    tree = DiffractionDatasetLayoutNode.create_root()
+    dataset = SimpleDiffractionDataset(metadata, tree, [patterns], bad_pixels)
+    CXIDiffractionFileWriter().write(folder / "scan_diffraction.cxi", dataset)
+    CXIProductFileIO().write(folder / "scan_product.cxi", data.product)
+    return folder / "scan_diffraction.cxi"
+
+
+def test_the_cxi_pair_of_the_client_is_read(experiment: client.Experiment, tmp_path: Path) -> None:
+    data = experiment.input()
+    path = write_cxi_pair(tmp_path, data)
+    assert_same(RawData.from_file(path), data)
+    named = (tmp_path / "scan_product.cxi").rename(tmp_path / "other.cxi")
+    assert_same(RawData.from_file(path, options=FileOptions(product_file=named)), data)
+    with pytest.raises(DataError, match=r"list of positions is missing .*'entry_1/data_1/translation'"):
+        RawData.from_file(path)
+
+
 def an_answer(scan: Scan, size_yx: tuple[int, int], members: NDArray[np.int64]) -> Reconstruction:
     """Return the true object on a canvas of another size and place, as an engine would give it."""
     origin = np.array([-3.0, 2.0])
@@ -186,14 +219,15 @@ def test_an_object_that_is_a_pixel_off_is_caught(experiment: client.Experiment, 
         assert misplaced(opened(path), experiment) > 1e-2
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".cxi"])
 def test_the_exported_product_and_the_diffraction_file_are_a_pair_again(
-    experiment: client.Experiment, tmp_path: Path
+    suffix: str, experiment: client.Experiment, tmp_path: Path
 ) -> None:
     path = write_pair(tmp_path, experiment.input())
     scan = open_scan(path)
     answer = an_answer(scan, (60, 61), np.arange(30))
     optics = export_optics(scan, FileOptions())
-    product = write_export(tmp_path / "again.h5", collect(answer, scan, optics))
+    product = write_export(tmp_path / f"again{suffix}", collect(answer, scan, optics))
     again = RawData.from_file(path, options=FileOptions(product_file=product))
     np.testing.assert_allclose(
         again.positions_yx_px, scan.positions_yx_px - answer.origin_yx_px, atol=EXACT_PX
