@@ -319,7 +319,7 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
     Raises
     ------
     ConfigError
-        If a number is out of range, or something is to be refined in no steps.
+        If a number is out of range, something is to be refined in no steps, or the model smooths exit waves.
     """
     wanted = [name for name in ("probe", "positions", "frames") if getattr(config, f"refine_{name}")]
     if config.refine_steps < 0 or not 0 <= config.refine_tv < 1:
@@ -332,6 +332,12 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
             asked = f"--refine-{wanted[0]}" if wanted else "--init flat"
             raise ConfigError(f"refinement: {asked} needs steps (got --refine 0, expected >= 1). Pass --refine 50.")
         return None
+    sigma_px = config.model.gaussian_smoothing_sigma
+    if sigma_px > 0:
+        raise ConfigError(
+            f"refinement: its forward model smooths no exit wave (got a model with gaussian_smoothing_sigma {sigma_px:g} "
+            "px, expected 0). Leave out --refine, or train without --gaussian_smoothing_sigma."
+        )
     return RefineOptions(
         steps=config.refine_steps,
         probe=config.refine_probe,

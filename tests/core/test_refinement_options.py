@@ -1,0 +1,44 @@
+"""Facts about the refinement that a configuration asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ptycho.config.config import InferenceConfig, ModelConfig
+from ptycho.errors import ConfigError
+from ptycho.job import RefineOptions
+from ptycho.pipeline import refinement
+
+
+def configuration(sigma_px: float = 0.0, **settings: Any) -> InferenceConfig:
+    model = ModelConfig(gaussian_smoothing_sigma=sigma_px)
+    return InferenceConfig(model, Path("run"), Path("scan.npz"), **settings)
+
+
+def test_no_steps_ask_for_nothing() -> None:
+    assert refinement(configuration()) is None
+
+
+def test_every_setting_reaches_the_refinement() -> None:
+    settings = {"probe": True, "positions": True, "frames": True, "likelihood": "poisson", "tv": 0.01, "start": "flat"}
+    found = refinement(configuration(**{f"refine_{name}": value for name, value in settings.items()}, refine_steps=7))
+    assert found == RefineOptions(7, **settings)
+    assert found != RefineOptions(7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"refine_steps": -1}, r"a number is out of range \(got --refine -1"),
+        ({"refine_steps": 5, "refine_tv": 1.0}, r"--refine-tv 1.0, expected"),
+        ({"refine_positions": True}, r"--refine-positions needs steps \(got --refine 0"),
+        ({"refine_start": "flat"}, r"--init flat needs steps"),
+        ({"refine_steps": 5, "sigma_px": 0.8}, r"smooths no exit wave \(got .* 0.8 px, expected 0\)"),
+    ],
+)
+def test_what_cannot_be_refined_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        refinement(configuration(**settings))
