@@ -79,7 +79,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
             "Install with: pip install h5py hdf5plugin"
         ) from error
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", locking="best-effort")  # some file systems of clusters have no locks
     except OSError as error:
         raise _damaged(path, error) from error
     with file:
@@ -158,7 +158,7 @@ def _require_neighbour(item: Any, where: str, path: str, name: str, inner: str, 
     neighbour = Path(item.file.filename).parent / name
     found = None
     if neighbour.is_file():
-        with h5py.File(neighbour, "r") as other:
+        with h5py.File(neighbour, "r", locking="best-effort") as other:
             found = lookup(other, inner, links)
     if found is None:
         # HDF5 would fill a gap in a virtual dataset with zeros without a word.

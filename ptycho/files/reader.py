@@ -9,7 +9,7 @@ from ptycho.errors import ConfigError, DataError
 from ptycho.files import cxi, ptychodus
 from ptycho.files.cxi_layout import entry_of
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
-from ptycho.files.optics import METADATA_KEY, FileOptions, Optics
+from ptycho.files.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
 from ptycho.files.product import sibling_product
 from ptycho.npz import npz_headers
 
@@ -154,8 +154,7 @@ def with_options(raw: RawData, options: FileOptions) -> RawData:
             f"{raw.source}: --product, --flip-positions and --swap-positions do not apply (got an NPZ file "
             "with positions in object pixels, expected positions in metres). Leave them out."
         )
-    stated = Optics.from_metadata(raw.metadata, raw.source)
-    optics = stated.overridden(options)
-    if optics != stated:
+    if any(getattr(options, name) is not None for name in NUMBERS):
+        optics = Optics.from_metadata(raw.metadata, raw.source).overridden(options)
         raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}
     return raw

@@ -131,6 +131,19 @@ def test_an_npz_scan_is_exported_with_the_pixel_that_the_user_states(
         np.testing.assert_allclose(file["probe_position_x_m"], expected, atol=1e-15)
 
 
+def test_a_settings_file_says_the_same_as_the_flags(
+    small_run: tuple[Path, Any], small_scan: Path, infer_command: Command, tmp_path: Path
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(f"object_pixel_m: 1e-8\nexport: {tmp_path / 'a.cxi'}\n", encoding="utf-8")
+    done = infer_command(small_run[0], small_scan, tmp_path / "out", "--config", settings)
+    assert done.code == 0, done.err
+    with h5py.File(tmp_path / "a.cxi") as file:
+        assert file["entry_1/ptychodus/object_pixel_width_m"][()] == 1e-8
+    stored = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert stored["config"]["object_pixel_m"] == 1e-8
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
