@@ -6,6 +6,7 @@ import copy
 import logging
 import tempfile
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ptycho.config.config import (
     validate_effects,
     validate_training_config,
 )
+from ptycho.config.validation import PHYSICS_ONLY
 from ptycho.interrupts import Terminated, ending_on_sigterm
 from ptycho.job import TrainingJob, TrainingResult, training_groups
 from ptycho.pipeline import check_size, load_engine
@@ -111,6 +113,7 @@ def train_cdi_model_with_backend(
     dict
         ``results`` of :func:`run_cdi_example`.
     """
+    config = _without_idle_settings(config)
     update_legacy_dict(params.cfg, config)
     execution = execution or PyTorchExecutionConfig(logger_backend=None)
     _check(config, execution)
@@ -137,6 +140,27 @@ def train_cdi_model_with_backend(
         "train_container": create_ptycho_data_container(train_data, own),
         "test_container": None if test_data is None else create_ptycho_data_container(test_data, own),
     }
+
+
+def _without_idle_settings(config: TrainingConfig) -> TrainingConfig:
+    """Put settings that a supervised training does not have back to their defaults.
+
+    The window of Ptychodus hides them for such a training and still sends what was set for another one.
+    """
+    if config.model.model_type != "supervised":
+        return config
+    own = copy.copy(config)
+    own.model = copy.copy(config.model)
+    idle = []
+    of_training, of_model = (*PHYSICS_ONLY, "positions_provided"), ("gaussian_smoothing_sigma",)
+    for part, names in ((own, of_training), (own.model, of_model)):
+        for item in fields(part):
+            if item.name in names and getattr(part, item.name) != item.default:
+                setattr(part, item.name, item.default)
+                idle.append(item.name)
+    if idle:
+        logger.warning("supervised: left out, since it has no effect: %s", ", ".join(sorted(idle)))
+    return own
 
 
 def _check(config: TrainingConfig, execution: PyTorchExecutionConfig) -> None:

@@ -526,6 +526,21 @@ def test_a_supervised_training_needs_an_object(raw: RawData, arrays: dict[str, N
         components.run_cdi_example(as_raw(arrays, objectGuess=None), raw, config(model_type="supervised"))
 
 
+def test_settings_that_the_window_hides_do_not_stop_a_supervised_training(
+    raw: RawData, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = {
+        "mae_weight": 0.5, "nll_weight": 0.0, "realspace_mae_weight": 0.5, "positions_provided": False,
+        "gaussian_smoothing_sigma": 0.7,
+    }
+    settings = config(model_type="supervised", **hidden)
+    update_legacy_dict(params.cfg, settings)
+    before = asdict(settings)
+    components.run_cdi_example(raw, None, settings)
+    assert f"has no effect: {', '.join(sorted(hidden))}" in caplog.text
+    assert asdict(settings) == before
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "uint32", "int64"])
 def test_counts_of_any_integer_type_are_counts(arrays: dict[str, NDArray[Any]], dtype: str) -> None:
     counts = np.minimum(arrays["diff3d"], 250)
