@@ -113,7 +113,7 @@ def on_object_pixels(
     return scaled + shift, replace(optics, origin_yx_m=tuple((-shift * pixel).tolist()))
 
 
-def mean_pattern_probe(patterns: NDArray[Any]) -> NDArray[np.complex64]:
+def mean_pattern_probe(patterns: NDArray[Any], where: str) -> NDArray[np.complex64]:
     r"""Return a starting probe for a file without one: the focus whose far field is the mean pattern.
 
     .. math:: P = \mathcal{F}^{-1}_{\mathrm{ortho}} \sqrt{\overline{I}}
@@ -122,12 +122,19 @@ def mean_pattern_probe(patterns: NDArray[Any]) -> NDArray[np.complex64]:
     ----------
     patterns : real array, shape (M, N, N)
         Counts, zero frequency at N // 2.
+    where : str
+        Name used in the warning.
 
     Returns
     -------
     complex64 array, shape (1, N, N)
         One mode [sqrt(photons)].
     """
+    logger.warning(
+        "%s: the file holds no probe; the starting probe is the focus that belongs to the mean pattern. A "
+        "better one comes from --product or --probe-key",
+        where,
+    )
     rows = np.linspace(0, len(patterns) - 1, min(len(patterns), PROBE_SAMPLE)).astype(np.int64)
     mean = sum(patterns[row].astype(np.float64) for row in rows) / len(rows)
     focus = far_field_adjoint(np.sqrt(np.maximum(mean, 0.0)).astype(np.complex128))
@@ -181,24 +188,10 @@ def make_raw_data(
     metadata = {"source_format": file_format, DOMAIN_KEY: "counts", METADATA_KEY: optics.to_dict()}
     if indexes is not None and not np.array_equal(indexes, np.arange(len(patterns))):
         metadata[INDEX_KEY] = indexes.tolist()
-    if probe is None:
-        logger.warning(
-            "%s: the file holds no probe; the starting probe is the focus that belongs to the mean "
-            "pattern. A better one comes from --product or --probe-key",
-            source,
-        )
-        probe = mean_pattern_probe(patterns)
+    probe = mean_pattern_probe(patterns, source) if probe is None else probe
+    bad_pixels = bad_pixels if bad_pixels is not None and bad_pixels.any() else None
+    y, x = positions_yx_px.T
     return RawData(
-        positions_yx_px[:, 1],
-        positions_yx_px[:, 0],
-        None,
-        None,
-        patterns,
-        probe,
-        None,
-        obj,
-        metadata=metadata,
-        bad_pixels=bad_pixels if bad_pixels is not None and bad_pixels.any() else None,
-        pattern_axis=0,
-        source=source,
-    )
+        x, y, None, None, patterns, probe, None, obj,
+        metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, source=source,
+    )  # fmt: skip

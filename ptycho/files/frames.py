@@ -203,32 +203,15 @@ def filler(bad_pixels: NDArray[np.bool_], where: str) -> Callable[[NDArray[Any]]
             f"{where}: the mask of bad pixels leaves nothing (got every pixel bad, expected some good ones). "
             "Check it."
         )
-    from scipy.sparse import csc_matrix
+    from scipy.sparse import csr_array, diags_array, kronsum
     from scipy.sparse.linalg import splu
 
-    height, width = bad_pixels.shape
-    flat = np.arange(height * width).reshape(height, width)
-    pairs = np.concatenate(
-        [
-            np.stack([flat[:, :-1].ravel(), flat[:, 1:].ravel()]),
-            np.stack([flat[:-1].ravel(), flat[1:].ravel()]),
-        ],
-        axis=1,
-    )
-    pairs = np.concatenate([pairs, pairs[::-1]], axis=1)
-    pairs = pairs[:, bad_pixels.ravel()[pairs[0]]]
-    number = np.full(height * width, -1)
-    bad = np.flatnonzero(bad_pixels.ravel())
-    number[bad] = np.arange(len(bad))
-    to_bad = bad_pixels.ravel()[pairs[1]]
-    inside, rim = pairs[:, to_bad], pairs[:, ~to_bad]
-    good, place = np.unique(rim[1], return_inverse=True)
-    degree = np.bincount(number[pairs[0]], minlength=len(bad)).astype(np.float64)
-    rows = np.concatenate([np.arange(len(bad)), number[inside[0]]])
-    columns = np.concatenate([np.arange(len(bad)), number[inside[1]]])
-    values = np.concatenate([degree, -np.ones(inside.shape[1])])
-    solver = splu(csc_matrix((values, (rows, columns)), shape=(len(bad), len(bad))))
-    border = csc_matrix((np.ones(rim.shape[1]), (number[rim[0]], place)), shape=(len(bad), len(good)))
+    bad = np.flatnonzero(bad_pixels)
+    lines = [diags_array([1.0, 1.0], offsets=[-1, 1], shape=(side, side)) for side in bad_pixels.shape]
+    neighbours = csr_array(kronsum(lines[1], lines[0]))[bad]
+    good = np.setdiff1d(neighbours.indices, bad)
+    border = neighbours[:, good]
+    solver = splu((diags_array(neighbours.sum(axis=1)) - neighbours[:, bad]).tocsc())
 
     def fill(frames: NDArray[Any]) -> None:
         stack = frames.reshape(len(frames), -1)

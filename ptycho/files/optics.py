@@ -80,7 +80,13 @@ class FileOptions:
 
     @classmethod
     def names(cls) -> set[str]:
-        """Return the names of the options, which are those of the settings."""
+        """Return the names of the options.
+
+        Returns
+        -------
+        set of str
+            Those of the settings.
+        """
         return {item.name for item in fields(cls)}
 
     @classmethod
@@ -194,6 +200,24 @@ class Optics:
                 side = given.pop(f"{name}_m")
                 given[f"{name}_yx_m"] = (side, side)
         return replace(self, **given)
+
+    def centred(self, middle_yx_m: Any, shape_yx: tuple[int, ...]) -> Optics:
+        """Place the middle of an object.
+
+        Parameters
+        ----------
+        middle_yx_m : pair of float
+            Where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies [m].
+        shape_yx : tuple of int
+            Shape of the object (H, W) [px].
+
+        Returns
+        -------
+        Optics
+            With the origin that follows; it needs an object pixel.
+        """
+        reach_m = (np.array(shape_yx) - 1) / 2 * np.array(self.object_pixel_yx_m)
+        return replace(self, origin_yx_m=tuple((np.array(middle_yx_m) - reach_m).tolist()))
 
     def to_metres(self, positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return positions in metres.

@@ -130,7 +130,7 @@ def _in_frame_of_product(product: Product, frames: _Frames, options: FileOptions
     else:
         pixel, middle = np.array(optics.object_pixel_yx_m), (np.array(product.obj.shape) - 1) / 2
         positions = from_centre / pixel + middle
-        optics = replace(optics, origin_yx_m=tuple((centre - middle * pixel).tolist()))
+        optics = optics.centred(centre, product.obj.shape)
     return make_raw_data(
         frames.patterns, positions, product.probe, optics.completed(n_px), source=str(path),
         file_format="ptychodus", obj=product.obj, bad_pixels=frames.bad_pixels, indexes=frames.indexes,
@@ -221,17 +221,7 @@ def read_training_file(path: Path, options: FileOptions) -> RawData:
         )
     with opened(path) as file:
         dataset = pattern_dataset(file)
-        columns = [
-            require_dataset(file, [f"probe_position_{axis}_px"], f"the {axis} positions", WRITE_AGAIN)
-            for axis in "yx"
-        ]
-        positions = np.stack(
-            [
-                read_array(item, "iuf", f"({len(dataset)},) numbers", item.shape == (len(dataset),))
-                for item in columns
-            ],
-            axis=1,
-        ).astype(np.float64)
+        positions = _training_positions(file, len(dataset))
         probe, obj = (
             read_array(require_dataset(file, [key], f"the {key}", WRITE_AGAIN), "iufc", "numbers", True)
             for key in ("probe", "object")
@@ -239,20 +229,22 @@ def read_training_file(path: Path, options: FileOptions) -> RawData:
         optics = _training_optics(file).overridden(options)
         bad = _bad_pixels(file, dataset.shape[1:])
         patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]))
-    if optics.object_pixel_yx_m is not None:
-        # Positions are counted from the object's pixel (0, 0); its middle is the origin in metres.
-        middle = (np.array(obj.shape[-2:]) - 1) / 2
-        optics = replace(optics, origin_yx_m=tuple((-middle * np.array(optics.object_pixel_yx_m)).tolist()))
+    probe, obj = incoherent_modes(probe, path), first_layer(obj, path)
+    if optics.object_pixel_yx_m is not None and obj is not None:
+        optics = optics.centred((0.0, 0.0), obj.shape)
     return make_raw_data(
-        patterns,
-        positions,
-        incoherent_modes(probe, path),
-        optics.completed(patterns.shape[-1]),
-        source=str(path),
-        file_format="ptychodus training data",
-        obj=first_layer(obj, path),
-        bad_pixels=bad,
-    )
+        patterns, positions, probe, optics.completed(patterns.shape[-1]), source=str(path),
+        file_format="ptychodus training data", obj=obj, bad_pixels=bad,
+    )  # fmt: skip
+
+
+def _training_positions(file: h5py.File, count: int) -> NDArray[np.float64]:
+    """Read positions (y, x) in object pixels, shape (M, 2)."""
+    columns = []
+    for axis in "yx":
+        item = require_dataset(file, [f"probe_position_{axis}_px"], f"the {axis} positions", WRITE_AGAIN)
+        columns.append(read_array(item, "iuf", f"({count},) numbers", item.shape == (count,)))
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def _training_optics(file: h5py.File) -> Optics:
