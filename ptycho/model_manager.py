@@ -17,6 +17,7 @@ from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import BundleError, DataError
 from ptycho.geometry import group_canvases
+from ptycho.interrupts import ending_on_sigterm
 from ptycho.physics import extract_patches, shift_field
 from ptycho.pipeline import check_size, load_engine
 from ptycho.probe import probe_window
@@ -120,9 +121,11 @@ class DiffractionToObject:
             )
         scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
         check_size(scan, self.bundle.model.N, f"the model {self.bundle.where}")
-        found = load_engine("tensorflow").reconstruct(
-            self._model, scan, np.unique(indices), execution=PyTorchExecutionConfig(), progress=Progress()
-        )
+        execution = PyTorchExecutionConfig()
+        with ending_on_sigterm():
+            found = load_engine("tensorflow").reconstruct(
+                self._model, scan, np.unique(indices), execution=execution, progress=Progress()
+            )
         corners_px = raw.positions_yx_px[indices].mean(axis=1) - (scan.n_px - 1) / 2 - found.origin_yx_px
         whole = np.floor(corners_px + 0.5).astype(np.int64)
         patches = np.empty((len(whole), scan.n_px, scan.n_px, 1), np.complex64)
