@@ -8,6 +8,7 @@ therefore a larger column, and a larger y a larger row.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,18 @@ from numpy.typing import NDArray
 from ptycho.errors import DataError
 from ptycho.files.assemble import make_raw_data, on_object_pixels, require_optics
 from ptycho.files.cxi_layout import Detector, EntryPaths, entry_of, is_nexus, read_detector
-from ptycho.files.frames import Window, beam_window, filler, read_stack
+from ptycho.files.frames import Window, beam_window, read_stack
 from ptycho.files.hdf5 import find_dataset, opened, read_array, require_dataset
 from ptycho.files.numbers import energy_eV, size_m, unit_factor
 from ptycho.files.optics import HC_EV_M, FileOptions, Optics
+from ptycho.files.pixels import Repair, unmeasured
 from ptycho.files.product import read_product
 from ptycho.raw_data import RawData
 
 if TYPE_CHECKING:
     import h5py
+
+logger = logging.getLogger(__name__)
 
 HAS_SIGNAL = 0x1000
 """The bit of a CXI mask that marks a good pixel."""
@@ -80,8 +84,8 @@ def has_positions(file: h5py.File, entry: str) -> bool:
 
 def read_frames(
     file: h5py.File, entry: str, options: FileOptions, rows: NDArray[np.int64] | None = None
-) -> tuple[NDArray[Any], NDArray[np.bool_] | None, Detector]:
-    """Read the frames of an entry, bad pixels filled.
+) -> tuple[NDArray[Any], NDArray[np.bool_], Detector]:
+    """Read the frames of an entry: bad pixels filled, values below 0 set to 0.
 
     Parameters
     ----------
@@ -98,7 +102,7 @@ def read_frames(
     -------
     patterns : array, shape (J, N, N)
         Counts in the dtype of the file.
-    bad : bool array, shape (N, N), or None
+    bad : bool array, shape (N, N)
         True where the value was filled in.
     detector : Detector
         Where the frames are.
@@ -112,8 +116,13 @@ def read_frames(
     detector = read_detector(file, paths, options)
     dataset, window = _frames(file, paths, detector)
     bad = _bad_pixels(file, paths, dataset, window)
-    repair = None if bad is None else filler(bad, file.filename)
-    return read_stack(dataset, window, rows, repair), bad, detector
+    marked = unmeasured(dataset, window) & ~bad
+    if marked.any():
+        logger.warning("%s: %d pixels hold no measurement and are filled in", file.filename, marked.sum())
+    repair = Repair(bad | marked, file.filename)
+    patterns = read_stack(dataset, window, rows, repair)
+    repair.report()
+    return patterns, bad | marked, detector
 
 
 def _frames(file: h5py.File, paths: EntryPaths, detector: Detector) -> tuple[h5py.Dataset, Window]:
@@ -210,11 +219,12 @@ def _beam_on_sample(
 
 def _bad_pixels(
     file: h5py.File, paths: EntryPaths, dataset: h5py.Dataset, window: Window
-) -> NDArray[np.bool_] | None:
-    """Pixels that are bad in any frame, inside the window."""
+) -> NDArray[np.bool_]:
+    """Pixels that the mask calls bad in any frame, inside the window."""
+    bad = np.zeros((window.side, window.side), dtype=bool)
     mask = find_dataset(file, paths.mask)
     if mask is None:
-        return None
+        return bad
     frame = dataset.shape[-2:]
     fits = mask.shape in (frame, (1, *frame), (dataset.shape[0], *frame))
     if not fits or mask.dtype.kind not in "iub":
@@ -222,7 +232,6 @@ def _bad_pixels(
             f"{file.filename}: '{mask.name}' does not fit the frames (got {mask.shape}, {mask.dtype}, "
             f"expected {frame} integers). Correct it."
         )
-    bad = np.zeros((window.side, window.side), dtype=bool)
     stack = mask if mask.ndim == 3 else None
     for index in range(1 if stack is None else len(stack)):
         values: Any = mask[window.slices] if stack is None else stack[(index, *window.slices)]

@@ -1,4 +1,4 @@
-"""Detector frames: a stack read in blocks into one array, cut to a square around the beam, bad pixels filled.
+"""Detector frames: a stack read in blocks into one array, cut to a square around the beam.
 
 Axes: (frame, y, x). The array that is returned is the only one of full size.
 """
@@ -170,52 +170,3 @@ def _read_block(
         source = (slice(int(run[0]), int(run[-1]) + 1), *window.slices)
         dataset.read_direct(block, source, np.s_[place : place + len(run)])
         place += len(run)
-
-
-def filler(bad_pixels: NDArray[np.bool_], where: str) -> Callable[[NDArray[Any]], None] | None:
-    r"""Return what fills bad pixels with the smoothest values that continue their good neighbours.
-
-    A filled pixel is the mean of its neighbours: the discrete Laplace equation
-    :math:`L_{bb} x_b = -L_{bg} x_g` is factorised once and solved for every frame. Values lie between those
-    of the good neighbours; whole numbers stay whole.
-
-    Parameters
-    ----------
-    bad_pixels : bool array, shape (N, N)
-        True where the detector measured nothing.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    callable or None
-        Changes frames, shape (K, N, N), in place; None where no pixel is bad.
-
-    Raises
-    ------
-    DataError
-        If every pixel is bad.
-    """
-    if not bad_pixels.any():
-        return None
-    if bad_pixels.all():
-        raise DataError(
-            f"{where}: the mask of bad pixels leaves nothing (got every pixel bad, expected some good ones). "
-            "Check it."
-        )
-    from scipy.sparse import csr_array, diags_array, kronsum
-    from scipy.sparse.linalg import splu
-
-    bad = np.flatnonzero(bad_pixels)
-    lines = [diags_array([1.0, 1.0], offsets=[-1, 1], shape=(side, side)) for side in bad_pixels.shape]
-    neighbours = csr_array(kronsum(lines[1], lines[0]))[bad]
-    good = np.setdiff1d(neighbours.indices, bad)
-    border = neighbours[:, good]
-    solver = splu((diags_array(neighbours.sum(axis=1)) - neighbours[:, bad]).tocsc())
-
-    def fill(frames: NDArray[Any]) -> None:
-        stack = frames.reshape(len(frames), -1)
-        filled = solver.solve(border @ stack[:, good].T.astype(np.float64)).T
-        stack[:, bad] = np.rint(filled) if frames.dtype.kind in "iu" else filled
-
-    return fill

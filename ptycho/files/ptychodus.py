@@ -15,10 +15,11 @@ from ptycho.errors import ConfigError, DataError
 from ptycho.files.assemble import make_raw_data, on_object_pixels
 from ptycho.files.cxi import pattern_layout, read_frames
 from ptycho.files.cxi_layout import entry_of
-from ptycho.files.frames import Window, filler, read_stack
+from ptycho.files.frames import Window, read_stack
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, read_array, require_dataset
 from ptycho.files.numbers import read_number
 from ptycho.files.optics import FileOptions, Optics
+from ptycho.files.pixels import filler
 from ptycho.files.product import (
     WRITE_AGAIN,
     Product,

@@ -26,8 +26,9 @@ from file_makers import (
 from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError
-from ptycho.files.frames import beam_window, filler
+from ptycho.files.frames import beam_window
 from ptycho.files.optics import FileOptions, Optics
+from ptycho.files.pixels import filler
 from ptycho.files.reader import foreign_pattern_size
 from ptycho.npz import write_npz
 from ptycho.physics import diffracted_intensity, extract_patches
@@ -318,6 +319,40 @@ def test_bad_pixels_are_filled_from_their_neighbours_and_marked(tmp_path: Path) 
     assert raw.diff3d.max() == frames[:, mask != 1].max()
     around = (frames[:, 2, 4] + frames[:, 4, 4] + frames[:, 3, 3] + frames[:, 3, 5]) / 4
     np.testing.assert_allclose(raw.diff3d[:, 3, 4], around, atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gap"), [(np.uint16, 65535), (np.int32, -1), (np.float32, np.nan), (np.float32, -3.0)]
+)
+def test_gaps_that_the_detector_marks_are_filled_without_a_mask(
+    dtype: Any, gap: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = counts(6, 16).astype(dtype)
+    broken = frames.copy()
+    broken[:, 5] = gap
+    broken[2, 8, 8] = 65000
+    with caplog.at_level(logging.WARNING):
+        raw = RawData.from_file(write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": broken}))
+    assert "16 pixels hold no measurement" in caplog.text
+    np.testing.assert_array_equal(np.flatnonzero(raw.bad_pixels.any(axis=1)), [5])
+    rim = frames[:, [4, 6]]
+    assert (raw.diff3d[:, 5] >= rim.min(axis=(1, 2))[:, None]).all()
+    assert (raw.diff3d[:, 5] <= rim.max(axis=(1, 2))[:, None]).all()
+    assert raw.diff3d[:, 5, 8].min() > raw.diff3d[:, 5, 0].max()
+    assert raw.diff3d[2, 8, 8] == 65000
+
+
+def test_noise_below_zero_is_set_to_zero_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = counts(6, 16).astype(np.float32)
+    frames[1, 3, 3], frames[4, 9, 2] = -0.5, -2.5
+    with caplog.at_level(logging.WARNING):
+        raw = RawData.from_file(write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": frames}))
+    assert "2 values below 0" in caplog.text
+    assert "the lowest -2.5" in caplog.text
+    np.testing.assert_array_equal(raw.diff3d, np.maximum(frames, 0))
+    assert raw.bad_pixels is None
 
 
 def test_filling_keeps_a_plane_exactly_and_refuses_a_mask_that_leaves_nothing() -> None:

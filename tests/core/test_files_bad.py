@@ -62,7 +62,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ({f"{DETECTOR}/data": np.array([b"a", b"b"])}, ("detector_1/data", "|S1")),
         ({f"{DETECTOR}/data": np.ones((4, 16, 20), np.uint16)}, ("16 x 20", "Crop")),
         ({f"{DETECTOR}/data": np.ones((0, 16, 16), np.uint16)}, ("(0, 16, 16)",)),
-        ({f"{DETECTOR}/data": np.full((4, 16, 16), -1.0)}, ("negative",)),
+        ({f"{DETECTOR}/data": np.full((4, 16, 16), -1.0)}, ("leaves nothing",)),
         ({PLACE: TRANSLATION[:3]}, (PLACE, "(3, 3)", "(4, 3)")),
         ({PLACE: TRANSLATION[0]}, (PLACE, "(3,)")),
         ({PLACE: np.where(TRANSLATION == 1e-6, np.nan, TRANSLATION)}, ("not finite", "row 1")),
