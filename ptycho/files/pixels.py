@@ -24,8 +24,8 @@ SAMPLE = 16
 def unmeasured(dataset: h5py.Dataset, window: Window) -> NDArray[np.bool_]:
     """Find the pixels that hold no measurement in any of some evenly spaced frames.
 
-    Detectors mark gaps and dead pixels with negative numbers, with not-a-number, or with the largest number of
-    an unsigned type.
+    Detectors mark gaps and dead pixels with negative numbers, with not-a-number, or with the largest number
+    of an unsigned type.
 
     Parameters
     ----------
