@@ -182,7 +182,12 @@ class UnrolledGenerator(TableNetwork):
         self.likelihood = model.unrolled_likelihood
 
     def forward(
-        self, chunks: Iterable[Chunk], weight: Tensor, on_step: Callable[[int], None] | None = None
+        self,
+        chunks: Iterable[Chunk],
+        weight: Tensor,
+        on_step: Callable[[int], None] | None = None,
+        *,
+        subsets: int = 1,
     ) -> Tensor:
         """Return the object of a scan.
 
@@ -194,6 +199,8 @@ class UnrolledGenerator(TableNetwork):
             Illumination of the canvas [photons / pixel]; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
         on_step : callable, optional
             Called with the index of each finished step.
+        subsets : int
+            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a ``ScanChunks``.
 
         Returns
         -------
@@ -203,14 +210,14 @@ class UnrolledGenerator(TableNetwork):
         complex_type = torch.promote_types(weight.dtype, torch.complex64)
         flat = torch.ones(weight.shape, dtype=complex_type, device=weight.device)
         obj, previous = accelerated_steps(
-            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood
+            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood, subsets=subsets
         )
         for k in range(self.learned):
             leading = obj + self.vectors["step_momentum"][k] * (obj - previous)
             step = preconditioned_step(leading, chunks, weight, self.likelihood)
             noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
-            seen, gain = self._seen(leading, step, weight, noise)
-            correction = self._correction(seen[None], f"unet{k}_")[0]
+            seen, gain = self.seen(leading, step, weight, noise)
+            correction = self.correction(seen[None], k)[0]
             previous = obj
             obj = leading + self.vectors["step_length"][k] * step + gain * torch.complex(*correction)
             if on_step is not None:
@@ -218,8 +225,27 @@ class UnrolledGenerator(TableNetwork):
         return obj
 
     @staticmethod
-    def _seen(leading: Tensor, step: Tensor, weight: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return what a U-Net sees, shape (6, H, W), and the factor on what it answers, shape (H, W)."""
+    def seen(leading: Tensor, step: Tensor, weight: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what a U-Net sees at a learned step, and the factor on what it answers (eq. 11, 18).
+
+        Parameters
+        ----------
+        leading : complex tensor, shape (H, W)
+            Object ahead of the step [transmission].
+        step : complex tensor, shape (H, W)
+            Data-consistency step [transmission].
+        weight : real tensor, shape (H, W)
+            Illumination [photons / pixel].
+        noise : real tensor, shape (H, W), or None
+            Noise [transmission]; None for the amplitude likelihood.
+
+        Returns
+        -------
+        inputs : real tensor, shape (6, H, W)
+            Channels of the U-Net.
+        gain : real tensor, shape (H, W)
+            Factor on its answer.
+        """
         relative = weight / weight.max()
         coverage = relative / (relative + network.STEP_DAMPING)
         if noise is None:
@@ -231,8 +257,24 @@ class UnrolledGenerator(TableNetwork):
         parts = (leading.real - 1, leading.imag, *torch.view_as_real(scaled).unbind(-1), coverage, last)
         return torch.stack(parts), gain
 
-    def _correction(self, x: Tensor, name: str) -> Tensor:
-        """Apply the U-Net; without gradients in strips of a large canvas, which bounds memory and changes nothing."""
+    def correction(self, x: Tensor, index: int) -> Tensor:
+        """Apply the U-Net of a learned step.
+
+        Without gradients a large canvas passes in strips, which bounds memory and changes nothing.
+
+        Parameters
+        ----------
+        x : real tensor, shape (B, 6, H, W)
+            What :meth:`seen` returns; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
+        index : int
+            Learned step, from 0.
+
+        Returns
+        -------
+        real tensor, shape (B, 2, H, W)
+            Real and imaginary part of the correction.
+        """
+        name = f"unet{index}_"
         height, width = x.shape[-2:]
         rows = max(network.STRIP_HALO_PX, network.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX)
         if torch.is_grad_enabled() or height <= rows + 2 * network.STRIP_HALO_PX:

@@ -27,7 +27,13 @@ SETTINGS = (
     "ptycho", "ptycho.errors", "ptycho.interrupts", "ptycho.params", "ptycho.progress", "ptycho.config",
 )
 PIPELINE = ("ptycho.pipeline", "ptycho.outputs", "ptycho.evaluate")
-DOORS = ("ptycho.train", "ptycho.inference", "ptycho_torch.train", "ptycho_torch.inference")
+DOORS = (
+    "ptycho.train",
+    "ptycho.inference",
+    "ptycho_torch.train",
+    "ptycho_torch.inference",
+    "ptycho_torch.pretrain",
+)
 FACADES = (
     "ptycho.loader",
     "ptycho.probe",

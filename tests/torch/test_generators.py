@@ -251,7 +251,7 @@ def test_a_large_canvas_in_strips_is_the_canvas_in_one_piece(monkeypatch: pytest
     with torch.no_grad():
         whole = generator._unet(canvas, "unet0_")
         monkeypatch.setattr(network, "STRIP_PIXELS", 40 * 48)
-        assert_twin(whole.numpy(), generator._correction(canvas, "unet0_"), FLOAT32)
+        assert_twin(whole.numpy(), generator.correction(canvas, 0), FLOAT32)
         monkeypatch.setattr(network, "STRIP_HALO_PX", 8)
         with pytest.raises(AssertionError):
-            assert_twin(whole.numpy(), generator._correction(canvas, "unet0_"), FLOAT32)
+            assert_twin(whole.numpy(), generator.correction(canvas, 0), FLOAT32)

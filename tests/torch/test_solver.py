@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import physics as reference
-from ptycho.network import STEP_DAMPING, nesterov_momentum
-from ptycho_torch.solver import Chunk, accelerated_steps, preconditioned_step, scan_illumination
+from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING, nesterov_momentum
+from ptycho_torch.solver import (
+    Chunk,
+    accelerated_steps,
+    chunk_gradient,
+    noise_level,
+    preconditioned_step,
+    scan_illumination,
+)
 
 Array = NDArray[Any]
 
@@ -113,3 +120,51 @@ def test_every_finished_step_is_reported_and_none_is_differentiated() -> None:
     found, _ = accelerated_steps(start, chunks, scan_illumination(chunks, scan.obj.shape), 3, seen.append)
     assert seen == [0, 1, 2]
     assert not found.requires_grad
+
+
+def poisson_misfit(obj: Array, scan: SmallScan) -> float:
+    """Return a quarter of the negative Poisson log-likelihood, with the floor of the step."""
+    patches = reference.extract_patches(obj, scan.corners_yx, scan.probes.shape[-1])
+    expected = reference.diffracted_intensity(patches, scan.probes)
+    counts = scan.amplitude**2
+    floor = POISSON_FLOOR * np.minimum(counts.mean(axis=(1, 2), keepdims=True), 1.0)
+    return float((expected - (counts + floor) * np.log(expected + floor)).sum()) / 4
+
+
+@pytest.mark.parametrize("photons", [1.0, 1e-6])
+def test_the_poisson_gradient_is_the_slope_of_the_likelihood(photons: float) -> None:
+    scan = small_scan()
+    scan = scan._replace(probes=scan.probes * photons**0.5, amplitude=scan.amplitude * photons**0.5)
+    rng = np.random.default_rng(3)
+    start = 1 + 0.1 * random_complex(rng, *scan.obj.shape)
+    way = random_complex(rng, *scan.obj.shape)
+    found, other = (
+        sum(chunk_gradient(torch.from_numpy(start), chunk, kind) for chunk in chunked(scan, 9)).numpy()
+        for kind in ("poisson", "amplitude")
+    )
+    slope = (poisson_misfit(start + 1e-5 * way, scan) - poisson_misfit(start - 1e-5 * way, scan)) / 2e-5
+    assert np.vdot(found, way).real == pytest.approx(slope, rel=1e-5)
+    assert np.vdot(other, way).real != pytest.approx(slope, rel=1e-3)
+
+
+def test_many_photons_make_both_likelihoods_one() -> None:
+    scan = small_scan()
+    scan = scan._replace(probes=scan.probes * 1e3, amplitude=scan.amplitude * 1e3)
+    near = torch.from_numpy(scan.obj * (1 + 1e-4))
+    weight = scan_illumination(chunked(scan), scan.obj.shape)
+    steps = [preconditioned_step(near, chunked(scan), weight, kind) for kind in ("amplitude", "poisson")]
+    assert_twin(steps[0], steps[1], 1e-2)
+
+
+def test_noise_is_what_is_unexplained_and_needs_no_unit() -> None:
+    scan = small_scan()
+    weight = reference.illumination(scan.probes, scan.corners_yx, scan.obj.shape)
+    wrong = scan.obj * 1.1
+    found = noise_level(torch.from_numpy(wrong), chunked(scan, 4), torch.from_numpy(weight))
+    patches = reference.extract_patches(wrong, scan.corners_yx, scan.probes.shape[-1])
+    missed = scan.amplitude - reference.diffracted_amplitude(patches, scan.probes)
+    expected = np.sqrt((missed**2).mean() / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR
+    assert_twin(expected, found, FLOAT64)
+    bright = scan._replace(probes=scan.probes * 7.0, amplitude=scan.amplitude * 7.0)
+    same = noise_level(torch.from_numpy(wrong), chunked(bright), torch.from_numpy(49 * weight))
+    assert_twin(found, same, 1e-6)

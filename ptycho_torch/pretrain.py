@@ -1,0 +1,54 @@
+"""Pre-train ``unrolled`` on simulated scans: ``python -m ptycho_torch.pretrain``.
+
+Importing this module loads no framework.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def _run(values: dict[str, Any]) -> None:
+    from ptycho.bundle import write_bundle
+    from ptycho.cli.console import ConsoleProgress
+    from ptycho.cli.pretrain_options import pretrain_options
+    from ptycho.config.choices import BUNDLE_NAME
+    from ptycho.outputs import prepare_folder
+    from ptycho.pipeline import require_backend
+    from ptycho.progress import Progress
+
+    options = pretrain_options(values)
+    require_backend("pytorch")
+    folder = prepare_folder(values["output_dir"])
+    from ptycho_torch.pretraining import pretrain
+
+    quiet = values.get("quiet", False)
+    path = write_bundle(folder / BUNDLE_NAME, pretrain(options, Progress() if quiet else ConsoleProgress()))
+    if not quiet:
+        sys.stdout.write(f"{path}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process where none are given.
+
+    Returns
+    -------
+    int
+        0 when the network was written, 2 when the input was bad.
+    """
+    from ptycho.cli.console import run_command, with_dashes
+    from ptycho.cli.pretrain_options import build_parser
+
+    values = vars(build_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
+    return run_command(lambda: _run(values), debug="debug" in values)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
