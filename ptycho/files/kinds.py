@@ -10,6 +10,9 @@ from ptycho.npz import npz_headers
 DIFFRACTION_KEYS = {"patterns", "indexes"}
 """Keys of an NPZ file with diffraction data of Ptychodus."""
 
+OWN_KEYS = {"diff3d", "diffraction"}
+"""Keys of our own patterns; a file that has one is ours."""
+
 
 def is_foreign(path: str | Path) -> bool:
     """Tell whether a data file is in the format of another program.
@@ -32,4 +35,4 @@ def is_foreign(path: str | Path) -> bool:
     if is_hdf5(path):
         return True
     keys = set(npz_headers(path))
-    return keys >= DIFFRACTION_KEYS and "diff3d" not in keys
+    return keys >= DIFFRACTION_KEYS and keys.isdisjoint(OWN_KEYS)
