@@ -11,10 +11,10 @@ from types import FrameType
 
 
 class Terminated(BaseException):
-    """The process was told to end; no ordinary handler catches it, and Lightning does not make an exit of it."""
+    """The process was told to end; no ordinary handler catches it, and Lightning makes no exit of it."""
 
-    def __init__(self, message: str = "the run was told to end (SIGTERM). Its last checkpoint stays.") -> None:
-        super().__init__(message)
+    def __init__(self) -> None:
+        super().__init__("the run was told to end (SIGTERM). Its last checkpoint stays.")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ptycho.errors import BundleError, ConfigError
-from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning, restore
 
 
 def damaged(path: Path, error: Exception) -> BundleError:
@@ -32,6 +32,33 @@ def damaged(path: Path, error: Exception) -> BundleError:
         f"{path}: not a checkpoint of this toolkit, or damaged (got {type(error).__name__}: {reason}; "
         "expected the file a training wrote). Choose another file, or train again."
     )
+
+
+def read_settings(path: Path) -> tuple[Any, Any, Any, Any]:
+    """Read the settings a checkpoint was trained with.
+
+    Parameters
+    ----------
+    path : Path
+        Checkpoint.
+
+    Returns
+    -------
+    data, model, training, inference : DataConfig, ModelConfig, TrainingConfig, InferenceConfig
+        New objects.
+
+    Raises
+    ------
+    BundleError
+        If the file is damaged, no checkpoint of this toolkit, or of another version.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)["hyper_parameters"]
+        plain = {name: stored[name] for name in CONFIG_TYPES}
+    except Exception as error:
+        raise damaged(path, error) from error
+    data, model, training, inference = (restore(name, value) for name, value in plain.items())
+    return data, model, training, inference
 
 
 def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None:

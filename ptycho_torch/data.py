@@ -6,6 +6,7 @@ with it, so the memory a run needs does not grow with the scan.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -220,6 +221,15 @@ class _EpochOrder(Sampler[Any]):
         yield from order
 
 
+def _processes(workers: int) -> dict[str, Any]:
+    """Return how a loader starts its processes: once, and on Linux as copies of this one.
+
+    A process that a client spawned would spawn them too, and each would import the frameworks anew.
+    """
+    context = "fork" if workers and sys.platform == "linux" else None
+    return {"num_workers": workers, "persistent_workers": workers > 0, "multiprocessing_context": context}
+
+
 def tile_loader(dataset: TileDataset, *, seed: int, steps: int | None, workers: int) -> DataLoader[Batch]:
     """Return tiles: around random members to train, around evenly spread ones to validate.
 
@@ -243,7 +253,7 @@ def tile_loader(dataset: TileDataset, *, seed: int, steps: int | None, workers: 
         sampler: Sampler[Any] = _EpochOrder(lambda _: judging_centres(len(dataset), dataset.n_px))
     else:
         sampler = _EpochOrder(lambda epoch: tile_centres(len(dataset), steps, seed, epoch).tolist())
-    return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers)
+    return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(workers))
 
 
 def group_loader(
@@ -271,7 +281,7 @@ def group_loader(
     """
     chosen = seed if shuffle else None
     sampler = _EpochOrder(lambda epoch: [rows.tolist() for rows in batch_rows(len(dataset), batch_size, chosen, epoch)])
-    return DataLoader(dataset, batch_size=None, sampler=sampler, num_workers=workers)
+    return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(workers))
 
 
 class ScanChunks:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -39,9 +37,10 @@ from ptycho_torch.data import (
 )
 from ptycho_torch.effects import check_native
 from ptycho_torch.loggers import build_logger, log_artifacts
-from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
 from ptycho_torch.reconstruct import reconstruct, resolve_accelerator
 from ptycho_torch.refine import refine
+from ptycho_torch.trainer import build_trainer, run_trainer
 
 __all__ = [
     "check_settings",
@@ -143,7 +142,8 @@ def _loaders(
 
 def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
     data, model, training = from_core(job.config.model, job.config)
-    native = {"data_config": data, "model_config": model, "training_config": training, **job.native}
+    native = {"data_config": data, "model_config": model, "training_config": training}
+    native |= {name: job.native[name] for name in CONFIG_TYPES if name in job.native}
     module = PtychoPINN_Lightning(**native, seed=job.config.seed)
     module.attach_scan(job.scan.probe, job.scan.record, refined=False)
     module.terms = _terms(job, module)
@@ -175,6 +175,7 @@ def check_settings(
         Hardware, precision, logging.
     native : mapping
         ``data_config``, ``model_config`` and ``training_config`` of PyTorch, where the caller has them.
+        ``inference_config`` goes into the checkpoints; ``callbacks`` are Lightning's own, called after ours.
 
     Raises
     ------
@@ -182,7 +183,7 @@ def check_settings(
         At the first one.
     """
     del config, execution
-    if native:
+    if "data_config" in native:
         check_native(native["data_config"], native["model_config"], native["training_config"])
 
 
@@ -234,14 +235,13 @@ def fit(job: TrainingJob) -> TrainingResult:
             train, judge = _loaders(job, store, test_store, model)
             report = _Report(job, model)
             logger = build_logger(job)
-            trainer = _trainer(job, accelerator, logger, [report, *_callbacks(job, _monitor(job, model, judge))])
+            called = [report, *_callbacks(job, _monitor(job, model, judge)), *job.native.get("callbacks", ())]
+            trainer = build_trainer(job, accelerator, logger, called)
             with report.phase:
-                trainer.fit(model, train, judge, ckpt_path=str(job.resume) if job.resume else None, weights_only=True)
+                run_trainer(trainer, model, train, judge, job.resume)
         finally:
             if test_store is not None:
                 test_store.close()
-    if trainer.interrupted:
-        raise KeyboardInterrupt
     best = _take_best(trainer, model)
     run_id = getattr(logger, "run_id", None) if logger else None
     return TrainingResult(model, report.history, best, time.perf_counter() - start, run_id)
@@ -257,35 +257,6 @@ def _monitor(job: TrainingJob, model: PtychoPINN_Lightning, judge: Any) -> str:
             "Choose one of them."
         )
     return model.loss_name if judge is None else names.get(asked, asked)
-
-
-def _trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: list[Callback]) -> L.Trainer:
-    execution, training = job.execution, job.config
-    # Lightning's own hints (workers, log intervals) are for developers; the run reports through job.progress.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", module="tensordict")
-    clip = execution.gradient_clip_val or training.gradient_clip_val
-    return L.Trainer(
-        max_epochs=training.nepochs,
-        accelerator=accelerator,
-        devices=execution.devices,
-        strategy=execution.strategy if execution.devices != 1 else "auto",
-        precision=execution.precision,
-        # Some CUDA scatters have no deterministic form; they warn instead of ending the night's run.
-        deterministic="warn" if execution.deterministic else False,
-        accumulate_grad_batches=execution.accum_steps,
-        gradient_clip_val=clip,
-        gradient_clip_algorithm=execution.gradient_clip_algorithm,
-        callbacks=callbacks,
-        logger=logger,
-        default_root_dir=training.output_dir,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=execution.enable_checkpointing,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-    )
 
 
 def _take_best(trainer: L.Trainer, model: PtychoPINN_Lightning) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -65,6 +66,7 @@ def reconstruct(
     patch_weighting: str = "probe",
     fit_scale: bool = False,
     polish: RefineOptions | None = None,
+    centre_yx_px: tuple[float, float] | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model.
 
@@ -86,6 +88,8 @@ def reconstruct(
         Multiply the object with the one factor that fits the measured amplitudes best.
     polish : RefineOptions, optional
         Refine the stitched object by the forward model.
+    centre_yx_px : tuple of float, optional
+        Object coordinate that the middle of the result, index ``((H-1)/2, (W-1)/2)``, shall have [px].
 
     Returns
     -------
@@ -96,7 +100,7 @@ def reconstruct(
     model = model.to(device).eval()
     start = time.perf_counter()
     probe = _fitting_probe(model, scan).to(device)
-    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    plan, kept = _canvas(scan.positions_yx_px[members], scan.n_px, centre_yx_px)
     with PatternStore(scan, progress) as store:
         chunks = ScanChunks(store, plan, members, probe)
         weight = scan_illumination(chunks, plan.shape_yx)
@@ -120,8 +124,8 @@ def reconstruct(
     moved = polish is not None and polish.positions
     shifts = chunks.shifts.cpu().numpy().astype(np.float64)
     return Reconstruction(
-        obj=obj.cpu().numpy().astype(np.complex64),
-        coverage=(weight / weight.max()).cpu().numpy().astype(np.float32),
+        obj=obj[kept].cpu().numpy().astype(np.complex64),
+        coverage=(weight / weight.max())[kept].cpu().numpy().astype(np.float32),
         origin_yx_px=plan.origin_yx_px,
         probe=chunks.probe.cpu().numpy().astype(np.complex64),
         members=members,
@@ -129,6 +133,20 @@ def reconstruct(
         misfit=misfit,
         positions_yx_px=plan.positions_yx_px - plan.shifts_yx_px + shifts if moved else None,
     )
+
+
+def _canvas(
+    positions_yx_px: NDArray[np.float64], n_px: int, centre_yx_px: tuple[float, float] | None
+) -> tuple[CanvasPlan, tuple[slice, slice]]:
+    """Return the canvas to work on, which the network wants in whole multiples, and the part to hand out."""
+    if centre_yx_px is None:
+        plan = plan_canvas(positions_yx_px, n_px, multiple_px=CANVAS_MULTIPLE_PX)
+        return plan, (slice(None), slice(None))
+    plan = plan_canvas(positions_yx_px, n_px, centre_yx_px=centre_yx_px)
+    height, width = plan.shape_yx
+    # Room at the far sides only, so that corners and origin stay.
+    larger = (height + -height % CANVAS_MULTIPLE_PX, width + -width % CANVAS_MULTIPLE_PX)
+    return replace(plan, shape_yx=larger), (slice(height), slice(width))
 
 
 def _polished(

@@ -69,6 +69,7 @@ def train_folder(
     output_dir: Path | None = None,
     execution_config: PyTorchExecutionConfig | None = None,
     progress: Progress | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> TrainingOutcome:
     """Train on a folder of NPZ files with settings in the PyTorch form.
 
@@ -86,6 +87,8 @@ def train_folder(
         Hardware, precision, logging.
     progress : Progress, optional
         Told what goes on.
+    callbacks : sequence of lightning.pytorch.callbacks.Callback
+        Called by Lightning's trainer after our own.
 
     Returns
     -------
@@ -102,14 +105,17 @@ def train_folder(
     from ptycho.pipeline import train
     from ptycho.raw_data import peek_pattern_size
     from ptycho_torch.config_bridge import to_model_config, to_training_config
-    from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig, load_json_configs
+    from ptycho_torch.config_params import (
+        DataConfig,
+        InferenceConfig,
+        ModelConfig,
+        TrainingConfig,
+        load_json_configs,
+    )
 
-    if existing_config is not None:
-        data, model, training = existing_config[:3]
-    elif config_path is not None:
-        data, model, training = load_json_configs(config_path)[:3]
-    else:
-        data, model, training = DataConfig(), ModelConfig(), TrainingConfig()
+    given = existing_config or (load_json_configs(config_path) if config_path is not None else ())
+    missing = (DataConfig(), ModelConfig(), TrainingConfig(), InferenceConfig())[len(given) :]
+    data, model, training, inference = (*given, *missing)[:4]
     train_file, test_file = scans_in(folder)
     data = replace(data, N=peek_pattern_size(train_file))
     chosen = {
@@ -126,6 +132,7 @@ def train_folder(
         warnings.simplefilter("ignore", UserWarning)
         config = to_training_config(core_model, data, model, training, chosen)
     native = {"data_config": data, "model_config": model, "training_config": training}
+    native |= {"inference_config": inference, "callbacks": tuple(callbacks)}
     return train(config, execution_config, native=native, progress=progress)
 
 

@@ -1,0 +1,1 @@
+"""Facades with the names that clients import; nothing of the toolkit imports them."""

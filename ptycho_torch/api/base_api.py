@@ -1,0 +1,406 @@
+"""The classes that Ptychodus 1.7 drives a training and a reconstruction with.
+
+They hold what the client hands over and pass it on: the work is done by ``ptycho_torch.train`` and
+``ptycho_torch.engine``. Importing this module needs Lightning and neither MLflow nor a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from ptycho.config.config import InferenceConfig as CoreInferenceConfig
+from ptycho.errors import ConfigError
+from ptycho.interrupts import ending_on_sigterm
+from ptycho.pipeline import check_size, populate_legacy
+from ptycho.progress import Progress
+from ptycho.raw_data import RawData, peek_pattern_size
+from ptycho.scan import Scan, mask_of, prepare_scan
+from ptycho_torch import checkpoints, engine
+from ptycho_torch.api.settings import TRAINED, ConfigManager, adopt_data, execution_of, write_settings
+from ptycho_torch.config_bridge import to_model_config
+from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.train import scans_in, train_folder
+
+__all__ = [
+    "ConfigManager",
+    "DataloaderFormats",
+    "InferenceEngine",
+    "Orchestration",
+    "PtychoDataLoader",
+    "PtychoModel",
+    "Trainer",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class Orchestration(str, Enum):
+    """Who keeps the loss curves of a training. Scripts name it; Ptychodus 1.7 passes the plain word."""
+
+    LIGHTNING = "lightning"
+    MLFLOW = "mlflow"
+
+
+class DataloaderFormats(str, Enum):
+    """How data reach the training. Ptychodus 1.7 asks for ``'lightning_only_module'``; all mean the same."""
+
+    LIGHTNING_ONLY = "lightning_only_module"
+    LIGHTNING = "lightning_module"
+    TENSORDICT = "tensordict"
+    NUMPY = "numpy"
+
+
+class PtychoModel:
+    """A network and its settings.
+
+    Ptychodus 1.7 gets it from :meth:`_new_model` to train, and builds it from the settings of a checkpoint to
+    reconstruct.
+
+    Parameters
+    ----------
+    model_config, data_config, training_config, inference_config : dataclass, optional
+        Objects of ``ptycho_torch.config_params``.
+
+    Attributes
+    ----------
+    model : PtychoPINN_Lightning or None
+        The network; the client sets it. After a training it is the trained one.
+    """
+
+    def __init__(
+        self,
+        model_config: ModelConfig | None = None,
+        data_config: DataConfig | None = None,
+        training_config: TrainingConfig | None = None,
+        inference_config: InferenceConfig | None = None,
+    ) -> None:
+        self.model_config, self.data_config = model_config, data_config
+        self.training_config, self.inference_config = training_config, inference_config
+        self.model: PtychoPINN_Lightning | None = None
+
+    @classmethod
+    def _new_model(cls, model: type[PtychoPINN_Lightning], config_manager: ConfigManager) -> PtychoModel:
+        """Build an untrained network.
+
+        Ptychodus 1.7 calls it for the names of the losses, ``model.loss_name`` and ``model.val_loss_name``.
+
+        Parameters
+        ----------
+        model : type
+            The class ``PtychoPINN_Lightning``.
+        config_manager : ConfigManager
+            Settings; the pattern size is that of the data once there is a loader.
+
+        Returns
+        -------
+        PtychoModel
+            With the network in ``.model``.
+
+        Raises
+        ------
+        ConfigError
+            If a setting does not fit the network.
+        """
+        configs = {name: getattr(config_manager, name) for name in TRAINED}
+        made = cls(**configs)
+        made.model = model(**configs)
+        return made
+
+    @classmethod
+    def _load(cls, path: str | Path) -> PtychoModel:
+        """Load a checkpoint or a bundle of any backend; scripts call it."""
+        model = engine.load(Path(path))
+        made = cls(**{name: getattr(model, name) for name in TRAINED})
+        made.model = model
+        return made
+
+    @staticmethod
+    def _extract_configs_from_checkpoint(
+        path: str | Path,
+    ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]:
+        """Read the settings a checkpoint was trained with; no other file is needed beside it.
+
+        Ptychodus 1.7 calls it first in its reconstruction process.
+
+        Parameters
+        ----------
+        path : path-like
+            ``.ckpt`` file, wherever it was copied to.
+
+        Returns
+        -------
+        tuple
+            ``(data, model, training, inference)``.
+
+        Raises
+        ------
+        BundleError
+            If the file is no checkpoint of this toolkit, or damaged.
+        """
+        return checkpoints.read_settings(Path(path))
+
+
+class PtychoDataLoader:
+    """The data of a training or of a reconstruction.
+
+    Ptychodus 1.7 builds it on its folder of exported files to train, and gets it from :meth:`from_np` to
+    reconstruct.
+
+    Parameters
+    ----------
+    data_dir : path-like
+        Folder of ``train_data.npz`` and perhaps ``test_data.npz``, which then judges the training.
+    config_manager : ConfigManager
+        Settings; where they disagree with the data, the data count.
+    data_format : DataloaderFormats
+        Any of them.
+    output_dir : path-like
+        The run gets a new folder ``run_<date>_<time>`` in there.
+
+    Attributes
+    ----------
+    output_dir : Path or None
+        That folder, not made yet.
+    scan : Scan or None
+        The patterns of :meth:`from_np`.
+
+    Raises
+    ------
+    DataError
+        If the folder does not say what to train on, or the file breaks the data contract.
+    ConfigError
+        If the settings contradict each other.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        config_manager: ConfigManager,
+        data_format: DataloaderFormats = DataloaderFormats.LIGHTNING_ONLY,
+        output_dir: str | Path = "training_outputs",
+    ) -> None:
+        self.data_format = DataloaderFormats(data_format)
+        self.config_manager, self.data_dir = config_manager, Path(data_dir)
+        train_file, _ = scans_in(self.data_dir)
+        adopt_data(config_manager, peek_pattern_size(train_file), train_file.name)
+        self.output_dir: Path | None = _run_folder(Path(output_dir))
+        self.scan: Scan | None = None
+
+    @classmethod
+    def from_np(
+        cls, diff_patterns: ArrayLike, probe: ArrayLike, positions: ArrayLike, config_manager: ConfigManager
+    ) -> PtychoDataLoader:
+        """Hold a scan in memory.
+
+        Ptychodus 1.7 calls it in its reconstruction process.
+
+        Parameters
+        ----------
+        diff_patterns : array, shape (M, N, N)
+            Counts of any integer type, or amplitudes.
+        probe : complex array, shape (P, N, N) or (N, N)
+            Incoherent probe modes in any scale.
+        positions : float array, shape (M, 2)
+            Patch centres **(y, x)** [object px].
+        config_manager : ConfigManager
+            Settings of the trained model.
+
+        Returns
+        -------
+        PtychoDataLoader
+            With all patterns in ``.scan``; bounds do not apply.
+
+        Raises
+        ------
+        DataError
+            If the arrays do not fit each other or the model.
+        """
+        made = cls.__new__(cls)
+        made.data_format, made.config_manager = DataloaderFormats.NUMPY, config_manager
+        made.data_dir = made.output_dir = None
+        where = np.asarray(positions, dtype=np.float64).reshape(-1, 2)
+        patterns = np.asarray(diff_patterns)
+        y, x = where.T
+        raw = RawData(x, y, None, None, patterns, probe, None, pattern_axis=0, source="scan")
+        model = to_model_config(config_manager.data_config, config_manager.model_config)
+        made.scan = prepare_scan(raw, mask=mask_of(model))
+        check_size(made.scan, model.N, "the trained model")
+        return made
+
+    def __len__(self) -> int:
+        return 0 if self.scan is None else self.scan.n_patterns
+
+
+def _run_folder(parent: Path) -> Path:
+    """Return a folder name that is not taken."""
+    stamp = datetime.now().strftime("%Y%m%d_%H%M%S")
+    names = (f"run_{stamp}{suffix}" for suffix in ("", *(f"_{number}" for number in range(1, 1000))))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+@dataclass
+class LightningCallbacks:
+    """Stands where Ptychodus 1.7 looks for Lightning's trainer, which is made when the training starts.
+
+    Attributes
+    ----------
+    callbacks : list of lightning.pytorch.callbacks.Callback
+        The client appends its own here.
+    """
+
+    callbacks: list[Any] = field(default_factory=list)
+
+
+class Trainer:
+    """A training, ready to start. Ptychodus 1.7 gets it from :meth:`_from_lightning`.
+
+    Parameters
+    ----------
+    model : PtychoModel
+        Gets the trained network.
+    dataloader : PtychoDataLoader
+        Says where the data are and where the run goes.
+    config_manager : ConfigManager
+        Settings.
+    """
+
+    def __init__(
+        self, model: PtychoModel, dataloader: PtychoDataLoader, config_manager: ConfigManager
+    ) -> None:
+        self.model, self.dataloader, self.config_manager = model, dataloader, config_manager
+        self._trainer = LightningCallbacks()
+
+    @classmethod
+    def _from_lightning(
+        cls,
+        model: PtychoModel,
+        dataloader: PtychoDataLoader,
+        orchestration: Orchestration | str,
+        config_manager: ConfigManager,
+    ) -> Trainer:
+        """Make a training ready; Ptychodus 1.7 calls it. The parameters are those of the class."""
+        Orchestration(orchestration)
+        return cls(model, dataloader, config_manager)
+
+    def train(
+        self, orchestration: Orchestration | str = "lightning", experiment_name: str = ""
+    ) -> Sequence[Path]:
+        """Train, reconstruct the training scan, and write model, curves and pictures.
+
+        Ptychodus 1.7 calls it. It trains on one device in this process, whatever strategy is asked for: the
+        callback that collects the client's losses cannot go to another one.
+
+        Parameters
+        ----------
+        orchestration : {'lightning', 'mlflow'}
+            Who keeps the loss curves.
+        experiment_name : str
+            Not used.
+
+        Returns
+        -------
+        list of Path
+            Files written.
+
+        Raises
+        ------
+        PtychoError
+            If a setting or a file is wrong.
+        """
+        del experiment_name
+        manager, folder = self.config_manager, self.dataloader.output_dir
+        if self.dataloader.data_dir is None or folder is None:
+            raise ConfigError(
+                "training: the loader holds a scan in memory (got one of from_np, expected one of a folder). "
+                "Write train_data.npz and name its folder."
+            )
+        outcome = train_folder(
+            self.dataloader.data_dir,
+            existing_config=manager.to_tuple(),
+            output_dir=folder,
+            execution_config=execution_of(manager.training_config, Orchestration(orchestration).value),
+            progress=_Logged(),
+            callbacks=self._trainer.callbacks,
+        )
+        write_settings(manager, folder / "configs")
+        self.model.model = outcome.result.model
+        return outcome.files
+
+
+class InferenceEngine:
+    """Reconstructs with a trained network. Ptychodus 1.7 builds it in its reconstruction process.
+
+    Parameters
+    ----------
+    config_manager : ConfigManager
+        Settings of the trained model; ``inference_config.patch_weighting`` and ``varpro_scaling`` count.
+    ptycho_model : PtychoModel
+        With a network in ``.model``.
+    """
+
+    def __init__(self, config_manager: ConfigManager, ptycho_model: PtychoModel) -> None:
+        self.config_manager, self.ptycho_model = config_manager, ptycho_model
+
+    @ending_on_sigterm()
+    def predict_and_stitch(self, dataloader: PtychoDataLoader) -> torch.Tensor:
+        """Reconstruct the object of a scan from all of its patterns.
+
+        Ptychodus 1.7 calls it, and takes the middle of the result for the middle of its own object.
+
+        Parameters
+        ----------
+        dataloader : PtychoDataLoader
+            From :meth:`PtychoDataLoader.from_np`.
+
+        Returns
+        -------
+        complex64 tensor, shape (H, W)
+            Transmission on the CPU; index ``((H-1)/2, (W-1)/2)`` lies in the middle of the bounding box of
+            all positions. 1 where no light fell.
+
+        Raises
+        ------
+        DataError
+            If there are fewer patterns than a group needs.
+        """
+        network, scan = self.ptycho_model.model, dataloader.scan
+        if network is None or scan is None:
+            missing = "trained network" if network is None else "scan"
+            raise ConfigError(
+                f"reconstruction: there is no {missing} (got None, expected one). Load a checkpoint, and "
+                "hand the patterns over with PtychoDataLoader.from_np."
+            )
+        settings, progress = self.config_manager.inference_config, _Logged()
+        populate_legacy(CoreInferenceConfig(network.core_config, Path(), Path(), backend="pytorch"), progress)
+        positions = scan.positions_yx_px
+        middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
+        found = engine.reconstruct(
+            network,
+            scan,
+            np.arange(scan.n_patterns),
+            execution=execution_of(self.config_manager.training_config),
+            progress=progress,
+            patch_weighting=settings.patch_weighting,
+            fit_scale=settings.varpro_scaling,
+            centre_yx_px=(float(middle[0]), float(middle[1])),
+        )
+        return torch.from_numpy(found.obj)
+
+
+class _Logged(Progress):
+    """Notes as log records, which the client shows."""
+
+    def note(self, text: str) -> None:
+        """Log one line."""
+        logger.info("%s", text)

@@ -1,0 +1,241 @@
+"""A client's settings brought together: its configuration objects, and what they mean for one data file."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.errors import ConfigError
+from ptycho_torch.config_params import (
+    DataConfig,
+    DatagenConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+    get_frozen_fields,
+    load_json_configs,
+    update_existing_config,
+)
+
+logger = logging.getLogger(__name__)
+
+SECTIONS: dict[str, type] = {
+    "data_config": DataConfig,
+    "model_config": ModelConfig,
+    "training_config": TrainingConfig,
+    "inference_config": InferenceConfig,
+    "datagen_config": DatagenConfig,
+}
+TRAINED = tuple(SECTIONS)[:4]
+"""Sections that a checkpoint holds."""
+ARCHITECTURE = ("data_config", "model_config")
+"""Sections with settings that a trained model fixes."""
+
+
+class ConfigManager:
+    """The five configuration objects of a run, under one name.
+
+    Ptychodus 1.7 builds it in its training process, and gets it from :meth:`from_loaded_model` in its
+    reconstruction process.
+
+    Parameters
+    ----------
+    data_config, model_config, training_config, inference_config, datagen_config : dataclass, optional
+        Objects of ``ptycho_torch.config_params``; defaults where they are not given. They are not copied.
+    """
+
+    def __init__(
+        self,
+        data_config: DataConfig | None = None,
+        model_config: ModelConfig | None = None,
+        training_config: TrainingConfig | None = None,
+        inference_config: InferenceConfig | None = None,
+        datagen_config: DatagenConfig | None = None,
+    ) -> None:
+        self.data_config = data_config or DataConfig()
+        self.model_config = model_config or ModelConfig()
+        self.training_config = training_config or TrainingConfig()
+        self.inference_config = inference_config or InferenceConfig()
+        self.datagen_config = datagen_config or DatagenConfig()
+        self.frozen: frozenset[str] = frozenset()
+
+    @classmethod
+    def _from_json(cls, path: str | Path) -> ConfigManager:
+        """Read the settings from a JSON file with one section each; scripts call it."""
+        return cls(*load_json_configs(path))
+
+    @classmethod
+    def from_loaded_model(cls, ptycho_model: Any) -> ConfigManager:
+        """Take the settings of a loaded model over; what the model fixes can no longer be changed.
+
+        Ptychodus 1.7 calls it before a reconstruction.
+
+        Parameters
+        ----------
+        ptycho_model : PtychoModel
+            With a network in ``.model``.
+
+        Returns
+        -------
+        ConfigManager
+            The settings it was trained with.
+        """
+        found = cls(*(getattr(ptycho_model.model, name) for name in TRAINED))
+        fixed = (get_frozen_fields(SECTIONS[section]) for section in ARCHITECTURE)
+        found.frozen = frozenset(name for names in fixed for name in names)
+        return found
+
+    def update(self, **sections: Mapping[str, Any]) -> None:
+        """Change settings in place; scripts call it.
+
+        Parameters
+        ----------
+        **sections
+            Values by field name for ``data_config``, ``model_config`` and so on.
+
+        Raises
+        ------
+        ConfigError
+            If a section is unknown, or a loaded model fixes one of the settings.
+        """
+        for section, values in sections.items():
+            if section not in SECTIONS:
+                raise ConfigError(
+                    f"settings: unknown section (got {section!r}, expected one of {', '.join(SECTIONS)}). "
+                    "Correct the name."
+                )
+            fixed = sorted(self.frozen & set(values)) if section in ARCHITECTURE else []
+            if fixed:
+                raise ConfigError(
+                    f"settings: the trained model fixes {fixed[0]} (got {values[fixed[0]]!r}, expected "
+                    f"{getattr(getattr(self, section), fixed[0])!r}). Leave it out, or train another model."
+                )
+            update_existing_config(getattr(self, section), values)
+
+    def validate_arch_compatibility(self, ptycho_model: Any) -> None:
+        """Refuse settings that a trained model does not fit.
+
+        Ptychodus 1.7 calls it before a reconstruction.
+
+        Parameters
+        ----------
+        ptycho_model : PtychoModel
+            With a network in ``.model``.
+
+        Raises
+        ------
+        ConfigError
+            If a setting that the model fixes differs; all of them are listed.
+        """
+        differing = []
+        for section in ARCHITECTURE:
+            own, trained = getattr(self, section), getattr(ptycho_model.model, section)
+            for name in get_frozen_fields(SECTIONS[section]):
+                if getattr(own, name) != getattr(trained, name):
+                    differing.append(f"{name}={getattr(own, name)!r} instead of {getattr(trained, name)!r}")
+        if differing:
+            raise ConfigError(
+                f"settings: they do not fit the trained model (got {', '.join(differing)}; expected those it "
+                "was trained with). Take them over, or train another model."
+            )
+
+    def to_tuple(self) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig]:
+        """Return data, model, training, inference and synthetic-data settings; scripts call it."""
+        trained = (self.data_config, self.model_config, self.training_config, self.inference_config)
+        return (*trained, self.datagen_config)
+
+
+def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
+    """Let the data decide what a client's settings say otherwise; every change is logged.
+
+    Parameters
+    ----------
+    manager : ConfigManager
+        Its ``data_config`` is replaced where something changes.
+    n_px : int
+        Pattern size N of the data [px].
+    where : str
+        Data file, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If the number of channels is no square.
+    """
+    data, changes = manager.data_config, {}
+    if n_px != data.N:
+        logger.warning("%s: N is %d in the settings and %d in the data; the data count", where, data.N, n_px)
+        changes["N"] = n_px
+    side = math.isqrt(max(data.C, 0))
+    if side < 1 or side**2 != data.C:
+        raise ConfigError(
+            f"settings: the number of channels is no square (got {data.C}, expected 1, 4, 9, ...: the "
+            "patterns of a group). Change num_channels."
+        )
+    if tuple(data.grid_size) != (side, side):
+        logger.warning(
+            "settings: grid_size is %s, which does not hold %d channels; %s is used",
+            tuple(data.grid_size), data.C, (side, side),
+        )
+        changes["grid_size"] = (side, side)
+    if data.C > 1 and data.K < data.C:
+        logger.warning("settings: K is %d, too few neighbours for %d channels; it is raised", data.K, data.C)
+        changes["K"] = data.C
+    if changes:
+        manager.data_config = replace(data, **changes)
+
+
+def execution_of(training: TrainingConfig, orchestration: str = "lightning") -> PyTorchExecutionConfig:
+    """Return how a run executes on this machine, from a client's settings.
+
+    Parameters
+    ----------
+    training : TrainingConfig
+        ``device``, ``n_devices``, ``num_workers``, ``accum_steps``.
+    orchestration : {'lightning', 'mlflow'}
+        Who keeps the loss curves.
+
+    Returns
+    -------
+    PyTorchExecutionConfig
+        One device, in this process: what a client appends to the trainer cannot be sent to another one, and
+        what another one collects does not come back.
+    """
+    import torch
+
+    wanted = training.device.partition(":")[0]
+    device = {"gpu": "cuda"}.get(wanted, wanted)
+    if device == "cuda" and not torch.cuda.is_available():
+        logger.warning("training: there is no CUDA device on this machine; the CPU is used")
+        device = "cpu"
+    if training.n_devices not in (1, "auto"):
+        logger.warning("training: %s devices are asked for; one is used", training.n_devices)
+    return PyTorchExecutionConfig(
+        accelerator=device,
+        accum_steps=training.accum_steps,
+        num_workers=training.num_workers,
+        logger_backend="mlflow" if orchestration == "mlflow" else "csv",
+    )
+
+
+def write_settings(manager: ConfigManager, folder: Path) -> None:
+    """Write the settings of a run as ``data_config.json`` and so on.
+
+    Parameters
+    ----------
+    manager : ConfigManager
+        Settings.
+    folder : Path
+        Made where it is absent.
+    """
+    from ptycho.outputs import write_json
+    from ptycho_torch.model import plain
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TRAINED:
+        write_json(folder / f"{name}.json", plain(getattr(manager, name)))

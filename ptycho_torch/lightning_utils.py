@@ -1,0 +1,32 @@
+"""Names that clients import from here; nothing of the toolkit does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CHECKPOINTS = "checkpoints"
+PREFERRED = ("best-checkpoint.ckpt", "last.ckpt")
+
+
+def find_best_checkpoint(run_dir: str | Path) -> Path | None:
+    """Find the checkpoint to go on with in the folder of a training.
+
+    Ptychodus 1.7 calls it in its training process, after the training.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        ``output_dir`` of :class:`ptycho_torch.api.base_api.PtychoDataLoader`, or its ``checkpoints`` folder.
+
+    Returns
+    -------
+    Path or None
+        ``best-checkpoint.ckpt``, else ``last.ckpt``, else the newest ``.ckpt`` anywhere below; None where
+        there is none.
+    """
+    folder = Path(run_dir)
+    for name in PREFERRED:
+        for path in (folder / CHECKPOINTS / name, folder / name):
+            if path.is_file():
+                return path
+    return max(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)

@@ -1,0 +1,102 @@
+"""Lightning's trainer: built from the settings of a run, and kept from ending the process it runs in."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from ptycho.interrupts import Terminated
+from ptycho.job import TrainingJob
+
+
+def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: list[Callback]) -> L.Trainer:
+    """Return the trainer of a job.
+
+    Parameters
+    ----------
+    job : TrainingJob
+        Epochs, precision, clipping, devices.
+    accelerator : {'cpu', 'cuda', 'mps'}
+        What the machine has.
+    logger : Lightning logger or False
+        Where the numbers go.
+    callbacks : list of Callback
+        Called in this order; Lightning puts those that write checkpoints last.
+
+    Returns
+    -------
+    lightning.Trainer
+        Ready for :func:`run_trainer`.
+    """
+    execution, training = job.execution, job.config
+    # Lightning's own hints (workers, log intervals) are for developers; the run reports through job.progress.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", module="tensordict")
+    clip = execution.gradient_clip_val or training.gradient_clip_val
+    return L.Trainer(
+        max_epochs=training.nepochs,
+        accelerator=accelerator,
+        devices=execution.devices,
+        strategy=execution.strategy if execution.devices != 1 else "auto",
+        precision=execution.precision,
+        # Some CUDA scatters have no deterministic form; they warn instead of ending the night's run.
+        deterministic="warn" if execution.deterministic else False,
+        accumulate_grad_batches=execution.accum_steps,
+        gradient_clip_val=clip,
+        gradient_clip_algorithm=execution.gradient_clip_algorithm,
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=training.output_dir,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=execution.enable_checkpointing,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+    )
+
+
+def run_trainer(
+    trainer: L.Trainer, model: L.LightningModule, train: Any, judge: Any, resume: Path | None = None
+) -> None:
+    """Train; what interrupts it comes through as it is, where Lightning would end the process.
+
+    Parameters
+    ----------
+    trainer : lightning.Trainer
+        From :func:`build_trainer`.
+    model : LightningModule
+        Changed in place.
+    train, judge : DataLoader
+        Batches to train on, and to judge by; the second may be None.
+    resume : Path, optional
+        Checkpoint to go on from.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C.
+    Terminated
+        After SIGTERM.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(model, train, judge, ckpt_path=str(resume) if resume else None, weights_only=True)
+    except SIGTERMException as stop:
+        raise Terminated from stop
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        # After Ctrl-C Lightning leaves the whole process deaf to it.
+        if threading.current_thread() is threading.main_thread() and former is not None:
+            signal.signal(signal.SIGINT, former)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
