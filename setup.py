@@ -28,6 +28,7 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=find_packages(include=["ptycho", "ptycho.*", "ptycho_torch", "ptycho_torch.*"]),
+    package_data={"ptycho": ["weights/*.h5.zip"]},
     install_requires=[
         "numpy>=1.26",
         "scipy>=1.12",

@@ -189,8 +189,8 @@ def split_halves(
     pipeline = importlib.import_module("ptycho.pipeline")
     engine = pipeline.load_engine(request.backend)
     model = engine.load(pipeline.find_model(model_path, request.backend))
+    model = pipeline.fitted_model(engine, model, scan, f"the model {model_path}")
     settings = engine.core_config(model)
-    pipeline.check_size(scan, settings.N, f"the model {model_path}")
     needed = settings.gridsize**2
     if scan.n_patterns // 2 < needed:
         raise DataError(

@@ -9,13 +9,13 @@ import importlib
 import importlib.util
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ptycho import params
-from ptycho.config.choices import BUNDLE_NAME
+from ptycho.config.choices import BUNDLE_NAME, PRETRAINED
 from ptycho.config.config import (
     InferenceConfig,
     PyTorchExecutionConfig,
@@ -54,6 +54,8 @@ MODEL_SEARCH = {
     "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE),
 }
 """Backend -> where a training folder keeps its model; the first one found is taken. Either reads a bundle."""
+PRETRAINED_FILE = Path(__file__).parent / "weights" / "unrolled_poisson.h5.zip"
+"""Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
 
 
 @dataclass
@@ -155,7 +157,8 @@ def find_model(path: Path, backend: str = "pytorch") -> Path:
     Parameters
     ----------
     path : Path
-        Folder of a training, or a ``.ckpt``, ``.pt`` or bundle file.
+        Folder of a training, a ``.ckpt``, ``.pt`` or bundle file, or ``pretrained`` for the network that
+        comes with the package.
     backend : {'pytorch', 'tensorflow'}
         Backend that shall load it.
 
@@ -169,6 +172,8 @@ def find_model(path: Path, backend: str = "pytorch") -> Path:
     BundleError
         If nothing is there; the message lists where it was looked for. It is a FileNotFoundError as well.
     """
+    if str(path) == PRETRAINED and not path.exists():
+        return PRETRAINED_FILE
     if path.is_file():
         return path
     for name in MODEL_SEARCH[backend]:
@@ -211,6 +216,38 @@ def check_size(scan: Scan, trained_px: int, where: str) -> None:
             f"{scan.name}: the patterns do not fit {where} (got N={scan.n_px}, expected N={trained_px}). "
             "Crop or pad the patterns, or train on patterns of this size."
         )
+
+
+def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
+    """Return a model for the pattern size of a scan; ``unrolled`` that was trained without a probe takes any.
+
+    Parameters
+    ----------
+    engine : module
+        The backend.
+    model : object
+        The backend's model.
+    scan : Scan
+        Patterns to reconstruct.
+    where : str
+        What they have to fit, for the message.
+
+    Returns
+    -------
+    object
+        The model itself, or the same network for the other size.
+
+    Raises
+    ------
+    DataError
+        If the model is for another size.
+    """
+    bundle = engine.to_bundle(model)
+    if bundle.model.architecture != "unrolled" or bundle.probe.any():
+        check_size(scan, bundle.model.N, where)
+    if scan.n_px == bundle.model.N:
+        return model
+    return engine.from_bundle(replace(bundle, model=replace(bundle.model, N=scan.n_px), probe=0 * scan.probe))
 
 
 def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
@@ -388,7 +425,10 @@ def infer(
     config.model = engine.core_config(model)
     populate_legacy(config, progress)
     scan = _open(config.test_data_file, config)
-    check_size(scan, config.model.N, f"the model {path}")
+    fitted = fitted_model(engine, model, scan, f"the model {path}")
+    if fitted is not model:
+        model, config.model = fitted, engine.core_config(fitted)
+        populate_legacy(config, progress)
     optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
     progress.note(scan.record.summary())
     wanted = config.n_groups if config.n_groups is not None else config.n_subsample

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 ARCHITECTURES: tuple[str, ...] = ("cnn", "unrolled")
 BUNDLE_NAME = "wts.h5.zip"
+PRETRAINED = "pretrained"
+"""What ``model_path`` says for the network that comes with the package."""
 
 ModelType = Literal["pinn", "supervised"]
 AmpActivation = Literal["sigmoid", "swish", "softplus", "relu"]

@@ -292,8 +292,8 @@ def validate_inference_config(config: InferenceConfig) -> None:
     Parameters
     ----------
     config : InferenceConfig
-        Settings to judge. ``model_path`` is a directory that holds one of :data:`MODEL_FILES`, a file, or a
-        file name without its ``.zip``.
+        Settings to judge. ``model_path`` is a directory that holds one of :data:`MODEL_FILES`, a file, a
+        file name without its ``.zip``, or ``pretrained``.
 
     Raises
     ------
@@ -303,6 +303,8 @@ def validate_inference_config(config: InferenceConfig) -> None:
     validate_model_config(config.model)
     _check("inference", config, SELECTION_RULES)
     path = Path(config.model_path)
+    if str(path) == choices.PRETRAINED:
+        return
     if path.is_dir():
         if not any((path / name).exists() for name in MODEL_FILES):
             found = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
