@@ -224,7 +224,7 @@ def test_a_cancelled_training_ends_soon_with_its_workers_and_leaves_its_last_che
     before = set(psutil.Process().children())
     thread = threading.Thread(target=run)
     thread.start()
-    wait_for(lambda: list(tmp_path.glob("out/*/checkpoints/best-checkpoint.ckpt")), 120)
+    wait_for(lambda: list(tmp_path.glob("out/*/checkpoints/last.ckpt")), 120)
     started = set(psutil.Process().children()) - before
     (child,) = [process for process in started if "spawn_main" in " ".join(process.cmdline())]
     workers = wait_for(child.children, 60)
