@@ -29,4 +29,6 @@ def find_best_checkpoint(run_dir: str | Path) -> Path | None:
         for path in (folder / CHECKPOINTS / name, folder / name):
             if path.is_file():
                 return path
-    return max(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
+    # A dot marks the unfinished file of a run that was killed.
+    others = (path for path in folder.rglob("*.ckpt") if not path.name.startswith("."))
+    return max(others, key=lambda path: path.stat().st_mtime, default=None)

@@ -10,11 +10,38 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ptycho.interrupts import Terminated
 from ptycho.job import TrainingJob
+from ptycho.npz import atomic_path
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint in its own folder and renames it.
+
+    Lightning writes it to the folder of temporary files; where that is another file system, it copies it to
+    its place, and a run that is killed then leaves half a file.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write the file; Lightning calls it.
+
+        Parameters
+        ----------
+        checkpoint : dict
+            What ``torch.save`` writes.
+        path : path-like
+            Destination; its folder is made where it is absent.
+        storage_options : None
+            Not used.
+        """
+        del storage_options
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
 
 
 def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: list[Callback]) -> L.Trainer:
@@ -55,6 +82,7 @@ def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: li
         gradient_clip_algorithm=execution.gradient_clip_algorithm,
         callbacks=callbacks,
         logger=logger,
+        plugins=[WholeCheckpoints()],
         default_root_dir=training.output_dir,
         enable_progress_bar=False,
         enable_model_summary=False,

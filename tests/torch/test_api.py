@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ptycho.config.config import ModelConfig as CoreModelConfig
+from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.config.config import TrainingConfig as CoreTrainingConfig
 from ptycho.errors import BundleError, ConfigError, DataError
 from ptycho.grouping import object_patches
+from ptycho.job import TrainingJob
 from ptycho.raw_data import RawData
 from ptycho_torch.api.base_api import (
     ConfigManager,
@@ -31,6 +36,7 @@ from ptycho_torch.api.settings import adopt_data, execution_of
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.lightning_utils import find_best_checkpoint
 from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.trainer import build_trainer
 
 PLACE_PX = 0.02
 """Band-limited shifts and bilinear labels place the features of a scene this well."""
@@ -218,6 +224,8 @@ def test_the_best_checkpoint_is_preferred_to_the_last_and_that_to_any_other(tmp_
         path.touch()
         os.utime(path, (1000 + age, 1000 + age))
         assert find_best_checkpoint(tmp_path) == path
+        if age == 0:
+            (path.parent / ".unfinished.tmp.ckpt").touch()
     assert find_best_checkpoint(str(tmp_path / "checkpoints")) == path
 
 
@@ -229,6 +237,27 @@ def test_a_training_needs_files(small_scan: Path) -> None:
         trainer.train()
     with pytest.raises(ValueError, match="spark"):
         Trainer._from_lightning(new_model(manager), loader, "spark", manager)
+
+
+def test_a_checkpoint_is_written_in_its_own_folder_and_appears_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TrainingJob(CoreTrainingConfig(CoreModelConfig()), PyTorchExecutionConfig(), None, None)
+    writer = build_trainer(job, "cpu", False, []).strategy.checkpoint_io
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    # Nothing can be written to the folder of temporary files.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    writer.save_checkpoint({"epoch": 1}, str(path))
+
+    def broken(content: object, where: Path) -> None:
+        where.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(OSError, match="no space left"):
+        writer.save_checkpoint({"epoch": 2}, str(path))
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert list(path.parent.iterdir()) == [path]
 
 
 STOPPED = """
