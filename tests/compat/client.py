@@ -1,7 +1,7 @@
 """The real client without its windows: settings, product and patterns in, its own child processes at work.
 
-Only public names of ptychodus 1.7.0 are used, in the order in which its own model uses them. Lengths in metres
-are the client's world; pixels are object pixels. Importing this module needs the client, not a framework.
+Only public names of ptychodus 1.7.0 are used, in the order in which its own model uses them. Lengths in
+metres are the client's world; pixels are object pixels. Importing this module needs the client, no framework.
 """
 
 from __future__ import annotations
