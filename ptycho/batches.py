@@ -19,8 +19,10 @@ TILE_PIXELS = 2**20
 """Detector pixels in a training tile: 256 patterns of 64 x 64."""
 MIN_TILE_PATTERNS = 96
 """A tile must be wide enough for its middle to be seen from all sides."""
-CHUNK_PIXELS = 2**21
-"""Detector pixels reconstructed at a time; bounds the memory of inference."""
+CHUNK_PIXELS = 2**20
+"""Detector pixels reconstructed at a time: 256 patterns of 64 x 64, which is fastest on a CPU and bounds the memory."""
+KEPT_PIXELS = 2**23
+"""Up to so many detector pixels a scan stays in memory between two passes, its probes moved already."""
 JUDGING_TILES = 4
 """Most tiles that judge an epoch."""
 HELD_OUT_PART = 10

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import DataError
 from ptycho.grouping import Groups, make_groups
+from ptycho.network import POSITION_REST_STEPS, PROBE_REST_STEPS
 from ptycho.progress import Progress
 from ptycho.scan import Scan
+from ptycho.subsets import subset_schedule
 
 SCANNED_SHARE = 0.05
 """Share of the strongest illumination above which a canvas pixel counts as scanned."""
@@ -90,6 +92,26 @@ class RefineOptions:
     likelihood: str = "amplitude"
     tv: float = 0.0
     start: str = "network"
+
+    def subset_counts(self, most: int) -> list[int]:
+        """Return into how many subsets every pass is cut (eq. 19).
+
+        Parameters
+        ----------
+        most : int
+            What the scan allows, from ``ptycho.subsets.most_subsets``.
+
+        Returns
+        -------
+        list of int
+            One number per pass. An object that is good already gets two subsets at most: more would make it noisy.
+            What else is refined needs whole passes from the moment it moves, and frame intensities, which trade
+            with the object at once, from the first.
+        """
+        counts = list(subset_schedule(self.steps, most if self.start == "flat" else min(2, most)))
+        rests = {"frames": 0, "probe": PROBE_REST_STEPS, "positions": POSITION_REST_STEPS}
+        rest = min([self.steps, *(steps for name, steps in rests.items() if getattr(self, name))])
+        return counts[:rest] + [1] * (self.steps - len(counts[:rest]))
 
 
 @dataclass

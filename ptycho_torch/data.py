@@ -20,7 +20,7 @@ from tensordict import MemoryMappedTensor, TensorDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ptycho.batches import CHUNK_PIXELS, batch_rows, group_plan, judging_centres, tile_centres, tile_plan
+from ptycho.batches import CHUNK_PIXELS, KEPT_PIXELS, batch_rows, group_plan, judging_centres, tile_centres, tile_plan
 from ptycho.batches import MIN_TILE_PATTERNS as MIN_TILE_PATTERNS
 from ptycho.batches import TILE_PIXELS as TILE_PIXELS
 from ptycho.batches import tile_patterns as tile_patterns
@@ -30,6 +30,7 @@ from ptycho.labels import Labels
 from ptycho.progress import Progress
 from ptycho.scaling import CHUNK, measured_amplitude
 from ptycho.scan import Scan
+from ptycho.subsets import BLOCKS, most_subsets, subset_order
 from ptycho_torch import physics
 from ptycho_torch.solver import Chunk
 
@@ -294,9 +295,14 @@ class ScanChunks:
     plan : CanvasPlan
         Canvas of the members.
     members : int array, shape (J,)
-        Patterns in the order of the plan.
+        Patterns in the order of the plan. They are handed out in ``BLOCKS`` parts, each spread over the canvas.
     probe : complex tensor, shape (P, N, N)
         Probe modes on the device of the computation [sqrt(photons)].
+
+    Attributes
+    ----------
+    subsets : int
+        Most subsets that a pass may be cut into.
     """
 
     def __init__(
@@ -307,7 +313,12 @@ class ScanChunks:
         self.shifts = torch.from_numpy(plan.shifts_yx_px.astype(np.float32)).to(probe.device)
         self.frame_gain = torch.ones(len(members), device=probe.device)
         self._fixed = plan.is_integer
-        self._kept: Chunk | None = None
+        order = subset_order(plan.positions_yx_px)
+        # Within a block rows ascend, so that reading goes forward through the file.
+        self._blocks = [np.sort(order[block::BLOCKS]) for block in range(BLOCKS)]
+        self.subsets = most_subsets(plan.positions_yx_px, probe.detach().cpu().numpy())
+        self._keeps = len(members) * plan.patch_px**2 <= KEPT_PIXELS
+        self._kept: dict[int, Chunk] = {}
 
     @property
     def probe(self) -> Tensor:
@@ -334,29 +345,35 @@ class ScanChunks:
             self.shifts, self._fixed = shifts, False
         if frame_gain is not None:
             self.frame_gain, self._fixed = frame_gain, False
-        if self._kept is not None:
-            self._kept = self._kept._replace(probes=self._moved(slice(None)), shifts_yx_px=self.shifts)
+        for block, chunk in self._kept.items():
+            rows = torch.from_numpy(self._blocks[block]).to(self._probe.device)
+            self._kept[block] = chunk._replace(probes=self._moved(rows), shifts_yx_px=self.shifts[rows])
 
-    def __len__(self) -> int:
-        return -(-len(self.members) // self.size)
-
-    def _moved(self, part: slice) -> Tensor:
+    def _moved(self, rows: Tensor) -> Tensor:
         if self._fixed:
             return self._probe
-        gain = self.frame_gain[part]
-        moved = physics.shift_field(self._probe, self.shifts[part])
+        gain = self.frame_gain[rows]
+        moved = physics.shift_field(self._probe, self.shifts[rows])
         return moved if bool((gain == 1).all()) else moved * gain[:, None, None, None]
 
     def __iter__(self) -> Iterator[Chunk]:
-        if len(self) == 1:
-            # One chunk is kept: a small scan is read and shifted once, not once a step.
-            self._kept = self._kept or self._chunk(slice(0, len(self.members)))
-            yield self._kept
-            return
-        for start in range(0, len(self.members), self.size):
-            yield self._chunk(slice(start, start + self.size))
+        return self.part(0, 1)
 
-    def _chunk(self, part: slice) -> Chunk:
-        corners = torch.from_numpy(self.plan.corners_yx[part]).to(self._probe.device)
-        amplitude = self.store.amplitude(self.members[part]).to(self._probe.device)
-        return Chunk(corners, self._moved(part), amplitude, self.shifts[part])
+    def part(self, index: int, count: int) -> Iterator[Chunk]:
+        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the whole canvas."""
+        for block in range(index, BLOCKS, count):
+            rows = self._blocks[block]
+            if self._keeps:
+                # A small scan is read and shifted once, not once a step.
+                if block not in self._kept:
+                    self._kept[block] = self._chunk(rows)
+                yield from (self._kept[block],) if len(rows) else ()
+                continue
+            for start in range(0, len(rows), self.size):
+                yield self._chunk(rows[start : start + self.size])
+
+    def _chunk(self, rows: NDArray[np.int64]) -> Chunk:
+        device, at = self._probe.device, torch.from_numpy(rows).to(self._probe.device)
+        corners = torch.from_numpy(self.plan.corners_yx[rows]).to(device)
+        amplitude = self.store.amplitude(self.members[rows]).to(device)
+        return Chunk(corners, self._moved(at), amplitude, self.shifts[at], rows)

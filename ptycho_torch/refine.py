@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import network
 from ptycho.job import RefineOptions
+from ptycho.subsets import subset_momentum
 from ptycho_torch import physics
 from ptycho_torch.data import ScanChunks
-from ptycho_torch.solver import Chunk, poisson_residual, scan_illumination
+from ptycho_torch.solver import Chunk, SubsetWeights, poisson_residual, scan_illumination
 
 
 class Refined(NamedTuple):
@@ -26,7 +29,7 @@ class Refined(NamedTuple):
     probe : complex tensor, shape (P, N, N)
         Probe modes [sqrt(photons)]; their total power is that of the start.
     misfit : list of float
-        Amplitude misfit relative to the measured energy (eq. 7a) before every step.
+        Amplitude misfit relative to the measured energy (eq. 7a) in every step.
     """
 
     obj: Tensor
@@ -36,13 +39,15 @@ class Refined(NamedTuple):
 
 @dataclass
 class _Sums:
-    """What one pass over the scan adds up."""
+    """What one pass over the scan adds up, and what it found for every pattern."""
 
-    gradient: Tensor
     probe_gradient: Tensor | float = 0.0
     light: Tensor | float = 0.0
     error: float = 0.0
     energy: float = 0.0
+    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    moves: list[Tensor] = field(default_factory=list)
+    gains: list[Tensor] = field(default_factory=list)
 
 
 def _position_steps(patches: Tensor, residual: Tensor, chunk: Chunk) -> Tensor:
@@ -84,37 +89,41 @@ def total_variation_gradient(obj: Tensor) -> Tensor:
     return -(flow + torch.diff(right, dim=1, prepend=torch.zeros_like(right[:, :1])))
 
 
-def _pass(chunks: ScanChunks, leading: Tensor, index: int, options: RefineOptions) -> _Sums:
-    """Go through the scan once; move positions and frame intensities on the way."""
-    sums = _Sums(torch.zeros_like(leading))
-    shape = chunks.plan.shape_yx
-    moves, gains = [], []
-    for chunk in chunks:
+def _gradient(part: Iterable[Chunk], leading: Tensor, index: int, options: RefineOptions, sums: _Sums) -> Tensor:
+    """Return the object gradient of a subset of the scan; note on the way what else the pass looks for."""
+    gradient = torch.zeros_like(leading)
+    for chunk in part:
         patches = physics.extract_patches(leading, chunk.corners_yx, chunk.amplitude.shape[-1])
         residual = physics.wave_residual(leading, chunk.corners_yx, chunk.probes, chunk.amplitude)
         sums.error += float(residual.abs().square().sum())
         sums.energy += float(chunk.amplitude.square().sum())
+        sums.rows.append(chunk.rows)
         if options.positions and index >= network.POSITION_REST_STEPS:
-            moves.append(_position_steps(patches, residual, chunk))
+            sums.moves.append(_position_steps(patches, residual, chunk))
         if options.frames and index >= network.PROBE_REST_STEPS:
             predicted = physics.diffracted_amplitude(patches, chunk.probes)
             fit = (predicted * chunk.amplitude).sum(dim=(1, 2)) / predicted.square().sum(dim=(1, 2))
-            gains.append(fit)
+            sums.gains.append(fit)
         if options.likelihood == "poisson":
             residual = poisson_residual(patches, chunk.probes, chunk.amplitude)
         back = (chunk.probes.conj() * residual).sum(dim=1)
-        sums.gradient = sums.gradient + physics.place_patches(back, chunk.corners_yx, shape)
+        gradient = gradient + physics.place_patches(back, chunk.corners_yx, tuple(leading.shape))
         if options.probe and index >= network.PROBE_REST_STEPS:
             sums.probe_gradient = sums.probe_gradient + physics.probe_gradient(patches, residual, chunk.shifts_yx_px)
             sums.light = sums.light + patches.abs().square().sum(dim=0)
-    if moves:
-        step = torch.cat(moves)
+    return gradient
+
+
+def _move(chunks: ScanChunks, sums: _Sums) -> None:
+    """Move positions and frame intensities by what a pass found for them."""
+    back = torch.from_numpy(np.argsort(np.concatenate(sums.rows))).to(chunks.probe.device)
+    if sums.moves:
+        step = torch.cat(sums.moves)[back]
         # All positions together may drift; that is the object's freedom, not theirs.
         chunks.change(shifts=chunks.shifts + step - step.mean(dim=0))
-    if gains:
-        gain = chunks.frame_gain * torch.cat(gains)
+    if sums.gains:
+        gain = chunks.frame_gain * torch.cat(sums.gains)[back]
         chunks.change(frame_gain=gain / gain.mean())
-    return sums
 
 
 @torch.no_grad()
@@ -123,8 +132,8 @@ def refine(
 ) -> Refined:
     """Refine an object by preconditioned accelerated steps, and on request what is known about the scan.
 
-    The object moves by eq. 11, the probe by eq. 14, positions by eq. 16. The object moves alone at first, so that a
-    poor start does not spoil the rest.
+    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16. The object moves alone at first, so
+    that a poor start does not spoil the rest.
 
     Parameters
     ----------
@@ -140,20 +149,27 @@ def refine(
     Returns
     -------
     Refined
-        Object, probe and the misfit before every step.
+        Object, probe and the misfit in every step.
 
     References
     ----------
-    specs/physics.md, eqs. 11, 14 and 16.
+    specs/physics.md, eqs. 11, 14, 16 and 19.
     """
     power = chunks.probe.abs().square().sum()
-    previous, previous_probe = obj, chunks.probe
-    weight = scan_illumination(chunks, chunks.plan.shape_yx)
+    previous, previous_probe, update = obj, chunks.probe, 0
+    weights = SubsetWeights(chunks, scan_illumination(chunks, chunks.plan.shape_yx))
     misfit: list[float] = []
-    for index in range(options.steps):
-        leading = obj + network.nesterov_momentum(index) * (obj - previous)
-        sums = _pass(chunks, leading, index, options)
-        previous, obj = obj, leading - sums.gradient / (weight + network.STEP_DAMPING * weight.max())
+    whole = 0
+    counts = options.subset_counts(chunks.subsets)
+    for index, count in enumerate(counts):
+        sums = _Sums()
+        for subset in range(count):
+            leading = obj + subset_momentum(update, max(counts)) * (obj - previous)
+            gradient = _gradient(chunks.part(subset, count), leading, index, options, sums)
+            weight = weights.of(subset, count)
+            previous, obj = obj, leading - gradient / (weight + network.STEP_DAMPING * weight.max())
+            update += 1
+        _move(chunks, sums)
         if options.tv:
             obj = obj - options.tv * total_variation_gradient(obj)
         misfit.append(sums.error / sums.energy)
@@ -165,9 +181,11 @@ def refine(
             previous_probe = probe
             chunks.change(probe=moved * torch.sqrt(power / moved.abs().square().sum()))
         if options.probe or options.positions or options.frames:
-            weight = scan_illumination(chunks, chunks.plan.shape_yx)
+            weights = SubsetWeights(chunks, scan_illumination(chunks, chunks.plan.shape_yx))
         if on_step is not None:
             on_step(index, misfit[-1])
-        if network.has_converged(misfit):
+        # Subsets differ by their noise: only passes in one piece tell whether the misfit still falls.
+        whole += count == 1
+        if network.has_converged(misfit[len(misfit) - whole :]):
             break
     return Refined(obj, chunks.probe, misfit)

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING, nesterov_momentum
+from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.subsets import subset_momentum, subset_schedule
 from ptycho_torch import physics
 
 
@@ -29,12 +32,15 @@ class Chunk(NamedTuple):
         Measured amplitude [sqrt(photons)].
     shifts_yx_px : real tensor, shape (J, 2), or None
         Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
+    rows : int array, shape (J,), or None
+        Which members of a ``ScanChunks`` these are.
     """
 
     corners_yx: Tensor
     probes: Tensor
     amplitude: Tensor
     shifts_yx_px: Tensor | None = None
+    rows: NDArray[np.int64] | None = None
 
 
 def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Tensor:
@@ -158,6 +164,31 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     return torch.sqrt(energy / count / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR
 
 
+class SubsetWeights:
+    """The illumination of every subset, computed when it is first asked for.
+
+    Parameters
+    ----------
+    chunks : iterable of Chunk
+        The scan; cut into subsets it has a method ``part``.
+    weight : real tensor, shape (H, W)
+        Illumination of the whole scan [photons / pixel].
+    """
+
+    def __init__(self, chunks: Iterable[Chunk], weight: Tensor) -> None:
+        self.chunks, self.weight = chunks, weight
+        self._known: dict[tuple[int, int], Tensor] = {}
+
+    def of(self, index: int, count: int) -> Tensor:
+        """Return the illumination of subset ``index`` of ``count``, shape (H, W) [photons / pixel]."""
+        if count == 1:
+            return self.weight
+        if (index, count) not in self._known:
+            part = self.chunks.part(index, count)
+            self._known[index, count] = scan_illumination(part, tuple(self.weight.shape))
+        return self._known[index, count]
+
+
 @torch.no_grad()
 def accelerated_steps(
     obj: Tensor,
@@ -167,33 +198,39 @@ def accelerated_steps(
     on_step: Callable[[int], None] | None = None,
     *,
     likelihood: str = "amplitude",
+    subsets: int = 1,
 ) -> tuple[Tensor, Tensor]:
-    """Run preconditioned Nesterov steps on all positions (eq. 11).
+    """Run preconditioned Nesterov steps on all positions (eq. 11), at first on subsets of them (eq. 19).
 
     Parameters
     ----------
     obj : complex tensor, shape (H, W)
         Object to start from [transmission].
     chunks : iterable of Chunk
-        The scan; read once for every step.
+        The scan; read once for every step. More than one subset needs a ``ScanChunks``.
     weight : real tensor, shape (H, W)
         Illumination [photons / pixel].
     n_steps : int
-        Number of steps.
+        Number of passes through the scan.
     on_step : callable, optional
-        Called with the index of each finished step.
+        Called with the index of each finished pass.
     likelihood : {'amplitude', 'poisson'}
         What the steps descend on.
+    subsets : int
+        Most subsets of a pass, from ``ptycho.subsets.most_subsets``.
 
     Returns
     -------
     obj, previous : complex tensor, shape (H, W)
         The last two iterates, so that momentum can go on.
     """
-    previous = obj
-    for index in range(n_steps):
-        leading = obj + nesterov_momentum(index) * (obj - previous)
-        previous, obj = obj, leading + preconditioned_step(leading, chunks, weight, likelihood)
+    previous, update, weights = obj, 0, SubsetWeights(chunks, weight)
+    for index, count in enumerate(subset_schedule(n_steps, subsets)):
+        for part in range(count):
+            leading = obj + subset_momentum(update, subsets) * (obj - previous)
+            seen = chunks if count == 1 else chunks.part(part, count)
+            step = preconditioned_step(leading, seen, weights.of(part, count), likelihood)
+            previous, obj, update = obj, leading + step, update + 1
         if on_step is not None:
             on_step(index)
     return obj, previous

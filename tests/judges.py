@@ -294,3 +294,44 @@ def small_scan(dtype: Any = np.complex128, *, fractional: bool = True, noisy: bo
     amplitude = np.sqrt(rng.poisson(counts) if noisy else counts + FLOOR_PHOTONS)
     real = np.empty(0, dtype).real.dtype
     return SmallScan(obj, plan.corners_yx, probes.astype(dtype), amplitude.astype(real))
+
+
+def plain_subset_steps(
+    blocks: Sequence[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
+    shape_yx: tuple[int, int],
+    counts: Sequence[int],
+    momentum: float,
+    damping: float,
+) -> NDArray[np.complex128]:
+    """Return the object after updates on subsets (eq. 19), from an object of ones.
+
+    Parameters
+    ----------
+    blocks : sequence of (corners_yx, probes, amplitude)
+        Parts of the scan; subset s of S holds the blocks s, s + S, s + 2 S and so on.
+    shape_yx : tuple of int
+        Canvas shape [px].
+    counts : sequence of int
+        Subsets of every pass.
+    momentum : float
+        Bound of the momentum k / (k + 3) of update k.
+    damping : float
+        Part of the largest illumination that is added.
+
+    Returns
+    -------
+    complex128 array, shape (H, W)
+        Object.
+    """
+    obj = previous = np.ones(shape_yx, dtype=np.complex128)
+    update = 0
+    for count in counts:
+        for subset in range(count):
+            chosen = [np.concatenate(part) for part in zip(*blocks[subset::count], strict=True)]
+            leading = obj + min(update / (update + 3), momentum) * (obj - previous)
+            light = np.zeros(shape_yx)
+            for (y, x), modes in zip(chosen[0], chosen[1], strict=True):
+                light[y : y + modes.shape[-2], x : x + modes.shape[-1]] += (np.abs(modes) ** 2).sum(axis=0)
+            step = plain_gradient(leading, *chosen) / (light + damping * light.max())
+            previous, obj, update = obj, leading - step, update + 1
+    return obj

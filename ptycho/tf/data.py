@@ -14,13 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.batches import CHUNK_PIXELS, group_plan, tile_plan
+from ptycho.batches import CHUNK_PIXELS, KEPT_PIXELS, group_plan, tile_plan
 from ptycho.geometry import CanvasPlan
 from ptycho.grouping import Groups
 from ptycho.labels import Labels
 from ptycho.progress import Progress
 from ptycho.scaling import CHUNK, measured_amplitude
 from ptycho.scan import Scan
+from ptycho.subsets import BLOCKS, most_subsets, subset_order
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk
@@ -253,9 +254,14 @@ class ScanChunks:
     plan : CanvasPlan
         Canvas of the members.
     members : int array, shape (J,)
-        Patterns in the order of the plan.
+        Patterns in the order of the plan. They are handed out in ``BLOCKS`` parts, each spread over the canvas.
     probe : complex tensor, shape (P, N, N)
         Probe modes [sqrt(photons)].
+
+    Attributes
+    ----------
+    subsets : int
+        Most subsets that a pass may be cut into.
     """
 
     def __init__(
@@ -266,7 +272,12 @@ class ScanChunks:
         self.frame_gain = tf.ones(len(members))
         self._fixed, self._even = plan.is_integer, True
         self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)
-        self._kept: Chunk | None = None
+        order = subset_order(plan.positions_yx_px)
+        # Within a block rows ascend, so that reading goes forward through the file.
+        self._blocks = [np.sort(order[block::BLOCKS]) for block in range(BLOCKS)]
+        self.subsets = most_subsets(plan.positions_yx_px, probe.numpy())
+        self._keeps = len(members) * plan.patch_px**2 <= KEPT_PIXELS
+        self._kept: dict[int, Chunk] = {}
 
     @property
     def probe(self) -> tf.Tensor:
@@ -297,27 +308,34 @@ class ScanChunks:
             self.shifts, self._fixed = shifts, False
         if frame_gain is not None:
             self.frame_gain, self._fixed, self._even = frame_gain, False, False
-        if self._kept is not None:
-            self._kept = self._kept._replace(probes=self._moved(slice(None)), shifts_yx_px=self.shifts)
+        for block, chunk in self._kept.items():
+            rows = self._blocks[block]
+            moved, shifts = self._moved(rows), tf.gather(self.shifts, rows)
+            self._kept[block] = chunk._replace(probes=moved, shifts_yx_px=shifts)
 
-    def __len__(self) -> int:
-        return -(-len(self.members) // self.size)
-
-    def _moved(self, part: slice) -> tf.Tensor:
+    def _moved(self, rows: NDArray[np.int64]) -> tf.Tensor:
         if self._fixed:
             return self._probe
-        moved = physics.shift_field(self._probe, self.shifts[part])
-        return moved if self._even else moved * as_complex(self.frame_gain[part])[:, None, None, None]
+        moved = physics.shift_field(self._probe, tf.gather(self.shifts, rows))
+        return moved if self._even else moved * as_complex(tf.gather(self.frame_gain, rows))[:, None, None, None]
 
     def __iter__(self) -> Iterator[Chunk]:
-        if len(self) == 1:
-            # One chunk is kept: a small scan is read and shifted once, not once a step.
-            self._kept = self._kept or self._chunk(slice(0, len(self.members)))
-            yield self._kept
-            return
-        for start in range(0, len(self.members), self.size):
-            yield self._chunk(slice(start, start + self.size))
+        return self.part(0, 1)
 
-    def _chunk(self, part: slice) -> Chunk:
-        amplitude = tf.constant(self.store.amplitude(self.members[part]))
-        return Chunk(tf.constant(self.plan.corners_yx[part]), self._moved(part), amplitude, self.shifts[part])
+    def part(self, index: int, count: int) -> Iterator[Chunk]:
+        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the whole canvas."""
+        for block in range(index, BLOCKS, count):
+            rows = self._blocks[block]
+            if self._keeps:
+                # A small scan is read and shifted once, not once a step.
+                if block not in self._kept:
+                    self._kept[block] = self._chunk(rows)
+                yield from (self._kept[block],) if len(rows) else ()
+                continue
+            for start in range(0, len(rows), self.size):
+                yield self._chunk(rows[start : start + self.size])
+
+    def _chunk(self, rows: NDArray[np.int64]) -> Chunk:
+        amplitude = tf.constant(self.store.amplitude(self.members[rows]))
+        corners = tf.constant(self.plan.corners_yx[rows])
+        return Chunk(corners, self._moved(rows), amplitude, tf.gather(self.shifts, rows), rows)

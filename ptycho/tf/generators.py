@@ -181,7 +181,12 @@ class UnrolledGenerator(TableNetwork):
         self.likelihood = model.unrolled_likelihood
 
     def __call__(
-        self, chunks: Iterable[Chunk], weight: tf.Tensor, on_step: Callable[[int], None] | None = None
+        self,
+        chunks: Iterable[Chunk],
+        weight: tf.Tensor,
+        on_step: Callable[[int], None] | None = None,
+        *,
+        subsets: int = 1,
     ) -> tf.Tensor:
         """Return the object of a scan.
 
@@ -193,6 +198,8 @@ class UnrolledGenerator(TableNetwork):
             Illumination of the canvas [photons / pixel]; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
         on_step : callable, optional
             Called with the index of each finished step.
+        subsets : int
+            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a ``ScanChunks``.
 
         Returns
         -------
@@ -201,7 +208,7 @@ class UnrolledGenerator(TableNetwork):
         """
         flat = as_complex(tf.ones_like(weight))
         obj, previous = accelerated_steps(
-            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood
+            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood, subsets=subsets
         )
         for k in range(self.learned):
             momentum, length = self._scalar("step_momentum", k, obj), self._scalar("step_length", k, obj)

@@ -72,7 +72,9 @@ def reconstruct(
         elif model.is_unrolled:
             total = model.generator.plain + model.generator.learned
             with progress.phase("reconstructing", total) as phase:
-                obj = model.generator(chunks, weight, lambda index: phase.update(index + 1))
+                obj = model.generator(
+                    chunks, weight, lambda index: phase.update(index + 1), subsets=chunks.subsets
+                )
         else:
             window = probe if patch_weighting == "probe" else _middle(probe)
             obj = _stitched(model, store, plan, members, window, scan.record.input_scale, execution, progress)

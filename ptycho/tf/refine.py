@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptycho import network
 from ptycho.job import RefineOptions
+from ptycho.subsets import subset_momentum
 from ptycho.tf import physics
 from ptycho.tf.data import ScanChunks
 from ptycho.tf.runtime import as_complex, tf
-from ptycho.tf.solver import compiled, poisson_residual, scan_illumination
+from ptycho.tf.solver import Chunk, SubsetWeights, compiled, poisson_residual, scan_illumination
 
 
 class Refined(NamedTuple):
@@ -26,7 +28,7 @@ class Refined(NamedTuple):
     probe : complex tensor, shape (P, N, N)
         Probe modes [sqrt(photons)]; their total power is that of the start.
     misfit : list of float
-        Amplitude misfit relative to the measured energy (eq. 7a) before every step.
+        Amplitude misfit relative to the measured energy (eq. 7a) in every step.
     """
 
     obj: tf.Tensor
@@ -119,26 +121,38 @@ def _sums(
     return found
 
 
-def _pass(chunks: ScanChunks, leading: tf.Tensor, index: int, options: RefineOptions) -> dict[str, tf.Tensor]:
-    """Go through the scan once; move positions and frame intensities on the way."""
-    asked = _Asked(
+def _visited(
+    part: Iterable[Chunk], leading: tf.Tensor, asked: _Asked, rows: list[NDArray[np.int64]]
+) -> list[dict[str, tf.Tensor]]:
+    """Return what every chunk of a subset tells; note which patterns it holds."""
+    found = []
+    for chunk in part:
+        tensors = (chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.shifts_yx_px)
+        found.append(compiled(_sums, chunk)(leading, *tensors, asked))
+        rows.append(chunk.rows)
+    return found
+
+
+def _move(chunks: ScanChunks, found: list[dict[str, tf.Tensor]], rows: list[NDArray[np.int64]]) -> None:
+    """Move positions and frame intensities by what a pass found for them."""
+    back = np.argsort(np.concatenate(rows))
+    if "move" in found[0]:
+        step = tf.gather(tf.concat([part.pop("move") for part in found], 0), back)
+        # All positions together may drift; that is the object's freedom, not theirs.
+        chunks.change(shifts=chunks.shifts + step - tf.reduce_mean(step, axis=0))
+    if "gain" in found[0]:
+        gain = chunks.frame_gain * tf.gather(tf.concat([part.pop("gain") for part in found], 0), back)
+        chunks.change(frame_gain=gain / tf.reduce_mean(gain))
+
+
+def _asked(index: int, options: RefineOptions) -> _Asked:
+    """Return what a pass looks for."""
+    return _Asked(
         probe=options.probe and index >= network.PROBE_REST_STEPS,
         positions=options.positions and index >= network.POSITION_REST_STEPS,
         frames=options.frames and index >= network.PROBE_REST_STEPS,
         poisson=options.likelihood == "poisson",
     )
-    parts = []
-    for chunk in chunks:
-        function = compiled(_sums, chunk)
-        parts.append(function(leading, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.shifts_yx_px, asked))
-    if asked.positions:
-        step = tf.concat([part.pop("move") for part in parts], 0)
-        # All positions together may drift; that is the object's freedom, not theirs.
-        chunks.change(shifts=chunks.shifts + step - tf.reduce_mean(step, axis=0))
-    if asked.frames:
-        gain = chunks.frame_gain * tf.concat([part.pop("gain") for part in parts], 0)
-        chunks.change(frame_gain=gain / tf.reduce_mean(gain))
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
 
 
 def refine(
@@ -150,8 +164,8 @@ def refine(
 ) -> Refined:
     """Refine an object by preconditioned accelerated steps, and on request what is known about the scan.
 
-    The object moves by eq. 11, the probe by eq. 14, positions by eq. 16. The object moves alone at first, so
-    that a poor start does not spoil the rest.
+    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16. The object moves alone at
+    first, so that a poor start does not spoil the rest.
 
     Parameters
     ----------
@@ -167,21 +181,30 @@ def refine(
     Returns
     -------
     Refined
-        Object, probe and the misfit before every step.
+        Object, probe and the misfit in every step.
 
     References
     ----------
-    specs/physics.md, eqs. 11, 14 and 16.
+    specs/physics.md, eqs. 11, 14, 16 and 19.
     """
     power = _power(chunks.probe)
-    previous, previous_probe = obj, chunks.probe
-    weight = scan_illumination(chunks, chunks.plan.shape_yx)
+    previous, previous_probe, update = obj, chunks.probe, 0
+    weights = SubsetWeights(chunks, scan_illumination(chunks, chunks.plan.shape_yx))
     misfit: list[float] = []
-    for index in range(options.steps):
-        leading = obj + network.nesterov_momentum(index) * (obj - previous)
-        sums = _pass(chunks, leading, index, options)
-        damped = as_complex(weight + network.STEP_DAMPING * tf.reduce_max(weight))
-        previous, obj = obj, leading - sums["gradient"] / damped
+    whole = 0
+    counts = options.subset_counts(chunks.subsets)
+    for index, count in enumerate(counts):
+        found, rows = [], []
+        for subset in range(count):
+            leading = obj + subset_momentum(update, max(counts)) * (obj - previous)
+            parts = _visited(chunks.part(subset, count), leading, _asked(index, options), rows)
+            weight = weights.of(subset, count)
+            damped = as_complex(weight + network.STEP_DAMPING * tf.reduce_max(weight))
+            previous, obj = obj, leading - sum(part.pop("gradient") for part in parts) / damped
+            update += 1
+            found += parts
+        _move(chunks, found, rows)
+        sums = {name: sum(part[name] for part in found) for name in found[0]}
         if options.tv:
             obj = obj - options.tv * total_variation_gradient(obj)
         misfit.append(float(sums["error"] / sums["energy"]))
@@ -193,9 +216,11 @@ def refine(
             previous_probe = probe
             chunks.change(probe=moved * as_complex(tf.sqrt(power / _power(moved))))
         if options.probe or options.positions or options.frames:
-            weight = scan_illumination(chunks, chunks.plan.shape_yx)
+            weights = SubsetWeights(chunks, scan_illumination(chunks, chunks.plan.shape_yx))
         if on_step is not None:
             on_step(index, misfit[-1])
-        if network.has_converged(misfit):
+        # Subsets differ by their noise: only passes in one piece tell whether the misfit still falls.
+        whole += count == 1
+        if network.has_converged(misfit[len(misfit) - whole :]):
             break
     return Refined(obj, chunks.probe, misfit)

@@ -9,8 +9,12 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptycho.batches import CHUNK_PIXELS
-from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING, nesterov_momentum
+from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.subsets import subset_momentum, subset_schedule
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 
@@ -28,12 +32,15 @@ class Chunk(NamedTuple):
         Measured amplitude [sqrt(photons)].
     shifts_yx_px : real tensor, shape (J, 2), or None
         Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
+    rows : int array, shape (J,), or None
+        Which members of a ``ScanChunks`` these are.
     """
 
     corners_yx: tf.Tensor
     probes: tf.Tensor
     amplitude: tf.Tensor
     shifts_yx_px: tf.Tensor | None = None
+    rows: NDArray[np.int64] | None = None
 
 
 def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
@@ -201,6 +208,31 @@ def noise_level(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> t
     return tf.stop_gradient(level + NOISE_FLOOR)
 
 
+class SubsetWeights:
+    """The illumination of every subset, computed when it is first asked for.
+
+    Parameters
+    ----------
+    chunks : iterable of Chunk
+        The scan; cut into subsets it has a method ``part``.
+    weight : real tensor, shape (H, W)
+        Illumination of the whole scan [photons / pixel].
+    """
+
+    def __init__(self, chunks: Iterable[Chunk], weight: tf.Tensor) -> None:
+        self.chunks, self.weight = chunks, weight
+        self._known: dict[tuple[int, int], tf.Tensor] = {}
+
+    def of(self, index: int, count: int) -> tf.Tensor:
+        """Return the illumination of subset ``index`` of ``count``, shape (H, W) [photons / pixel]."""
+        if count == 1:
+            return self.weight
+        if (index, count) not in self._known:
+            part = self.chunks.part(index, count)
+            self._known[index, count] = scan_illumination(part, self.weight.shape)
+        return self._known[index, count]
+
+
 def accelerated_steps(
     obj: tf.Tensor,
     chunks: Iterable[Chunk],
@@ -209,23 +241,28 @@ def accelerated_steps(
     on_step: Callable[[int], None] | None = None,
     *,
     likelihood: str = "amplitude",
+    subsets: int = 1,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Run preconditioned Nesterov steps on all positions (eq. 11); nothing of them is differentiated.
+    """Run preconditioned Nesterov steps on all positions (eq. 11), at first on subsets of them (eq. 19).
+
+    Nothing of them is differentiated.
 
     Parameters
     ----------
     obj : complex tensor, shape (H, W)
         Object to start from [transmission].
     chunks : iterable of Chunk
-        The scan; read once for every step.
+        The scan; read once for every step. More than one subset needs a ``ScanChunks``.
     weight : real tensor, shape (H, W)
         Illumination [photons / pixel].
     n_steps : int
-        Number of steps.
+        Number of passes through the scan.
     on_step : callable, optional
-        Called with the index of each finished step.
+        Called with the index of each finished pass.
     likelihood : {'amplitude', 'poisson'}
         What the steps descend on.
+    subsets : int
+        Most subsets of a pass, from ``ptycho.subsets.most_subsets``.
 
     Returns
     -------
@@ -233,12 +270,15 @@ def accelerated_steps(
         The last two iterates, so that momentum can go on.
     """
     obj, weight = tf.stop_gradient(obj), tf.stop_gradient(weight)
-    previous = obj
-    for index in range(n_steps):
-        leading = obj + nesterov_momentum(index) * (obj - previous)
-        # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
-        constant = (chunk._replace(probes=tf.stop_gradient(chunk.probes)) for chunk in chunks)
-        previous, obj = obj, leading + preconditioned_step(leading, constant, weight, likelihood)
+    previous, update, weights = obj, 0, SubsetWeights(chunks, weight)
+    for index, count in enumerate(subset_schedule(n_steps, subsets)):
+        for part in range(count):
+            leading = obj + subset_momentum(update, subsets) * (obj - previous)
+            seen = chunks if count == 1 else chunks.part(part, count)
+            # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
+            constant = (chunk._replace(probes=tf.stop_gradient(chunk.probes)) for chunk in seen)
+            step = preconditioned_step(leading, constant, weights.of(part, count), likelihood)
+            previous, obj, update = obj, leading + step, update + 1
         if on_step is not None:
             on_step(index)
     return obj, previous

@@ -51,6 +51,7 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "field": field.astype(dtype),
         "amplitude": measured.astype(real),
         "predicted": predicted.astype(real),
+        "intensity": (predicted[::-1] ** 2).astype(real),
     }
 
 
@@ -225,8 +226,9 @@ def test_the_object_gradient_is_what_the_tape_finds(n_px: int, per_position: boo
 
     def half_misfit(obj: Any) -> Any:
         patches = candidate.extract_patches(obj, t["corners_yx"], n_px)
-        misfit = candidate.diffracted_amplitude(patches, t["probes"]) - t["amplitude"]
-        return 0.5 * tf.reduce_sum(misfit**2)
+        counts = candidate.diffracted_intensity(patches, t["probes"])
+        misfit = candidate.softened_amplitude(counts, t["amplitude"]) - t["amplitude"]
+        return 0.5 * (1 + reference.SOFTENING**2) * tf.reduce_sum(misfit**2)
 
     found = slope(half_misfit, arrays["obj"])
     written = candidate.object_gradient(t["obj"], t["corners_yx"], t["probes"], t["amplitude"])

@@ -6,11 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judges import FLOAT64, SmallScan, assert_twin, plain_gradient, plain_steps, random_complex, small_scan
+from judges import (
+    FLOAT64,
+    SmallScan,
+    assert_twin,
+    plain_gradient,
+    plain_steps,
+    plain_subset_steps,
+    random_complex,
+    small_scan,
+)
 from numpy.typing import NDArray
 
 from ptycho import physics as reference
 from ptycho.network import STEP_DAMPING, nesterov_momentum
+from ptycho.subsets import SUBSET_MOMENTUM, subset_schedule
 from ptycho.tf import solver
 from ptycho.tf.runtime import tf
 from ptycho.tf.solver import Chunk, accelerated_steps, preconditioned_step, scan_illumination
@@ -131,3 +141,26 @@ def test_full_chunks_go_through_xla_and_give_the_same_steps(monkeypatch: pytest.
 
 def reference_like(obj: Any, corners_yx: Any, probes: Any, amplitude: Any) -> Any:
     return tf.reduce_sum(amplitude)
+
+
+class Blocks(list[Chunk]):
+    """A scan in eight parts."""
+
+    def part(self, index: int, count: int) -> list[Chunk]:
+        return self[index::count]
+
+
+def test_steps_on_subsets_are_the_written_out_ones() -> None:
+    scan = small_scan(fractional=True)
+    cuts = [(k * len(scan.amplitude)) // 8 for k in range(1, 8)]
+    blocks = Blocks(chunked(scan, *cuts))
+    weight = scan_illumination(blocks, scan.obj.shape)
+    found, _ = accelerated_steps(flat(scan), blocks, weight, 5, subsets=4)
+    counts = list(subset_schedule(5, 4))
+    assert counts == [4, 4, 2, 1, 1]
+    written = (scan.chunks(*cuts), scan.obj.shape, counts)
+    assert_twin(plain_subset_steps(*written, SUBSET_MOMENTUM, STEP_DAMPING), found, FLOAT64)
+    with pytest.raises(AssertionError):
+        assert_twin(plain_subset_steps(*written, 0.5, STEP_DAMPING), found, 1e-3)
+    whole, _ = accelerated_steps(flat(scan), blocks, weight, 5)
+    assert not np.allclose(np.asarray(whole), np.asarray(found), atol=1e-3)

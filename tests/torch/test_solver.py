@@ -7,12 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from judges import FLOAT64, SmallScan, assert_twin, plain_gradient, plain_steps, random_complex, small_scan
+from judges import (
+    FLOAT64,
+    SmallScan,
+    assert_twin,
+    plain_gradient,
+    plain_steps,
+    plain_subset_steps,
+    random_complex,
+    small_scan,
+)
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import physics as reference
 from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING, nesterov_momentum
+from ptycho.subsets import SUBSET_MOMENTUM, subset_schedule
 from ptycho_torch.solver import (
     Chunk,
     accelerated_steps,
@@ -168,3 +178,26 @@ def test_noise_is_what_is_unexplained_and_needs_no_unit() -> None:
     bright = scan._replace(probes=scan.probes * 7.0, amplitude=scan.amplitude * 7.0)
     same = noise_level(torch.from_numpy(wrong), chunked(bright), torch.from_numpy(49 * weight))
     assert_twin(found, same, 1e-6)
+
+
+class Blocks(list[Chunk]):
+    """A scan in eight parts."""
+
+    def part(self, index: int, count: int) -> list[Chunk]:
+        return self[index::count]
+
+
+def test_steps_on_subsets_are_the_written_out_ones() -> None:
+    scan = small_scan(fractional=True)
+    cuts = [(k * len(scan.amplitude)) // 8 for k in range(1, 8)]
+    blocks = Blocks(chunked(scan, *cuts))
+    weight = scan_illumination(blocks, scan.obj.shape)
+    found, _ = accelerated_steps(flat(scan), blocks, weight, 5, subsets=4)
+    counts = list(subset_schedule(5, 4))
+    assert counts == [4, 4, 2, 1, 1]
+    written = (scan.chunks(*cuts), scan.obj.shape, counts)
+    assert_twin(plain_subset_steps(*written, SUBSET_MOMENTUM, STEP_DAMPING), found, FLOAT64)
+    with pytest.raises(AssertionError):
+        assert_twin(plain_subset_steps(*written, 0.5, STEP_DAMPING), found, 1e-3)
+    whole, _ = accelerated_steps(flat(scan), blocks, weight, 5)
+    assert not np.allclose(np.asarray(whole), np.asarray(found), atol=1e-3)
