@@ -261,17 +261,22 @@ def reconstruct(chosen: TrainableReconstructor, data: ReconstructInput) -> Objec
     return list(chosen.reconstruct(data))[-1].product.object_
 
 
-def displacement_px(found: Object, truth: Object, *, margin_px: float) -> NDArray[np.float64]:
+def displacement_px(
+    found: Object, truth: Object, positions_yx_m: NDArray[np.float64], *, reach_px: float
+) -> NDArray[np.float64]:
     """Return how far the features of an object lie from where they are in the world.
 
-    The found object is sampled at the world coordinates of the true pixels.
+    The found object is sampled at the world coordinates of the true pixels, where the scan went: a part of
+    the object that no pattern saw holds no features of the sample.
 
     Parameters
     ----------
     found, truth : Object
         Objects with their place.
-    margin_px : float
-        Border of the smaller one that is left out; little light falls there.
+    positions_yx_m : float64 array, shape (M, 2)
+        Where the patches of the reconstruction lie in the world.
+    reach_px : float
+        How far beyond their bounding box the features count; the light fades there.
 
     Returns
     -------
@@ -282,20 +287,23 @@ def displacement_px(found: Object, truth: Object, *, margin_px: float) -> NDArra
     from skimage.registration import phase_cross_correlation
 
     geometry, place = truth.get_geometry(), found.get_geometry()
-    rows, columns = np.mgrid[: geometry.height_px, : geometry.width_px]
-    y_m = geometry.center_y_m + (rows - (geometry.height_px - 1) / 2) * geometry.pixel_height_m
-    x_m = geometry.center_x_m + (columns - (geometry.width_px - 1) / 2) * geometry.pixel_width_m
-    y_px = (y_m - place.center_y_m) / place.pixel_height_m + (place.height_px - 1) / 2
-    x_px = (x_m - place.center_x_m) / place.pixel_width_m + (place.width_px - 1) / 2
-    inside = (np.minimum(y_px, place.height_px - 1 - y_px) >= margin_px) & (
-        np.minimum(x_px, place.width_px - 1 - x_px) >= margin_px
+    y_m = geometry.center_y_m + (
+        np.arange(geometry.height_px) - (geometry.height_px - 1) / 2
+    ) * geometry.pixel_height_m
+    x_m = geometry.center_x_m + (
+        np.arange(geometry.width_px) - (geometry.width_px - 1) / 2
+    ) * geometry.pixel_width_m
+    reach_m = reach_px * np.array([geometry.pixel_height_m, geometry.pixel_width_m])
+    low, high = positions_yx_m.min(axis=0) - reach_m, positions_yx_m.max(axis=0) + reach_m
+    rows, columns = (
+        np.flatnonzero((axis >= low[index]) & (axis <= high[index])) for index, axis in enumerate((y_m, x_m))
     )
-    part = np.ix_(np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0)))
+    y_px = (y_m[rows] - place.center_y_m) / place.pixel_height_m + (place.height_px - 1) / 2
+    x_px = (x_m[columns] - place.center_x_m) / place.pixel_width_m + (place.width_px - 1) / 2
+    points = np.meshgrid(y_px, x_px, indexing="ij")
     layer = found.get_layer(0)
-    sampled = map_coordinates(layer.real, [y_px[part], x_px[part]], order=3) + 1j * map_coordinates(
-        layer.imag, [y_px[part], x_px[part]], order=3
-    )
-    expected = truth.get_layer(0)[part]
+    sampled = map_coordinates(layer.real, points, order=3) + 1j * map_coordinates(layer.imag, points, order=3)
+    expected = truth.get_layer(0)[np.ix_(rows, columns)]
     # The mean is no feature, and it is what a poor reconstruction gets right first.
     window = np.outer(*(np.hanning(count + 2)[1:-1] for count in sampled.shape))
     shift = phase_cross_correlation(

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from compat import client
 from numpy.typing import NDArray
-from ptychodus.api.object import Object
+from ptychodus.api.object import Object, ObjectCenter
 from ptychodus.api.reconstruct import TrainableReconstructor
 from ptychodus.model.processing._subprocess_protocol import ChildError
 
@@ -32,6 +32,8 @@ PLACE_PX = 0.5
 """How far a feature may lie from its place in the world: the contract with the client."""
 MARGIN_PX = 12
 """Border that sees little light."""
+REACH_PX = 2.0
+"""Features this far outside the bounding box of the scan count; farther out the light fades."""
 CANCEL_S = 10.0
 """The client kills a child that is still there after so long."""
 QUICK = {"model_settings.n_filters_scale": 1, "training_settings.batch_size": 8}
@@ -86,12 +88,13 @@ def pinn(experiment: client.Experiment, in_folder: Path, tmp_path_factory: pytes
     return trained(chosen, experiment, tmp_path_factory.mktemp("pinn"), in_folder, bad_pixels=hole)
 
 
-def check_object(found: Object, truth: Object) -> None:
+def check_object(found: Object, experiment: client.Experiment, rows: NDArray[np.int64] | None = None) -> None:
     """Judge what every reconstruction must be: one complex layer, at its place in the world."""
     assert found.num_layers == 1
     assert np.iscomplexobj(found.get_array())
     assert np.isfinite(found.get_array()).all()
-    moved = client.displacement_px(found, truth, margin_px=MARGIN_PX)
+    where = experiment.positions_yx_m if rows is None else experiment.positions_yx_m[rows]
+    moved = client.displacement_px(found, experiment.truth, where, reach_px=REACH_PX)
     assert abs(moved).max() < PLACE_PX, f"the features lie {moved} px off their place"
 
 
@@ -117,19 +120,63 @@ def uneven_rows(experiment: client.Experiment) -> NDArray[np.int64]:
     return rows
 
 
-@pytest.mark.parametrize("extra_yx_px", [None, (0, 1), (1, 0)])
+def uneven_scan(
+    experiment: client.Experiment, extra_yx_px: tuple[int, int], off_middle_px: float
+) -> tuple[NDArray[np.int64], Object]:
+    """Return the rows of an uneven scan, and an object whose middle may not be that of the scan."""
+    rows = uneven_rows(experiment)
+    own = experiment.object_for(rows, extra_yx_px)
+    middle = own.get_center()
+    centre = ObjectCenter(x_m=middle.x_m + off_middle_px * client.PIXEL.width_m, y_m=middle.y_m)
+    return rows, Object(own.get_array(), client.PIXEL, centre)
+
+
+def part_of_scan(experiment: client.Experiment) -> tuple[NDArray[np.int64], Object]:
+    """Return the rows of the left part of the scan, and the object of the whole."""
+    return np.flatnonzero(np.arange(100) % 10 < 7), experiment.truth
+
+
+@pytest.fixture(scope="module")
+def sharp(experiment: client.Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the command line whose steps are physics before any training: it is sharp at once."""
+    model = ModelConfig(N=32, architecture="unrolled", unrolled_width=4)
+    weights = initial_weights(architecture_table(model), 1)
+    bundle = Bundle("pytorch", model, weights, experiment.probe.get_array().astype(np.complex64))
+    return write_bundle(tmp_path_factory.mktemp("sharp") / "wts.h5.zip", bundle)
+
+
+PLACES = {
+    "61 x 60": ((0, 0), 0.0), "61 x 61": ((0, 1), 0.0), "62 x 60": ((1, 0), 0.0),
+    "object from another file": ((0, 5), 2.5), "part of a scan": None,
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_features_lie_at_their_place_in_the_world(
-    pinn: Trained, experiment: client.Experiment, extra_yx_px: tuple[int, int] | None
+    sharp: Path, experiment: client.Experiment, place: str
 ) -> None:
-    if extra_yx_px is None:
-        # A part of the scan in the whole object: the middle of the positions is not that of the object.
-        data = experiment.input(rows=np.flatnonzero(np.arange(100) % 10 < 7))
-    else:
-        rows = uneven_rows(experiment)
-        data = experiment.input(rows=rows, obj=experiment.object_for(rows, extra_yx_px))
-    found = client.reconstruct(pinn.chosen, data)
-    assert found.get_center() == data.product.object_.get_center()
-    check_object(found, experiment.truth)
+    """Even and odd sizes, a mean that is not the middle, and an object with another middle than the scan."""
+    case = PLACES[place]
+    rows, obj = part_of_scan(experiment) if case is None else uneven_scan(experiment, *case)
+    chosen = start("PINN")
+    chosen.load_model_from_file(sharp)
+    found = client.reconstruct(chosen, experiment.input(rows=rows, obj=obj))
+    assert found.get_center() == obj.get_center()
+    check_object(found, experiment, rows)
+    # The places in the world of the two middles differ by whole pixels and a part, so compare the contrast.
+    inner = (slice(MARGIN_PX, -MARGIN_PX),) * 2
+    ranges = [np.ptp(abs(layer.get_layer(0)[inner])) for layer in (found, experiment.truth)]
+    assert ranges[0] > 0.7 * ranges[1]
+
+
+@pytest.mark.parametrize("place", ["61 x 61", "part of a scan"])
+def test_so_they_do_where_the_client_trained_the_network(
+    pinn: Trained, experiment: client.Experiment, place: str
+) -> None:
+    case = PLACES[place]
+    rows, obj = part_of_scan(experiment) if case is None else uneven_scan(experiment, *case)
+    found = client.reconstruct(pinn.chosen, experiment.input(rows=rows, obj=obj))
+    check_object(found, experiment, rows)
 
 
 def test_a_model_saved_under_another_name_gives_the_same_object(
@@ -150,31 +197,11 @@ def test_a_model_saved_under_another_name_gives_the_same_object(
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_model_of_the_command_line_reconstructs_in_the_client(
-    experiment: client.Experiment, in_folder: Path, tmp_path: Path
-) -> None:
-    """The network for whole scans: its steps are physics before any training, so that it is sharp at once."""
-    model = ModelConfig(N=32, architecture="unrolled", unrolled_width=4)
-    weights = initial_weights(architecture_table(model), 1)
-    bundle = Bundle("pytorch", model, weights, experiment.probe.get_array().astype(np.complex64))
-    write_bundle(tmp_path / "wts.h5.zip", bundle)
-    chosen = start("PINN")
-    chosen.load_model_from_file(tmp_path / "wts.h5.zip")
-    rows = uneven_rows(experiment)
-    data = experiment.input(rows=rows, obj=experiment.object_for(rows, (1, 0)))
-    found = client.reconstruct(chosen, data)
-    check_object(found, experiment.truth)
-    # The places in the world of the two middles differ by whole pixels and a part, so compare the contrast.
-    inner = (slice(MARGIN_PX, -MARGIN_PX),) * 2
-    ranges = [np.ptp(abs(obj.get_layer(0)[inner])) for obj in (found, experiment.truth)]
-    assert ranges[0] > 0.7 * ranges[1]
-
-
 def test_a_supervised_training_of_groups_learns_the_object(in_folder: Path, tmp_path: Path) -> None:
     experiment = client.simulate_experiment(dtype=np.int32, **SCAN)
     run = trained(start("Supervised", nepochs=24, gridsize=2), experiment, tmp_path, in_folder)
     assert read_bundle(run.outputs / "wts.h5.zip").model.model_type == "supervised"
-    check_object(client.reconstruct(run.chosen, experiment.input()), experiment.truth)
+    check_object(client.reconstruct(run.chosen, experiment.input()), experiment)
     other = start("Supervised", gridsize=1)
     other.load_model_from_file(run.outputs / "wts.h5.zip")
     with pytest.raises(ChildError, match="with gridsize 2") as caught:
