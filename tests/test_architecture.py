@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +135,29 @@ def modules() -> dict[str, Path]:
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(part for part in parts if part != "__init__")] = path
     return found
+
+
+CALLER = re.compile(r"Ptychodus|scripts|modules of this kind call it|``ptycho[\w.]+`` (calls|uses|exports)")
+
+
+def without_caller(module: str, source: str) -> list[str]:
+    """Return the public functions and classes of a facade whose text does not say who calls them."""
+    found = []
+    for node in ast.parse(source).body:
+        named = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        lead = (ast.get_docstring(node) or "").partition("\n\nParameters\n")[0] if named else ""
+        if named and not CALLER.search(lead):
+            found.append(f"{module}.{node.name}")
+    return found
+
+
+def test_every_public_name_of_a_facade_says_who_calls_it() -> None:
+    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
+    facades = [name for name in sources if layer(name) == "facade"]
+    assert len(facades) >= len(FACADES)
+    assert [line for name in facades for line in without_caller(name, sources[name])] == []
+    planted = 'def f(scan):\n    """Return it.\n\n    Parameters\n    ----------\n    scan : Ptychodus\n    """'
+    assert without_caller("ptycho.loader", planted) == ["ptycho.loader.f"]
 
 
 def test_no_module_breaks_its_layer() -> None:

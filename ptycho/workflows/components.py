@@ -51,7 +51,7 @@ Picture = NDArray[np.float32] | None
 
 
 class Stitched(NamedTuple):
-    """What a workflow returns: two pictures, or None for each, and everything else by name."""
+    """What a workflow returns to Ptychodus and scripts: two pictures or None, and everything else by name."""
 
     amplitude: Picture
     phase: Picture

@@ -153,6 +153,8 @@ class ConfigManager:
 def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
     """Let the data decide what a client's settings say otherwise; every change is logged.
 
+    The loader of ``ptycho_torch.api.base_api`` calls it for Ptychodus 1.7.
+
     Parameters
     ----------
     manager : ConfigManager
@@ -193,6 +195,8 @@ def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
 def execution_of(training: TrainingConfig, orchestration: str = "lightning") -> PyTorchExecutionConfig:
     """Return how a run executes on this machine, from a client's settings.
 
+    Training and reconstruction of ``ptycho_torch.api.base_api`` call it for Ptychodus 1.7.
+
     Parameters
     ----------
     training : TrainingConfig
@@ -225,6 +229,8 @@ def execution_of(training: TrainingConfig, orchestration: str = "lightning") -> 
 
 def write_settings(manager: ConfigManager, folder: Path) -> None:
     """Write the settings of a run as ``data_config.json`` and so on.
+
+    The training of ``ptycho_torch.api.base_api`` calls it for Ptychodus 1.7.
 
     Parameters
     ----------

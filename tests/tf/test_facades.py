@@ -5,8 +5,6 @@ The calls that Ptychodus makes are made here in its order, on small scans; ``tes
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -117,16 +115,6 @@ def as_ptychodus_reconstructs(raw: RawData, folder: Path, *, gridsize: int = 1) 
 
 
 # --- the modules ---
-
-
-def test_every_public_name_says_who_calls_it() -> None:
-    for name in MODULES:
-        module = importlib.import_module(f"ptycho.{name}")
-        for public, value in vars(module).items():
-            own = getattr(value, "__module__", None) == module.__name__ and not public.startswith("_")
-            if own and inspect.isfunction(value):
-                text = inspect.getdoc(value) or ""
-                assert "call" in text.split("\n\n")[0] + text.split("\n\n")[1], f"{name}.{public}"
 
 
 def test_importing_them_loads_no_framework(run_python: Callable[..., CompletedProcess[str]]) -> None:
