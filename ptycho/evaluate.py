@@ -200,7 +200,10 @@ def split_halves(
     scan = replace(scan, probe=masked(scan.probe, settings))
     order = np.random.default_rng(request.seed).permutation(scan.n_patterns)
     middle = len(order) // 2
-    how = {"execution": request.execution, "progress": progress, "polish": request.polish}
+    how = {
+        "execution": request.execution, "progress": progress, "polish": request.polish,
+        "probe_first": pipeline.saw_no_scan(engine, model),
+    }  # fmt: skip
     one, two = (
         engine.reconstruct(model, scan, np.sort(half), **how) for half in (order[:middle], order[middle:])
     )

@@ -24,6 +24,7 @@ VALIDATION_SHARE = 0.05
 """Part of the groups that is kept from training where no test file is given."""
 MIN_VALIDATED = 8
 """Fewer groups than this are all trained on."""
+Bounds = tuple[float, float]
 
 
 @dataclass
@@ -182,7 +183,13 @@ def _rows(groups: Groups, rows: NDArray[np.int64]) -> Groups:
     return Groups(groups.indices[rows], groups.centres_yx_px[rows], groups.offsets_yx_px[rows])
 
 
-def training_groups(scan: Scan, config: TrainingConfig, *, validate: bool) -> tuple[Groups, Groups | None]:
+def training_groups(
+    scan: Scan,
+    config: TrainingConfig,
+    *,
+    validate: bool,
+    bounds_yx: tuple[Bounds, Bounds] | None = None,
+) -> tuple[Groups, Groups | None]:
     """Draw the groups of a training, and part a few off to judge it.
 
     Parameters
@@ -193,6 +200,9 @@ def training_groups(scan: Scan, config: TrainingConfig, *, validate: bool) -> tu
         ``n_subsample``, ``n_groups``, ``neighbor_count``, seeds, ``model.gridsize``.
     validate : bool
         Keep some groups from training.
+    bounds_yx : pair of pairs of float, optional
+        Build groups only around points within these parts, from 0 to 1, of the scan's range along y and x.
+        Partners may lie outside.
 
     Returns
     -------
@@ -202,7 +212,7 @@ def training_groups(scan: Scan, config: TrainingConfig, *, validate: bool) -> tu
     Raises
     ------
     DataError
-        If the scan has fewer patterns than a group needs.
+        If the scan has fewer patterns than a group needs, or none within the bounds.
     """
     members = subsample(scan, config.n_subsample, config.subsample_seed)
     needed = config.model.gridsize**2
@@ -212,7 +222,9 @@ def training_groups(scan: Scan, config: TrainingConfig, *, validate: bool) -> tu
             f"least {needed}). Pass a smaller --gridsize or more patterns."
         )
     wanted = config.n_groups
-    if not config.enable_oversampling and wanted is not None:
+    if bounds_yx is not None:
+        wanted = None
+    elif not config.enable_oversampling and wanted is not None:
         wanted = min(wanted, len(members))
     groups = make_groups(
         scan.positions_yx_px[members],
@@ -225,12 +237,34 @@ def training_groups(scan: Scan, config: TrainingConfig, *, validate: bool) -> tu
         neighbor_pool_size=config.neighbor_pool_size,
     )
     groups = Groups(members[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
+    if bounds_yx is not None:
+        groups = _within(groups, scan, bounds_yx, config)
     count = len(groups.indices)
     if not validate or count < MIN_VALIDATED:
         return groups, None
     order = np.random.default_rng(config.seed).permutation(count)
     kept = max(1, round(VALIDATION_SHARE * count))
     return _rows(groups, np.sort(order[kept:])), _rows(groups, np.sort(order[:kept]))
+
+
+def _within(groups: Groups, scan: Scan, bounds_yx: tuple[Bounds, Bounds], config: TrainingConfig) -> Groups:
+    """Return the groups around points within the bounds, at most ``config.n_groups`` of them."""
+    low, high = scan.positions_yx_px.min(axis=0), scan.positions_yx_px.max(axis=0)
+    flat = high == low
+    part = (scan.positions_yx_px - low) / np.where(flat, 1.0, high - low)
+    bounds = np.array(bounds_yx, dtype=np.float64)
+    # A line of points has no border across it.
+    inside = (((part >= bounds[:, 0]) & (part <= bounds[:, 1])) | flat).all(axis=1)
+    rows = np.flatnonzero(inside[groups.indices[:, 0]])
+    if not rows.size:
+        y_bounds, x_bounds = bounds.tolist()
+        raise DataError(
+            f"{scan.name}: no scan point lies within the bounds (got y_bounds {y_bounds} and x_bounds "
+            f"{x_bounds} for {len(part)} points, expected at least one). Widen the bounds, up to 0 and 1."
+        )
+    if config.n_groups is not None and config.n_groups < len(rows):
+        rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[: config.n_groups])
+    return _rows(groups, rows)
 
 
 def subsample(scan: Scan, n_subsample: int | None, seed: int | None) -> NDArray[np.int64]:

@@ -28,7 +28,15 @@ from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageErr
 from ptycho.files.export import check_target, collect, export_optics, write_export
 from ptycho.files.optics import FileOptions
 from ptycho.interrupts import ending_on_sigterm
-from ptycho.job import Reconstruction, RefineOptions, TrainingJob, TrainingResult, subsample, training_groups
+from ptycho.job import (
+    Bounds,
+    Reconstruction,
+    RefineOptions,
+    TrainingJob,
+    TrainingResult,
+    subsample,
+    training_groups,
+)
 from ptycho.outputs import (
     prepare_folder,
     write_patch_stats,
@@ -250,6 +258,24 @@ def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
     return engine.from_bundle(replace(bundle, model=replace(bundle.model, N=scan.n_px), probe=0 * scan.probe))
 
 
+def saw_no_scan(engine: ModuleType, model: Any) -> bool:
+    """Return whether a model was trained without a scan, so that it knows no probe.
+
+    Parameters
+    ----------
+    engine : module
+        The backend.
+    model : object
+        The backend's model.
+
+    Returns
+    -------
+    bool
+        True for the network that comes with the package.
+    """
+    return not engine.to_bundle(model).probe.any()
+
+
 def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
     """Fill ``params.cfg`` from the settings, before anything else runs (CONFIG-001).
 
@@ -273,6 +299,7 @@ def train(
     *,
     scan: Scan | None = None,
     native: Mapping[str, Any] | None = None,
+    bounds_yx: tuple[Bounds, Bounds] | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
 ) -> TrainingOutcome:
@@ -288,6 +315,8 @@ def train(
         The training scan where it is open already.
     native : mapping, optional
         The backend's own configuration objects by name.
+    bounds_yx : pair of pairs of float, optional
+        See :func:`ptycho.job.training_groups`.
     progress : Progress, optional
         Told what goes on; silent by default.
     resume : Path, optional
@@ -318,7 +347,8 @@ def train(
         test_scan = _open(config.test_data_file, config, product=False)
         check_size(test_scan, scan.n_px, str(config.train_data_file))
     with progress.phase("grouping", 1) as phase:
-        groups, validation = training_groups(scan, config, validate=test_scan is None)
+        validate = test_scan is None
+        groups, validation = training_groups(scan, config, validate=validate, bounds_yx=bounds_yx)
         phase.update(1, groups=len(groups.indices))
     job = TrainingJob(config, execution, scan, groups, validation, test_scan, native or {}, progress, resume)
     result = engine.fit(job)
@@ -442,6 +472,7 @@ def infer(
         model, scan, members, execution=execution, progress=progress,
         patch_weighting=config.patch_weighting, fit_scale=config.varpro_scaling,
         polish=refinement(config),
+        probe_first=saw_no_scan(engine, model) if config.fit_probe is None else config.fit_probe,
     )
     limits = (config.phase_vmin, config.phase_vmax)
     with progress.phase("writing", 1) as phase:

@@ -20,6 +20,8 @@ MIN_OVERLAP = 2.0
 """Patterns of a subset that must see a pixel on average."""
 _SHARES = ((0.4, 1), (0.6, 2), (0.8, 4))
 """Until this share of the passes, the most subsets are divided by this."""
+MIN_PASSES = 20
+"""Passes that subsets never go below."""
 SUBSET_MOMENTUM = 0.9
 """Most momentum where subsets are used: many updates make momentum long, and it would carry their noise along."""
 _BITS = 16
@@ -72,6 +74,24 @@ def most_subsets(positions_yx_px: NDArray[np.float64], probe: NDArray[np.complex
     while count < BLOCKS and overlap >= 2 * count * MIN_OVERLAP:
         count *= 2
     return count
+
+
+def needed_passes(n_steps: int, most: int) -> int:
+    """Return how many passes in subsets do the work of steps on the whole scan.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps on the whole scan.
+    most : int
+        Most subsets of a pass, from :func:`most_subsets`.
+
+    Returns
+    -------
+    int
+        At most ``n_steps``, and not below ``MIN_PASSES`` unless these are fewer.
+    """
+    return min(n_steps, max(MIN_PASSES, 2 * n_steps // most))
 
 
 def subset_schedule(n_passes: int, most: int) -> Iterator[int]:

@@ -20,7 +20,15 @@ from tensordict import MemoryMappedTensor, TensorDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ptycho.batches import CHUNK_PIXELS, KEPT_PIXELS, batch_rows, group_plan, judging_centres, tile_centres, tile_plan
+from ptycho.batches import (
+    CHUNK_PIXELS,
+    KEPT_PIXELS,
+    batch_rows,
+    group_plan,
+    judging_centres,
+    tile_centres,
+    tile_plan,
+)
 from ptycho.batches import MIN_TILE_PATTERNS as MIN_TILE_PATTERNS
 from ptycho.batches import TILE_PIXELS as TILE_PIXELS
 from ptycho.batches import tile_patterns as tile_patterns

@@ -13,16 +13,14 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from ptycho.batches import refined_members, tile_members
+from ptycho.batches import tile_members
 from ptycho.bundle import Bundle, read_bundle
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import BundleError, ConfigError, DataError
-from ptycho.geometry import plan_canvas
 from ptycho.grouping import covering_groups
-from ptycho.job import RefineOptions, TrainingJob, TrainingResult
+from ptycho.job import TrainingJob, TrainingResult
 from ptycho.labels import wanted_labels
 from ptycho.losses import LossTerms, loss_terms
-from ptycho.network import CANVAS_MULTIPLE_PX, PROBE_REFINE_STEPS
 from ptycho.progress import Progress
 from ptycho.scan import masked
 from ptycho_torch.checkpoints import check_resume, damaged
@@ -30,7 +28,6 @@ from ptycho_torch.config_bridge import from_core
 from ptycho_torch.data import (
     GroupDataset,
     PatternStore,
-    ScanChunks,
     TileDataset,
     group_loader,
     tile_loader,
@@ -39,7 +36,7 @@ from ptycho_torch.effects import check_native
 from ptycho_torch.loggers import build_logger, log_artifacts
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
 from ptycho_torch.reconstruct import reconstruct, resolve_accelerator
-from ptycho_torch.refine import refine
+from ptycho_torch.refine import fit_probe
 from ptycho_torch.trainer import build_trainer, run_trainer
 
 __all__ = [
@@ -187,19 +184,6 @@ def check_settings(
         check_native(native["data_config"], native["model_config"], native["training_config"])
 
 
-def _refine_probe(job: TrainingJob, model: PtychoPINN_Lightning, store: PatternStore, device: torch.device) -> None:
-    """Fit the probe of the model to the middle of the scan, together with an object that starts flat."""
-    members = refined_members(job.scan.positions_yx_px, np.unique(job.groups.indices), job.scan.n_px)
-    plan = plan_canvas(job.scan.positions_yx_px[members], job.scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
-    chunks = ScanChunks(store, plan, members, torch.from_numpy(job.scan.probe).to(device))
-    flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
-    with job.progress.phase("refining", PROBE_REFINE_STEPS) as phase:
-        found = refine(
-            chunks, flat, RefineOptions(PROBE_REFINE_STEPS, probe=True), on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
-        )
-    model.attach_scan(masked(found.probe.cpu().numpy(), job.config.model), job.scan.record, refined=True)
-
-
 def fit(job: TrainingJob) -> TrainingResult:
     """Train a model on the patterns of a scan.
 
@@ -231,7 +215,9 @@ def fit(job: TrainingJob) -> TrainingResult:
         test_store = PatternStore(job.test_scan, Progress()) if job.test_scan is not None else None
         try:
             if job.config.probe_trainable and job.resume is None:
-                _refine_probe(job, model, store, torch.device(accelerator))
+                members = np.unique(job.groups.indices)
+                probe = fit_probe(store, job.scan, members, torch.device(accelerator), job.progress)
+                model.attach_scan(masked(probe, job.config.model), job.scan.record, refined=True)
             train, judge = _loaders(job, store, test_store, model)
             report = _Report(job, model)
             logger = build_logger(job)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ptycho import network
 from ptycho.config.config import ModelConfig
 from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.subsets import needed_passes
 from ptycho_torch.attention import attended
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
@@ -209,8 +210,9 @@ class UnrolledGenerator(TableNetwork):
         """
         complex_type = torch.promote_types(weight.dtype, torch.complex64)
         flat = torch.ones(weight.shape, dtype=complex_type, device=weight.device)
+        plain = needed_passes(self.plain, subsets)
         obj, previous = accelerated_steps(
-            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood, subsets=subsets
+            flat, chunks, weight, plain, on_step, likelihood=self.likelihood, subsets=subsets
         )
         for k in range(self.learned):
             leading = obj + self.vectors["step_momentum"][k] * (obj - previous)
@@ -221,7 +223,7 @@ class UnrolledGenerator(TableNetwork):
             previous = obj
             obj = leading + self.vectors["step_length"][k] * step + gain * torch.complex(*correction)
             if on_step is not None:
-                on_step(self.plain + k)
+                on_step(plain + k)
         return obj
 
     @staticmethod

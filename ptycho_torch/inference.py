@@ -78,7 +78,13 @@ def load_and_predict(
     PtychoError
         If the run, the file or a setting is wrong.
     """
-    from ptycho.config.config import InferenceConfig, build_config, default_settings, load_yaml_config, merge_settings
+    from ptycho.config.config import (
+        InferenceConfig,
+        build_config,
+        default_settings,
+        load_yaml_config,
+        merge_settings,
+    )
     from ptycho.pipeline import infer, require_backend
 
     require_backend("pytorch")

@@ -16,11 +16,12 @@ from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.network import CANVAS_MULTIPLE_PX
 from ptycho.progress import Progress
-from ptycho.scan import Scan
+from ptycho.scan import Scan, masked
+from ptycho.subsets import needed_passes
 from ptycho_torch import physics
 from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptycho_torch.refine import refine
+from ptycho_torch.refine import fit_probe, refine
 from ptycho_torch.solver import scan_illumination
 
 
@@ -66,6 +67,7 @@ def reconstruct(
     patch_weighting: str = "probe",
     fit_scale: bool = False,
     polish: RefineOptions | None = None,
+    probe_first: bool = False,
     centre_yx_px: tuple[float, float] | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model.
@@ -88,6 +90,8 @@ def reconstruct(
         Multiply the object with the one factor that fits the measured amplitudes best.
     polish : RefineOptions, optional
         Refine the stitched object by the forward model.
+    probe_first : bool
+        Fit the probe to the scan before the network sees it.
     centre_yx_px : tuple of float, optional
         Object coordinate that the middle of the result, index ``((H-1)/2, (W-1)/2)``, shall have [px].
 
@@ -99,15 +103,19 @@ def reconstruct(
     device = torch.device(resolve_accelerator(execution.accelerator))
     model = model.to(device).eval()
     start = time.perf_counter()
-    probe = _fitting_probe(model, scan).to(device)
     plan, kept = _canvas(scan.positions_yx_px[members], scan.n_px, centre_yx_px)
     with PatternStore(scan, progress) as store:
+        if probe_first:
+            fitted = fit_probe(store, scan, members, device, progress)
+            probe = torch.from_numpy(masked(fitted, model.core_config)).to(device)
+        else:
+            probe = _fitting_probe(model, scan).to(device)
         chunks = ScanChunks(store, plan, members, probe)
         weight = scan_illumination(chunks, plan.shape_yx)
         if polish is not None and polish.start == "flat":
             obj = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
         elif model.is_unrolled:
-            total = model.generator.plain + model.generator.learned
+            total = needed_passes(model.generator.plain, chunks.subsets) + model.generator.learned
             with progress.phase("reconstructing", total) as phase:
                 obj = model.generator(
                     chunks, weight, lambda index: phase.update(index + 1), subsets=chunks.subsets

@@ -12,10 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import network
+from ptycho.batches import refined_members
+from ptycho.geometry import plan_canvas
 from ptycho.job import RefineOptions
+from ptycho.progress import Progress
+from ptycho.scan import Scan
 from ptycho.subsets import subset_momentum
 from ptycho_torch import physics
-from ptycho_torch.data import ScanChunks
+from ptycho_torch.data import PatternStore, ScanChunks
 from ptycho_torch.solver import Chunk, SubsetWeights, poisson_residual, scan_illumination
 
 
@@ -189,3 +193,36 @@ def refine(
         if network.has_converged(misfit[len(misfit) - whole :]):
             break
     return Refined(obj, chunks.probe, misfit)
+
+
+def fit_probe(
+    store: PatternStore, scan: Scan, members: NDArray[np.int64], device: torch.device, progress: Progress
+) -> NDArray[np.complex64]:
+    """Fit the probe to the middle of a scan, together with an object that starts flat.
+
+    Parameters
+    ----------
+    store : PatternStore
+        Patterns of the scan.
+    scan : Scan
+        Its positions and the probe to start from.
+    members : int64 array, shape (J,)
+        Patterns that may take part; those around the middle do.
+    device : torch.device
+        Where the work is done.
+    progress : Progress
+        Told the steps.
+
+    Returns
+    -------
+    complex64 array, shape (P, N, N)
+        Probe modes [sqrt(photons)], of the power they had.
+    """
+    members = refined_members(scan.positions_yx_px, members, scan.n_px)
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=network.CANVAS_MULTIPLE_PX)
+    options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
+    chunks = ScanChunks(store, plan, members, torch.from_numpy(scan.probe).to(device))
+    flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
+    with progress.phase("refining", options.steps) as phase:
+        found = refine(chunks, flat, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit))
+    return found.probe.cpu().numpy()

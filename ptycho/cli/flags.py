@@ -276,7 +276,10 @@ def inference_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
-    files.add_argument("--model-path", type=Path, metavar="PATH", help="output folder of a training, or a model file")
+    files.add_argument(
+        "--model-path", type=Path, metavar="PATH",
+        help="output folder of a training, a model file, or pretrained: the network that comes with the package",
+    )
     files.add_argument("--test-data", dest="test_data_file", type=Path, metavar="FILE",
                        help="scan to reconstruct")
     files.add_argument("--output-dir", type=Path, metavar="DIR", help="where everything is written")
@@ -290,6 +293,8 @@ def inference_parser(prog: str) -> argparse.ArgumentParser:
                      help="groups given to cnn at a time")
     run.add_argument("--patch-weighting", choices=["probe", "uniform"], help="how cnn patches are merged (default probe)")
     _switch(run, "varpro-scaling", "varpro_scaling", "scale the object so that it fits the counts best (default no)")
+    _switch(run, "fit-probe", "fit_probe",
+            "fit the probe to the scan before the network sees it (default: only for a network that never saw a scan)")
     run.add_argument("--phase-vmin", type=float, metavar="RAD", help="lower end of the phase colours")
     run.add_argument("--phase-vmax", type=float, metavar="RAD", help="upper end of the phase colours")
     polish = parser.add_argument_group("refinement by the forward model")

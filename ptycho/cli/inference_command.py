@@ -34,7 +34,13 @@ def _run(values: dict[str, Any], backend: str) -> None:
     if legacy:
         _run_legacy(legacy, values, quiet=quiet)
         return
-    from ptycho.config.config import InferenceConfig, build_config, default_settings, load_yaml_config, merge_settings
+    from ptycho.config.config import (
+        InferenceConfig,
+        build_config,
+        default_settings,
+        load_yaml_config,
+        merge_settings,
+    )
     from ptycho.pipeline import infer, require_backend
 
     settings_file = settings_path(values)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho import network
 from ptycho.config.config import ModelConfig
+from ptycho.subsets import needed_passes
 from ptycho.tf.attention import attended
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
@@ -207,8 +208,9 @@ class UnrolledGenerator(TableNetwork):
             Object [transmission]; 1 where no light fell.
         """
         flat = as_complex(tf.ones_like(weight))
+        plain = needed_passes(self.plain, subsets)
         obj, previous = accelerated_steps(
-            flat, chunks, weight, self.plain, on_step, likelihood=self.likelihood, subsets=subsets
+            flat, chunks, weight, plain, on_step, likelihood=self.likelihood, subsets=subsets
         )
         for k in range(self.learned):
             momentum, length = self._scalar("step_momentum", k, obj), self._scalar("step_length", k, obj)
@@ -220,7 +222,7 @@ class UnrolledGenerator(TableNetwork):
             previous = obj
             obj = leading + length * step + tf.complex(correction[..., 0], correction[..., 1])
             if on_step is not None:
-                on_step(self.plain + k)
+                on_step(plain + k)
         return obj
 
     @staticmethod

@@ -14,12 +14,13 @@ from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.network import CANVAS_MULTIPLE_PX
 from ptycho.progress import Progress
-from ptycho.scan import Scan
+from ptycho.scan import Scan, masked
+from ptycho.subsets import needed_passes
 from ptycho.tf import physics
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
-from ptycho.tf.refine import refine
+from ptycho.tf.refine import fit_probe, refine
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import scan_illumination
 
@@ -34,6 +35,7 @@ def reconstruct(
     patch_weighting: str = "probe",
     fit_scale: bool = False,
     polish: RefineOptions | None = None,
+    probe_first: bool = False,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model.
 
@@ -55,6 +57,8 @@ def reconstruct(
         Multiply the object with the one factor that fits the measured amplitudes best.
     polish : RefineOptions, optional
         Refine the stitched object by the forward model.
+    probe_first : bool
+        Fit the probe to the scan before the network sees it.
 
     Returns
     -------
@@ -64,13 +68,16 @@ def reconstruct(
     start = time.perf_counter()
     plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
     with tf.device(device_name(execution.accelerator)), PatternStore(scan, progress) as store:
-        probe = _fitting_probe(model, scan)
+        if probe_first:
+            probe = tf.constant(masked(fit_probe(store, scan, members, progress), model.core_config))
+        else:
+            probe = _fitting_probe(model, scan)
         chunks = ScanChunks(store, plan, members, probe)
         weight = scan_illumination(chunks, plan.shape_yx)
         if polish is not None and polish.start == "flat":
             obj = tf.ones(plan.shape_yx, tf.complex64)
         elif model.is_unrolled:
-            total = model.generator.plain + model.generator.learned
+            total = needed_passes(model.generator.plain, chunks.subsets) + model.generator.learned
             with progress.phase("reconstructing", total) as phase:
                 obj = model.generator(
                     chunks, weight, lambda index: phase.update(index + 1), subsets=chunks.subsets

@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho import network
+from ptycho.batches import refined_members
+from ptycho.geometry import plan_canvas
 from ptycho.job import RefineOptions
+from ptycho.progress import Progress
+from ptycho.scan import Scan
 from ptycho.subsets import subset_momentum
 from ptycho.tf import physics
-from ptycho.tf.data import ScanChunks
+from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk, SubsetWeights, compiled, poisson_residual, scan_illumination
 
@@ -224,3 +228,37 @@ def refine(
         if network.has_converged(misfit[len(misfit) - whole :]):
             break
     return Refined(obj, chunks.probe, misfit)
+
+
+def fit_probe(
+    store: PatternStore, scan: Scan, members: NDArray[np.int64], progress: Progress
+) -> NDArray[np.complex64]:
+    """Fit the probe to the middle of a scan, together with an object that starts flat.
+
+    Parameters
+    ----------
+    store : PatternStore
+        Patterns of the scan.
+    scan : Scan
+        Its positions and the probe to start from.
+    members : int64 array, shape (J,)
+        Patterns that may take part; those around the middle do.
+    progress : Progress
+        Told the steps.
+
+    Returns
+    -------
+    complex64 array, shape (P, N, N)
+        Probe modes [sqrt(photons)], of the power they had.
+    """
+    members = refined_members(scan.positions_yx_px, members, scan.n_px)
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=network.CANVAS_MULTIPLE_PX)
+    options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
+    chunks = ScanChunks(store, plan, members, tf.constant(scan.probe))
+    with progress.phase("refining", options.steps) as phase:
+
+        def report(index: int, misfit: float) -> None:
+            phase.update(index + 1, misfit=misfit)
+
+        found = refine(chunks, tf.ones(plan.shape_yx, tf.complex64), options, on_step=report)
+    return found.probe.numpy()

@@ -14,26 +14,25 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.batches import batch_rows, judging_centres, refined_members, tile_centres, tile_members
+from ptycho.batches import batch_rows, judging_centres, tile_centres, tile_members
 from ptycho.bundle import Bundle
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import ConfigError, DataError
-from ptycho.geometry import plan_canvas
 from ptycho.grouping import covering_groups
-from ptycho.job import RefineOptions, TrainingJob, TrainingResult
+from ptycho.job import TrainingJob, TrainingResult
 from ptycho.labels import Labels, wanted_labels
 from ptycho.losses import loss_terms
-from ptycho.network import CANVAS_MULTIPLE_PX, PROBE_REFINE_STEPS, check_weights
+from ptycho.network import check_weights
 from ptycho.progress import Progress
 from ptycho.scan import masked
 from ptycho.schedule import Patience, Plateau, base_rate, rate_factor
 from ptycho.tf.checkpoints import BEST_NAME, FOLDER, Checkpoints, fill, load_bundle, packed, read_state
-from ptycho.tf.data import BatchSource, GroupSource, PatternStore, ScanChunks, TileSource, stream
+from ptycho.tf.data import BatchSource, GroupSource, PatternStore, TileSource, stream
 from ptycho.tf.device import device_name
 from ptycho.tf.loggers import RunLogger, build_logger
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
-from ptycho.tf.refine import refine
+from ptycho.tf.refine import fit_probe
 from ptycho.tf.runtime import tf
 
 logger = logging.getLogger(__name__)
@@ -115,21 +114,6 @@ def _new_model(job: TrainingJob) -> PtychoPINN:
     model.attach_scan(job.scan.probe, job.scan.record, refined=False)
     _known_patches(job, model)
     return model
-
-
-def _refine_probe(job: TrainingJob, model: PtychoPINN, store: PatternStore) -> None:
-    """Fit the probe of the model to the middle of the scan, together with an object that starts flat."""
-    members = refined_members(job.scan.positions_yx_px, np.unique(job.groups.indices), job.scan.n_px)
-    plan = plan_canvas(job.scan.positions_yx_px[members], job.scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
-    chunks = ScanChunks(store, plan, members, tf.constant(job.scan.probe))
-    flat = tf.ones(plan.shape_yx, tf.complex64)
-    with job.progress.phase("refining", PROBE_REFINE_STEPS) as phase:
-
-        def report(index: int, misfit: float) -> None:
-            phase.update(index + 1, misfit=misfit)
-
-        found = refine(chunks, flat, RefineOptions(PROBE_REFINE_STEPS, probe=True), on_step=report)
-    model.attach_scan(masked(found.probe.numpy(), job.config.model), job.scan.record, refined=True)
 
 
 def check_settings(
@@ -346,7 +330,8 @@ def fit(job: TrainingJob) -> TrainingResult:
         if job.test_scan is not None:
             test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
         if job.config.probe_trainable and job.resume is None:
-            _refine_probe(job, model, store)
+            probe = fit_probe(store, job.scan, np.unique(job.groups.indices), job.progress)
+            model.attach_scan(masked(probe, job.config.model), job.scan.record, refined=True)
         training = _Training(job, model, *_sources(job, store, test_store, model))
         if job.resume is not None and checkpoint is not None:
             training.resume(job.resume, *checkpoint)

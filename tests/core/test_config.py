@@ -52,7 +52,7 @@ INFERENCE = {
     "product_file": None, "photon_energy_eV": None, "detector_distance_m": None, "detector_pixel_m": None,
     "object_pixel_m": None, "flip_positions": None, "swap_positions": False,
     "log_patch_stats": False, "patch_stats_limit": None, "patch_weighting": "probe", "varpro_scaling": False,
-    "phase_vmin": None, "phase_vmax": None, "refine_steps": 0, "refine_probe": False, "refine_positions": False,
+    "phase_vmin": None, "phase_vmax": None, "fit_probe": None, "refine_steps": 0, "refine_probe": False, "refine_positions": False,
     "refine_frames": False, "refine_likelihood": "amplitude", "refine_tv": 0.0, "refine_start": "network",
     "export": None,
 }

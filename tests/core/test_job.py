@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,39 @@ def test_training_and_judging_groups_share_out_what_was_asked_for(gridsize: int,
         positions = scan.positions_yx_px[groups.indices]
         np.testing.assert_allclose(groups.centres_yx_px[:, None] + groups.offsets_yx_px, positions, atol=1e-9)
         assert all(len(set(row)) == gridsize**2 for row in groups.indices.tolist())
+
+
+@pytest.mark.parametrize("gridsize", [1, 2])
+def test_groups_are_built_around_the_points_within_the_bounds(gridsize: int, scan: Scan) -> None:
+    bounds_yx = ((0.25, 0.9), (0.0, 0.6))
+    config = settings(gridsize, n_groups=512, neighbor_count=6)
+    groups, _ = training_groups(scan, config, validate=False, bounds_yx=bounds_yx)
+    positions = scan.positions_yx_px
+    inside = np.ones(len(positions), dtype=bool)
+    for axis, (low, high) in enumerate(bounds_yx):
+        ends = np.quantile(positions[:, axis], (0.0, 1.0)) @ [[1 - low, 1 - high], [low, high]]
+        inside &= (positions[:, axis] >= ends[0]) & (positions[:, axis] <= ends[1])
+    assert 10 < inside.sum() < 40
+    np.testing.assert_array_equal(np.sort(groups.indices[:, 0]), np.flatnonzero(inside))
+    # Partners may lie outside.
+    assert (set(groups.indices.ravel()) > set(np.flatnonzero(inside))) == (gridsize == 2)
+    fewer = settings(gridsize, n_groups=9, neighbor_count=6)
+    training, judging = training_groups(scan, fewer, validate=True, bounds_yx=bounds_yx)
+    assert judging is not None
+    kept = np.concatenate([training.indices[:, 0], judging.indices[:, 0]])
+    assert len(set(kept)) == 9
+    assert inside[kept].all()
+
+
+def test_the_widest_bounds_hold_every_point_and_empty_ones_are_refused(scan: Scan) -> None:
+    config = settings(1, n_groups=512)
+    everywhere, _ = training_groups(scan, config, validate=False, bounds_yx=((0.0, 1.0), (0.0, 1.0)))
+    assert set(everywhere.indices[:, 0]) == set(range(64))
+    with pytest.raises(DataError, match=r"no scan point lies within the bounds \(got y_bounds \[0.5, 0.5001\]"):
+        training_groups(scan, config, validate=False, bounds_yx=((0.5, 0.5001), (0.0, 0.001)))
+    line = replace(scan, positions_yx_px=scan.positions_yx_px * [1.0, 0.0])
+    groups, _ = training_groups(line, config, validate=False, bounds_yx=((0.0, 0.5), (0.1, 0.9)))
+    assert 20 < len(groups.indices) < 44
 
 
 def test_no_group_is_kept_where_another_scan_judges_or_there_are_few(scan: Scan) -> None:

@@ -9,8 +9,10 @@ from ptycho.job import RefineOptions
 from ptycho.network import POSITION_REST_STEPS, PROBE_REST_STEPS, nesterov_momentum
 from ptycho.subsets import (
     BLOCKS,
+    MIN_PASSES,
     SUBSET_MOMENTUM,
     most_subsets,
+    needed_passes,
     subset_momentum,
     subset_order,
     subset_schedule,
@@ -70,6 +72,11 @@ def test_many_subsets_come_first_and_the_whole_scan_last() -> None:
     assert list(subset_schedule(5, 2)) == [2, 2, 1, 1, 1]
     assert list(subset_schedule(4, 1)) == [1, 1, 1, 1]
     assert list(subset_schedule(1, 8)) == [4]
+
+
+def test_subsets_need_fewer_passes_for_the_same_work() -> None:
+    assert [needed_passes(60, most) for most in (1, 2, 4, 8)] == [60, 60, 30, MIN_PASSES]
+    assert [needed_passes(count, 8) for count in (0, 5, 20, 100)] == [0, 5, 20, 25]
 
 
 def test_momentum_is_bounded_where_subsets_are_used() -> None:

@@ -64,7 +64,7 @@ SUBSTITUTE = "…"
 
 
 def _parsers() -> dict[str, Any]:
-    from ptycho.cli import evaluate_command, simulate_options
+    from ptycho.cli import evaluate_command, pretrain_options, simulate_options
     from ptycho.cli.flags import inference_parser, training_parser
 
     return {
@@ -72,6 +72,7 @@ def _parsers() -> dict[str, Any]:
         "inference": inference_parser("python -m ptycho_torch.inference"),
         "evaluate": evaluate_command.build_parser(),
         "simulate": simulate_options.build_parser(),
+        "pretrain": pretrain_options.build_parser(),
     }
 
 
