@@ -34,14 +34,16 @@ class LayerSpec:
     shape : tuple of int
         Kernel shape (y, x, in, out), or vector length.
     init : {'he', 'head', 'zero', 'one', 'momentum'}
-        How the kernel (or the vector) starts; biases start at zero. ``head`` is a tenth of ``he``: maps start
-        flat.
+        How the kernel (or the vector) starts. ``head`` is a tenth of ``he``: maps start flat.
+    bias : float
+        Where the biases of a convolution start.
     """
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
     init: Init = "he"
+    bias: float = 0.0
 
 
 def _cbam(place: str, width: int) -> list[LayerSpec]:

@@ -162,8 +162,14 @@ def outer_channels(filters_scale: int) -> int:
     return 32 * filters_scale // 8
 
 
-def _conv(name: str, inputs: int, outputs: int, init: Init = "he") -> LayerSpec:
-    return LayerSpec(name, "conv", (3, 3, inputs, outputs), init)
+AMPLITUDE_BIAS: dict[str, float] = {"swish": 0.7388, "relu": 0.5}
+"""Activation -> bias that lets the amplitude start at 1/2, as sigmoid does by itself.
+
+An object that starts at 0 scatters no light: the first steps are then so large that the network saturates."""
+
+
+def _conv(name: str, inputs: int, outputs: int, init: Init = "he", bias: float = 0.0) -> LayerSpec:
+    return LayerSpec(name, "conv", (3, 3, inputs, outputs), init, bias)
 
 
 def cnn_table(model: Any) -> list[LayerSpec]:
@@ -197,9 +203,10 @@ def cnn_table(model: Any) -> list[LayerSpec]:
             table += [_conv(f"{head}{level}a", inputs, filters), _conv(f"{head}{level}b", filters, filters)]
             inputs = filters
         outer = outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
-        table.append(_conv(f"{head}_inner", inputs - outer, channels, "head"))
+        bias = AMPLITUDE_BIAS.get(model.amp_activation, 0.0) if head == "amplitude" else 0.0
+        table.append(_conv(f"{head}_inner", inputs - outer, channels, "head", bias))
         if outer:
-            table.append(_conv(f"{head}_outer", outer, channels, "head"))
+            table.append(_conv(f"{head}_outer", outer, channels, "head", bias))
     return table + attention_table(model, encoder, decoder)
 
 
@@ -325,7 +332,7 @@ def initial_weights(table: list[LayerSpec], seed: int) -> dict[str, NDArray[np.f
         name = f"{layer.name}/kernel" if layer.kind == "conv" else layer.name
         weights[name] = np.asarray(start, dtype=np.float32)
         if layer.kind == "conv":
-            weights[f"{layer.name}/bias"] = np.zeros(layer.shape[-1:], dtype=np.float32)
+            weights[f"{layer.name}/bias"] = np.full(layer.shape[-1:], layer.bias, dtype=np.float32)
     return weights
 
 

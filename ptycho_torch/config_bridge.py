@@ -214,7 +214,10 @@ def from_core(
         New objects.
     """
     channels = model.gridsize**2
-    data = DataConfig(N=model.N, C=channels, grid_size=(model.gridsize,) * 2, probe_scale=model.probe_scale)
+    data = DataConfig(
+        N=model.N, C=channels, grid_size=(model.gridsize,) * 2, probe_scale=model.probe_scale,
+        x_bounds=(0.0, 1.0), y_bounds=(0.0, 1.0),
+    )
     torch_model = ModelConfig(
         mode=next(name for name, kind in MODEL_TYPES.items() if kind == model.model_type),
         amp_activation=model.amp_activation, probe_mask=model.probe_mask, C_model=channels, C_forward=channels,

@@ -34,7 +34,7 @@ TRAINING: tuple[str, ...] = (
 PENALTIES: tuple[str, ...] = ("amp_loss", "phase_loss")
 BOUNDS: tuple[str, ...] = ("x_bounds", "y_bounds")
 EVERYTHING = (0.0, 1.0)
-"""Bounds that leave no scan point out, which is what happens anyway."""
+"""Bounds that leave no scan point out."""
 
 
 def _check_mask(model: ModelConfig) -> None:
@@ -46,6 +46,18 @@ def _check_mask(model: ModelConfig) -> None:
                 f"training: {name} is not implemented as an array (got shape {shape}, expected True or False "
                 "for the round mask). Pass True with probe_mask_diameter and probe_mask_sigma."
             )
+
+
+def _check_bounds(data: DataConfig, name: str, architecture: str) -> None:
+    """Refuse bounds that are no part of a range, and those that a network for whole scans does not have."""
+    bounds = tuple(getattr(data, name))
+    if len(bounds) != 2 or not 0.0 <= bounds[0] < bounds[1] <= 1.0:
+        raise ConfigError(
+            f"training: {name} is no part of a range (got {bounds}, expected two numbers from 0 to 1, the lower "
+            "one first). Correct the bounds."
+        )
+    if architecture == "unrolled" and bounds != EVERYTHING:
+        refuse_changed(data, (name,), "unrolled", "has no effect", " or use architecture 'cnn'")
 
 
 def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig) -> None:
@@ -70,8 +82,7 @@ def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig)
         refuse_changed(config, names, "training", "is not implemented", "")
     _check_mask(model)
     for name in BOUNDS:
-        if tuple(getattr(data, name)) != EVERYTHING:
-            refuse_changed(data, (name,), "training", "is not implemented, every scan point is used", "")
+        _check_bounds(data, name, model.architecture)
     if model.architecture == "unrolled":
         refuse_changed(model, PENALTIES, "unrolled", "has no effect", " or use architecture 'cnn'")
     for name in PENALTIES:

@@ -133,7 +133,9 @@ def train_folder(
         config = to_training_config(core_model, data, model, training, chosen)
     native = {"data_config": data, "model_config": model, "training_config": training}
     native |= {"inference_config": inference, "callbacks": tuple(callbacks)}
-    return train(config, execution_config, native=native, progress=progress)
+    # A network for whole scans has no groups, and so no bounds.
+    bounds = None if model.architecture == "unrolled" else (tuple(data.y_bounds), tuple(data.x_bounds))
+    return train(config, execution_config, native=native, bounds_yx=bounds, progress=progress)
 
 
 def main(

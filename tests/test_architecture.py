@@ -156,7 +156,7 @@ def test_every_public_name_of_a_facade_says_who_calls_it() -> None:
     facades = [name for name in sources if layer(name) == "facade"]
     assert len(facades) >= len(FACADES)
     assert [line for name in facades for line in without_caller(name, sources[name])] == []
-    planted = 'def f(scan):\n    """Return it.\n\n    Parameters\n    ----------\n    scan : Ptychodus\n    """'
+    planted = 'def f(x):\n    """Return it.\n\n    Parameters\n    ----------\n    x : Ptychodus\n    """'
     assert without_caller("ptycho.loader", planted) == ["ptycho.loader.f"]
 
 

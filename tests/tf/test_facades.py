@@ -5,6 +5,7 @@ The calls that Ptychodus makes are made here in its order, on small scans; ``tes
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -327,8 +328,13 @@ def test_the_patches_of_a_group_are_merged_around_its_middle(
     at = (middle[0] + 1.5, middle[1] - 2.25)
     members = raw.positions_yx_px[container.nn_indices]
     own = blob_patches(members.reshape(-1, 2), at).reshape(*members.shape[:2], N_PX, N_PX)
-    asked = iter([own])
-    monkeypatch.setattr(network._model, "network_patches", lambda amplitude: next(asked))
+    rest = iter(own)
+
+    def answer(amplitude: NDArray[Any]) -> NDArray[Any]:
+        """Hand the patches out in the order of the groups, however many are asked for at a time."""
+        return np.stack(list(itertools.islice(rest, len(amplitude))))
+
+    monkeypatch.setattr(network._model, "network_patches", answer)
     patches = network.predict([container.X * network.intensity_scale, container.local_offsets])
     expected = blob_patches(container.global_offsets[:, 0, ::-1, 0], at) * np.exp(0.3)
     inner = (slice(None), slice(8, -8), slice(8, -8))

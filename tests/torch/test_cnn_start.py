@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho.config.choices import AmpActivation, allowed
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.job import TrainingJob, training_groups
 from ptycho.scan import open_scan
 from ptycho_torch import engine, schedule
+from ptycho_torch.generators import build_generator
 
 GROUPS = 96
 DEMO = Path(__file__).parents[2] / "datasets" / "demo_64.npz"
@@ -37,6 +39,17 @@ def saturated_share(folder: Path) -> float:
     with torch.no_grad():
         phase = model.network_patches(patterns).angle().abs()
     return float((phase > 0.9 * np.pi).float().mean())
+
+
+@pytest.mark.parametrize("activation", allowed(AmpActivation))
+def test_the_amplitude_starts_near_one_half_whatever_its_activation(activation: str) -> None:
+    """Where it starts at 0 no light is scattered, and the first steps saturate the network for good."""
+    for gridsize, pad_object in ((1, True), (2, False)):
+        model = ModelConfig(N=32, gridsize=gridsize, amp_activation=activation, pad_object=pad_object)
+        patterns = torch.from_numpy(np.random.default_rng(0).random((4, gridsize**2, 32, 32), np.float32))
+        with torch.no_grad():
+            amplitude = build_generator(model, seed=1)(patterns).abs()
+        assert 0.4 < float(amplitude.mean()) < 0.8
 
 
 def test_the_default_width_does_not_saturate_in_its_first_epoch(

@@ -156,7 +156,8 @@ def test_a_changed_setting_that_nothing_reads_is_refused_by_name(group: str, nam
 @pytest.mark.parametrize(
     ("group", "changes", "message"),
     [
-        ("data", {"x_bounds": (0.2, 0.8)}, "x_bounds is not implemented, every scan point is used"),
+        ("data", {"x_bounds": (0.8, 0.2)}, r"x_bounds is no part of a range \(got \(0.8, 0.2\), expected"),
+        ("data", {"y_bounds": (0.0, 1.1)}, r"y_bounds is no part of a range \(got \(0.0, 1.1\), expected"),
         ("model", {"architecture": "unrolled", "amp_loss": "Total_Variation"}, "unrolled: amp_loss has no"),
         ("model", {"mode": "Supervised", "phase_loss": "Mean_Deviation"}, "supervised: phase_loss has no"),
         ("model", {"amp_loss_coeff": 2.0}, "model without amp_loss: amp_loss_coeff has no effect"),
