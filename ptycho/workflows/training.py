@@ -48,7 +48,10 @@ class _LoggedPhase(Phase):
 
 
 class LoggedProgress(Progress):
-    """Logs the epochs of a training and every note; ``ptycho.workflows.components`` uses it."""
+    """Logs the epochs of a training and every note.
+
+    ``ptycho.workflows.components`` uses it, and so does ``ptycho_torch.api.base_api``.
+    """
 
     def phase(self, name: str, total: int) -> Phase:
         """Open a phase; only a training is logged."""

@@ -6,7 +6,6 @@ They hold what the client hands over and pass it on: the work is done by ``ptych
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,9 +21,9 @@ from ptycho.config.config import InferenceConfig as CoreInferenceConfig
 from ptycho.errors import ConfigError
 from ptycho.interrupts import ending_on_sigterm
 from ptycho.pipeline import check_size, populate_legacy
-from ptycho.progress import Progress
 from ptycho.raw_data import RawData, peek_pattern_size
 from ptycho.scan import Scan, mask_of, prepare_scan
+from ptycho.workflows.training import LoggedProgress
 from ptycho_torch import checkpoints, engine
 from ptycho_torch.api.settings import TRAINED, ConfigManager, adopt_data, execution_of, write_settings
 from ptycho_torch.config_bridge import to_model_config
@@ -41,8 +40,6 @@ __all__ = [
     "PtychoModel",
     "Trainer",
 ]
-
-logger = logging.getLogger(__name__)
 
 
 class Orchestration(str, Enum):
@@ -330,7 +327,7 @@ class Trainer:
             existing_config=manager.to_tuple(),
             output_dir=folder,
             execution_config=execution_of(manager.training_config, Orchestration(orchestration).value),
-            progress=_Logged(),
+            progress=LoggedProgress(),
             callbacks=self._trainer.callbacks,
         )
         write_settings(manager, folder / "configs")
@@ -381,7 +378,7 @@ class InferenceEngine:
                 f"reconstruction: there is no {missing} (got None, expected one). Load a checkpoint, and "
                 "hand the patterns over with PtychoDataLoader.from_np."
             )
-        settings, progress = self.config_manager.inference_config, _Logged()
+        settings, progress = self.config_manager.inference_config, LoggedProgress()
         populate_legacy(CoreInferenceConfig(network.core_config, Path(), Path(), backend="pytorch"), progress)
         positions = scan.positions_yx_px
         middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
@@ -396,11 +393,3 @@ class InferenceEngine:
             centre_yx_px=(float(middle[0]), float(middle[1])),
         )
         return torch.from_numpy(found.obj)
-
-
-class _Logged(Progress):
-    """Notes as log records, which the client shows."""
-
-    def note(self, text: str) -> None:
-        """Log one line."""
-        logger.info("%s", text)

@@ -5,6 +5,7 @@ Every training and every reconstruction runs in a child process that the client 
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -175,13 +176,17 @@ def whole_scan(unsupervised: Trained, tmp_path_factory: pytest.TempPathFactory) 
     return folder / "checkpoints/best-checkpoint.ckpt"
 
 
-def test_a_supervised_training_learns_the_object_of_the_product(cwd: Path, tmp_path: Path) -> None:
+def test_a_supervised_training_learns_the_object_of_the_product(
+    cwd: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Labels are cut from the object; the counts have another type, and a second scan judges."""
     experiment = client.simulate_experiment(dtype=np.int32, **SCAN)
     chosen = start("Supervised", epochs=6, batch_size=8, num_dataloader_workers=0)
     for name in ("train_data", "test_data"):
         client.export(chosen, experiment.input(), tmp_path / "in", name)
-    told = client.train(chosen, tmp_path / "in", tmp_path / "out")
+    with caplog.at_level(logging.INFO):
+        told = client.train(chosen, tmp_path / "in", tmp_path / "out")
+    assert [f"training: {epoch}/6, train_loss" in caplog.text for epoch in range(1, 7)] == [True] * 6
     assert len(told.training_loss) == len(told.validation_loss) == 6
     assert told.training_loss[-1].value < 0.75 * told.training_loss[0].value
     found = client.reconstruct(chosen, experiment.input())
