@@ -137,6 +137,30 @@ def modules() -> dict[str, Path]:
     return found
 
 
+def exits(source: str) -> list[int]:
+    """Return the lines that end the process, outside the guard of a script."""
+
+    def walk(node: ast.AST) -> Iterator[int]:
+        for child in ast.iter_child_nodes(node):
+            if _is_main_guard(child):
+                continue
+            called = ast.unparse(child.func) if isinstance(child, ast.Call) else ""
+            raised = ast.unparse(child) if isinstance(child, ast.Raise) else ""
+            if called in ("sys.exit", "os._exit", "os.abort", "exit", "quit") or "SystemExit" in raised:
+                yield child.lineno
+            yield from walk(child)
+
+    return list(walk(ast.parse(source)))
+
+
+def test_nothing_but_a_script_ends_the_process() -> None:
+    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
+    assert {name: exits(source) for name, source in sources.items() if exits(source)} == {}
+    assert exits("import sys\ndef f():\n    sys.exit(1)\n") == [3]
+    assert exits("def f():\n    raise SystemExit('no')\n") == [2]
+    assert exits("if __name__ == '__main__':\n    sys.exit(main())\n") == []
+
+
 CALLER = re.compile(r"Ptychodus|scripts|modules of this kind call it|``ptycho[\w.]+`` (calls|uses|exports)")
 
 

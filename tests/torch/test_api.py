@@ -239,6 +239,22 @@ def test_a_training_needs_files(small_scan: Path) -> None:
         Trainer._from_lightning(new_model(manager), loader, "spark", manager)
 
 
+def test_the_bounds_of_the_client_reach_the_training(small_scan: Path, tmp_path: Path) -> None:
+    """Along y and along x, which the error names."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "train_data.npz").symlink_to(small_scan)
+    for name, told in (
+        ("y_bounds", r"y_bounds \[0.51, 0.511\] and x_bounds \[0.0, 1.0\] for 64 points"),
+        ("x_bounds", r"y_bounds \[0.0, 1.0\] and x_bounds \[0.51, 0.511\] for 64 points"),
+    ):
+        manager = single(epochs=1)
+        manager.data_config.y_bounds = manager.data_config.x_bounds = (0.0, 1.0)
+        setattr(manager.data_config, name, (0.51, 0.511))
+        loader = PtychoDataLoader(tmp_path / "in", manager, output_dir=tmp_path / "out")
+        with pytest.raises(DataError, match=rf"no scan point lies within the bounds \(got {told}"):
+            Trainer._from_lightning(new_model(manager), loader, "lightning", manager).train()
+
+
 def test_a_checkpoint_is_written_in_its_own_folder_and_appears_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
