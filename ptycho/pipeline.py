@@ -468,11 +468,13 @@ def infer(
             f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, expected at least "
             f"{config.model.gridsize**2}). Pass a larger --n_images."
         )
+    polish = refinement(config)
+    uses_network = polish is None or polish.start == "network"
     found = engine.reconstruct(
         model, scan, members, execution=execution, progress=progress,
         patch_weighting=config.patch_weighting, fit_scale=config.varpro_scaling,
-        polish=refinement(config),
-        probe_first=saw_no_scan(engine, model) if config.fit_probe is None else config.fit_probe,
+        polish=polish,
+        probe_first=config.fit_probe if config.fit_probe is not None else uses_network and saw_no_scan(engine, model),
     )
     limits = (config.phase_vmin, config.phase_vmax)
     with progress.phase("writing", 1) as phase:
