@@ -311,8 +311,9 @@ def test_an_outdated_part_is_caught() -> None:
     assert _outdated(text.replace("(default 100)", "(default 99)", 1)) == ["help train"]
 
 
-def test_messages_on_the_page_of_troubles_are_those_of_the_program() -> None:
-    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["troubleshooting.md", "ptychodus.md"])
+def test_messages_on_the_pages_of_troubles_are_those_of_the_program(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     assert _unknown_messages(text, _constants()) == []
 
 

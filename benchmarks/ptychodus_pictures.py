@@ -1,0 +1,156 @@
+"""Draw what Ptychodus gets from each plug-in: trained in the client, and trained by a command on its export.
+
+    python benchmarks/ptychodus_pictures.py --output docs/images
+
+The client of the tests exports a simulated scan, trains in its child process, and reconstructs. A second
+model is trained on the exported file by ``python -m ptycho_torch.train`` and loaded into both plug-ins. Needs
+ptychodus 1.7.0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+PLUGINS = {
+    "tensorflow": ("PINN", "wts.h5.zip"),
+    "torch": ("Unsupervised", "checkpoints/best-checkpoint.ckpt"),
+}
+"""Plug-in -> its method that learns from the patterns alone, and what it loads of a run of the command."""
+SCAN = {"n_px": 64, "n_y": 20, "n_x": 20, "photons": 1e6, "seed": 5}
+MARGIN_PX = 32
+"""Border that sees little light and is not scored."""
+
+
+def on_grid_of(found: Any, truth: Any) -> NDArray[Any]:
+    """Return an object of the client on the pixels of the truth; both have one middle in the world."""
+    from scipy.ndimage import map_coordinates
+
+    layer, shape = found.get_layer(0), truth.get_layer(0).shape
+    sizes = zip(shape, layer.shape, strict=True)
+    grid = [np.arange(size) - (size - 1) / 2 + (own - 1) / 2 for size, own in sizes]
+    points = np.meshgrid(*grid, indexing="ij")
+    return sum(
+        factor * map_coordinates(part, points, order=3, mode="nearest")
+        for factor, part in ((1, layer.real), (1j, layer.imag))
+    )
+
+
+def scored(found: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], float]:
+    """Return an object in the gauge of the truth, and its complex NRMSE inside the scanned region."""
+    from ptycho.gauge import fit_gauge
+
+    mask = np.zeros(truth.shape, bool)
+    mask[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX] = True
+    aligned = fit_gauge(found, truth, mask)
+    error = np.linalg.norm((aligned - truth)[mask]) / np.linalg.norm(truth[mask])
+    return aligned, float(error)
+
+
+def draw(rows: list[tuple[str, NDArray[Any]]], path: Path) -> None:
+    """Draw amplitude and phase of every object, in the colours of the first."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from PIL import Image
+
+    inner = (slice(MARGIN_PX, -MARGIN_PX),) * 2
+    figure, axes = plt.subplots(2, len(rows), figsize=(2.6 * len(rows), 5.2), layout="constrained")
+    for part, (function, colours) in enumerate(((np.abs, "gray"), (np.angle, "viridis"))):
+        low, high = np.percentile(function(rows[0][1][inner]), (1, 99))
+        for axis, (title, obj) in zip(axes[part], rows, strict=True):
+            axis.imshow(function(obj[inner]), cmap=colours, vmin=low, vmax=high)
+            axis.set(xticks=[], yticks=[], title=title if part == 0 else "")
+        axes[part][0].set_ylabel("amplitude" if part == 0 else "phase")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+
+
+def train_by_command(data: Path, output: Path, epochs: int) -> float:
+    """Train on an exported file as the page says; return the seconds."""
+    start = time.perf_counter()
+    words = ["--train_data_file", data, "--output_dir", output, "--max_epochs", epochs]
+    words += ["--gridsize", 1, "--disable_mlflow"]
+    subprocess.run([sys.executable, "-m", "ptycho_torch.train", *map(str, words)], check=True)
+    return time.perf_counter() - start
+
+
+def client_settings(plugin: str, epochs: int) -> dict[str, float]:
+    """Return what differs from the defaults of the client: single patterns, few filters, all scan points."""
+    if plugin == "tensorflow":
+        return {"training_settings.nepochs": epochs, "model_settings.n_filters_scale": 1}
+    return {
+        "training_settings.epochs": epochs,
+        "model_settings.num_filters_scale": 1,
+        "data_settings.num_channels": 1,
+        "data_settings.grid_size_x": 1,
+        "data_settings.grid_size_y": 1,
+        **{f"data_settings.{axis}_lower_bound": 0.0 for axis in "xy"},
+        **{f"data_settings.{axis}_upper_bound": 1.0 for axis in "xy"},
+    }
+
+
+def compare(plugin: str, experiment: Any, folder: Path, options: argparse.Namespace) -> None:
+    """Reconstruct with both models of a plug-in, draw, and print the scores."""
+    from compat import client
+
+    truth = experiment.truth.get_layer(0)
+    name, of_run = PLUGINS[plugin]
+    chosen = client.reconstructor(plugin, name, client_settings(plugin, options.epochs))
+    start = time.perf_counter()
+    client.train(chosen, folder / "in", folder / plugin)
+    print(f"{plugin}: trained in the client, {time.perf_counter() - start:.0f} s", flush=True)
+    rows = [("truth", truth)]
+    for title in (f"trained in the client\n{options.epochs} epochs", "trained by the command"):
+        if len(rows) == 2:
+            chosen.load_model_from_file(folder / "run" / of_run)
+            title += f"\n{options.command_epochs} epochs"
+        start = time.perf_counter()
+        found = client.reconstruct(chosen, experiment.input())
+        seconds = time.perf_counter() - start
+        aligned, error = scored(on_grid_of(found, experiment.truth), truth)
+        rows.append((f"{title}, NRMSE {error:.3f}", aligned))
+        print(f"{plugin}: {' '.join(title.split())}, NRMSE {error:.4f}, {seconds:.0f} s", flush=True)
+    path = options.output / f"ptychodus_{plugin}.png"
+    draw(rows, path)
+    print(path, flush=True)
+
+
+def main() -> None:
+    """Simulate, export, and run both plug-ins."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--plugins", nargs="+", choices=sorted(PLUGINS), default=sorted(PLUGINS))
+    parser.add_argument("--epochs", type=int, default=60, help="epochs in the client (default 60)")
+    parser.add_argument("--command-epochs", type=int, default=15, help="epochs of the command (default 15)")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the two pictures")
+    options = parser.parse_args()
+    from compat import client
+
+    experiment = client.simulate_experiment(**SCAN)
+    exporter = client.reconstructor("tensorflow", "PINN")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("train_data", "test_data"):
+            client.export(exporter, experiment.input(), folder / "in", part)
+        seconds = train_by_command(folder / "in/train_data.npz", folder / "run", options.command_epochs)
+        print(f"trained by the command, {seconds:.0f} s", flush=True)
+        for plugin in options.plugins:
+            compare(plugin, experiment, folder, options)
+
+
+if __name__ == "__main__":
+    main()
