@@ -28,7 +28,9 @@ def peak_gib(words: list[str | Path]) -> tuple[float, float]:
 
 def main() -> None:
     """Simulate, train, reconstruct, and compare the peaks with the limit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--grid", default="224x224")
     parser.add_argument("--size", default="64")
     parser.add_argument("--epochs", default="1")
@@ -42,7 +44,15 @@ def main() -> None:
             grid = ["--grid", options.grid, "--size", options.size, "--no-compress", "--quiet"]
             subprocess.run([sys.executable, "-m", "ptycho.simulate", "--output", scan, *grid], check=True)
         train = [sys.executable, "-m", "ptycho_torch.train", "--train_data_file", scan, "--output_dir", run]
-        train += ["--gridsize", "1", "--n_images", "1000000", "--max_epochs", options.epochs, "--disable_mlflow"]
+        train += [
+            "--gridsize",
+            "1",
+            "--n_images",
+            "1000000",
+            "--max_epochs",
+            options.epochs,
+            "--disable_mlflow",
+        ]
         train += ["--unrolled_steps", options.steps]
         infer = [sys.executable, "-m", "ptycho_torch.inference", "--model_path", run, "--test_data", scan]
         infer += ["--output_dir", Path(folder) / "pictures"]

@@ -22,9 +22,9 @@ from ptycho.bundle import Bundle, read_bundle
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.job import RefineOptions
 from ptycho.metrics import score
+from ptycho.models import find_model, load_engine
 from ptycho.network import architecture_table, initial_weights
 from ptycho.outputs import truth_on_canvas
-from ptycho.pipeline import find_model, load_engine
 from ptycho.progress import Progress
 from ptycho.scan import open_scan
 from ptycho.simulate import SimulationOptions, write_scan
@@ -66,8 +66,12 @@ def measure(path: Path, bundle: Bundle) -> dict[str, float]:
 
     def error(which: Bundle, polish: RefineOptions | None = None) -> tuple[float, float]:
         found = engine.reconstruct(
-            engine.from_bundle(which), scan, members,
-            execution=PyTorchExecutionConfig(accelerator="cpu"), progress=Progress(), polish=polish,
+            engine.from_bundle(which),
+            scan,
+            members,
+            execution=PyTorchExecutionConfig(accelerator="cpu"),
+            progress=Progress(),
+            polish=polish,
         )
         truth, mask = truth_on_canvas(path, found) or (None, None)
         return score(found.obj, truth, mask)["complex_nrmse"], found.seconds

@@ -62,7 +62,7 @@ def measure(path: Path, backend: str, architecture: str, repeats: int) -> dict[s
     from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
     from ptycho.grouping import make_groups
     from ptycho.job import TrainingJob, training_groups
-    from ptycho.pipeline import load_engine
+    from ptycho.models import load_engine
     from ptycho.scan import open_scan
 
     scan = open_scan(path)
@@ -85,7 +85,9 @@ def measure(path: Path, backend: str, architecture: str, repeats: int) -> dict[s
             output_dir=Path(folder),
             backend=backend,
         )
-        execution = PyTorchExecutionConfig(logger_backend=None, enable_checkpointing=False, accelerator="auto")
+        execution = PyTorchExecutionConfig(
+            logger_backend=None, enable_checkpointing=False, accelerator="auto"
+        )
         groups, _ = training_groups(scan, config, validate=False)
         progress = _Clocks()
         result = engine.fit(TrainingJob(config, execution, scan, groups, progress=progress))
@@ -102,7 +104,9 @@ def measure(path: Path, backend: str, architecture: str, repeats: int) -> dict[s
 
 def main() -> None:
     """Run every backend and architecture, print a table, and the ratios to the first backend."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backends", nargs="+", default=["pytorch"])
     parser.add_argument("--architectures", nargs="+", default=["unrolled", "cnn"])
     parser.add_argument("--patterns", type=int, default=1225)
@@ -120,13 +124,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scan = Path(folder) / "scan.npz"
         grid = ["--grid", f"{side}x{side}", "--size", str(options.size)]
-        subprocess.run([sys.executable, "-m", "ptycho.simulate", "--output", scan, "--quiet", *grid], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "ptycho.simulate", "--output", scan, "--quiet", *grid], check=True
+        )
         for architecture in options.architectures:
             for backend in options.backends:
-                words = [sys.executable, __file__, "--repeats", str(options.repeats), "--one", scan, backend, architecture]
+                words = [
+                    sys.executable,
+                    __file__,
+                    "--repeats",
+                    str(options.repeats),
+                    "--one",
+                    scan,
+                    backend,
+                    architecture,
+                ]
                 done = subprocess.run(words, check=True, capture_output=True, text=True)
                 found[f"{architecture} {backend}"] = json.loads(done.stdout.strip().splitlines()[-1])
-    print(f"{side * side} patterns of {options.size} x {options.size}, patterns per second (median of {options.repeats}):")
+    print(
+        f"{side * side} patterns of {options.size} x {options.size}, patterns per second (median of "
+        f"{options.repeats}):"
+    )
     stages = ("reading", "grouping", "training", "inference")
     print("".join(f"{word:>22}" for word in ("", *stages)))
     for name, rates in found.items():

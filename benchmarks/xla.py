@@ -21,7 +21,7 @@ def measure(path: Path, xla: bool, refine: int) -> None:
 
     from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
     from ptycho.job import RefineOptions
-    from ptycho.pipeline import load_engine
+    from ptycho.models import load_engine
     from ptycho.progress import Progress
     from ptycho.scan import open_scan
     from ptycho.tf import solver
@@ -44,7 +44,9 @@ def measure(path: Path, xla: bool, refine: int) -> None:
 
 def main() -> None:
     """Simulate a scan and measure both variants on it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--grid", default="50x50")
     parser.add_argument("--size", default="64")
     parser.add_argument("--refine", type=int, default=20)

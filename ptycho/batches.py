@@ -20,7 +20,7 @@ TILE_PIXELS = 2**20
 MIN_TILE_PATTERNS = 96
 """A tile must be wide enough for its middle to be seen from all sides."""
 CHUNK_PIXELS = 2**20
-"""Detector pixels reconstructed at a time: 256 patterns of 64 x 64, which is fastest on a CPU and bounds the memory."""
+"""Detector pixels reconstructed at a time: 256 patterns of 64 x 64, fastest on a CPU. It bounds memory."""
 KEPT_PIXELS = 2**23
 """Up to so many detector pixels a scan stays in memory between two passes, its probes moved already."""
 JUDGING_TILES = 4

@@ -1,7 +1,7 @@
 """Model bundles: one ZIP file with settings, scale and weights that every backend writes and loads.
 
-Members: ``manifest.json`` (settings, scale record, SHA-256 of the weights) and ``weights.npz`` (plain arrays by table
-name, and the probe). Nothing is unpickled and nothing is extracted to disk.
+Members: ``manifest.json`` (settings, scale record, SHA-256 of the weights) and ``weights.npz`` (plain arrays
+by table name, and the probe). Nothing is unpickled and nothing is extracted to disk.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def read_bundle(path: str | Path) -> Bundle:
         manifest = json.loads(text)
         if manifest["sha256"] != hashlib.sha256(payload).hexdigest():
             raise BundleError(
-                f"{path}: the weights were changed or cut (got another SHA-256 than the manifest says, expected the "
-                "same). Copy the file again."
+                f"{path}: the weights were changed or cut (got another SHA-256 than the manifest says, "
+                "expected the same). Copy the file again."
             )
         with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
             weights = {name: archive[name] for name in archive.files}
@@ -133,8 +133,8 @@ def read_bundle(path: str | Path) -> Bundle:
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split())[:160]
         raise BundleError(
-            f"{path}: not a model bundle of this toolkit, or damaged (got {type(error).__name__}: {reason}; expected "
-            f"{MANIFEST} and {WEIGHTS}). Choose another file, or train again."
+            f"{path}: not a model bundle of this toolkit, or damaged (got {type(error).__name__}: {reason}; "
+            f"expected {MANIFEST} and {WEIGHTS}). Choose another file, or train again."
         ) from error
 
 
@@ -148,8 +148,8 @@ def _members(path: Path) -> tuple[bytes, bytes]:
 def _assembled(path: Path, manifest: dict[str, Any], weights: dict[str, NDArray[Any]]) -> Bundle:
     if manifest["format_version"] != FORMAT_VERSION:
         raise BundleError(
-            f"{path}: another bundle format (got version {manifest['format_version']}, expected {FORMAT_VERSION}). "
-            "Install the version that wrote it, or train again."
+            f"{path}: another bundle format (got version {manifest['format_version']}, expected "
+            f"{FORMAT_VERSION}). Install the version that wrote it, or train again."
         )
     model = build_config(ModelConfig, manifest["model"])
     probe = weights.pop(PROBE)

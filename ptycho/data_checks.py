@@ -44,13 +44,17 @@ def canonical_column(values: ArrayLike, key: str, where: str) -> NDArray[np.floa
     """
     array = np.asarray(values)
     if array.size != max(array.shape, default=0) or array.dtype.kind not in "iufb":
-        raise DataError(f"{where}: {key} is not a list of numbers (got shape {array.shape}, dtype "
-                        f"{array.dtype}, expected (patterns,)). Save one value per pattern.")
+        raise DataError(
+            f"{where}: {key} is not a list of numbers (got shape {array.shape}, dtype "
+            f"{array.dtype}, expected (patterns,)). Save one value per pattern."
+        )
     column = array.reshape(-1).astype(np.float64)
     bad = np.flatnonzero(~np.isfinite(column))
     if bad.size:
-        raise DataError(f"{where}: {key} has {bad.size} values that are not finite (got {column[bad[0]]} at "
-                        f"row {bad[0]}, expected finite numbers). Remove these patterns.")
+        raise DataError(
+            f"{where}: {key} has {bad.size} values that are not finite (got {column[bad[0]]} at "
+            f"row {bad[0]}, expected finite numbers). Remove these patterns."
+        )
     return column
 
 
@@ -80,14 +84,20 @@ def match_lengths(
     """
     for key, column in columns.items():
         if len(column) < n_patterns:
-            raise DataError(f"{where}: {key} is too short (got {len(column)} values for {n_patterns} "
-                            f"patterns, expected one each). Save all of them, or pass --pattern-axis if the "
-                            f"axes of the patterns are misread.")
+            raise DataError(
+                f"{where}: {key} is too short (got {len(column)} values for {n_patterns} "
+                f"patterns, expected one each). Save all of them, or pass --pattern-axis if the "
+                f"axes of the patterns are misread."
+            )
     longer = {key: len(column) for key, column in columns.items() if len(column) > n_patterns}
     if longer:
         lengths = ", ".join(f"{key} {length}" for key, length in longer.items())
-        warnings.warn(f"{where}: more positions than patterns ({lengths}; {n_patterns} patterns); the last "
-                      f"positions are not used", RuntimeWarning, stacklevel=3)
+        warnings.warn(
+            f"{where}: more positions than patterns ({lengths}; {n_patterns} patterns); the last "
+            f"positions are not used",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return {key: column[:n_patterns] for key, column in columns.items()}
 
 
@@ -125,8 +135,10 @@ def canonical_patterns(
     if array.ndim == 4 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != 3 or array.dtype.kind not in "iuf" or not array.size:
-        raise DataError(f"{where}: diff3d is not a stack of patterns (got shape {array.shape}, dtype "
-                        f"{array.dtype}, expected (patterns, N, N) integers or floats). Save it that way.")
+        raise DataError(
+            f"{where}: diff3d is not a stack of patterns (got shape {array.shape}, dtype "
+            f"{array.dtype}, expected (patterns, N, N) integers or floats). Save it that way."
+        )
     axis = _pattern_axis(array.shape, n_positions) if pattern_axis is None else pattern_axis
     if axis not in (-3, -2, -1, 0, 1, 2):
         raise DataError(f"{where}: no such pattern axis (got {axis}, expected 0, 1 or 2). Correct it.")
@@ -134,8 +146,10 @@ def canonical_patterns(
     if stack.shape[1] != stack.shape[2]:
         likely = [i for i in range(3) if len({*array.shape[:i], *array.shape[i + 1 :]}) == 1]
         mend = f"Pass --pattern-axis {likely[0]}" if likely else "Crop or pad the patterns to squares"
-        raise DataError(f"{where}: diff3d holds no square patterns (got shape {array.shape} with pattern "
-                        f"axis {axis}, expected (patterns, N, N)). {mend}.")
+        raise DataError(
+            f"{where}: diff3d holds no square patterns (got shape {array.shape} with pattern "
+            f"axis {axis}, expected (patterns, N, N)). {mend}."
+        )
     return np.ascontiguousarray(stack)
 
 
@@ -161,13 +175,16 @@ def check_patterns(patterns: NDArray[Any], where: str) -> None:
             rows = np.flatnonzero(wrong.any(axis=(1, 2)))
             if rows.size:
                 value = chunk[rows[0]][wrong[rows[0]]][0]
-                raise DataError(f"{where}: diff3d has values that are {problem} (got {value} in "
-                                f"pattern {start + rows[0]}, expected >= 0). Set them to 0 and mark them in "
-                                f"bad_pixels.")
+                raise DataError(
+                    f"{where}: diff3d has values that are {problem} (got {value} in "
+                    f"pattern {start + rows[0]}, expected >= 0). Set them to 0 and mark them in "
+                    f"bad_pixels."
+                )
         dark += int((~chunk.any(axis=(1, 2))).sum())
     if dark == len(patterns):
-        raise DataError(f"{where}: diff3d is all zero (got 0 in all {dark} patterns, expected photons). "
-                        f"Check the export.")
+        raise DataError(
+            f"{where}: diff3d is all zero (got 0 in all {dark} patterns, expected photons). Check the export."
+        )
     if dark:
         logger.warning("%s: %d of %d patterns are all zero", where, dark, len(patterns))
 
@@ -199,15 +216,20 @@ def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.comp
         probe = np.moveaxis(probe, -1, 0)
     fits = probe.ndim == 3 and len(probe) > 0 and probe.shape[1:] == (N, N)
     if not fits or probe.dtype.kind not in "iufc":
-        raise DataError(f"{where}: probeGuess does not fit the patterns (got shape {values.shape}, dtype "
-                        f"{values.dtype}, expected ({N}, {N}) or (P, {N}, {N})). Save a probe of that size.")
+        raise DataError(
+            f"{where}: probeGuess does not fit the patterns (got shape {values.shape}, dtype "
+            f"{values.dtype}, expected ({N}, {N}) or (P, {N}, {N})). Save a probe of that size."
+        )
     finite = np.isfinite(probe)
     if not finite.all():
-        raise DataError(f"{where}: probeGuess is not finite (got {probe[~finite][0]}, expected complex "
-                        f"numbers). Save a valid probe.")
+        raise DataError(
+            f"{where}: probeGuess is not finite (got {probe[~finite][0]}, expected complex "
+            f"numbers). Save a valid probe."
+        )
     if not probe.any():
-        raise DataError(f"{where}: probeGuess is all zero (got 0, expected an illumination). "
-                        f"Save a valid probe.")
+        raise DataError(
+            f"{where}: probeGuess is all zero (got 0, expected an illumination). Save a valid probe."
+        )
     return probe.astype(np.complex64)
 
 
@@ -234,8 +256,10 @@ def canonical_object(values: ArrayLike, where: str) -> NDArray[Any]:
     array = np.asarray(values)
     picture = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
     if picture.ndim != 2 or picture.dtype.kind not in "iufc":
-        raise DataError(f"{where}: objectGuess is not one picture (got shape {array.shape}, dtype "
-                        f"{array.dtype}, expected (H, W) complex). Save one layer.")
+        raise DataError(
+            f"{where}: objectGuess is not one picture (got shape {array.shape}, dtype "
+            f"{array.dtype}, expected (H, W) complex). Save one layer."
+        )
     return picture
 
 
@@ -294,8 +318,10 @@ def pixel_mask(values: ArrayLike, N: int, where: str) -> NDArray[np.bool_]:
     """
     mask = np.asarray(values)
     if mask.shape != (N, N) or mask.dtype.kind not in "biu":
-        raise DataError(f"{where}: bad_pixels does not fit the patterns (got shape {mask.shape}, dtype "
-                        f"{mask.dtype}, expected bool ({N}, {N})). Save one flag per pixel.")
+        raise DataError(
+            f"{where}: bad_pixels does not fit the patterns (got shape {mask.shape}, dtype "
+            f"{mask.dtype}, expected bool ({N}, {N})). Save one flag per pixel."
+        )
     return mask.astype(bool)
 
 
@@ -321,8 +347,10 @@ def checked_dose(value: Any, where: str) -> float:
     """
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iuf" or not 0 < float(array.reshape(())) < np.inf:
-        raise DataError(f"{where}: nphotons is no dose (got {value!r}, expected photons per pattern > 0). "
-                        f"Leave it out when the dose is unknown.")
+        raise DataError(
+            f"{where}: nphotons is no dose (got {value!r}, expected photons per pattern > 0). "
+            f"Leave it out when the dose is unknown."
+        )
     return float(array.reshape(()))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from ptycho.files.optics import FileOptions
 from ptycho.gauge import solve_gauge
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.metrics import FRC, score_aligned
+from ptycho.models import find_model, fitted_model, load_engine, saw_no_scan
 from ptycho.npz import atomic_path
 from ptycho.outputs import prepare_folder, truth_on_canvas, write_json
 from ptycho.progress import Progress
@@ -147,7 +147,7 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
         check_patterns(found, scan)
     folder = prepare_folder(output_dir)
     if scan is not None and request.model_path is not None:
-        halves = split_halves(request.model_path, scan, request, progress)
+        halves = split_halves(request.model_path, scan, request, progress, probe=found.probe)
     result = Evaluation()
     for rival in rivals:
         _compare(result, folder, found, rival)
@@ -161,7 +161,7 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
 
 
 def split_halves(
-    model_path: Path, scan: Scan, request: Request, progress: Progress
+    model_path: Path, scan: Scan, request: Request, progress: Progress, *, probe: NDArray[np.complex64]
 ) -> tuple[Reconstruction, Reconstruction]:
     """Reconstruct a scan twice, each time from a random half of its patterns.
 
@@ -175,6 +175,8 @@ def split_halves(
         Backend, execution, refinement and seed of the split.
     progress : Progress
         Told what goes on.
+    probe : complex64 array, shape (P, N, N)
+        Probe modes of both halves where the model never saw a scan [sqrt(photons)].
 
     Returns
     -------
@@ -186,10 +188,9 @@ def split_halves(
     PtychoError
         If there is no model, or it does not fit the patterns.
     """
-    pipeline = importlib.import_module("ptycho.pipeline")
-    engine = pipeline.load_engine(request.backend)
-    model = engine.load(pipeline.find_model(model_path, request.backend))
-    model = pipeline.fitted_model(engine, model, scan, f"the model {model_path}")
+    engine = load_engine(request.backend)
+    model = engine.load(find_model(model_path, request.backend))
+    model = fitted_model(engine, model, scan, f"the model {model_path}")
     settings = engine.core_config(model)
     needed = settings.gridsize**2
     if scan.n_patterns // 2 < needed:
@@ -197,13 +198,10 @@ def split_halves(
             f"{scan.name}: too few patterns for two halves (got {scan.n_patterns}, expected at least "
             f"{2 * needed}). Leave --model-path out."
         )
-    scan = replace(scan, probe=masked(scan.probe, settings))
+    scan = replace(scan, probe=masked(probe if saw_no_scan(engine, model) else scan.probe, settings))
     order = np.random.default_rng(request.seed).permutation(scan.n_patterns)
     middle = len(order) // 2
-    how = {
-        "execution": request.execution, "progress": progress, "polish": request.polish,
-        "probe_first": pipeline.saw_no_scan(engine, model),
-    }  # fmt: skip
+    how = {"execution": request.execution, "progress": progress, "polish": request.polish}
     one, two = (
         engine.reconstruct(model, scan, np.sort(half), **how) for half in (order[:middle], order[middle:])
     )

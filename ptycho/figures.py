@@ -69,8 +69,10 @@ def _region(where: str, valid: NDArray[np.bool_]) -> tuple[slice, slice]:
     from ptycho.gauge import gauge_fit_region
 
     if not valid.any():
-        raise DataError(f"{where}: there is nothing to draw (got 0 of {valid.size} pixels covered and "
-                        "finite, expected >= 1). Check the coverage and the reconstruction.")
+        raise DataError(
+            f"{where}: there is nothing to draw (got 0 of {valid.size} pixels covered and "
+            "finite, expected >= 1). Check the coverage and the reconstruction."
+        )
     return gauge_fit_region(valid)
 
 
@@ -79,8 +81,10 @@ def _checked_image(where: str, image: NDArray[Any], like: NDArray[Any] | None = 
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0 or (like is not None and image.shape != like.shape):
         rule = "(H, W)" if like is None else str(like.shape)
-        raise DataError(f"{where}: the array has the wrong shape (got {image.shape}, expected {rule}). "
-                        "Pass maps of one object.")
+        raise DataError(
+            f"{where}: the array has the wrong shape (got {image.shape}, expected {rule}). "
+            "Pass maps of one object."
+        )
     return image
 
 
@@ -90,8 +94,15 @@ def _phase_about_median(obj: NDArray[Any], inside: NDArray[np.bool_]) -> RealArr
     return np.angle(turned * np.exp(-1j * np.median(np.angle(turned[inside]))))
 
 
-def _draw_map(axes: Axes, values: NDArray[Any], region: tuple[slice, slice], limits: Limits, *, cmap: str,
-              scale: float = 1.0) -> Any:
+def _draw_map(
+    axes: Axes,
+    values: NDArray[Any],
+    region: tuple[slice, slice],
+    limits: Limits,
+    *,
+    cmap: str,
+    scale: float = 1.0,
+) -> Any:
     """Draw part of a map, its axes in pixels of the full map times ``scale``; NaN is light grey."""
     from matplotlib import colormaps
 
@@ -99,9 +110,17 @@ def _draw_map(axes: Axes, values: NDArray[Any], region: tuple[slice, slice], lim
     extent = tuple(scale * (edge - 0.5) for edge in (columns.start, columns.stop, rows.stop, rows.start))
     shown = values[region]
     fits = max(shown.shape) <= MAX_SIDE_PX
-    image = axes.imshow(shown, cmap=colormaps[cmap].with_extremes(bad=UNCOVERED_GREY), vmin=limits[0],
-                        vmax=limits[1], origin="upper", extent=extent, aspect="equal",
-                        interpolation="nearest" if fits else "antialiased", interpolation_stage="data")
+    image = axes.imshow(
+        shown,
+        cmap=colormaps[cmap].with_extremes(bad=UNCOVERED_GREY),
+        vmin=limits[0],
+        vmax=limits[1],
+        origin="upper",
+        extent=extent,
+        aspect="equal",
+        interpolation="nearest" if fits else "antialiased",
+        interpolation_stage="data",
+    )
     axes.tick_params(labelsize=8)
     axes.locator_params(nbins=6)
     return image
@@ -116,8 +135,17 @@ def _colour_bar(figure: Figure, image: Any, label: str, **place: Any) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
-def _save_map(values: NDArray[Any], valid: NDArray[np.bool_], limits: Limits, path: Path, *, cmap: str,
-              title: str, unit: str, pixel_size_m: float | None) -> Path:
+def _save_map(
+    values: NDArray[Any],
+    valid: NDArray[np.bool_],
+    limits: Limits,
+    path: Path,
+    *,
+    cmap: str,
+    title: str,
+    unit: str,
+    pixel_size_m: float | None,
+) -> Path:
     """Write one map; each of its pixels becomes a whole number of picture pixels, so nothing is resampled."""
     region = _region(path.name, valid)
     shape = tuple(s.stop - s.start for s in region)
@@ -129,24 +157,36 @@ def _save_map(values: NDArray[Any], valid: NDArray[np.bool_], limits: Limits, pa
     x, y = (left + width - right - map_width) // 2, (bottom + height - top - map_height) // 2
     axes = figure.add_axes((x / width, y / height, map_width / width, map_height / height))
     micrometres = None if pixel_size_m is None else 1e6 * pixel_size_m
-    image = _draw_map(axes, np.where(valid, values, np.nan), region, limits, cmap=cmap,
-                      scale=1.0 if micrometres is None else micrometres)
+    image = _draw_map(
+        axes,
+        np.where(valid, values, np.nan),
+        region,
+        limits,
+        cmap=cmap,
+        scale=1.0 if micrometres is None else micrometres,
+    )
     axes.locator_params(axis="y", nbins=int(np.clip(map_height // 50, 1, 6)))
     axes.locator_params(axis="x", nbins=int(np.clip(map_width // 80, 1, 6)))
     axes.set_title(title, fontsize=10)
     length = "px" if micrometres is None else "µm"
     axes.set_xlabel(f"x [{length}]", fontsize=9)
     axes.set_ylabel(f"y [{length}]", fontsize=9)
-    bar = figure.add_axes(((width - right + 22) / width, bottom / height, 24 / width,
-                           (height - bottom - top) / height))
+    bar = figure.add_axes(
+        ((width - right + 22) / width, bottom / height, 24 / width, (height - bottom - top) / height)
+    )
     _colour_bar(figure, image, unit, cax=bar)
     return save_figure(figure, path)
 
 
-def _save_pair(amplitude: RealArray, phase_rad: RealArray, valid: NDArray[np.bool_],
-               inside: NDArray[np.bool_], output_dir: str | Path,
-               pixel_size_m: float | None,
-               phase_limits_rad: tuple[float | None, float | None] = (None, None)) -> tuple[Path, Path]:
+def _save_pair(
+    amplitude: RealArray,
+    phase_rad: RealArray,
+    valid: NDArray[np.bool_],
+    inside: NDArray[np.bool_],
+    output_dir: str | Path,
+    pixel_size_m: float | None,
+    phase_limits_rad: tuple[float | None, float | None] = (None, None),
+) -> tuple[Path, Path]:
     """Write both maps; colours follow the pixels ``inside`` where no limit is given."""
     folder = Path(output_dir)
     low, high = (
@@ -154,19 +194,37 @@ def _save_pair(amplitude: RealArray, phase_rad: RealArray, valid: NDArray[np.boo
         for chosen, given in zip(_limits(phase_rad[inside]), phase_limits_rad, strict=True)
     )
     return (
-        _save_map(amplitude, valid, _limits(amplitude[inside]), folder / "reconstructed_amplitude.png",
-                  cmap="gray", title="Reconstructed amplitude", unit="transmission",
-                  pixel_size_m=pixel_size_m),
-        _save_map(phase_rad, valid, (low, high), folder / "reconstructed_phase.png",
-                  cmap="viridis", title="Reconstructed phase", unit="rad", pixel_size_m=pixel_size_m),
+        _save_map(
+            amplitude,
+            valid,
+            _limits(amplitude[inside]),
+            folder / "reconstructed_amplitude.png",
+            cmap="gray",
+            title="Reconstructed amplitude",
+            unit="transmission",
+            pixel_size_m=pixel_size_m,
+        ),
+        _save_map(
+            phase_rad,
+            valid,
+            (low, high),
+            folder / "reconstructed_phase.png",
+            cmap="viridis",
+            title="Reconstructed phase",
+            unit="rad",
+            pixel_size_m=pixel_size_m,
+        ),
     )
 
 
-def save_reconstruction_pngs(obj: ComplexArray, output_dir: str | Path, *,
-                             coverage: NDArray[Any] | None = None,
-                             pixel_size_m: float | None = None,
-                             phase_limits_rad: tuple[float | None, float | None] = (None, None),
-                             ) -> tuple[Path, Path]:
+def save_reconstruction_pngs(
+    obj: ComplexArray,
+    output_dir: str | Path,
+    *,
+    coverage: NDArray[Any] | None = None,
+    pixel_size_m: float | None = None,
+    phase_limits_rad: tuple[float | None, float | None] = (None, None),
+) -> tuple[Path, Path]:
     """Write ``reconstructed_amplitude.png`` (gray) and ``reconstructed_phase.png`` (viridis) at 150 dpi.
 
     The pictures show the bounding box of the covered pixels; uncovered ones are light grey. Colours span
@@ -197,8 +255,10 @@ def save_reconstruction_pngs(obj: ComplexArray, output_dir: str | Path, *,
     """
     obj = _checked_image("reconstruction picture", obj)
     if pixel_size_m is not None and not (np.isfinite(pixel_size_m) and pixel_size_m > 0):
-        raise DataError(f"reconstruction picture: pixel_size_m is out of bounds (got {pixel_size_m} m, "
-                        "expected > 0 m). Leave it out for axes in pixels.")
+        raise DataError(
+            f"reconstruction picture: pixel_size_m is out of bounds (got {pixel_size_m} m, "
+            "expected > 0 m). Leave it out for axes in pixels."
+        )
     seen = np.ones(obj.shape) if coverage is None else _checked_image("coverage", coverage, obj)
     valid = (seen > 0) & np.isfinite(obj)
     _region("reconstruction picture", valid)
@@ -207,8 +267,9 @@ def save_reconstruction_pngs(obj: ComplexArray, output_dir: str | Path, *,
     return _save_pair(np.abs(obj), phase, valid, inside, output_dir, pixel_size_m, phase_limits_rad)
 
 
-def save_individual_images(amplitude: RealArray, phase_rad: RealArray,
-                           output_dir: str | Path) -> tuple[Path, Path]:
+def save_individual_images(
+    amplitude: RealArray, phase_rad: RealArray, output_dir: str | Path
+) -> tuple[Path, Path]:
     """Write the two pictures of ``save_reconstruction_pngs`` from real maps, the phase as it is given.
 
     Parameters
@@ -243,10 +304,14 @@ def _score_line(scores: Mapping[str, float]) -> str:
     return "\n".join("   ".join(line) for line in (parts[:half], parts[half:]) if line)
 
 
-def save_comparison_png(obj: ComplexArray, truth: ComplexArray, path: str | Path,
-                        scores: Mapping[str, float] | None = None,
-                        mask: NDArray[Any] | None = None,
-                        names: tuple[str, str] = ("reconstruction", "truth")) -> Path:
+def save_comparison_png(
+    obj: ComplexArray,
+    truth: ComplexArray,
+    path: str | Path,
+    scores: Mapping[str, float] | None = None,
+    mask: NDArray[Any] | None = None,
+    names: tuple[str, str] = ("reconstruction", "truth"),
+) -> Path:
     """Write truth, reconstruction and difference side by side, amplitude above phase.
 
     Truth and reconstruction share the truth's colour limits; both are turned by the truth's mean phase.
@@ -284,8 +349,10 @@ def save_comparison_png(obj: ComplexArray, truth: ComplexArray, path: str | Path
     obj, truth = np.where(valid, obj, np.nan), np.where(valid, truth, np.nan)
     turn = np.exp(-1j * np.angle(truth[valid].sum()))
     phase, amplitude = np.angle(truth * turn), np.abs(truth)
-    rows = (("amplitude", "transmission", "gray", amplitude, np.abs(obj), np.abs(obj) - amplitude),
-            ("phase", "rad", "viridis", phase, np.angle(obj * turn), np.angle(obj * truth.conj())))
+    rows = (
+        ("amplitude", "transmission", "gray", amplitude, np.abs(obj), np.abs(obj) - amplitude),
+        ("phase", "rad", "viridis", phase, np.angle(obj * turn), np.angle(obj * truth.conj())),
+    )
     height, width = (s.stop - s.start for s in region)
     panel_height = 3.1 * float(np.clip(height / width, 0.4, 2.5))
     figure = new_figure(12.6, 2 * (panel_height + 0.4) + (0.6 if scores else 0.1))
@@ -293,8 +360,11 @@ def save_comparison_png(obj: ComplexArray, truth: ComplexArray, path: str | Path
     grid = figure.subplots(2, 3)
     for row, (name, unit, cmap, known, found, difference) in enumerate(rows):
         spread = max(abs(v) for v in _limits(difference))
-        columns = ((names[1], known, _limits(known), cmap), (names[0], found, _limits(known), cmap),
-                   ("difference", difference, (-spread, spread), "RdBu_r"))
+        columns = (
+            (names[1], known, _limits(known), cmap),
+            (names[0], found, _limits(known), cmap),
+            ("difference", difference, (-spread, spread), "RdBu_r"),
+        )
         for axes, (kind, values, limits, colours) in zip(grid[row], columns, strict=True):
             image = _draw_map(axes, values, region, limits, cmap=colours)
             axes.set_title(f"{name}: {kind}", fontsize=10)
@@ -329,8 +399,10 @@ def save_loss_png(history: Mapping[str, Sequence[float]], path: str | Path) -> P
     curves = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in history.items()}
     finite = [values[np.isfinite(values)] for values in curves.values()]
     if not any(values.size for values in finite):
-        raise DataError(f"{path}: the loss history holds no finite value (got curves {list(curves)}, "
-                        "expected at least one number). Check the training log.")
+        raise DataError(
+            f"{path}: the loss history holds no finite value (got curves {list(curves)}, "
+            "expected at least one number). Check the training log."
+        )
     figure = new_figure(6.4, 4.2)
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
@@ -370,8 +442,10 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
     modes = np.asarray(probe)
     modes = modes[None] if modes.ndim == 2 else modes
     if modes.ndim != 3 or modes.size == 0 or not np.isfinite(modes).all():
-        raise DataError(f"{path}: the probe cannot be drawn (got shape {np.shape(probe)}, expected finite "
-                        "(P, N, N) or (N, N)). Pass one probe.")
+        raise DataError(
+            f"{path}: the probe cannot be drawn (got shape {np.shape(probe)}, expected finite "
+            "(P, N, N) or (N, N)). Pass one probe."
+        )
     power = np.sum(np.abs(modes) ** 2, axis=(1, 2))
     share = power / max(float(power.sum()), np.finfo(np.float64).tiny)
     drawn = modes[:MAX_PROBE_MODES]
@@ -386,8 +460,9 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
         top = float(amplitude.max()) or 1.0
         image = _draw_map(grid[0, index], amplitude, whole, (0.0, top), cmap="gray")
         _colour_bar(figure, image, "sqrt(photons)", ax=grid[0, index], fraction=0.05, pad=0.02)
-        grid[0, index].set_title(f"mode {index + 1} of {len(modes)}: {100 * share[index]:.3g} % of power",
-                                 fontsize=9)
+        grid[0, index].set_title(
+            f"mode {index + 1} of {len(modes)}: {100 * share[index]:.3g} % of power", fontsize=9
+        )
         image = _draw_map(grid[1, index], phase, whole, (-np.pi, np.pi), cmap="twilight")
         _colour_bar(figure, image, "rad", ax=grid[1, index], fraction=0.05, pad=0.02)
         grid[1, index].set_title("phase", fontsize=9)

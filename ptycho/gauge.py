@@ -84,22 +84,30 @@ def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArr
         If shapes differ, the mask is empty, or a pixel inside it is not finite.
     """
     if obj.ndim != 2 or obj.shape != truth.shape:
-        raise DataError(f"{where}: the two images do not match (got shapes {obj.shape} and {truth.shape}, "
-                        "expected the same (H, W)). Crop both to the same region.")
+        raise DataError(
+            f"{where}: the two images do not match (got shapes {obj.shape} and {truth.shape}, "
+            "expected the same (H, W)). Crop both to the same region."
+        )
     if mask is None:
         mask = np.ones(obj.shape, dtype=bool)
     if mask.shape != obj.shape:
-        raise DataError(f"{where}: the mask does not match (got shape {mask.shape}, expected {obj.shape}). "
-                        "Crop the mask like the images.")
+        raise DataError(
+            f"{where}: the mask does not match (got shape {mask.shape}, expected {obj.shape}). "
+            "Crop the mask like the images."
+        )
     mask = mask.astype(bool)
     if not mask.any():
-        raise DataError(f"{where}: the mask selects nothing (got 0 of {mask.size} pixels, expected >= 1). "
-                        "Pass the scanned region.")
+        raise DataError(
+            f"{where}: the mask selects nothing (got 0 of {mask.size} pixels, expected >= 1). "
+            "Pass the scanned region."
+        )
     for name, image in (("estimate", obj), ("truth", truth)):
         bad = int(np.count_nonzero(~np.isfinite(image[mask])))
         if bad:
-            raise DataError(f"{where}: the {name} is not finite inside the mask (got {bad} such pixels, "
-                            "expected 0). Shrink the mask or repair the image.")
+            raise DataError(
+                f"{where}: the {name} is not finite inside the mask (got {bad} such pixels, "
+                "expected 0). Shrink the mask or repair the image."
+            )
     return mask
 
 
@@ -128,8 +136,10 @@ def gauge_fit_region(mask: NDArray[Any]) -> tuple[slice, slice]:
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
-        raise DataError(f"gauge: the mask selects nothing (got 0 of {mask.size} pixels, expected >= 1). "
-                        "Pass the scanned region.")
+        raise DataError(
+            f"gauge: the mask selects nothing (got 0 of {mask.size} pixels, expected >= 1). "
+            "Pass the scanned region."
+        )
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
@@ -146,10 +156,11 @@ def _apply(obj: NDArray[Any], gauge: _Gauge) -> NDArray[np.complex128]:
         fade = np.sin(0.5 * np.pi * (np.arange(gauge.pad) + 0.5) / gauge.pad) ** 2
         work *= np.concatenate([fade, np.ones(height), fade[::-1]])[:, None]
         work *= np.concatenate([fade, np.ones(width), fade[::-1]])
-    move = [np.exp(-2j * np.pi * np.fft.fftfreq(n) * s)
-            for n, s in zip(work.shape, gauge.shift_yx, strict=True)]
+    move = [
+        np.exp(-2j * np.pi * np.fft.fftfreq(n) * s) for n, s in zip(work.shape, gauge.shift_yx, strict=True)
+    ]
     moved = np.fft.ifft2(np.fft.fft2(work) * move[0][:, None] * move[1])
-    return moved[gauge.pad:gauge.pad + height, gauge.pad:gauge.pad + width] + mean
+    return moved[gauge.pad : gauge.pad + height, gauge.pad : gauge.pad + width] + mean
 
 
 def _scaled(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray, gauge: _Gauge) -> _Fit:
@@ -189,15 +200,17 @@ def _peak_ramp(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray) -> Float
     return np.array([2 * np.pi * np.fft.fftfreq(n)[i] for n, i in zip(shape, peak, strict=True)])
 
 
-def _newton_step(image: NDArray[Any], truth: NDArray[Any], mask: BoolArray, *, ramp: bool,
-                 shift: bool) -> tuple[FloatArray, FloatArray]:
+def _newton_step(
+    image: NDArray[Any], truth: NDArray[Any], mask: BoolArray, *, ramp: bool, shift: bool
+) -> tuple[FloatArray, FloatArray]:
     """Return the least-squares change of (ramp, shift) when the error is linearised around ``image``."""
     a = image[mask]
     columns = [a, 1j * a]
     half = np.maximum(np.array(image.shape) / 2, 1)
     if ramp:
-        columns += [-1j * a * (i - n // 2) / h
-                    for i, n, h in zip(np.nonzero(mask), image.shape, half, strict=True)]
+        columns += [
+            -1j * a * (i - n // 2) / h for i, n, h in zip(np.nonzero(mask), image.shape, half, strict=True)
+        ]
     if shift:
         columns += [-np.gradient(image, axis=axis)[mask] for axis in (0, 1)]
     basis = np.stack(columns)
@@ -207,15 +220,18 @@ def _newton_step(image: NDArray[Any], truth: NDArray[Any], mask: BoolArray, *, r
     return d_ramp, found[-2:] if shift else np.zeros(2)
 
 
-def _refine(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray, gauge: _Gauge, *, ramp: bool,
-            shift: bool) -> _Fit:
+def _refine(
+    obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray, gauge: _Gauge, *, ramp: bool, shift: bool
+) -> _Fit:
     """Descend by damped Gauss-Newton steps; a step that does not lower the error is halved, then refused."""
     best = _scaled(obj, truth, mask, gauge)
     for _ in range(MAX_REFINEMENTS):
         d_ramp, d_shift = _newton_step(best.image, truth, mask, ramp=ramp, shift=shift)
         for fraction in (1.0, 0.5, 0.25, 0.125):
-            step = best.gauge._replace(ramp_yx=best.gauge.ramp_yx + fraction * d_ramp,
-                                       shift_yx=best.gauge.shift_yx + fraction * d_shift)
+            step = best.gauge._replace(
+                ramp_yx=best.gauge.ramp_yx + fraction * d_ramp,
+                shift_yx=best.gauge.shift_yx + fraction * d_shift,
+            )
             trial = _scaled(obj, truth, mask, step)
             if trial.error < best.error:
                 break
@@ -227,8 +243,14 @@ def _refine(obj: NDArray[Any], truth: NDArray[Any], mask: BoolArray, gauge: _Gau
     return best
 
 
-def fit_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None, *,
-              ramp: bool = True, shift: bool = True) -> ComplexArray:
+def fit_gauge(
+    obj: ComplexArray,
+    truth: ComplexArray,
+    mask: NDArray[Any] | None = None,
+    *,
+    ramp: bool = True,
+    shift: bool = True,
+) -> ComplexArray:
     """Return the object with the ambiguities of ptychography fitted to the truth and removed.
 
     Arguments and errors are those of ``solve_gauge``; this is its object alone.
@@ -241,8 +263,14 @@ def fit_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None 
     return solve_gauge(obj, truth, mask, ramp=ramp, shift=shift).obj
 
 
-def solve_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None, *,
-                ramp: bool = True, shift: bool = True) -> GaugeFit:
+def solve_gauge(
+    obj: ComplexArray,
+    truth: ComplexArray,
+    mask: NDArray[Any] | None = None,
+    *,
+    ramp: bool = True,
+    shift: bool = True,
+) -> GaugeFit:
     r"""Fit the ambiguities of ptychography to the truth and remove them.
 
     .. math:: \min_{c, k, s} \sum_{r \in mask} |c\,S_s[e^{-i k \cdot r} O](r) - T(r)|^2
@@ -274,8 +302,10 @@ def solve_gauge(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | Non
         If shapes differ, the mask is empty, or a pixel inside it is not finite.
     """
     mask = checked_mask("gauge", obj, truth, mask)
-    o, t = (np.where(np.isfinite(image), image, image[mask].mean()).astype(np.complex128)
-            for image in (obj, truth))
+    o, t = (
+        np.where(np.isfinite(image), image, image[mask].mean()).astype(np.complex128)
+        for image in (obj, truth)
+    )
     shift = shift and min(obj.shape) > 1
     trials = []
     for guess in _shift_candidates(o, t, mask) if shift else [np.zeros(2)]:

@@ -1,8 +1,9 @@
 """Scan geometry: positions become canvas corners plus sub-pixel shifts, once, for every backend.
 
-A position is the centre of the illuminated patch in object pixels, (y, x), and sits on patch pixel ``(N - 1) / 2``.
-The canvas is the rectangle of object pixels that all patches touch; its pixel (0, 0) has the object coordinate
-``origin_yx_px``. The integer corner says where a patch is cut, the shift moves the probe by the fraction that is left.
+A position is the centre of the illuminated patch in object pixels, (y, x), and sits on patch pixel ``(N - 1)
+/ 2``. The canvas is the rectangle of object pixels that all patches touch; its pixel (0, 0) has the object
+coordinate ``origin_yx_px``. The integer corner says where a patch is cut, the shift moves the probe by the
+fraction that is left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from ptycho.errors import DataError
 
 LATTICE_CONCENTRATION = 0.999
-"""Mean resultant length of the fractional positions above which all of them are taken to lie on one pixel lattice."""
+"""Mean resultant length of the fractional positions above which all are taken to lie on one pixel lattice."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def plan_canvas(
     margin_px : int
         Extra pixels on every side.
     multiple_px : int
-        The canvas height and width become multiples of this number (room is added at the far sides, or on both
-        sides where a centre is asked for).
+        The canvas height and width become multiples of this number (room is added at the far sides, or on
+        both sides where a centre is asked for).
     centre_yx_px : tuple of float, optional
         Object coordinate that the middle of the canvas, index ``((H-1)/2, (W-1)/2)``, must have.
 
@@ -143,7 +144,7 @@ def plan_canvas(
         low = np.floor(values.min() - fraction + 0.5) + fraction - margin_px
         high = np.ceil(values.max() - fraction - 0.5) + fraction + patch_px + margin_px
         if centre_yx_px is None:
-            size = int(round(high - low))
+            size = round(high - low)
             size += -size % multiple_px
             origin[axis] = low
         else:
@@ -162,7 +163,9 @@ def plan_canvas(
     return CanvasPlan((shape[0], shape[1]), origin, corners, shifts, patch_px)
 
 
-def _centred_axis(low: float, high: float, centre: float, fraction: float, multiple: int) -> tuple[float, int]:
+def _centred_axis(
+    low: float, high: float, centre: float, fraction: float, multiple: int
+) -> tuple[float, int]:
     """Return (origin, size) of one axis whose middle has the object coordinate ``centre``."""
     half = max(centre - low, high - 1 - centre)
     size = int(np.ceil(2 * half - 1e-9)) + 1
@@ -261,8 +264,8 @@ def group_canvases(offsets_yx_px: NDArray[np.float64], patch_px: int) -> CanvasP
     Returns
     -------
     CanvasPlan
-        B * C corners and shifts, group after group, on a canvas of height B * S and width S. Its origin is that
-        of the first group's frame; groups never touch each other.
+        B * C corners and shifts, group after group, on a canvas of height B * S and width S. Its origin is
+        that of the first group's frame; groups never touch each other.
     """
     reach = int(np.ceil(np.abs(offsets_yx_px).max(initial=0.0)))
     size = patch_px + 2 * reach

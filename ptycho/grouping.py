@@ -208,14 +208,21 @@ def grouped_fields(raw: RawData, groups: Groups) -> dict[str, Any]:
         return np.moveaxis(patches.reshape(*indices.shape, raw.N, raw.N), 1, -1)
 
     fields: dict[str, Any | Callable[[], Any]] = {
-        "diffraction": lambda: gathered(raw.diff3d), "X_full": amplitude, "Y": labels,
-        "nn_indices": indices, "sample_indices": indices[:, 0], "objectGuess": raw.objectGuess,
+        "diffraction": lambda: gathered(raw.diff3d),
+        "X_full": amplitude,
+        "Y": labels,
+        "nn_indices": indices,
+        "sample_indices": indices[:, 0],
+        "objectGuess": raw.objectGuess,
     }
     for prefix, located in (("coords_", groups), ("coords_start_", start)):
         offsets = _xy_channels(located.offsets_yx_px)
         centres = _xy_channels(located.centres_yx_px[:, None])
-        fields |= {f"{prefix}offsets": centres, f"{prefix}relative": -offsets,
-                   f"{prefix}nn": centres + offsets}
+        fields |= {
+            f"{prefix}offsets": centres,
+            f"{prefix}relative": -offsets,
+            f"{prefix}nn": centres + offsets,
+        }
     return fields
 
 
@@ -253,7 +260,8 @@ def check_inside(
         raise DataError(
             f"{source}: {outside.size} of {len(corners)} patches leave the object (got centre y={y:g}, "
             f"x={x:g} px for patch {outside[0]}, expected {N} px patches inside {shape_yx}). "
-            f"Check the position units.")
+            f"Check the position units."
+        )
 
 
 def object_patches(
@@ -301,17 +309,23 @@ def object_patches(
 def _checked(positions_yx_px: NDArray[np.float64], gridsize: int) -> NDArray[np.float64]:
     positions = np.asarray(positions_yx_px, dtype=np.float64)
     if positions.ndim != 2 or positions.shape[1] != 2:
-        raise DataError(f"grouping: positions have the wrong shape (got {positions.shape}, expected "
-                        f"(patterns, 2)). Pass one (y, x) row per pattern.")
+        raise DataError(
+            f"grouping: positions have the wrong shape (got {positions.shape}, expected "
+            f"(patterns, 2)). Pass one (y, x) row per pattern."
+        )
     bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
     if bad.size:
-        raise DataError(f"grouping: {bad.size} positions are not finite (got {positions[bad[0]].tolist()} at "
-                        f"row {bad[0]}, expected pixels). Remove these patterns.")
+        raise DataError(
+            f"grouping: {bad.size} positions are not finite (got {positions[bad[0]].tolist()} at "
+            f"row {bad[0]}, expected pixels). Remove these patterns."
+        )
     if gridsize < 1:
         raise ConfigError(f"grouping: gridsize is too small (got {gridsize}, expected >= 1). Use 1 or 2.")
     if len(positions) < gridsize**2:
-        raise DataError(f"grouping: too few points for gridsize {gridsize} (got {len(positions)}, expected "
-                        f"at least {gridsize**2}). Lower gridsize.")
+        raise DataError(
+            f"grouping: too few points for gridsize {gridsize} (got {len(positions)}, expected "
+            f"at least {gridsize**2}). Lower gridsize."
+        )
     return positions
 
 
@@ -327,9 +341,11 @@ def _wanted(n_groups: int | None, n_points: int, size: int, enable_oversampling:
         logger.warning("grouping: %d single patterns asked for, all %d are used", n_groups, n_points)
         return n_points
     if not enable_oversampling:
-        raise ConfigError(f"grouping: more groups than scan points (got n_groups={n_groups} for {n_points}, "
-                          f"expected at most {n_points} when gridsize > 1). Lower n_groups or set "
-                          f"enable_oversampling=True.")
+        raise ConfigError(
+            f"grouping: more groups than scan points (got n_groups={n_groups} for {n_points}, "
+            f"expected at most {n_points} when gridsize > 1). Lower n_groups or set "
+            f"enable_oversampling=True."
+        )
     return n_groups
 
 
@@ -340,8 +356,9 @@ def _pool_size(neighbor_count: int, neighbor_pool_size: int | None, size: int, *
     if pool >= size:
         return pool
     if oversampled or neighbor_pool_size is not None:
-        raise ConfigError(f"grouping: {name} is below the group size (got {pool}, expected >= {size}). "
-                          f"Raise {name}.")
+        raise ConfigError(
+            f"grouping: {name} is below the group size (got {pool}, expected >= {size}). Raise {name}."
+        )
     logger.warning("grouping: neighbor_count %d is below the group size, %d is used", neighbor_count, size)
     return size
 
@@ -378,8 +395,12 @@ def _distinct_groups(
         todo = np.setdiff1d(np.arange(wanted), first)
         if todo.size == 0:
             return groups
-    logger.warning("grouping: %d of the %d groups asked for repeat another one and are left out; raise "
-                   "neighbor_count for more distinct groups", todo.size, wanted)
+    logger.warning(
+        "grouping: %d of the %d groups asked for repeat another one and are left out; raise "
+        "neighbor_count for more distinct groups",
+        todo.size,
+        wanted,
+    )
     return np.delete(groups, todo, axis=0)
 
 

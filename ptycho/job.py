@@ -105,9 +105,9 @@ class RefineOptions:
         Returns
         -------
         list of int
-            One number per pass. An object that is good already gets two subsets at most: more would make it noisy.
-            What else is refined needs whole passes from the moment it moves, and frame intensities, which trade
-            with the object at once, from the first.
+            One number per pass. An object that is good already gets two subsets at most: more would make it
+            noisy. What else is refined needs whole passes from the moment it moves, and frame intensities,
+            which trade with the object at once, from the first.
         """
         counts = list(subset_schedule(self.steps, most if self.start == "flat" else min(2, most)))
         rests = {"frames": 0, "probe": PROBE_REST_STEPS, "positions": POSITION_REST_STEPS}
@@ -218,8 +218,8 @@ def training_groups(
     needed = config.model.gridsize**2
     if len(members) < needed:
         raise DataError(
-            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, expected at "
-            f"least {needed}). Pass a smaller --gridsize or more patterns."
+            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, "
+            f"expected at least {needed}). Pass a smaller --gridsize or more patterns."
         )
     wanted = config.n_groups
     if bounds_yx is not None:

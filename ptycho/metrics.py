@@ -16,8 +16,19 @@ from ptycho.gauge import checked_mask, fit_gauge, gauge_fit_region
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
 
-__all__ = ["FRC", "amplitude_mae", "complex_nrmse", "fit_gauge", "fourier_ring_correlation",
-           "gauge_fit_region", "phase_mae", "psnr", "score", "score_aligned", "ssim"]
+__all__ = [
+    "FRC",
+    "amplitude_mae",
+    "complex_nrmse",
+    "fit_gauge",
+    "fourier_ring_correlation",
+    "gauge_fit_region",
+    "phase_mae",
+    "psnr",
+    "score",
+    "score_aligned",
+    "ssim",
+]
 
 SSIM_WINDOW_PX = 7
 ROUNDING = 1e-6  # of the amplitude, or in rad: a truth that varies less is constant in single precision
@@ -57,8 +68,9 @@ class FRC(NamedTuple):
         return float(1 / (f[i - 1] + (f[i] - f[i - 1]) * excess[i - 1] / (excess[i - 1] - excess[i])))
 
 
-def _inside(where: str, obj: NDArray[Any], truth: NDArray[Any],
-            mask: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any]]:
+def _inside(
+    where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the pixels of both images inside the mask, in double precision."""
     obj, truth = np.asarray(obj), np.asarray(truth)
     mask = checked_mask(where, obj, truth, mask)
@@ -93,8 +105,10 @@ def complex_nrmse(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | N
     o, t = _inside("NRMSE", obj, truth, mask)
     norm = float(np.linalg.norm(t))
     if norm == 0:
-        raise DataError("NRMSE: the truth is zero inside the mask (got norm 0, expected > 0). "
-                        "Check the truth and the mask.")
+        raise DataError(
+            "NRMSE: the truth is zero inside the mask (got norm 0, expected > 0). "
+            "Check the truth and the mask."
+        )
     return float(np.linalg.norm(o - t)) / norm
 
 
@@ -118,13 +132,19 @@ def _truth_range(where: str, truth: NDArray[Any], data_range: float | None) -> f
     if data_range is None:
         return float(np.ptp(truth))
     if not data_range > 0:
-        raise DataError(f"{where}: data_range is out of bounds (got {data_range}, expected > 0). "
-                        "Leave it out to use the truth's range.")
+        raise DataError(
+            f"{where}: data_range is out of bounds (got {data_range}, expected > 0). "
+            "Leave it out to use the truth's range."
+        )
     return float(data_range)
 
 
-def psnr(estimate: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None,
-         data_range: float | None = None) -> tuple[float, float]:
+def psnr(
+    estimate: NDArray[Any],
+    truth: NDArray[Any],
+    mask: NDArray[Any] | None = None,
+    data_range: float | None = None,
+) -> tuple[float, float]:
     r"""Return the peak signal-to-noise ratio :math:`10 \log_{10}(R^2 / MSE)` and the range R it used.
 
     Parameters
@@ -154,8 +174,12 @@ def psnr(estimate: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None 
     return (float("inf") if mse == 0 else 10 * float(np.log10(peak**2 / mse))), peak
 
 
-def ssim(estimate: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None,
-         data_range: float | None = None) -> float:
+def ssim(
+    estimate: NDArray[Any],
+    truth: NDArray[Any],
+    mask: NDArray[Any] | None = None,
+    data_range: float | None = None,
+) -> float:
     """Return the structural similarity, averaged over the 7 px windows that lie wholly inside the mask.
 
     Parameters
@@ -184,8 +208,10 @@ def ssim(estimate: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None 
     mask = checked_mask("SSIM", estimate, truth, mask)
     centres = binary_erosion(mask, np.ones((SSIM_WINDOW_PX, SSIM_WINDOW_PX)))
     if not centres.any():
-        raise DataError(f"SSIM: no {SSIM_WINDOW_PX} x {SSIM_WINDOW_PX} px window fits inside the mask "
-                        f"(got {int(mask.sum())} pixels). Pass a larger region.")
+        raise DataError(
+            f"SSIM: no {SSIM_WINDOW_PX} x {SSIM_WINDOW_PX} px window fits inside the mask "
+            f"(got {int(mask.sum())} pixels). Pass a larger region."
+        )
     peak = _truth_range("SSIM", truth[mask], data_range)
     if peak == 0:
         return float("nan")
@@ -227,17 +253,20 @@ def fourier_ring_correlation(a: NDArray[Any], b: NDArray[Any]) -> FRC:
     checked_mask("FRC", a, b, None)
     n = min(a.shape)
     if n < 8:
-        raise DataError(f"FRC: the images are too small (got {a.shape}, expected sides >= 8 px). "
-                        "Pass a larger region.")
-    contrast = [float(image.std() / max(np.sqrt(np.mean(np.abs(image) ** 2)), np.finfo(float).tiny))
-                for image in (a, b)]
+        raise DataError(
+            f"FRC: the images are too small (got {a.shape}, expected sides >= 8 px). Pass a larger region."
+        )
+    contrast = [
+        float(image.std() / max(np.sqrt(np.mean(np.abs(image) ** 2)), np.finfo(float).tiny))
+        for image in (a, b)
+    ]
     window = np.hanning(a.shape[0] + 2)[1:-1, None] * np.hanning(a.shape[1] + 2)[1:-1]
     fa, fb = (np.fft.fft2((image - image.mean()) * window) for image in (a, b))
     radius = np.hypot(np.fft.fftfreq(a.shape[0])[:, None], np.fft.fftfreq(a.shape[1]))
     ring = np.rint(radius * n).astype(np.int64).ravel()
 
     def ring_sum(values: NDArray[Any]) -> FloatArray:
-        return np.bincount(ring, values.ravel(), n // 2 + 1)[1:n // 2 + 1]
+        return np.bincount(ring, values.ravel(), n // 2 + 1)[1 : n // 2 + 1]
 
     cross, power = ring_sum((fa * fb.conj()).real), ring_sum(np.abs(fa) ** 2) * ring_sum(np.abs(fb) ** 2)
     correlation = np.divide(cross, np.sqrt(power), out=np.zeros_like(cross), where=power > 0)

@@ -18,8 +18,8 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import BundleError, DataError
 from ptycho.geometry import group_canvases
 from ptycho.interrupts import ending_on_sigterm
+from ptycho.models import fitted_model, load_engine, saw_no_scan
 from ptycho.physics import extract_patches, shift_field
-from ptycho.pipeline import check_size, load_engine
 from ptycho.probe import probe_window
 from ptycho.progress import Progress
 from ptycho.scaling import CHUNK
@@ -120,11 +120,16 @@ class DiffractionToObject:
                 "local_offsets of the same container."
             )
         scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
-        check_size(scan, self.bundle.model.N, f"the model {self.bundle.where}")
-        execution = PyTorchExecutionConfig()
+        engine = load_engine("tensorflow")
+        model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
         with ending_on_sigterm():
-            found = load_engine("tensorflow").reconstruct(
-                self._model, scan, np.unique(indices), execution=execution, progress=Progress()
+            found = engine.reconstruct(
+                model,
+                scan,
+                np.unique(indices),
+                execution=PyTorchExecutionConfig(),
+                progress=Progress(),
+                probe_first=saw_no_scan(engine, model),
             )
         corners_px = raw.positions_yx_px[indices].mean(axis=1) - (scan.n_px - 1) / 2 - found.origin_yx_px
         whole = np.floor(corners_px + 0.5).astype(np.int64)

@@ -1,8 +1,8 @@
 """Architectures as tables of layers, and their initial weights: the one source both backends build from.
 
-Kernels are stored (y, x, input channel, output channel) in float32. A backend reads the table, makes its own layers,
-fills them from the dictionary of weights, and reads them back under the same names, so that one file of weights
-serves every backend.
+Kernels are stored (y, x, input channel, output channel) in float32. A backend reads the table, makes its own
+layers, fills them from the dictionary of weights, and reads them back under the same names, so that one file
+of weights serves every backend.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ CANVAS_MULTIPLE_PX = 8
 UNROLLED_INPUTS = 6
 """Canvas channels the U-Net sees: object (2), step (2), coverage, log illumination."""
 STRIP_PIXELS, STRIP_HALO_PX = 2**18, 32
-"""A large canvas passes the U-Net in strips of about so many pixels, with a halo wider than the U-Net can see."""
+"""A large canvas passes the U-Net in strips of so many pixels, with a halo wider than the U-Net can see."""
 STEP_INPUT_GAIN = 10.0
 """Factor on the step before the U-Net sees it; late steps are about a tenth of the object's contrast."""
 STEP_DAMPING = 0.02
-"""Share of the strongest illumination added to the preconditioner, so that faint rims do not amplify noise."""
+"""Share of the strongest illumination added to the preconditioner; faint rims then amplify no noise."""
 PROBE_REFINE_STEPS = 40
 """Joint steps of object and probe before a training that refines the probe."""
 PROBE_REFINE_PIXELS = 2**23
@@ -41,8 +41,8 @@ PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
 CONVERGED, CONVERGED_STEPS = 2e-3, 10
 """A refinement ends when the misfit fell by less than this share over so many steps."""
 POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5
-"""Positions rest at first, then move by so many times their least-squares step (the object follows more slowly than it
-assumes, so twice is not too far), at most so far in one step."""
+"""Positions rest at first, then move by so many times their least-squares step (the object follows slower
+than it assumes, so twice is not too far), at most so far in one step."""
 POISSON_FLOOR = 0.1
 """Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
 NOISE_FLOOR = 1e-6
@@ -138,7 +138,8 @@ def cnn_ladder(n_px: int, filters_scale: int) -> tuple[list[int], list[int]]:
     levels = 3 if n_px < 128 else 4 if n_px < 256 else 5
     if n_px < 16 or n_px % 2**levels:
         raise ConfigError(
-            f"network: architecture cnn cannot take patterns of {n_px} px (got N={n_px}, expected a multiple of "
+            f"network: architecture cnn cannot take patterns of {n_px} px (got N={n_px}, expected a "
+            "multiple of "
             f"{2**levels} and at least 16). Crop or pad the patterns, or use --architecture unrolled."
         )
     encoder = [(128 >> (levels - 1 - i)) * filters_scale for i in range(levels)]
@@ -213,7 +214,8 @@ def cnn_table(model: Any) -> list[LayerSpec]:
 def unrolled_table(*, width: int = 24, n_learned: int = LEARNED_STEPS) -> list[LayerSpec]:
     """Return the table of the unrolled reconstruction: one small U-Net for each learned step.
 
-    The last layer of every U-Net starts at zero, so that the untrained network is the plain accelerated solver.
+    The last layer of every U-Net starts at zero, so that the untrained network is the plain accelerated
+    solver.
 
     Parameters
     ----------
@@ -359,6 +361,7 @@ def check_weights(weights: Mapping[str, NDArray[Any]], table: list[LayerSpec], w
     if wrong:
         name = wrong[0]
         raise BundleError(
-            f"{where}: {len(wrong)} weights do not fit the architecture (got {name} with shape {found.get(name)}, "
+            f"{where}: {len(wrong)} weights do not fit the architecture (got {name} with shape "
+            f"{found.get(name)}, "
             f"expected {expected.get(name)}). Load it with the settings it was trained with."
         )

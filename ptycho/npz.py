@@ -66,8 +66,10 @@ def read_npz(path: str | Path, keys: Sequence[str] | None = None) -> dict[str, N
         if key not in headers:
             raise missing_key(path, key, headers)
         if key in objects:
-            raise DataError(f"{path}: key {key!r} holds pickled Python objects (got dtype object, expected "
-                            f"numbers or text). Save it again as a plain array.")
+            raise DataError(
+                f"{path}: key {key!r} holds pickled Python objects (got dtype object, expected "
+                f"numbers or text). Save it again as a plain array."
+            )
     with _damage_named(path), np.load(path, allow_pickle=False) as archive:
         return {key: archive[key] for key in keys}
 
@@ -99,8 +101,11 @@ def npz_headers(path: str | Path) -> dict[str, tuple[tuple[int, ...], np.dtype[A
                 continue
             with archive.open(info) as member:
                 version = np.lib.format.read_magic(member)
-                read = (np.lib.format.read_array_header_1_0 if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0)
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, dtype = read(member)
             headers[info.filename.removesuffix(_SUFFIX)] = (shape, dtype)
     if not headers:
@@ -128,8 +133,10 @@ def write_npz(path: str | Path, arrays: Mapping[str, ArrayLike], compressed: boo
     plain = {key: np.asanyarray(value) for key, value in arrays.items()}
     for key, array in plain.items():
         if array.dtype.hasobject:
-            raise DataError(f"{path}: key {key!r} is not storable (got dtype {array.dtype}, expected numbers "
-                            f"or text). Convert it to a plain array.")
+            raise DataError(
+                f"{path}: key {key!r} is not storable (got dtype {array.dtype}, expected numbers "
+                f"or text). Convert it to a plain array."
+            )
     method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", compression=method) as archive:
         for key, array in plain.items():
@@ -202,6 +209,7 @@ def missing_key(
 
 def _closest(name: str, options: Sequence[str]) -> str | None:
     """Closest option by spelling; the same beginning counts most."""
+
     def likeness(option: str) -> float:
         pair = (name.casefold(), option.casefold())
         same_start = pair[0][:_SAME_START] == pair[1][:_SAME_START]
@@ -228,11 +236,14 @@ def _check_is_archive(path: Path) -> None:
     if zipfile.is_zipfile(path):
         return
     if start == b"PK\x03\x04":
-        raise DataError(f"{path}: the archive is cut short (got {path.stat().st_size} bytes without the last "
-                        f"index, expected a complete NPZ file). Copy it again from its source.")
+        raise DataError(
+            f"{path}: the archive is cut short (got {path.stat().st_size} bytes without the last "
+            f"index, expected a complete NPZ file). Copy it again from its source."
+        )
     kind = _KNOWN_STARTS.get(start, f"a file starting with {start!r}")
-    raise DataError(f"{path}: not an NPZ archive (got {kind}, expected the output of numpy.savez). "
-                    f"Convert it to NPZ.")
+    raise DataError(
+        f"{path}: not an NPZ archive (got {kind}, expected the output of numpy.savez). Convert it to NPZ."
+    )
 
 
 @contextmanager
@@ -244,5 +255,7 @@ def _damage_named(path: str | Path) -> Iterator[None]:
         raise
     except _DAMAGE as error:
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: the archive is damaged or unreadable (got {detail!r}, expected numpy.savez "
-                        f"output). Copy it again from its source.") from error
+        raise DataError(
+            f"{path}: the archive is damaged or unreadable (got {detail!r}, expected numpy.savez "
+            f"output). Copy it again from its source."
+        ) from error

@@ -78,7 +78,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> Path:
         The file.
     """
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(_finite(content), indent=2, default=str) + "\n", encoding="utf-8")
+        Path(temporary).write_text(
+            json.dumps(_finite(content), indent=2, default=str) + "\n", encoding="utf-8"
+        )
     return path
 
 
@@ -252,14 +254,16 @@ def write_reconstruction(
     Returns
     -------
     files : list of Path
-        ``reconstructed_amplitude.png``, ``reconstructed_phase.png``, ``reconstruction.npz``, ``probe.png``, and with a
-        truth ``comparison.png`` and ``metrics.json``.
+        ``reconstructed_amplitude.png``, ``reconstructed_phase.png``, ``reconstruction.npz``, ``probe.png``,
+        and with a truth ``comparison.png`` and ``metrics.json``.
     scores : dict of str to float
         Empty without a truth.
     """
     from ptycho.figures import save_comparison_png, save_probe_png, save_reconstruction_pngs
 
-    positions = scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
+    positions = (
+        scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
+    )
     lit = np.where(found.scanned, found.coverage, 0.0)
     files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
     write_npz(

@@ -1,9 +1,9 @@
 """Far-field forward model in NumPy: the reference that every backend is tested against.
 
-Axes: patches and patterns are ``(..., N, N)``, the last two axes are (y, x). Probe modes are ``(P, N, N)``, or
-``(J, P, N, N)`` when every scan position has its own. Units: positions in object pixels, phase in radians, probe
-in sqrt(photons), intensity in photons per pixel. Symbols and equation numbers follow ``specs/physics.md``.
-The dtype follows the input: complex128 in, float64 out.
+Axes: patches and patterns are ``(..., N, N)``, the last two axes are (y, x). Probe modes are ``(P, N, N)``,
+or ``(J, P, N, N)`` when every scan position has its own. Units: positions in object pixels, phase in radians,
+probe in sqrt(photons), intensity in photons per pixel. Symbols and equation numbers follow
+``specs/physics.md``. The dtype follows the input: complex128 in, float64 out.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Complex = NDArray[np.complexfloating[Any, Any]]
 Real = NDArray[np.floating[Any]]
 
 INTENSITY_FLOOR = 1e-8
-"""Photons per pixel added under every square root and logarithm; far below one count, it only keeps them finite."""
+"""Photons per pixel added under every square root and logarithm, to keep them finite; far below one count."""
 
 SOFTENING = 0.03
-"""Where the expected amplitude falls below this part of the measured one, the misfit is rounded off: there the phase
-of the wave is rounding, and a gradient that follows it differs from one machine to the next."""
+"""Where the expected amplitude falls below this part of the measured one, the misfit is rounded off: there
+the phase of the wave is rounding, and a gradient that follows it differs from one machine to the next."""
 
 
 def centring_phase(n_px: int, dtype: Any = np.complex128) -> Complex:
@@ -31,8 +31,8 @@ def centring_phase(n_px: int, dtype: Any = np.complex128) -> Complex:
 
     .. math:: c(y, x) = \exp\left(2\pi i \lfloor N/2\rfloor (y + x) / N\right)
 
-    Multiplying the small probe once replaces an ``fftshift`` of every pattern. For even N it is a chequerboard of
-    exact +1 and -1.
+    Multiplying the small probe once replaces an ``fftshift`` of every pattern. For even N it is a
+    chequerboard of exact +1 and -1.
 
     Parameters
     ----------
@@ -164,9 +164,10 @@ def patch_indices(corners_yx: NDArray[np.int64], n_px: int, shape_yx: tuple[int,
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         raise DataError(
-            f"canvas: {int(outside.sum())} of {len(corners)} patches fall outside the {height}x{width} px object "
-            f"(got patch {first} at corner y={corners[first, 0]}, x={corners[first, 1]}, expected every patch inside). "
-            "Plan the canvas from the same positions."
+            f"canvas: {int(outside.sum())} of {len(corners)} patches fall outside the {height}x{width} px "
+            "object "
+            f"(got patch {first} at corner y={corners[first, 0]}, x={corners[first, 1]}, expected every "
+            "patch inside). Plan the canvas from the same positions."
         )
     span = np.arange(n_px)
     rows = corners[:, 0, None] + span
@@ -205,7 +206,9 @@ def extract_patches(obj: Complex, corners_yx: NDArray[np.int64], n_px: int) -> C
     return obj.reshape(-1)[patch_indices(corners_yx, n_px, obj.shape[-2:])]
 
 
-def place_patches(patches: NDArray[Any], corners_yx: NDArray[np.int64], shape_yx: tuple[int, int]) -> NDArray[Any]:
+def place_patches(
+    patches: NDArray[Any], corners_yx: NDArray[np.int64], shape_yx: tuple[int, int]
+) -> NDArray[Any]:
     """Add patches into an empty canvas: the adjoint of :func:`extract_patches`.
 
     Parameters
@@ -268,8 +271,8 @@ def exit_waves(patches: Complex, probes: Complex) -> Complex:
     """
     if probes.shape[-2:] != patches.shape[-2:]:
         raise DataError(
-            f"forward model: probe and patches differ in size (got {probes.shape[-2:]} and {patches.shape[-2:]} px, "
-            "expected the same). Crop or pad the probe to the pattern size."
+            f"forward model: probe and patches differ in size (got {probes.shape[-2:]} and "
+            f"{patches.shape[-2:]} px, expected the same). Crop or pad the probe to the pattern size."
         )
     return patches[:, None] * probes
 
@@ -388,9 +391,7 @@ def illumination(probes: Complex, corners_yx: NDArray[np.int64], shape_yx: tuple
     return place_patches(patches, corners_yx, shape_yx)
 
 
-def wave_residual(
-    obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real
-) -> Complex:
+def wave_residual(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real) -> Complex:
     r"""Return by how much the exit waves miss the measured amplitude.
 
     .. math:: \chi_{j,p} = \mathcal{F}^\dagger\left[(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
@@ -446,9 +447,7 @@ def softened_amplitude(intensity: Real, amplitude: Real) -> Real:
     return np.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
-def object_gradient(
-    obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real
-) -> Complex:
+def object_gradient(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real) -> Complex:
     r"""Return the Wirtinger gradient of the amplitude least squares with respect to the object.
 
     .. math:: g(r) = \sum_j \sum_p P_p^*(r - r_j)\,\chi_{j,p}
@@ -552,8 +551,8 @@ def poisson_loss(predicted: Real, amplitude: Real) -> Real:
 
     .. math:: L_P = \sum \left[I - k + k \ln(k / I)\right] / \sum k, \quad k = (A^{\mathrm{meas}})^2
 
-    It is the negative log-likelihood less its value for a perfect fit, so it has the gradient of the likelihood and
-    is 0 where the model explains every count.
+    It is the negative log-likelihood less its value for a perfect fit, so it has the gradient of the
+    likelihood and is 0 where the model explains every count.
 
     Parameters
     ----------

@@ -5,17 +5,14 @@ The settings reach ``params.cfg`` before anything else happens; nothing in here 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ptycho import params
-from ptycho.config.choices import BUNDLE_NAME, PRETRAINED
+from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import (
     InferenceConfig,
     PyTorchExecutionConfig,
@@ -24,7 +21,7 @@ from ptycho.config.config import (
     validate_effects,
     validate_inference_config,
 )
-from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
+from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import check_target, collect, export_optics, write_export
 from ptycho.files.optics import FileOptions
 from ptycho.interrupts import ending_on_sigterm
@@ -37,6 +34,7 @@ from ptycho.job import (
     subsample,
     training_groups,
 )
+from ptycho.models import check_size, find_model, fitted_model, load_engine, saw_no_scan
 from ptycho.outputs import (
     prepare_folder,
     write_patch_stats,
@@ -48,22 +46,6 @@ from ptycho.progress import Progress
 from ptycho.scan import Scan, mask_of, open_scan
 
 logger = logging.getLogger(__name__)
-
-ENGINES = {
-    "pytorch": ("ptycho_torch.engine", ("torch", "lightning", "tensordict"), "torch"),
-    "tensorflow": ("ptycho.tf.engine", ("tensorflow",), "tensorflow"),
-}
-"""Backend name -> engine module, packages it needs, and the extra that installs them."""
-LIGHTNING_MISSING = "PyTorch backend requires Lightning. Install with: pip install -e .[torch]"
-"""The sentence that clients look for when the PyTorch extra is not installed."""
-CHECKPOINT_BUNDLE = "checkpoints/best-checkpoint.h5.zip"
-MODEL_SEARCH = {
-    "pytorch": ("checkpoints/last.ckpt", "wts.pt", "model.pt", BUNDLE_NAME, CHECKPOINT_BUNDLE),
-    "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE),
-}
-"""Backend -> where a training folder keeps its model; the first one found is taken. Either reads a bundle."""
-PRETRAINED_FILE = Path(__file__).parent / "weights" / "unrolled_poisson.h5.zip"
-"""Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
 
 
 @dataclass
@@ -107,175 +89,6 @@ class InferenceOutcome:
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def require_backend(backend: str) -> None:
-    """Refuse a backend whose packages are not installed; imports none of them.
-
-    Parameters
-    ----------
-    backend : {'pytorch', 'tensorflow'}
-        Name of the backend.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such backend.
-    MissingPackageError
-        If a package is missing; the message names the install command.
-    """
-    if backend not in ENGINES:
-        raise ConfigError(f"backend: unknown name (got {backend!r}, expected one of {', '.join(ENGINES)}). Choose one.")
-    module, packages, extra = ENGINES[backend]
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if backend == "pytorch" and missing:
-        raise MissingPackageError(LIGHTNING_MISSING)
-    if missing or importlib.util.find_spec(module) is None:
-        raise MissingPackageError(
-            f"backend {backend}: not installed (missing {', '.join(missing) or module}). "
-            f"Install with: pip install -e .[{extra}]"
-        )
-
-
-def load_engine(backend: str) -> ModuleType:
-    """Import the engine of a backend.
-
-    Parameters
-    ----------
-    backend : {'pytorch', 'tensorflow'}
-        Name of the backend.
-
-    Returns
-    -------
-    module
-        With ``check_settings``, ``fit``, ``load``, ``to_bundle``, ``reconstruct``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such backend.
-    MissingPackageError
-        If a package is missing.
-    """
-    require_backend(backend)
-    return importlib.import_module(ENGINES[backend][0])
-
-
-def find_model(path: Path, backend: str = "pytorch") -> Path:
-    """Find the trained model in a training folder, or take a file that is named directly.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of a training, a ``.ckpt``, ``.pt`` or bundle file, or ``pretrained`` for the network that
-        comes with the package.
-    backend : {'pytorch', 'tensorflow'}
-        Backend that shall load it.
-
-    Returns
-    -------
-    Path
-        The file to load.
-
-    Raises
-    ------
-    BundleError
-        If nothing is there; the message lists where it was looked for. It is a FileNotFoundError as well.
-    """
-    if str(path) == PRETRAINED and not path.exists():
-        return PRETRAINED_FILE
-    if path.is_file():
-        return path
-    for name in MODEL_SEARCH[backend]:
-        if (path / name).is_file():
-            return path / name
-    if (path / "manifest.json").is_file():
-        return path
-    looked = ", ".join(MODEL_SEARCH[backend])
-    problem = "no model in this folder" if path.is_dir() else "no such file or folder"
-    named = "a .ckpt file" if backend == "pytorch" else "a bundle"
-    raise ModelNotFoundError(
-        f"{path}: {problem} (expected one of {looked}, or {named} named directly). "
-        "Pass --model_path with the --output_dir of a training."
-    )
-
-
-class ModelNotFoundError(BundleError, FileNotFoundError):
-    """There is no trained model where one was looked for."""
-
-
-def check_size(scan: Scan, trained_px: int, where: str) -> None:
-    """Refuse patterns of another size than a model was trained on.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns to reconstruct.
-    trained_px : int
-        Pattern size of the model [px].
-    where : str
-        What they have to fit, for the message.
-
-    Raises
-    ------
-    DataError
-        If the sizes differ.
-    """
-    if scan.n_px != trained_px:
-        raise DataError(
-            f"{scan.name}: the patterns do not fit {where} (got N={scan.n_px}, expected N={trained_px}). "
-            "Crop or pad the patterns, or train on patterns of this size."
-        )
-
-
-def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
-    """Return a model for the pattern size of a scan; ``unrolled`` that was trained without a probe takes any.
-
-    Parameters
-    ----------
-    engine : module
-        The backend.
-    model : object
-        The backend's model.
-    scan : Scan
-        Patterns to reconstruct.
-    where : str
-        What they have to fit, for the message.
-
-    Returns
-    -------
-    object
-        The model itself, or the same network for the other size.
-
-    Raises
-    ------
-    DataError
-        If the model is for another size.
-    """
-    bundle = engine.to_bundle(model)
-    if bundle.model.architecture != "unrolled" or bundle.probe.any():
-        check_size(scan, bundle.model.N, where)
-    if scan.n_px == bundle.model.N:
-        return model
-    return engine.from_bundle(replace(bundle, model=replace(bundle.model, N=scan.n_px), probe=0 * scan.probe))
-
-
-def saw_no_scan(engine: ModuleType, model: Any) -> bool:
-    """Return whether a model was trained without a scan, so that it knows no probe.
-
-    Parameters
-    ----------
-    engine : module
-        The backend.
-    model : object
-        The backend's model.
-
-    Returns
-    -------
-    bool
-        True for the network that comes with the package.
-    """
-    return not engine.to_bundle(model).probe.any()
-
-
 def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
     """Fill ``params.cfg`` from the settings, before anything else runs (CONFIG-001).
 
@@ -288,7 +101,8 @@ def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress
     """
     update_legacy_dict(params.cfg, config)
     progress.note(
-        f"✓ params.cfg populated: N={config.model.N}, gridsize={config.model.gridsize}, n_groups={config.n_groups}"
+        f"✓ params.cfg populated: N={config.model.N}, gridsize={config.model.gridsize}, "
+        f"n_groups={config.n_groups}"
     )
 
 
@@ -391,19 +205,21 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
     wanted = [name for name in ("probe", "positions", "frames") if getattr(config, f"refine_{name}")]
     if config.refine_steps < 0 or not 0 <= config.refine_tv < 1:
         raise ConfigError(
-            f"refinement: a number is out of range (got --refine {config.refine_steps}, --refine-tv {config.refine_tv}, "
-            "expected steps >= 0 and a strength from 0 to 1). Correct it."
+            f"refinement: a number is out of range (got --refine {config.refine_steps}, --refine-tv "
+            f"{config.refine_tv}, expected steps >= 0 and a strength from 0 to 1). Correct it."
         )
     if config.refine_steps == 0:
         if wanted or config.refine_start == "flat":
             asked = f"--refine-{wanted[0]}" if wanted else "--init flat"
-            raise ConfigError(f"refinement: {asked} needs steps (got --refine 0, expected >= 1). Pass --refine 50.")
+            raise ConfigError(
+                f"refinement: {asked} needs steps (got --refine 0, expected >= 1). Pass --refine 50."
+            )
         return None
     sigma_px = config.model.gaussian_smoothing_sigma
     if sigma_px > 0:
         raise ConfigError(
-            f"refinement: its forward model smooths no exit wave (got a model with gaussian_smoothing_sigma {sigma_px:g} "
-            "px, expected 0). Leave out --refine, or train without --gaussian_smoothing_sigma."
+            "refinement: its forward model smooths no exit wave (got a model with gaussian_smoothing_sigma "
+            f"{sigma_px:g} px, expected 0). Leave out --refine, or train without --gaussian_smoothing_sigma."
         )
     return RefineOptions(
         steps=config.refine_steps,
@@ -428,7 +244,8 @@ def infer(
     Parameters
     ----------
     config : InferenceConfig
-        ``model_path``, ``test_data_file`` and ``output_dir`` are used; ``n_groups`` takes that many scan points.
+        ``model_path``, ``test_data_file`` and ``output_dir`` are used; ``n_groups`` takes that many scan
+        points.
     execution : PyTorchExecutionConfig, optional
         Accelerator and batch size.
     progress : Progress, optional
@@ -462,19 +279,28 @@ def infer(
     optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
     progress.note(scan.record.summary())
     wanted = config.n_groups if config.n_groups is not None else config.n_subsample
-    members = subsample(scan, wanted, config.subsample_seed if config.subsample_seed is not None else config.seed)
+    members = subsample(
+        scan, wanted, config.subsample_seed if config.subsample_seed is not None else config.seed
+    )
     if len(members) < config.model.gridsize**2:
         raise DataError(
-            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, expected at least "
-            f"{config.model.gridsize**2}). Pass a larger --n_images."
+            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, "
+            f"expected at least {config.model.gridsize**2}). Pass a larger --n_images."
         )
     polish = refinement(config)
     uses_network = polish is None or polish.start == "network"
     found = engine.reconstruct(
-        model, scan, members, execution=execution, progress=progress,
-        patch_weighting=config.patch_weighting, fit_scale=config.varpro_scaling,
+        model,
+        scan,
+        members,
+        execution=execution,
+        progress=progress,
+        patch_weighting=config.patch_weighting,
+        fit_scale=config.varpro_scaling,
         polish=polish,
-        probe_first=config.fit_probe if config.fit_probe is not None else uses_network and saw_no_scan(engine, model),
+        probe_first=config.fit_probe
+        if config.fit_probe is not None
+        else uses_network and saw_no_scan(engine, model),
     )
     limits = (config.phase_vmin, config.phase_vmax)
     with progress.phase("writing", 1) as phase:
@@ -490,8 +316,12 @@ def infer(
 
 def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool = True) -> Scan:
     return open_scan(
-        path, domain=config.measurement_domain, mask=mask_of(config.model), probe_key=config.probe_key,
-        pattern_axis=config.pattern_axis, options=FileOptions.of(config, product=product),
+        path,
+        domain=config.measurement_domain,
+        mask=mask_of(config.model),
+        probe_key=config.probe_key,
+        pattern_axis=config.pattern_axis,
+        options=FileOptions.of(config, product=product),
     )
 
 

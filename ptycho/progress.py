@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Phase:
-    """One phase of a run: reading, grouping, training, reconstructing, writing. This base class shows nothing."""
+    """One phase of a run: reading, grouping, training, reconstructing, writing. This class shows nothing."""
 
     def update(self, done: int, **values: Any) -> None:
         """Report how far the phase is.

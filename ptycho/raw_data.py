@@ -37,8 +37,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_OPTIONAL_KEYS = ("xcoords_start", "ycoords_start", "scan_index", "objectGuess", "Y", "norm_Y_I",
-                  "bad_pixels", "nphotons", "label", "_metadata")
+_OPTIONAL_KEYS = (
+    "xcoords_start",
+    "ycoords_start",
+    "scan_index",
+    "objectGuess",
+    "Y",
+    "norm_Y_I",
+    "bad_pixels",
+    "nphotons",
+    "label",
+    "_metadata",
+)
 _SMALL_SPAN_PX = 0.01
 
 
@@ -101,8 +111,13 @@ class RawData:
         source: str = "RawData",
     ) -> None:
         self.source = source
-        columns = {"xcoords": xcoords, "ycoords": ycoords, "xcoords_start": xcoords_start,
-                   "ycoords_start": ycoords_start, "scan_index": scan_index}
+        columns = {
+            "xcoords": xcoords,
+            "ycoords": ycoords,
+            "xcoords_start": xcoords_start,
+            "ycoords_start": ycoords_start,
+            "scan_index": scan_index,
+        }
         given = {key: value for key, value in columns.items() if value is not None}
         table = {key: canonical_column(value, key, source) for key, value in given.items()}
         self.diff3d = canonical_patterns(diff3d, len(table["xcoords"]), pattern_axis, source)
@@ -143,7 +158,10 @@ class RawData:
 
     @classmethod
     def from_file(
-        cls, path: str | Path, probe_key: str | None = None, pattern_axis: int | None = None,
+        cls,
+        path: str | Path,
+        probe_key: str | None = None,
+        pattern_axis: int | None = None,
         options: FileOptions | None = None,
     ) -> RawData:
         """Read a data set from an NPZ or HDF5 file; its content decides, not its name.
@@ -193,14 +211,24 @@ class RawData:
         present = [key for key in _OPTIONAL_KEYS if key in headers and key not in required]
         objects = [key for key in present if headers[key][1].hasobject]
         if objects:
-            logger.warning("%s: skipped %s, pickled Python objects; if a dose is in there, store it under "
-                           "'nphotons'", path, ", ".join(objects))
+            logger.warning(
+                "%s: skipped %s, pickled Python objects; if a dose is in there, store it under 'nphotons'",
+                path,
+                ", ".join(objects),
+            )
         arrays = read_npz(path, [*required, *(key for key in present if key not in objects)])
         metadata = parsed_metadata(arrays.pop("_metadata", None), str(path))
         optional = {key: arrays.get(key) for key in _OPTIONAL_KEYS[:-1]}
         return cls(
-            arrays["xcoords"], arrays["ycoords"], diff3d=arrays.pop(patterns), probeGuess=arrays[probe],
-            metadata=metadata, pattern_axis=pattern_axis, source=str(path), **optional)
+            arrays["xcoords"],
+            arrays["ycoords"],
+            diff3d=arrays.pop(patterns),
+            probeGuess=arrays[probe],
+            metadata=metadata,
+            pattern_axis=pattern_axis,
+            source=str(path),
+            **optional,
+        )
 
     def to_file(self, path: str | Path) -> None:
         """Write the data set to an NPZ file that :meth:`from_file` reads back.
@@ -231,11 +259,23 @@ class RawData:
         """
         rows = np.asarray(rows, dtype=np.int64)
         return RawData(
-            self.xcoords[rows], self.ycoords[rows], self.xcoords_start[rows], self.ycoords_start[rows],
-            self.diff3d[rows], self.probeGuess, self.scan_index[rows], self.objectGuess,
-            None if self.Y is None else self.Y[rows], self.norm_Y_I, self.metadata,
-            bad_pixels=self.bad_pixels, nphotons=self.nphotons, pattern_axis=0, source=self.source,
-            label=None if self.label is None else self.label[rows])
+            self.xcoords[rows],
+            self.ycoords[rows],
+            self.xcoords_start[rows],
+            self.ycoords_start[rows],
+            self.diff3d[rows],
+            self.probeGuess,
+            self.scan_index[rows],
+            self.objectGuess,
+            None if self.Y is None else self.Y[rows],
+            self.norm_Y_I,
+            self.metadata,
+            bad_pixels=self.bad_pixels,
+            nphotons=self.nphotons,
+            pattern_axis=0,
+            source=self.source,
+            label=None if self.label is None else self.label[rows],
+        )
 
     @property
     def n_patterns(self) -> int:
@@ -256,8 +296,10 @@ class RawData:
     def probe_modes(self) -> NDArray[np.complex64]:
         """Incoherent probe modes as stored, shape (P, N, N)."""
         if self.probeGuess is None:
-            raise DataError(f"{self.source}: there is no probe (got None, expected (P, {self.N}, {self.N})). "
-                            f"Pass probeGuess.")
+            raise DataError(
+                f"{self.source}: there is no probe (got None, expected (P, {self.N}, {self.N})). "
+                f"Pass probeGuess."
+            )
         return canonical_probe(self.probeGuess, self.N, self.source)
 
     def __repr__(self) -> str:
@@ -315,14 +357,18 @@ class RawData:
             If there are fewer than C patterns, or, on asking for ``Y``, a patch leaves objectGuess.
         """
         if self.N != N:
-            raise ConfigError(f"{self.source}: N is not the pattern size (got {N}, expected {self.N}). "
-                              f"Set N to {self.N}.")
+            raise ConfigError(
+                f"{self.source}: N is not the pattern size (got {N}, expected {self.N}). Set N to {self.N}."
+            )
         groups = make_groups(
             self.positions_yx_px,
             gridsize=params.get("gridsize") if gridsize is None else gridsize,
             n_groups=None if nsamples == 1 else nsamples,
-            neighbor_count=K, seed=seed, sequential=sequential_sampling,
-            enable_oversampling=enable_oversampling, neighbor_pool_size=neighbor_pool_size,
+            neighbor_count=K,
+            seed=seed,
+            sequential=sequential_sampling,
+            enable_oversampling=enable_oversampling,
+            neighbor_pool_size=neighbor_pool_size,
         )
         return GroupedData(grouped_fields(self, groups), self)
 

@@ -94,8 +94,10 @@ class ScaleRecord:
         """
         names = {field.name for field in dataclasses.fields(cls)}
         if set(values) != names:
-            raise DataError(f"scale record: fields do not match (got {sorted(values)}, expected "
-                            f"{sorted(names)}). Use the record written by this version.")
+            raise DataError(
+                f"scale record: fields do not match (got {sorted(values)}, expected "
+                f"{sorted(names)}). Use the record written by this version."
+            )
         _check_domain(values["domain"], "scale record")
         texts = {"domain", "reason"}
         return cls(**{name: str(values[name]) if name in texts else float(values[name]) for name in names})
@@ -103,9 +105,11 @@ class ScaleRecord:
     def summary(self) -> str:
         """Return the decision as one line."""
         probe = "kept" if self.probe_gain == 1.0 else f"scaled by {self.probe_gain:.4g}"
-        return (f"scale: {self.domain} ({self.reason}); {self.mean_counts:.4g} photons per pattern, at most "
-                f"{self.max_counts:.4g} in a pixel; probe {probe}; input x {self.input_scale:.4g}, "
-                f"intensity_scale {self.intensity_scale:.4g}")
+        return (
+            f"scale: {self.domain} ({self.reason}); {self.mean_counts:.4g} photons per pattern, at most "
+            f"{self.max_counts:.4g} in a pixel; probe {probe}; input x {self.input_scale:.4g}, "
+            f"intensity_scale {self.intensity_scale:.4g}"
+        )
 
 
 def decide_domain(patterns: NDArray[Any], override: Domain | None = None) -> tuple[Domain, str]:
@@ -149,9 +153,12 @@ def decide_domain(patterns: NDArray[Any], override: Domain | None = None) -> tup
     largest = float(sample.max())
     if largest > _INTEGRAL_MAX:
         return "counts", f"whole numbers up to {largest:g} of dtype {patterns.dtype}"
-    logger.warning("measurement domain: all sampled values are whole numbers of at most %g in dtype %s; they "
-                   "are taken as amplitude, pass --measurement-domain counts if they are counts",
-                   largest, patterns.dtype)
+    logger.warning(
+        "measurement domain: all sampled values are whole numbers of at most %g in dtype %s; they "
+        "are taken as amplitude, pass --measurement-domain counts if they are counts",
+        largest,
+        patterns.dtype,
+    )
     return "amplitude", f"dtype {patterns.dtype}, whole numbers up to {largest:g} only"
 
 
@@ -187,16 +194,23 @@ def make_scale_record(
     domain, reason = _domain_of(raw, override)
     dose = raw.nphotons if nphotons is None else nphotons
     if dose is not None and not (np.isfinite(dose) and dose > 0):
-        raise ConfigError(f"scaling: nphotons out of range (got {dose}, expected photons per pattern > 0). "
-                          f"Leave it out when the dose is unknown.")
+        raise ConfigError(
+            f"scaling: nphotons out of range (got {dose}, expected photons per pattern > 0). "
+            f"Leave it out when the dose is unknown."
+        )
     total, largest = _stored_counts(raw.diff3d, domain)
     gain = float(np.sqrt(dose / total)) if domain == "amplitude" and dose is not None else 1.0
     mean_counts, max_counts = total * gain**2, largest * gain**2
     intensity_scale = float(np.sqrt(mean_counts)) / (raw.N / 2)
     return ScaleRecord(
-        domain=domain, reason=reason, mean_counts=mean_counts, max_counts=max_counts,
-        probe_gain=_probe_gain(raw, mean_counts), input_scale=1.0 / intensity_scale,
-        intensity_scale=intensity_scale, amplitude_gain=gain,
+        domain=domain,
+        reason=reason,
+        mean_counts=mean_counts,
+        max_counts=max_counts,
+        probe_gain=_probe_gain(raw, mean_counts),
+        input_scale=1.0 / intensity_scale,
+        intensity_scale=intensity_scale,
+        amplitude_gain=gain,
     )
 
 
@@ -250,8 +264,10 @@ def _domain_of(raw: RawData, override: Domain | None) -> tuple[Domain, str]:
 
 def _check_domain(domain: object, where: str) -> Domain:
     if domain not in ("counts", "amplitude"):
-        raise ConfigError(f"{where}: unknown domain (got {domain!r}, expected 'counts' or 'amplitude'). "
-                          f"Choose one of the two.")
+        raise ConfigError(
+            f"{where}: unknown domain (got {domain!r}, expected 'counts' or 'amplitude'). "
+            f"Choose one of the two."
+        )
     return domain  # type: ignore[return-value]
 
 

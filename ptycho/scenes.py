@@ -262,11 +262,13 @@ def collage(
     star = _star(grid, (0.36 * height, 0.4 * width), 0.17 * size, 16, rng.uniform(0.0, 2 * np.pi))
     _paint(maps, star, np.array([0.9, 1.0]))
     top, left, stroke = 0.5 * height, 0.62 * width, 0.04 * size
-    letter = np.maximum.reduce([
-        _bar(grid, (top + 0.12 * size, left), stroke, 0.28 * size),
-        _bar(grid, (top, left + 0.07 * size), 0.18 * size, stroke),
-        _bar(grid, (top + 0.11 * size, left + 0.05 * size), 0.14 * size, stroke),
-    ])
+    letter = np.maximum.reduce(
+        [
+            _bar(grid, (top + 0.12 * size, left), stroke, 0.28 * size),
+            _bar(grid, (top, left + 0.07 * size), 0.18 * size, stroke),
+            _bar(grid, (top + 0.11 * size, left + 0.05 * size), 0.14 * size, stroke),
+        ]
+    )
     _paint(maps, letter, np.array([1.0, 0.0]))
     # Line pairs of shrinking period, down to 4 px, below the star.
     row = 0.57 * height

@@ -21,9 +21,9 @@ SCHEDULERS: tuple[str, ...] = allowed(Scheduler)
 def base_rate(learning_rate: float, model: ModelConfig) -> float:
     """Return the rate that training starts from, for a network of this width.
 
-    The first steps of Adam move all weights of a layer by the full rate and largely in one direction, so the output
-    moves with the width of the layer. ``cnn`` at the full rate saturates in its first epoch and stays flat; the rate
-    therefore falls with the factor on its filters.
+    The first steps of Adam move all weights of a layer by the full rate and largely in one direction, so the
+    output moves with the width of the layer. ``cnn`` at the full rate saturates in its first epoch and stays
+    flat; the rate therefore falls with the factor on its filters.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Ordered subsets: a pass through the scan in several object updates, each on a part that covers the whole field.
+"""Ordered subsets: a pass through the scan in several object updates, each on a part that covers the field.
 
-Neighbouring patterns tell nearly the same about a pixel. Where many of them overlap, an eighth of the scan gives
-almost the step of the whole, so one pass makes eight steps. Their noise stays in the object, so the last passes
-use the whole scan again.
+Neighbouring patterns tell nearly the same about a pixel. Where many of them overlap, an eighth of the scan
+gives almost the step of the whole, so one pass makes eight steps. Their noise stays in the object, so the
+last passes use the whole scan again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHARES = ((0.4, 1), (0.6, 2), (0.8, 4))
 MIN_PASSES = 20
 """Passes that subsets never go below."""
 SUBSET_MOMENTUM = 0.9
-"""Most momentum where subsets are used: many updates make momentum long, and it would carry their noise along."""
+"""Most momentum where subsets are used: many updates make it long, and it would carry their noise along."""
 _BITS = 16
 
 

@@ -33,18 +33,54 @@ AMP_ACTIVATIONS: dict[str, str] = {
 MEASUREMENT_DOMAINS: dict[str, str | None] = {"count_intensity": None, "normalized_amplitude": "amplitude"}
 
 SAME_NAME_MODEL = (
-    "n_filters_scale", "architecture", "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks",
-    "learned_input_channels", "max_hidden_channels", "resnet_width", "fno_input_transform",
-    "generator_output_mode", "object_big", "probe_big", "probe_mask_sigma", "probe_mask_diameter",
-    "pad_object", "gaussian_smoothing_sigma", "unrolled_steps", "unrolled_width", "unrolled_likelihood",
-    "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder", "eca_decoder", "spatial_decoder",
+    "n_filters_scale",
+    "architecture",
+    "fno_modes",
+    "fno_width",
+    "fno_blocks",
+    "fno_cnn_blocks",
+    "learned_input_channels",
+    "max_hidden_channels",
+    "resnet_width",
+    "fno_input_transform",
+    "generator_output_mode",
+    "object_big",
+    "probe_big",
+    "probe_mask_sigma",
+    "probe_mask_diameter",
+    "pad_object",
+    "gaussian_smoothing_sigma",
+    "unrolled_steps",
+    "unrolled_width",
+    "unrolled_likelihood",
+    "cbam_encoder",
+    "cbam_bottleneck",
+    "cbam_decoder",
+    "eca_encoder",
+    "eca_decoder",
+    "spatial_decoder",
     "decoder_spatial_kernel",
 )
 SAME_NAME_TRAINING = (
-    "batch_size", "learning_rate", "output_dir", "train_data_file", "test_data_file", "n_groups",
-    "torch_mae_pred_l2_match_target", "gradient_clip_val", "gradient_clip_algorithm", "optimizer", "momentum",
-    "weight_decay", "adam_beta1", "adam_beta2", "scheduler", "plateau_factor", "plateau_patience",
-    "plateau_min_lr", "plateau_threshold",
+    "batch_size",
+    "learning_rate",
+    "output_dir",
+    "train_data_file",
+    "test_data_file",
+    "n_groups",
+    "torch_mae_pred_l2_match_target",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "optimizer",
+    "momentum",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "scheduler",
+    "plateau_factor",
+    "plateau_patience",
+    "plateau_min_lr",
+    "plateau_threshold",
 )
 PATH_FIELDS = ("train_data_file", "test_data_file", "output_dir", "model_path")
 
@@ -215,21 +251,36 @@ def from_core(
     """
     channels = model.gridsize**2
     data = DataConfig(
-        N=model.N, C=channels, grid_size=(model.gridsize,) * 2, probe_scale=model.probe_scale,
-        x_bounds=(0.0, 1.0), y_bounds=(0.0, 1.0),
+        N=model.N,
+        C=channels,
+        grid_size=(model.gridsize,) * 2,
+        probe_scale=model.probe_scale,
+        x_bounds=(0.0, 1.0),
+        y_bounds=(0.0, 1.0),
     )
     torch_model = ModelConfig(
         mode=next(name for name, kind in MODEL_TYPES.items() if kind == model.model_type),
-        amp_activation=model.amp_activation, probe_mask=model.probe_mask, C_model=channels, C_forward=channels,
+        amp_activation=model.amp_activation,
+        probe_mask=model.probe_mask,
+        C_model=channels,
+        C_forward=channels,
         **_same(model, SAME_NAME_MODEL),
     )
     if training is None:
         return data, torch_model, TrainingConfig()
-    data.K, data.nphotons, data.subsample_seed = training.neighbor_count, training.nphotons, training.subsample_seed
+    data.K, data.nphotons, data.subsample_seed = (
+        training.neighbor_count,
+        training.nphotons,
+        training.subsample_seed,
+    )
     torch_model.intensity_scale_trainable = training.intensity_scale_trainable
     torch_training = TrainingConfig(
-        epochs=training.nepochs, warmup_epochs=training.lr_warmup_epochs, min_lr_ratio=training.lr_min_ratio,
-        nll=training.nll_weight > 0, torch_loss_mode=training.torch_loss_mode, **_same(training, SAME_NAME_TRAINING),
+        epochs=training.nepochs,
+        warmup_epochs=training.lr_warmup_epochs,
+        min_lr_ratio=training.lr_min_ratio,
+        nll=training.nll_weight > 0,
+        torch_loss_mode=training.torch_loss_mode,
+        **_same(training, SAME_NAME_TRAINING),
     )
     for name in PATH_FIELDS[:3]:
         value = getattr(torch_training, name)
@@ -254,7 +305,11 @@ def through_torch(config: core.TrainingConfig) -> tuple[core.TrainingConfig, dic
     """
     data, model, training = from_core(config.model, config)
     core_model = to_model_config(data, model)
-    rest = {item.name: getattr(config, item.name) for item in fields(config) if item.name not in ("model", "n_images")}
+    rest = {
+        item.name: getattr(config, item.name)
+        for item in fields(config)
+        if item.name not in ("model", "n_images")
+    }
     with warnings.catch_warnings():
         # A run without a test file is judged by groups kept from its own scan.
         warnings.simplefilter("ignore", UserWarning)

@@ -1,7 +1,7 @@
 """Patterns on their way into PyTorch: a memory-mapped store, and the batches each architecture trains on.
 
-This is the only module that turns stored patterns into tensors. A store lives in a scratch directory that goes away
-with it, so the memory a run needs does not grow with the scan.
+This is the only module that turns stored patterns into tensors. A store lives in a scratch directory that
+goes away with it, so the memory a run needs does not grow with the scan.
 """
 
 from __future__ import annotations
@@ -289,7 +289,9 @@ def group_loader(
         One batch at a time.
     """
     chosen = seed if shuffle else None
-    sampler = _EpochOrder(lambda epoch: [rows.tolist() for rows in batch_rows(len(dataset), batch_size, chosen, epoch)])
+    sampler = _EpochOrder(
+        lambda epoch: [rows.tolist() for rows in batch_rows(len(dataset), batch_size, chosen, epoch)]
+    )
     return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(workers))
 
 
@@ -303,7 +305,8 @@ class ScanChunks:
     plan : CanvasPlan
         Canvas of the members.
     members : int array, shape (J,)
-        Patterns in the order of the plan. They are handed out in ``BLOCKS`` parts, each spread over the canvas.
+        Patterns in the order of the plan. They are handed out in ``BLOCKS`` parts, each spread over the
+        canvas.
     probe : complex tensor, shape (P, N, N)
         Probe modes on the device of the computation [sqrt(photons)].
 
@@ -368,7 +371,7 @@ class ScanChunks:
         return self.part(0, 1)
 
     def part(self, index: int, count: int) -> Iterator[Chunk]:
-        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the whole canvas."""
+        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the canvas."""
         for block in range(index, BLOCKS, count):
             rows = self._blocks[block]
             if self._keeps:

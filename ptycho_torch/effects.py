@@ -10,26 +10,65 @@ from ptycho.errors import ConfigError
 from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
 
 DATA: tuple[str, ...] = (
-    "K_quadrant", "neighbor_function", "min_neighbor_distance", "max_neighbor_distance", "scan_pattern",
-    "normalize", "probe_normalize", "probe_ramp_removal", "data_scaling",
+    "K_quadrant",
+    "neighbor_function",
+    "min_neighbor_distance",
+    "max_neighbor_distance",
+    "scan_pattern",
+    "normalize",
+    "probe_normalize",
+    "probe_ramp_removal",
+    "data_scaling",
 )
 MODEL: tuple[str, ...] = (
-    "spectral_bottleneck_blocks", "spectral_bottleneck_modes", "spectral_bottleneck_share_weights",
-    "spectral_bottleneck_gate_init", "spectral_bottleneck_gate_mode", "cnn_output_mode", "intensity_scale",
-    "max_position_jitter", "num_datasets", "offset", "batch_norm", "edge_pad",
+    "spectral_bottleneck_blocks",
+    "spectral_bottleneck_modes",
+    "spectral_bottleneck_share_weights",
+    "spectral_bottleneck_gate_init",
+    "spectral_bottleneck_gate_mode",
+    "cnn_output_mode",
+    "intensity_scale",
+    "max_position_jitter",
+    "num_datasets",
+    "offset",
+    "batch_norm",
+    "edge_pad",
     "decoder_last_c_outer_fraction",
-    "use_legacy_decoder_channel_override", "use_shared_decoder", "probe_reference_coeff",
-    "amplitude_variance_loss", "training_patch_weighting", "physics_forward_mode", "rect_s1s2_trainable",
-    "rect_s1s2_init", "amplitude_physics_gain",
+    "use_legacy_decoder_channel_override",
+    "use_shared_decoder",
+    "probe_reference_coeff",
+    "amplitude_variance_loss",
+    "training_patch_weighting",
+    "physics_forward_mode",
+    "rect_s1s2_trainable",
+    "rect_s1s2_init",
+    "amplitude_physics_gain",
 )
 TRAINING: tuple[str, ...] = (
-    "epochs_fine_tune", "fine_tune_gamma", "log_grad_norm", "grad_norm_log_freq", "stage_1_epochs",
-    "stage_2_epochs", "stage_3_epochs", "physics_weight_schedule", "stage_3_lr_factor",
-    "enable_staged_finetuning", "finetune_stage1_epochs", "finetune_stage2_epochs", "finetune_stage3_epochs",
-    "finetune_stage1_lr_decoder", "finetune_stage2_lr_encoder_top", "finetune_stage2_lr_decoder",
-    "finetune_stage2_lr_phase_head", "finetune_stage3_lr_encoder_bottom", "finetune_stage3_lr_encoder_top",
-    "finetune_stage3_lr_decoder", "finetune_stage3_lr_phase_head", "finetune_skip_stage3",
-    "finetune_early_stop_patience", "finetune_val_split",
+    "epochs_fine_tune",
+    "fine_tune_gamma",
+    "log_grad_norm",
+    "grad_norm_log_freq",
+    "stage_1_epochs",
+    "stage_2_epochs",
+    "stage_3_epochs",
+    "physics_weight_schedule",
+    "stage_3_lr_factor",
+    "enable_staged_finetuning",
+    "finetune_stage1_epochs",
+    "finetune_stage2_epochs",
+    "finetune_stage3_epochs",
+    "finetune_stage1_lr_decoder",
+    "finetune_stage2_lr_encoder_top",
+    "finetune_stage2_lr_decoder",
+    "finetune_stage2_lr_phase_head",
+    "finetune_stage3_lr_encoder_bottom",
+    "finetune_stage3_lr_encoder_top",
+    "finetune_stage3_lr_decoder",
+    "finetune_stage3_lr_phase_head",
+    "finetune_skip_stage3",
+    "finetune_early_stop_patience",
+    "finetune_val_split",
 )
 PENALTIES: tuple[str, ...] = ("amp_loss", "phase_loss")
 BOUNDS: tuple[str, ...] = ("x_bounds", "y_bounds")
@@ -53,8 +92,8 @@ def _check_bounds(data: DataConfig, name: str, architecture: str) -> None:
     bounds = tuple(getattr(data, name))
     if len(bounds) != 2 or not 0.0 <= bounds[0] < bounds[1] <= 1.0:
         raise ConfigError(
-            f"training: {name} is no part of a range (got {bounds}, expected two numbers from 0 to 1, the lower "
-            "one first). Correct the bounds."
+            f"training: {name} is no part of a range (got {bounds}, expected two numbers from 0 to 1, the "
+            "lower one first). Correct the bounds."
         )
     if architecture == "unrolled" and bounds != EVERYTHING:
         refuse_changed(data, (name,), "unrolled", "has no effect", " or use architecture 'cnn'")

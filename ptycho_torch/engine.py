@@ -100,7 +100,9 @@ def _callbacks(job: TrainingJob, monitor: str) -> list[Callback]:
         )
         found += [best, last]
     patience = execution.early_stop_patience
-    found.append(EarlyStopping(monitor=monitor, patience=patience, mode=execution.checkpoint_mode, strict=False))
+    found.append(
+        EarlyStopping(monitor=monitor, patience=patience, mode=execution.checkpoint_mode, strict=False)
+    )
     return found
 
 
@@ -247,7 +249,11 @@ def _monitor(job: TrainingJob, model: PtychoPINN_Lightning, judge: Any) -> str:
 
 def _take_best(trainer: L.Trainer, model: PtychoPINN_Lightning) -> list[Path]:
     """Give the model the weights of its best epoch; return the checkpoints, the best first."""
-    files = [Path(callback.best_model_path) for callback in trainer.checkpoint_callbacks if callback.best_model_path]
+    files = [
+        Path(callback.best_model_path)
+        for callback in trainer.checkpoint_callbacks
+        if callback.best_model_path
+    ]
     if files and files[0].is_file():
         state = torch.load(files[0], map_location="cpu", weights_only=True)["state_dict"]
         model.cpu().load_state_dict(state, strict=True)
@@ -275,7 +281,9 @@ def load(path: Path) -> PtychoPINN_Lightning:
     if path.suffix not in (".ckpt", ".pt"):
         return from_bundle(read_bundle(path))
     try:
-        model = PtychoPINN_Lightning.load_from_checkpoint(path, map_location="cpu", weights_only=True, strict=True)
+        model = PtychoPINN_Lightning.load_from_checkpoint(
+            path, map_location="cpu", weights_only=True, strict=True
+        )
     except BundleError:
         raise
     except Exception as error:

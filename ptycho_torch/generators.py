@@ -1,7 +1,7 @@
 """The networks in PyTorch, built from the tables of ``ptycho.network``.
 
-Images inside are (batch, channel, y, x). ``CnnGenerator`` maps groups of patterns to groups of object patches;
-``UnrolledGenerator`` maps a whole scan to one object canvas.
+Images inside are (batch, channel, y, x). ``CnnGenerator`` maps groups of patterns to groups of object
+patches; ``UnrolledGenerator`` maps a whole scan to one object canvas.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ class CnnGenerator(TableNetwork):
         self.amplitude_activation = ACTIVATIONS[model.amp_activation]
         encoder, decoder = network.cnn_ladder(model.N, model.n_filters_scale)
         self.levels = (len(encoder), len(decoder))
-        self.outer = network.outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
+        self.outer = (
+            network.outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
+        )
         border = torch.ones(model.N, model.N)
         quarter = model.N // 4
         border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
@@ -201,7 +203,8 @@ class UnrolledGenerator(TableNetwork):
         on_step : callable, optional
             Called with the index of each finished step.
         subsets : int
-            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a ``ScanChunks``.
+            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a
+            ``ScanChunks``.
 
         Returns
         -------
@@ -278,7 +281,9 @@ class UnrolledGenerator(TableNetwork):
         """
         name = f"unet{index}_"
         height, width = x.shape[-2:]
-        rows = max(network.STRIP_HALO_PX, network.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX)
+        rows = max(
+            network.STRIP_HALO_PX, network.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX
+        )
         if torch.is_grad_enabled() or height <= rows + 2 * network.STRIP_HALO_PX:
             return self._unet(x, name)
         strips = []
@@ -293,7 +298,9 @@ class UnrolledGenerator(TableNetwork):
         fine = self._block(x, f"{name}down0", F.silu)
         middle = self._block(F.avg_pool2d(fine, 2), f"{name}down1", F.silu)
         coarse = self._block(F.avg_pool2d(middle, 2), f"{name}down2", F.silu)
-        middle = self._block(torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1), f"{name}up1", F.silu)
+        middle = self._block(
+            torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1), f"{name}up1", F.silu
+        )
         fine = self._block(torch.cat([F.interpolate(middle, scale_factor=2), fine], 1), f"{name}up0", F.silu)
         return self.convolutions[f"{name}out"](fine)
 

@@ -1,4 +1,4 @@
-"""Reconstruct with a trained PyTorch model: ``python -m ptycho_torch.inference``, and the calls of older programs.
+"""Reconstruct with PyTorch: ``python -m ptycho_torch.inference``, and the calls of older programs.
 
 Importing this module loads no framework.
 """
@@ -85,7 +85,8 @@ def load_and_predict(
         load_yaml_config,
         merge_settings,
     )
-    from ptycho.pipeline import infer, require_backend
+    from ptycho.models import require_backend
+    from ptycho.pipeline import infer
 
     require_backend("pytorch")
     from ptycho_torch.loggers import fetch_checkpoint
@@ -93,8 +94,8 @@ def load_and_predict(
     files = sorted(Path(ptycho_files_dir).glob("*.npz"))
     if not 0 <= file_index < len(files):
         raise DataError(
-            f"{ptycho_files_dir}: there is no file number {file_index} (found {len(files)} NPZ files, expected an index "
-            f"from 0 to {len(files) - 1}). Pass another --file_index or folder."
+            f"{ptycho_files_dir}: there is no file number {file_index} (found {len(files)} NPZ files, "
+            f"expected an index from 0 to {len(files) - 1}). Pass another --file_index or folder."
         )
     with tempfile.TemporaryDirectory(prefix="ptychopinn-") as scratch:
         chosen = {

@@ -82,7 +82,9 @@ def restore(name: str, value: Any) -> Any:
         return kind()
     if not isinstance(value, dict):
         return value
-    pairs = {key: tuple(item) if isinstance(item, list) and len(item) == 2 else item for key, item in value.items()}
+    pairs = {
+        key: tuple(item) if isinstance(item, list) and len(item) == 2 else item for key, item in value.items()
+    }
     try:
         return kind(**pairs)
     except TypeError as error:
@@ -131,8 +133,12 @@ class PtychoPINN_Lightning(L.LightningModule):
         self.terms = LossTerms(kind)
         self.scale_record: ScaleRecord | None = None
         self.probe_refined = False
-        self.register_buffer("probe", torch.zeros(1, self.core_config.N, self.core_config.N, dtype=torch.complex64))
-        self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=self.model_config.intensity_scale_trainable)
+        self.register_buffer(
+            "probe", torch.zeros(1, self.core_config.N, self.core_config.N, dtype=torch.complex64)
+        )
+        self.log_gain = nn.Parameter(
+            torch.zeros(()), requires_grad=self.model_config.intensity_scale_trainable
+        )
 
     @property
     def is_unrolled(self) -> bool:
@@ -166,7 +172,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         self.scale_record = record
 
     def _probes(self, batch: dict[str, Tensor]) -> Tensor:
-        probe = batch["probe"] if "probe" in batch else self.probe
+        probe = batch.get("probe", self.probe)
         shifts = batch["shifts"]
         return probe if shifts.abs().amax() < 1e-6 else physics.shift_field(probe, shifts)
 
@@ -260,7 +266,9 @@ class PtychoPINN_Lightning(L.LightningModule):
         return self.generator(amplitude * scale)
 
     @staticmethod
-    def _merge(patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: tuple[int, int]) -> Tensor:
+    def _merge(
+        patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: tuple[int, int]
+    ) -> Tensor:
         """Average overlapping patches of a group on its canvas, weighted with the light they saw."""
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         total = physics.weighted_patches(moved, corners, probes, shape)
@@ -290,7 +298,8 @@ class PtychoPINN_Lightning(L.LightningModule):
         Parameters
         ----------
         x : real tensor, shape (B, C, N, N)
-            Amplitude; times ``input_scale_factor`` it is normalised for ``cnn`` and sqrt(photons) for ``unrolled``.
+            Amplitude; times ``input_scale_factor`` it is normalised for ``cnn`` and sqrt(photons) for
+            ``unrolled``.
         positions : real tensor, shape (B, C, 1, 2) or (B, C, 2)
             Patch centres, (x, y) in the last axis, object pixels. ``cnn`` does not look at them.
         probe : complex tensor, shape (N, N), (P, N, N) or (B, C, P, N, N)

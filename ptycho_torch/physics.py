@@ -1,7 +1,7 @@
 """Far-field forward model in PyTorch: the differentiable twin of ``ptycho.physics``.
 
-Same names, same argument order, same shapes and units as the reference; arrays are tensors, corners and indices are
-int64 tensors, dtype and device follow the input.
+Same names, same argument order, same shapes and units as the reference; arrays are tensors, corners and
+indices are int64 tensors, dtype and device follow the input.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
 
 
-def centring_phase(n_px: int, dtype: torch.dtype = torch.complex128, device: torch.device | str = "cpu") -> Tensor:
+def centring_phase(
+    n_px: int, dtype: torch.dtype = torch.complex128, device: torch.device | str = "cpu"
+) -> Tensor:
     """Return the phase that moves the zero frequency of a following FFT to index ``N // 2`` (eq. 2).
 
     Parameters
@@ -121,7 +123,8 @@ def patch_indices(corners_yx: Tensor, n_px: int, shape_yx: tuple[int, int]) -> T
         low, high = corners_yx.amin(), (corners_yx.amax(0) + n_px).tolist()
         if low < 0 or high[0] > height or high[1] > width:
             raise DataError(
-                f"canvas: patches fall outside the {height}x{width} px object (got corners from {int(low)} and ends "
+                f"canvas: patches fall outside the {height}x{width} px object (got corners from {int(low)} "
+                "and ends "
                 f"up to {high}, expected every patch inside). Plan the canvas from the same positions."
             )
     span = torch.arange(n_px, device=corners_yx.device)
@@ -417,7 +420,9 @@ def poisson_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     return (expected - counts + counts * ratio).sum() / counts.sum()
 
 
-def weighted_patches(patches: Tensor, corners_yx: Tensor, probes: Tensor, shape_yx: tuple[int, int]) -> Tensor:
+def weighted_patches(
+    patches: Tensor, corners_yx: Tensor, probes: Tensor, shape_yx: tuple[int, int]
+) -> Tensor:
     """Add patches into a canvas, each weighted with the light it saw (eq. 12).
 
     Parameters

@@ -15,8 +15,8 @@ def _run(values: dict[str, Any]) -> None:
     from ptycho.cli.console import ConsoleProgress
     from ptycho.cli.pretrain_options import pretrain_options
     from ptycho.config.choices import BUNDLE_NAME
+    from ptycho.models import require_backend
     from ptycho.outputs import prepare_folder
-    from ptycho.pipeline import require_backend
     from ptycho.progress import Progress
 
     options = pretrain_options(values)

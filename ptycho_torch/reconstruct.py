@@ -50,8 +50,8 @@ def resolve_accelerator(requested: str) -> str:
     if not there.get(name, False):
         usable = ", ".join(["auto", *(key for key, value in there.items() if value)])
         raise ConfigError(
-            f"accelerator: this machine has no {requested} device for PyTorch (got {requested!r}, expected one of "
-            f"{usable}). Pass --accelerator auto."
+            f"accelerator: this machine has no {requested} device for PyTorch (got {requested!r}, expected "
+            f"one of {usable}). Pass --accelerator auto."
         )
     return name
 
@@ -164,7 +164,9 @@ def _polished(
 ) -> tuple[torch.Tensor, tuple[float, ...]]:
     """Refine a stitched object; return it and the misfit before every step and after the last."""
     with progress.phase("refining", polish.steps) as phase:
-        found = refine(chunks, obj, polish, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit))
+        found = refine(
+            chunks, obj, polish, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
+        )
     after = sum(
         physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude).abs().square().sum()
         for chunk in chunks

@@ -55,7 +55,7 @@ class _Sums:
 
 
 def _position_steps(patches: Tensor, residual: Tensor, chunk: Chunk) -> Tensor:
-    """Return the least-squares move of every position that explains its residual, shape (J, 2) [px] (eq. 16)."""
+    """Return the least-squares move of every position by its residual, shape (J, 2) [px] (eq. 16)."""
     n_px = chunk.probes.shape[-1]
     waves = torch.fft.fftfreq(n_px, device=residual.device) * 2 * torch.pi
     spectrum = torch.fft.fft2(chunk.probes.expand(residual.shape))
@@ -93,7 +93,9 @@ def total_variation_gradient(obj: Tensor) -> Tensor:
     return -(flow + torch.diff(right, dim=1, prepend=torch.zeros_like(right[:, :1])))
 
 
-def _gradient(part: Iterable[Chunk], leading: Tensor, index: int, options: RefineOptions, sums: _Sums) -> Tensor:
+def _gradient(
+    part: Iterable[Chunk], leading: Tensor, index: int, options: RefineOptions, sums: _Sums
+) -> Tensor:
     """Return the object gradient of a subset of the scan; note on the way what else the pass looks for."""
     gradient = torch.zeros_like(leading)
     for chunk in part:
@@ -113,7 +115,9 @@ def _gradient(part: Iterable[Chunk], leading: Tensor, index: int, options: Refin
         back = (chunk.probes.conj() * residual).sum(dim=1)
         gradient = gradient + physics.place_patches(back, chunk.corners_yx, tuple(leading.shape))
         if options.probe and index >= network.PROBE_REST_STEPS:
-            sums.probe_gradient = sums.probe_gradient + physics.probe_gradient(patches, residual, chunk.shifts_yx_px)
+            sums.probe_gradient = sums.probe_gradient + physics.probe_gradient(
+                patches, residual, chunk.shifts_yx_px
+            )
             sums.light = sums.light + patches.abs().square().sum(dim=0)
     return gradient
 
@@ -132,12 +136,16 @@ def _move(chunks: ScanChunks, sums: _Sums) -> None:
 
 @torch.no_grad()
 def refine(
-    chunks: ScanChunks, obj: Tensor, options: RefineOptions, *, on_step: Callable[[int, float], None] | None = None
+    chunks: ScanChunks,
+    obj: Tensor,
+    options: RefineOptions,
+    *,
+    on_step: Callable[[int, float], None] | None = None,
 ) -> Refined:
     """Refine an object by preconditioned accelerated steps, and on request what is known about the scan.
 
-    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16. The object moves alone at first, so
-    that a poor start does not spoil the rest.
+    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16. The object moves alone at
+    first, so that a poor start does not spoil the rest.
 
     Parameters
     ----------
@@ -224,5 +232,7 @@ def fit_probe(
     chunks = ScanChunks(store, plan, members, torch.from_numpy(scan.probe).to(device))
     flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
     with progress.phase("refining", options.steps) as phase:
-        found = refine(chunks, flat, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit))
+        found = refine(
+            chunks, flat, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
+        )
     return found.probe.cpu().numpy()

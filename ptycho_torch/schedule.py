@@ -25,7 +25,8 @@ def _optimizer(weights: list[nn.Parameter], training: TrainingConfig, rate: floa
     if training.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=rate, momentum=training.momentum, weight_decay=decay)
     raise ConfigError(
-        f"training: unknown optimizer (got {training.optimizer!r}, expected adam, adamw or sgd). Choose one of them."
+        f"training: unknown optimizer (got {training.optimizer!r}, expected adam, adamw or sgd). Choose one "
+        "of them."
     )
 
 

@@ -1,7 +1,7 @@
 """The accelerated physics steps that the unrolled network starts from, in PyTorch.
 
-A scan arrives as chunks, so that memory is bounded by one chunk however long the scan is. All tensors of a chunk
-and the canvas live on one device.
+A scan arrives as chunks, so that memory is bounded by one chunk however long the scan is. All tensors of a
+chunk and the canvas live on one device.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Ten
 
 
 def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
-    """Return half the residual of the Poisson likelihood; its curvature is that of the amplitude misfit (eq. 17).
+    """Return half the Poisson residual; its curvature is that of the amplitude misfit (eq. 17).
 
     Parameters
     ----------

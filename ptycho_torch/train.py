@@ -1,7 +1,7 @@
 """Train with PyTorch Lightning: ``python -m ptycho_torch.train``, and the calls of older programs.
 
-Importing this module loads no framework. Without Lightning the import fails at once with the install command, but
-``python -m ptycho_torch.train --help`` still works.
+Importing this module loads no framework. Without Lightning the import fails at once with the install command,
+but ``python -m ptycho_torch.train --help`` still works.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ptycho.progress import Progress
 
 if __name__ != "__main__" and importlib.util.find_spec("lightning") is None:
-    from ptycho.pipeline import LIGHTNING_MISSING
+    from ptycho.models import LIGHTNING_MISSING
 
     raise MissingPackageError(LIGHTNING_MISSING)
 
@@ -56,8 +56,8 @@ def scans_in(folder: Path) -> tuple[Path, Path | None]:
         return files[0], None
     names = ", ".join(path.name for path in files) or "nothing"
     raise DataError(
-        f"{folder}: it is not clear what to train on (found {names}, expected {TRAIN_NAME} or exactly one NPZ file). "
-        f"Name one of them {TRAIN_NAME}, or pass --train_data_file."
+        f"{folder}: it is not clear what to train on (found {names}, expected {TRAIN_NAME} or exactly one "
+        f"NPZ file). Name one of them {TRAIN_NAME}, or pass --train_data_file."
     )
 
 
@@ -180,8 +180,8 @@ def main(
 
     if config_path is not None and existing_config is not None:
         raise ConfigError(
-            f"training: settings are given twice (got config_path={str(config_path)!r} and existing_config, expected "
-            "one). Leave one of them out."
+            f"training: settings are given twice (got config_path={str(config_path)!r} and existing_config, "
+            "expected one). Leave one of them out."
         )
     execution = execution_config or PyTorchExecutionConfig(logger_backend=default_logger())
     if disable_mlflow:

@@ -25,9 +25,14 @@ OWN_FRAMEWORKS = {
     "ptycho.tf": {"tensorflow", "keras"},
 }
 SETTINGS = (
-    "ptycho", "ptycho.errors", "ptycho.interrupts", "ptycho.params", "ptycho.progress", "ptycho.config",
+    "ptycho",
+    "ptycho.errors",
+    "ptycho.interrupts",
+    "ptycho.params",
+    "ptycho.progress",
+    "ptycho.config",
 )
-PIPELINE = ("ptycho.pipeline", "ptycho.outputs", "ptycho.evaluate")
+PIPELINE = ("ptycho.pipeline", "ptycho.models", "ptycho.outputs", "ptycho.evaluate")
 DOORS = (
     "ptycho.train",
     "ptycho.inference",
@@ -270,3 +275,9 @@ def test_a_missing_backend_skips_unless_it_is_required(
     monkeypatch.setenv("PTYCHO_REQUIRE", "tensorflow, torch")
     with pytest.raises(pytest.fail.Exception, match="PTYCHO_REQUIRE=tensorflow, torch"):
         require("torch")
+
+
+@pytest.mark.parametrize("words", [("check",), ("format", "--check")], ids=["rules", "format"])
+def test_the_code_keeps_its_own_style(words: tuple[str, ...], run_python: Python) -> None:
+    done = run_python("-m", "ruff", *words, "--no-cache", str(ROOT))
+    assert done.returncode == 0, done.stdout

@@ -45,8 +45,24 @@ def trained(
     folder = tmp_path_factory.mktemp(request.param) / "run"
     size = {"unrolled": ("--unrolled_steps", 6), "cnn": ("--n_filters_scale", 1)}[request.param]
     code, out, err = run(
-        "train", "--train_data_file", small_scan, "--output_dir", folder, "--max_epochs", 2, "--gridsize", 2,
-        "--n_images", 32, "--architecture", request.param, *size, "--logger", "csv", "--accelerator", "cpu",
+        "train",
+        "--train_data_file",
+        small_scan,
+        "--output_dir",
+        folder,
+        "--max_epochs",
+        2,
+        "--gridsize",
+        2,
+        "--n_images",
+        32,
+        "--architecture",
+        request.param,
+        *size,
+        "--logger",
+        "csv",
+        "--accelerator",
+        "cpu",
     )
     assert (code, err) == (0, "")
     return folder, out
@@ -71,8 +87,15 @@ def test_inference_repeats_the_object_of_the_training(
 ) -> None:
     folder, _ = trained
     code, out, err = run(
-        "inference", "--model_path", folder, "--test_data", small_scan, "--output_dir", tmp_path,
-        "--accelerator", "cpu",
+        "inference",
+        "--model_path",
+        folder,
+        "--test_data",
+        small_scan,
+        "--output_dir",
+        tmp_path,
+        "--accelerator",
+        "cpu",
     )
     assert (code, err) == (0, "")
     for name in ALWAYS:
@@ -103,8 +126,17 @@ def test_a_broken_off_training_can_be_used_through_its_checkpoint(
 def test_refinement_lowers_the_misfit(trained: tuple[Path, str], small_scan: Path, tmp_path: Path) -> None:
     folder, _ = trained
     code, out, err = run(
-        "inference", "--model_path", folder, "--test_data", small_scan, "--output_dir", tmp_path,
-        "--accelerator", "cpu", "--refine", 15,
+        "inference",
+        "--model_path",
+        folder,
+        "--test_data",
+        small_scan,
+        "--output_dir",
+        tmp_path,
+        "--accelerator",
+        "cpu",
+        "--refine",
+        15,
     )
     assert (code, err) == (0, "")
     line = next(line for line in out.splitlines() if line.startswith("refined in"))

@@ -70,7 +70,13 @@ class _LivePhase(Phase):
         # A terminal may report a size of nothing; tqdm would then draw nothing.
         size = shutil.get_terminal_size()
         self._bar = tqdm(
-            total=total, desc=name, file=sys.stdout, bar_format=layout, ascii=" =", ncols=size.columns, nrows=size.lines
+            total=total,
+            desc=name,
+            file=sys.stdout,
+            bar_format=layout,
+            ascii=" =",
+            ncols=size.columns,
+            nrows=size.lines,
         )
 
     def update(self, done: int, **values: Any) -> None:
@@ -146,7 +152,9 @@ def run_command(action: Callable[[], None], *, debug: bool) -> int:
         if hasattr(stream, "reconfigure"):
             # A console without UTF-8 shows '?' rather than ending the run.
             stream.reconfigure(errors="replace")
-    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
     for name in ("matplotlib", "PIL", "urllib3", "git", "fsspec"):
         logging.getLogger(name).setLevel(logging.WARNING)
     if not debug:
@@ -159,13 +167,19 @@ def run_command(action: Callable[[], None], *, debug: bool) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, Terminated) as stop:
-        print("interrupted: the last finished epoch is in <output_dir>/checkpoints/last.ckpt; go on from it with "
-              "--resume", file=sys.stderr)
+        print(
+            "interrupted: the last finished epoch is in <output_dir>/checkpoints/last.ckpt; go on from it "
+            "with --resume",
+            file=sys.stderr,
+        )
         return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except Exception as error:
         if debug:
             raise
-        print(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}. Run again with --debug and "
-              "report it.", file=sys.stderr)
+        print(
+            f"internal error: {type(error).__name__}: {' '.join(str(error).split())}. Run again with "
+            "--debug and report it.",
+            file=sys.stderr,
+        )
         return EXIT_OUR_FAULT
     return EXIT_OK

@@ -40,14 +40,23 @@ def build_parser() -> argparse.ArgumentParser:
         ("test-data", "FILE", "data file it was made from: misfit of every pattern"),
     ):
         files.add_argument(f"--{flag}", type=Path, metavar=kind, help=text)
-    files.add_argument("--measurement-domain", metavar="NAME",
-                       help="counts or amplitude; by default as when the reconstruction was made")
+    files.add_argument(
+        "--measurement-domain",
+        metavar="NAME",
+        help="counts or amplitude; by default as when the reconstruction was made",
+    )
     add_file_flags(parser)
     halves = parser.add_argument_group("two half scans, with --test-data: a resolution without any truth")
-    halves.add_argument("--model-path", type=Path, metavar="PATH",
-                        help="trained model that reconstructs both halves")
-    halves.add_argument("--refine", dest="refine_steps", type=int, metavar="K",
-                        help="refine both with at most K steps of the forward model (default 0: none)")
+    halves.add_argument(
+        "--model-path", type=Path, metavar="PATH", help="trained model that reconstructs both halves"
+    )
+    halves.add_argument(
+        "--refine",
+        dest="refine_steps",
+        type=int,
+        metavar="K",
+        help="refine both with at most K steps of the forward model (default 0: none)",
+    )
     halves.add_argument("--seed", type=int, metavar="S", help="seed of the split (default 42)")
     halves.add_argument("--backend", metavar="NAME", help="pytorch or tensorflow (default pytorch)")
     halves.add_argument("--accelerator", metavar="NAME", help="auto, cpu, gpu, cuda or mps (default auto)")

@@ -21,8 +21,8 @@ from ptycho.errors import ConfigError
 from ptycho.progress import Progress
 
 USAGE = (
-    "Name a model, a scan and a folder: --model_path run --test_data scan.npz --output_dir pictures (or an MLflow run: "
-    "--run_id ID --infer_dir folder)."
+    "Name a model, a scan and a folder: --model_path run --test_data scan.npz --output_dir pictures (or an "
+    "MLflow run: --run_id ID --infer_dir folder)."
 )
 LEGACY = ("run_id", "infer_dir", "file_index", "mlruns")
 
@@ -41,7 +41,8 @@ def _run(values: dict[str, Any], backend: str) -> None:
         load_yaml_config,
         merge_settings,
     )
-    from ptycho.pipeline import infer, require_backend
+    from ptycho.models import require_backend
+    from ptycho.pipeline import infer
 
     settings_file = settings_path(values)
     execution = execution_settings(values, training=False)
@@ -50,7 +51,11 @@ def _run(values: dict[str, Any], backend: str) -> None:
         values["measurement_domain"] = domain
     defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
     merged = merge_settings(defaults, load_yaml_config(settings_file) if settings_file else None, values)
-    for name, flag in (("model_path", "model_path"), ("test_data_file", "test_data"), ("output_dir", "output_dir")):
+    for name, flag in (
+        ("model_path", "model_path"),
+        ("test_data_file", "test_data"),
+        ("output_dir", "output_dir"),
+    ):
         if merged[name] is None:
             raise ConfigError(f"--{flag} is missing (got nothing, expected a path). {USAGE}")
     config = build_config(InferenceConfig, merged)
@@ -79,7 +84,9 @@ def _run_legacy(legacy: dict[str, Any], values: dict[str, Any], *, quiet: bool) 
             print(path)
 
 
-def main(argv: Sequence[str] | None = None, *, backend: str = DEFAULT_BACKEND, prog: str = "ptycho_inference") -> int:
+def main(
+    argv: Sequence[str] | None = None, *, backend: str = DEFAULT_BACKEND, prog: str = "ptycho_inference"
+) -> int:
     """Run the command.
 
     Parameters

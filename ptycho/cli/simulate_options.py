@@ -57,46 +57,99 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_object_flags(group: argparse._ArgumentGroup) -> None:
     """Add what decides the object."""
-    group.add_argument("--scene", metavar="NAME",
-                       help="collage (default), dead_leaves, gaussian_random_field, lines or siemens_star")
+    group.add_argument(
+        "--scene",
+        metavar="NAME",
+        help="collage (default), dead_leaves, gaussian_random_field, lines or siemens_star",
+    )
     group.add_argument("--picture", metavar="IMAGE", help="make the object from a picture instead")
     group.add_argument("--phase-picture", metavar="IMAGE", help="picture of the phase (default: the same)")
-    group.add_argument("--phase-range", dest="phase_range_rad", type=float, metavar="RAD",
-                       help="largest phase difference in radians (default 1.5)")
+    group.add_argument(
+        "--phase-range",
+        dest="phase_range_rad",
+        type=float,
+        metavar="RAD",
+        help="largest phase difference in radians (default 1.5)",
+    )
 
 
 def _add_scan_flags(group: argparse._ArgumentGroup) -> None:
     """Add what decides the positions."""
     group.add_argument("--scan", help="raster or spiral (default raster)")
-    group.add_argument("--step", dest="step_px", type=float, metavar="PX",
-                       help="distance between neighbours in object pixels (default 5)")
+    group.add_argument(
+        "--step",
+        dest="step_px",
+        type=float,
+        metavar="PX",
+        help="distance between neighbours in object pixels (default 5)",
+    )
     count = group.add_mutually_exclusive_group()
     count.add_argument("--grid", type=_grid, metavar="NYxNX", help="rows and columns (default 20x20)")
     count.add_argument("--positions", dest="n_positions", type=int, metavar="N", help="points of the spiral")
-    group.add_argument("--jitter", dest="jitter_px", type=float, metavar="PX",
-                       help="largest random displacement along each axis (default 1)")
+    group.add_argument(
+        "--jitter",
+        dest="jitter_px",
+        type=float,
+        metavar="PX",
+        help="largest random displacement along each axis (default 1)",
+    )
     group.add_argument("--integer-positions", action="store_true", help="put every patch on whole pixels")
 
 
 def _add_beam_flags(group: argparse._ArgumentGroup) -> None:
     """Add what decides the probe, the detector and the noise."""
-    group.add_argument("--size", "--pattern-size", dest="n_px", type=int, metavar="N",
-                       help="pattern size in pixels (default 64)")
+    group.add_argument(
+        "--size",
+        "--pattern-size",
+        dest="n_px",
+        type=int,
+        metavar="N",
+        help="pattern size in pixels (default 64)",
+    )
     group.add_argument("--probe", help="zone-plate or disc (default zone-plate)")
-    group.add_argument("--probe-diameter", dest="probe_diameter_px", type=float, metavar="PX",
-                       help="diameter of the lit area in object pixels (default 0.45 of the pattern size)")
-    group.add_argument("--defocus", dest="defocus_waves", type=float, metavar="WAVES",
-                       help="path difference between rim and axis of the probe (default 1)")
-    group.add_argument("--probe-error", dest="probe_error_waves", type=float, metavar="WAVES",
-                       help="store a starting probe with this defocus error, and the true one besides")
-    group.add_argument("--modes", dest="n_modes", type=int, metavar="P",
-                       help="incoherent probe modes (default 1)")
-    group.add_argument("--mode-decay", type=float, metavar="F",
-                       help="power of a mode relative to the one before (default 0.3)")
-    group.add_argument("--photons", type=float, metavar="N",
-                       help="photons per frame that an empty object would scatter (default 1e6)")
-    group.add_argument("--background", dest="background_counts", type=float, metavar="COUNTS",
-                       help="mean background counts per pixel (default 0)")
+    group.add_argument(
+        "--probe-diameter",
+        dest="probe_diameter_px",
+        type=float,
+        metavar="PX",
+        help="diameter of the lit area in object pixels (default 0.45 of the pattern size)",
+    )
+    group.add_argument(
+        "--defocus",
+        dest="defocus_waves",
+        type=float,
+        metavar="WAVES",
+        help="path difference between rim and axis of the probe (default 1)",
+    )
+    group.add_argument(
+        "--probe-error",
+        dest="probe_error_waves",
+        type=float,
+        metavar="WAVES",
+        help="store a starting probe with this defocus error, and the true one besides",
+    )
+    group.add_argument(
+        "--modes", dest="n_modes", type=int, metavar="P", help="incoherent probe modes (default 1)"
+    )
+    group.add_argument(
+        "--mode-decay",
+        type=float,
+        metavar="F",
+        help="power of a mode relative to the one before (default 0.3)",
+    )
+    group.add_argument(
+        "--photons",
+        type=float,
+        metavar="N",
+        help="photons per frame that an empty object would scatter (default 1e6)",
+    )
+    group.add_argument(
+        "--background",
+        dest="background_counts",
+        type=float,
+        metavar="COUNTS",
+        help="mean background counts per pixel (default 0)",
+    )
 
 
 def _options(values: dict[str, Any]) -> SimulationOptions:
@@ -132,9 +185,11 @@ def _run(values: dict[str, Any]) -> None:
     height, width = arrays["objectGuess"].shape
     for path in written:
         print(path)
-    print(f"{len(counts)} patterns of {counts.shape[1]}x{counts.shape[2]} px, {height}x{width} px object, "
-          f"{counts.sum(axis=(1, 2), dtype=float).mean():.4g} counts per pattern on average, "
-          f"{counts.max()} in the brightest pixel")
+    print(
+        f"{len(counts)} patterns of {counts.shape[1]}x{counts.shape[2]} px, {height}x{width} px object, "
+        f"{counts.sum(axis=(1, 2), dtype=float).mean():.4g} counts per pattern on average, "
+        f"{counts.max()} in the brightest pixel"
+    )
 
 
 def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:
@@ -160,8 +215,11 @@ def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:
         ("object amplitude", np.abs(obj), "gray"),
         ("object phase [rad]", np.angle(obj), "viridis"),
         ("probe amplitude [sqrt(photons)], mode 0", np.abs(probe[0]), "magma"),
-        ("probe phase [rad], mode 0", np.where(np.abs(probe[0]) > 0.02 * np.abs(probe[0]).max(),
-                                               np.angle(probe[0]), np.nan), "twilight_shifted"),
+        (
+            "probe phase [rad], mode 0",
+            np.where(np.abs(probe[0]) > 0.02 * np.abs(probe[0]).max(), np.angle(probe[0]), np.nan),
+            "twilight_shifted",
+        ),
         ("log10(1 + mean counts)", np.log10(1.0 + mean), "magma"),
     ]
     figure = Figure(figsize=(13, 8), layout="constrained")

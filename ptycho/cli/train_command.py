@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BACKEND = "pytorch"
 USAGE = (
-    "Name a scan and a folder: --train_data_file scan.npz --output_dir run (or the legacy form: --ptycho_dir folder "
-    "--config settings.json)."
+    "Name a scan and a folder: --train_data_file scan.npz --output_dir run (or the legacy form: "
+    "--ptycho_dir folder --config settings.json)."
 )
 
 
@@ -50,14 +50,14 @@ def measurement_domain(values: dict[str, Any]) -> str | None:
             continue
         if value not in known:
             raise ConfigError(
-                f"--{name.replace('_', '-')}: unknown value (got {value!r}, expected one of {', '.join(known)}). "
-                "Choose one of them."
+                f"--{name.replace('_', '-')}: unknown value (got {value!r}, expected one of "
+                f"{', '.join(known)}). Choose one of them."
             )
         found.add(known[value])
     if len(found) > 1:
         raise ConfigError(
-            "--measurement-domain and --scale-contract-version contradict each other (got counts and amplitude, "
-            "expected the same). Leave one of them out."
+            "--measurement-domain and --scale-contract-version contradict each other (got counts and "
+            "amplitude, expected the same). Leave one of them out."
         )
     return found.pop() if found else None
 
@@ -90,8 +90,8 @@ def chosen_accelerator(values: dict[str, Any]) -> str | None:
         return device or accelerator
     if accelerator != device and {accelerator, device} != {"gpu", "cuda"}:
         raise ConfigError(
-            f"--device and --accelerator contradict each other (got {device!r} and {accelerator!r}, expected the "
-            "same). Leave --device out."
+            f"--device and --accelerator contradict each other (got {device!r} and {accelerator!r}, "
+            "expected the same). Leave --device out."
         )
     return accelerator
 
@@ -119,7 +119,8 @@ def chosen_logger(values: dict[str, Any], *, training: bool) -> str:
     disabled, asked = values.pop("disable_mlflow", False), values.pop("logger", None)
     if asked is not None and asked not in LOGGERS:
         raise ConfigError(
-            f"--logger: unknown name (got {asked!r}, expected one of {', '.join(LOGGERS)}). Choose one of them."
+            f"--logger: unknown name (got {asked!r}, expected one of {', '.join(LOGGERS)}). Choose one of "
+            "them."
         )
     if disabled and asked == "mlflow":
         raise ConfigError(
@@ -184,8 +185,15 @@ def execution_settings(values: dict[str, Any], *, training: bool) -> PyTorchExec
         values["accelerator"] = accelerator
     logger = chosen_logger(values, training=training)
     own = {
-        "accelerator", "num_workers", "deterministic", "enable_checkpointing", "checkpoint_save_top_k",
-        "checkpoint_monitor_metric", "checkpoint_mode", "early_stop_patience", "inference_batch_size",
+        "accelerator",
+        "num_workers",
+        "deterministic",
+        "enable_checkpointing",
+        "checkpoint_save_top_k",
+        "checkpoint_monitor_metric",
+        "checkpoint_mode",
+        "early_stop_patience",
+        "inference_batch_size",
     }
     chosen = {name: values.pop(name) for name in own & values.keys()}
     steps = values.pop("accumulate_grad_batches", None)
@@ -272,7 +280,8 @@ def run_training(
     TrainingOutcome
         Model, object, files and scores.
     """
-    from ptycho.pipeline import require_backend, train
+    from ptycho.models import require_backend
+    from ptycho.pipeline import train
 
     require_backend(config.backend)
     native = None
@@ -312,7 +321,9 @@ def _run(values: dict[str, Any], backend: str) -> None:
     else:
         resume = values.pop("resume", None)
         if resume is not None and not resume.is_file():
-            raise ConfigError(f"--resume: no such file (got {str(resume)!r}, expected a checkpoint). Check the path.")
+            raise ConfigError(
+                f"--resume: no such file (got {str(resume)!r}, expected a checkpoint). Check the path."
+            )
         execution = execution_settings(values, training=True)
         config = training_settings(values, settings_file, values.pop("backend", backend))
         outcome = run_training(config, execution, progress, resume)
@@ -327,12 +338,19 @@ def _run_legacy(
     execution = execution_settings(values, training=True)
     if values:
         mixed = ", ".join(f"--{name}" for name in sorted(values))
-        raise ConfigError(f"--ptycho_dir: cannot be combined with {mixed} (expected only --config and --output_dir). {USAGE}")
+        raise ConfigError(
+            f"--ptycho_dir: cannot be combined with {mixed} (expected only --config and --output_dir). "
+            f"{USAGE}"
+        )
     train_folder = importlib.import_module("ptycho_torch.train").train_folder
-    return train_folder(folder, config_path=settings_file, output_dir=output, execution_config=execution, progress=progress)
+    return train_folder(
+        folder, config_path=settings_file, output_dir=output, execution_config=execution, progress=progress
+    )
 
 
-def main(argv: Sequence[str] | None = None, *, backend: str = DEFAULT_BACKEND, prog: str = "ptycho_train") -> int:
+def main(
+    argv: Sequence[str] | None = None, *, backend: str = DEFAULT_BACKEND, prog: str = "ptycho_train"
+) -> int:
     """Run the command.
 
     Parameters

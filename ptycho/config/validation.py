@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 
 MODEL_FILES: tuple[str, ...] = (
-    choices.BUNDLE_NAME, "manifest.json", "checkpoints/last.ckpt", "wts.pt", "model.pt",
+    choices.BUNDLE_NAME,
+    "manifest.json",
+    "checkpoints/last.ckpt",
+    "wts.pt",
+    "model.pt",
     "checkpoints/best-checkpoint.h5.zip",
 )
 """What makes a directory a trained model: a bundle, the content of an unpacked one, PyTorch weights, or the
@@ -81,13 +85,28 @@ MODEL_RULES: dict[str, Rule] = {
     "unrolled_likelihood": _one_of(choices.RefineLikelihood),
 }
 CNN_ONLY: tuple[str, ...] = (
-    "model_type", "n_filters_scale", "amp_activation", "object_big", "probe_big", "pad_object",
-    "gaussian_smoothing_sigma", "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder",
-    "eca_decoder", "spatial_decoder", "decoder_spatial_kernel",
+    "model_type",
+    "n_filters_scale",
+    "amp_activation",
+    "object_big",
+    "probe_big",
+    "pad_object",
+    "gaussian_smoothing_sigma",
+    "cbam_encoder",
+    "cbam_bottleneck",
+    "cbam_decoder",
+    "eca_encoder",
+    "eca_decoder",
+    "spatial_decoder",
+    "decoder_spatial_kernel",
 )
 UNROLLED_ONLY: tuple[str, ...] = ("unrolled_steps", "unrolled_width", "unrolled_likelihood")
 PHYSICS_ONLY: tuple[str, ...] = (
-    "nll_weight", "mae_weight", "realspace_weight", "tv_weight", "realspace_mae_weight",
+    "nll_weight",
+    "mae_weight",
+    "realspace_weight",
+    "tv_weight",
+    "realspace_mae_weight",
 )
 """Weights of losses that a supervised training does not have."""
 NEEDED: dict[str, str] = {
@@ -97,13 +116,33 @@ NEEDED: dict[str, str] = {
 }
 """Setting -> switch without which it does nothing."""
 NOT_IMPLEMENTED: tuple[str, ...] = (
-    "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks", "learned_input_channels", "max_hidden_channels",
-    "resnet_width", "fno_input_transform", "generator_output_mode", "positions_provided",
-    "torch_mae_pred_l2_match_target", "recon_log_every_n_epochs", "recon_log_num_patches",
-    "recon_log_fixed_indices", "recon_log_stitch", "recon_log_max_stitch_samples", "ffno_encoder_blocks",
-    "ffno_encoder_modes", "ffno_encoder_share_weights", "ffno_encoder_gate_init", "ffno_encoder_norm",
-    "ffno_encoder_mlp_ratio", "spectral_bottleneck_blocks", "spectral_bottleneck_modes",
-    "spectral_bottleneck_share_weights", "spectral_bottleneck_gate_init", "spectral_bottleneck_gate_mode",
+    "fno_modes",
+    "fno_width",
+    "fno_blocks",
+    "fno_cnn_blocks",
+    "learned_input_channels",
+    "max_hidden_channels",
+    "resnet_width",
+    "fno_input_transform",
+    "generator_output_mode",
+    "positions_provided",
+    "torch_mae_pred_l2_match_target",
+    "recon_log_every_n_epochs",
+    "recon_log_num_patches",
+    "recon_log_fixed_indices",
+    "recon_log_stitch",
+    "recon_log_max_stitch_samples",
+    "ffno_encoder_blocks",
+    "ffno_encoder_modes",
+    "ffno_encoder_share_weights",
+    "ffno_encoder_gate_init",
+    "ffno_encoder_norm",
+    "ffno_encoder_mlp_ratio",
+    "spectral_bottleneck_blocks",
+    "spectral_bottleneck_modes",
+    "spectral_bottleneck_share_weights",
+    "spectral_bottleneck_gate_init",
+    "spectral_bottleneck_gate_mode",
 )
 """Settings that other programs know and that nothing here reads."""
 SELECTION_RULES: dict[str, Rule] = {

@@ -254,7 +254,8 @@ class ScanChunks:
     plan : CanvasPlan
         Canvas of the members.
     members : int array, shape (J,)
-        Patterns in the order of the plan. They are handed out in ``BLOCKS`` parts, each spread over the canvas.
+        Patterns in the order of the plan. They are handed out in ``BLOCKS`` parts, each spread over the
+        canvas.
     probe : complex tensor, shape (P, N, N)
         Probe modes [sqrt(photons)].
 
@@ -317,13 +318,15 @@ class ScanChunks:
         if self._fixed:
             return self._probe
         moved = physics.shift_field(self._probe, tf.gather(self.shifts, rows))
-        return moved if self._even else moved * as_complex(tf.gather(self.frame_gain, rows))[:, None, None, None]
+        return (
+            moved if self._even else moved * as_complex(tf.gather(self.frame_gain, rows))[:, None, None, None]
+        )
 
     def __iter__(self) -> Iterator[Chunk]:
         return self.part(0, 1)
 
     def part(self, index: int, count: int) -> Iterator[Chunk]:
-        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the whole canvas."""
+        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the canvas."""
         for block in range(index, BLOCKS, count):
             rows = self._blocks[block]
             if self._keeps:

@@ -200,7 +200,8 @@ class UnrolledGenerator(TableNetwork):
         on_step : callable, optional
             Called with the index of each finished step.
         subsets : int
-            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a ``ScanChunks``.
+            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a
+            ``ScanChunks``.
 
         Returns
         -------

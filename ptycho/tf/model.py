@@ -54,9 +54,7 @@ class PtychoPINN:
         """True for the generator that works on a whole canvas."""
         return isinstance(self.generator, UnrolledGenerator)
 
-    def attach_scan(
-        self, probe: NDArray[np.complex64], record: ScaleRecord | None, *, refined: bool
-    ) -> None:
+    def attach_scan(self, probe: NDArray[np.complex64], record: ScaleRecord | None, *, refined: bool) -> None:
         """Take over probe and scale of the scan to train on.
 
         Parameters

@@ -65,8 +65,8 @@ def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
     """Return a function compiled for chunks like this one.
 
     XLA makes the passes of :func:`chunk_gradient` a third faster and takes 0.2 s for every new shape. It pays
-    for the full chunks of a long scan; the last chunk, and the tiles of a training, which come in many shapes,
-    use one graph for all shapes (``benchmarks/xla.py``).
+    for the full chunks of a long scan; the last chunk, and the tiles of a training, which come in many
+    shapes, use one graph for all shapes (``benchmarks/xla.py``).
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def _compiled(function: Callable[..., Any], n_px: int, probe_axes: int, xla: boo
 
 
 def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return half the residual of the Poisson likelihood; its curvature is that of the amplitude misfit (eq. 17).
+    """Return half the Poisson residual; its curvature is that of the amplitude misfit (eq. 17).
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
 def _poisson_gradient(
     obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
 ) -> tf.Tensor:
-    """Return half the gradient of the Poisson likelihood with respect to the object, shape (H, W) (eq. 17)."""
+    """Return half the gradient of the Poisson likelihood by the object, shape (H, W) (eq. 17)."""
     residual = poisson_residual(physics.extract_patches(obj, corners, amplitude.shape[-1]), probes, amplitude)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     return physics.place_patches(back, corners, tf.shape(obj))

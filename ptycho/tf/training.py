@@ -38,8 +38,8 @@ from ptycho.tf.runtime import tf
 logger = logging.getLogger(__name__)
 
 PRECISIONS: dict[str, tf.DType | None] = {"32-true": None, "bf16-mixed": tf.bfloat16}
-"""What the convolutions of a training compute in. Half precision with five exponent bits (16-mixed) is left out: it
-needs a scaled loss, and on a CPU it takes seven times longer than single precision."""
+"""What the convolutions of a training compute in. Half precision with five exponent bits (16-mixed) is left
+out: it needs a scaled loss, and on a CPU it takes seven times longer than single precision."""
 KnownPatches = tuple[Labels | None, Labels | None]
 """Labels of the scan to train on and of the one that judges."""
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
@@ -141,8 +141,8 @@ def check_settings(
         if value not in known:
             expected = " or ".join(map(repr, known))
             raise ConfigError(
-                f"execution: TensorFlow cannot train with {name}={value} (got {value!r}, expected {expected}). "
-                "Leave it out, or pass --backend pytorch."
+                f"execution: TensorFlow cannot train with {name}={value} (got {value!r}, expected "
+                f"{expected}). Leave it out, or pass --backend pytorch."
             )
     limit = execution.gradient_clip_val or config.gradient_clip_val
     check_clipping(limit, execution.gradient_clip_algorithm)
@@ -188,8 +188,10 @@ class _Training:
         """Return which loss decides the best epoch."""
         asked, model = self.job.execution.checkpoint_monitor_metric, self.model
         known = {
-            "train_loss": "train_loss", model.loss_name: "train_loss",
-            "val_loss": "val_loss", model.val_loss_name: "val_loss",
+            "train_loss": "train_loss",
+            model.loss_name: "train_loss",
+            "val_loss": "val_loss",
+            model.val_loss_name: "val_loss",
         }
         if asked not in known:
             raise ConfigError(
@@ -233,7 +235,10 @@ class _Training:
         if config.scheduler in ("Adaptive", "ReduceLROnPlateau"):
             return
         self.rate = base_rate(config.learning_rate, config.model) * rate_factor(
-            config.scheduler, epoch, epochs=config.nepochs, warmup_epochs=config.lr_warmup_epochs,
+            config.scheduler,
+            epoch,
+            epochs=config.nepochs,
+            warmup_epochs=config.lr_warmup_epochs,
             min_ratio=config.lr_min_ratio,
         )
 

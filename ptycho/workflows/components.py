@@ -20,8 +20,8 @@ from ptycho.bundle import MANIFEST, read_bundle
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import BundleError
+from ptycho.models import ModelNotFoundError, find_model, fitted_model, load_engine, saw_no_scan
 from ptycho.outputs import prepare_folder, write_training_curves
-from ptycho.pipeline import ModelNotFoundError, check_size, find_model, load_engine
 from ptycho.raw_data import RawData
 from ptycho.scan import mask_of, prepare_scan
 from ptycho.workflows.data import create_ptycho_data_container, load_data, with_moved_positions
@@ -181,15 +181,18 @@ def reassemble_cdi_image(
     del M
     bundle = model_manager.current_bundle()
     engine = load_engine(config.backend)
-    model = engine.from_bundle(bundle)
     raw = with_moved_positions(test_data, (flip_x, flip_y), coord_scale=coord_scale)
     scan = prepare_scan(
         raw, domain=config.measurement_domain, mask=mask_of(bundle.model), name=Path(raw.source).name
     )
-    check_size(scan, bundle.model.N, f"the model {bundle.where}")
+    model = fitted_model(engine, engine.from_bundle(bundle), scan, f"the model {bundle.where}")
     found = engine.reconstruct(
-        model, scan, np.arange(scan.n_patterns), execution=PyTorchExecutionConfig(),
+        model,
+        scan,
+        np.arange(scan.n_patterns),
+        execution=PyTorchExecutionConfig(),
         progress=LoggedProgress(),
+        probe_first=saw_no_scan(engine, model),
     )
     obj, coverage = (found.obj.T, found.coverage.T) if transpose else (found.obj, found.coverage)
     return Stitched(np.abs(obj), np.angle(obj), {"reconstructed_obj": obj, "coverage": coverage})

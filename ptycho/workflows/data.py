@@ -85,9 +85,20 @@ def with_moved_positions(
         return [coord_scale * (-1 if flip else 1) * axis for axis, flip in zip(pair, flip_xy, strict=True)]
 
     return RawData(
-        *moved(raw.xcoords, raw.ycoords), *moved(raw.xcoords_start, raw.ycoords_start), raw.diff3d,
-        raw.probeGuess, raw.scan_index, None, raw.Y, raw.norm_Y_I, raw.metadata, bad_pixels=raw.bad_pixels,
-        nphotons=raw.nphotons, label=raw.label, pattern_axis=0, source=raw.source,
+        *moved(raw.xcoords, raw.ycoords),
+        *moved(raw.xcoords_start, raw.ycoords_start),
+        raw.diff3d,
+        raw.probeGuess,
+        raw.scan_index,
+        None,
+        raw.Y,
+        raw.norm_Y_I,
+        raw.metadata,
+        bad_pixels=raw.bad_pixels,
+        nphotons=raw.nphotons,
+        label=raw.label,
+        pattern_axis=0,
+        source=raw.source,
     )
 
 
@@ -117,8 +128,12 @@ def create_ptycho_data_container(
         return data
     wanted = data.n_patterns if config.n_groups is None else config.n_groups
     dataset = data.generate_grouped_data(
-        config.model.N, K=config.neighbor_count, gridsize=config.model.gridsize, seed=config.seed,
+        config.model.N,
+        K=config.neighbor_count,
+        gridsize=config.model.gridsize,
+        seed=config.seed,
         nsamples=wanted if config.enable_oversampling else min(wanted, data.n_patterns),
-        enable_oversampling=config.enable_oversampling, neighbor_pool_size=config.neighbor_pool_size,
+        enable_oversampling=config.enable_oversampling,
+        neighbor_pool_size=config.neighbor_pool_size,
     )
     return loader.load(lambda: dataset, data.probeGuess)

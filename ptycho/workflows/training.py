@@ -22,7 +22,7 @@ from ptycho.config.config import (
 from ptycho.config.validation import PHYSICS_ONLY
 from ptycho.interrupts import Terminated, ending_on_sigterm
 from ptycho.job import TrainingJob, TrainingResult, training_groups
-from ptycho.pipeline import check_size, load_engine
+from ptycho.models import check_size, load_engine
 from ptycho.probe import set_probe_guess
 from ptycho.progress import Phase, Progress
 from ptycho.raw_data import RawData

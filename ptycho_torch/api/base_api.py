@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 from ptycho.config.config import InferenceConfig as CoreInferenceConfig
 from ptycho.errors import ConfigError
 from ptycho.interrupts import ending_on_sigterm
-from ptycho.pipeline import check_size, populate_legacy
+from ptycho.models import check_size
+from ptycho.pipeline import populate_legacy
 from ptycho.raw_data import RawData, peek_pattern_size
 from ptycho.scan import Scan, mask_of, prepare_scan
 from ptycho.workflows.training import LoggedProgress

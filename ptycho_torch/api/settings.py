@@ -182,7 +182,9 @@ def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
     if tuple(data.grid_size) != (side, side):
         logger.warning(
             "settings: grid_size is %s, which does not hold %d channels; %s is used",
-            tuple(data.grid_size), data.C, (side, side),
+            tuple(data.grid_size),
+            data.C,
+            (side, side),
         )
         changes["grid_size"] = (side, side)
     if data.C > 1 and data.K < data.C:

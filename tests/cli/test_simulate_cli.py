@@ -51,17 +51,35 @@ def test_help_is_quick_and_loads_no_numpy() -> None:
 
 def test_flags_reach_the_options(tmp_path: Path) -> None:
     path = tmp_path / "scan.npz"
-    flags = ("--scene lines --scan spiral --positions 9 --step=3.5 --jitter 0.25 --probe disc "
-             "--probe-diameter 13 --defocus 0.5 --probe-error 0.1 --modes 2 --mode-decay 0.4 --photons 2e5 "
-             "--background 0.5 --phase-range 1.1 --pattern-size 32 "
-             "--integer-positions --seed 4 --quiet --no-compress")
+    flags = (
+        "--scene lines --scan spiral --positions 9 --step=3.5 --jitter 0.25 --probe disc "
+        "--probe-diameter 13 --defocus 0.5 --probe-error 0.1 --modes 2 --mode-decay 0.4 --photons 2e5 "
+        "--background 0.5 --phase-range 1.1 --pattern-size 32 "
+        "--integer-positions --seed 4 --quiet --no-compress"
+    )
     assert main(["--output", str(path), *flags.split()]) == 0
     stored = json.loads(str(read_npz(path, ["simulation"])["simulation"]))
     assert stored == {
-        "scene": "lines", "picture": None, "phase_picture": None, "phase_range_rad": 1.1, "n_px": 32,
-        "scan": "spiral", "step_px": 3.5, "n_y": 20, "n_x": 20, "n_positions": 9, "jitter_px": 0.25,
-        "integer_positions": True, "probe": "disc", "probe_diameter_px": 13.0, "defocus_waves": 0.5,
-        "probe_error_waves": 0.1, "n_modes": 2, "mode_decay": 0.4, "photons": 2e5, "background_counts": 0.5,
+        "scene": "lines",
+        "picture": None,
+        "phase_picture": None,
+        "phase_range_rad": 1.1,
+        "n_px": 32,
+        "scan": "spiral",
+        "step_px": 3.5,
+        "n_y": 20,
+        "n_x": 20,
+        "n_positions": 9,
+        "jitter_px": 0.25,
+        "integer_positions": True,
+        "probe": "disc",
+        "probe_diameter_px": 13.0,
+        "defocus_waves": 0.5,
+        "probe_error_waves": 0.1,
+        "n_modes": 2,
+        "mode_decay": 0.4,
+        "photons": 2e5,
+        "background_counts": 0.5,
         "seed": 4,
     }
 

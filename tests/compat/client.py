@@ -287,12 +287,14 @@ def displacement_px(
     from skimage.registration import phase_cross_correlation
 
     geometry, place = truth.get_geometry(), found.get_geometry()
-    y_m = geometry.center_y_m + (
-        np.arange(geometry.height_px) - (geometry.height_px - 1) / 2
-    ) * geometry.pixel_height_m
-    x_m = geometry.center_x_m + (
-        np.arange(geometry.width_px) - (geometry.width_px - 1) / 2
-    ) * geometry.pixel_width_m
+    y_m = (
+        geometry.center_y_m
+        + (np.arange(geometry.height_px) - (geometry.height_px - 1) / 2) * geometry.pixel_height_m
+    )
+    x_m = (
+        geometry.center_x_m
+        + (np.arange(geometry.width_px) - (geometry.width_px - 1) / 2) * geometry.pixel_width_m
+    )
     reach_m = reach_px * np.array([geometry.pixel_height_m, geometry.pixel_width_m])
     low, high = positions_yx_m.min(axis=0) - reach_m, positions_yx_m.max(axis=0) + reach_m
     rows, columns = (
@@ -307,7 +309,9 @@ def displacement_px(
     # The mean is no feature, and it is what a poor reconstruction gets right first.
     window = np.outer(*(np.hanning(count + 2)[1:-1] for count in sampled.shape))
     shift = phase_cross_correlation(
-        (sampled - sampled.mean()) * window, (expected - expected.mean()) * window, upsample_factor=20,
+        (sampled - sampled.mean()) * window,
+        (expected - expected.mean()) * window,
+        upsample_factor=20,
         normalization=None,
     )[0]
     return np.asarray(shift, dtype=np.float64)

@@ -24,6 +24,7 @@ from ptychodus.model.processing._subprocess_protocol import ChildError
 
 from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import ModelConfig
+from ptycho.models import PRETRAINED_FILE
 from ptycho.network import architecture_table, initial_weights
 
 pytestmark = pytest.mark.slow
@@ -146,9 +147,24 @@ def sharp(experiment: client.Experiment, tmp_path_factory: pytest.TempPathFactor
 
 
 PLACES = {
-    "61 x 60": ((0, 0), 0.0), "61 x 61": ((0, 1), 0.0), "62 x 60": ((1, 0), 0.0),
-    "object from another file": ((0, 5), 2.5), "part of a scan": None,
+    "61 x 60": ((0, 0), 0.0),
+    "61 x 61": ((0, 1), 0.0),
+    "62 x 60": ((1, 0), 0.0),
+    "object from another file": ((0, 5), 2.5),
+    "part of a scan": None,
 }
+
+
+def test_the_network_of_the_package_reconstructs_without_training(
+    experiment: client.Experiment, tmp_path: Path
+) -> None:
+    """Its file holds no probe and another pattern size; the client offers no place to say so."""
+    model = Path(shutil.copy(PRETRAINED_FILE, tmp_path / "wts.h5.zip"))
+    rows, obj = uneven_scan(experiment, *PLACES["61 x 60"])
+    chosen = start("PINN")
+    chosen.load_model_from_file(model)
+    found = client.reconstruct(chosen, experiment.input(rows=rows, obj=obj))
+    check_object(found, experiment, rows)
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -278,7 +294,9 @@ def test_a_cancelled_training_ends_soon_and_leaves_its_last_checkpoint(
     assert [path for path in scratch.iterdir() if path.name.startswith("ptychopinn-")] == []
     (kept,) = inputs.glob("*/checkpoints/best-checkpoint.h5.zip")
     assert {path.name for path in kept.parent.iterdir()} <= {
-        "best-checkpoint.h5.zip", "last.h5.zip", "last.state.npz"
+        "best-checkpoint.h5.zip",
+        "last.h5.zip",
+        "last.state.npz",
     }
     again = start("PINN")
     again.load_model_from_file(kept)

@@ -103,7 +103,10 @@ def test_a_training_leaves_its_checkpoints_in_a_folder_of_its_own_and_nothing_el
     assert unsupervised.run.name.startswith("run_")
     assert find_best_checkpoint(unsupervised.run) == unsupervised.run / "checkpoints/best-checkpoint.ckpt"
     assert sorted(path.stem for path in (unsupervised.run / "configs").iterdir()) == [
-        "data_config", "inference_config", "model_config", "training_config",
+        "data_config",
+        "inference_config",
+        "model_config",
+        "training_config",
     ]
     assert sorted(path.name for path in unsupervised.inputs.iterdir()) == ["train_data.npz"]
     assert list(cwd.iterdir()) == []

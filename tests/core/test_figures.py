@@ -22,8 +22,8 @@ def _panel(path: Path, shape: tuple[int, int]) -> NDArray[Any]:
     zoom = 720 // max(shape)
     height, width = zoom * shape[0], zoom * shape[1]
     assert picture.shape[:2] == (height + 166, width + 315)
-    block = picture[68:68 + height, 120:120 + width]
-    return block[zoom // 2::zoom, zoom // 2::zoom]
+    block = picture[68 : 68 + height, 120 : 120 + width]
+    return block[zoom // 2 :: zoom, zoom // 2 :: zoom]
 
 
 def _rank(panel: NDArray[Any]) -> NDArray[Any]:
@@ -59,8 +59,10 @@ def test_pictures_have_150_dpi_and_substance(obj, tmp_path):
         assert path.stat().st_size > 1000
         with Image.open(path) as picture:
             assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.1)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["reconstructed_amplitude.png",
-                                                          "reconstructed_phase.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "reconstructed_amplitude.png",
+        "reconstructed_phase.png",
+    ]
 
 
 def test_only_the_covered_box_is_shown_and_holes_are_grey(obj, tmp_path):
@@ -127,7 +129,7 @@ def test_comparison_shows_the_difference(obj, tmp_path):
 
     def colourful(picture: NDArray[Any]) -> int:
         height, width = picture.shape[:2]
-        upper_right = picture[:height // 2, int(0.69 * width):int(0.9 * width)]
+        upper_right = picture[: height // 2, int(0.69 * width) : int(0.9 * width)]
         return int(np.count_nonzero(np.ptp(upper_right, axis=-1) > 0.2))
 
     assert a.shape[1] == b.shape[1] == 1890

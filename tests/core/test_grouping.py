@@ -37,16 +37,28 @@ def check_groups(positions: NDArray[np.float64], groups: Groups, size: int, neig
 
 
 @settings(max_examples=40, deadline=None)
-@given(n_points=st.integers(9, 60), gridsize=st.sampled_from([1, 2, 3]), extra=st.integers(0, 6),
-       fraction=st.floats(0.05, 1.0), seed=st.integers(0, 99), sequential=st.booleans())
+@given(
+    n_points=st.integers(9, 60),
+    gridsize=st.sampled_from([1, 2, 3]),
+    extra=st.integers(0, 6),
+    fraction=st.floats(0.05, 1.0),
+    seed=st.integers(0, 99),
+    sequential=st.booleans(),
+)
 def test_groups_obey_their_rules(
     n_points: int, gridsize: int, extra: int, fraction: float, seed: int, sequential: bool
 ) -> None:
     positions = scan(n_points, seed)
     size = gridsize**2
     wanted = max(1, int(fraction * n_points))
-    groups = make_groups(positions, gridsize=gridsize, n_groups=wanted, neighbor_count=size + extra,
-                         seed=seed, sequential=sequential)
+    groups = make_groups(
+        positions,
+        gridsize=gridsize,
+        n_groups=wanted,
+        neighbor_count=size + extra,
+        seed=seed,
+        sequential=sequential,
+    )
     check_groups(positions, groups, size, size + extra)
     assert len(groups.indices) <= wanted
 
@@ -93,8 +105,10 @@ def test_by_default_every_point_seeds_one_group() -> None:
 
 def test_a_seed_makes_the_draw_repeatable_and_another_one_changes_it() -> None:
     positions = scan(100)
-    draws = [make_groups(positions, gridsize=2, n_groups=50, neighbor_count=7, seed=seed).indices
-             for seed in (5, 5, 6)]
+    draws = [
+        make_groups(positions, gridsize=2, n_groups=50, neighbor_count=7, seed=seed).indices
+        for seed in (5, 5, 6)
+    ]
     np.testing.assert_array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])
 
@@ -128,8 +142,9 @@ def test_more_groups_than_points_need_oversampling() -> None:
         make_groups(positions, gridsize=2, n_groups=90, neighbor_count=8)
     with pytest.raises(ConfigError, match="got 3, expected >= 4"):
         make_groups(positions, gridsize=2, n_groups=90, enable_oversampling=True, neighbor_pool_size=3)
-    groups = make_groups(positions, gridsize=2, n_groups=90, seed=0, enable_oversampling=True,
-                         neighbor_pool_size=8)
+    groups = make_groups(
+        positions, gridsize=2, n_groups=90, seed=0, enable_oversampling=True, neighbor_pool_size=8
+    )
     assert groups.indices.shape == (90, 4)
     check_groups(positions, groups, 4, 8)
     np.testing.assert_array_equal(np.bincount(groups.indices[:, 0]), np.full(30, 3))

@@ -77,7 +77,9 @@ def test_the_widest_bounds_hold_every_point_and_empty_ones_are_refused(scan: Sca
     config = settings(1, n_groups=512)
     everywhere, _ = training_groups(scan, config, validate=False, bounds_yx=((0.0, 1.0), (0.0, 1.0)))
     assert set(everywhere.indices[:, 0]) == set(range(64))
-    with pytest.raises(DataError, match=r"no scan point lies within the bounds \(got y_bounds \[0.5, 0.5001\]"):
+    with pytest.raises(
+        DataError, match=r"no scan point lies within the bounds \(got y_bounds \[0.5, 0.5001\]"
+    ):
         training_groups(scan, config, validate=False, bounds_yx=((0.5, 0.5001), (0.0, 0.001)))
     line = replace(scan, positions_yx_px=scan.positions_yx_px * [1.0, 0.0])
     groups, _ = training_groups(line, config, validate=False, bounds_yx=((0.0, 0.5), (0.1, 0.9)))

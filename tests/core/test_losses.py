@@ -21,9 +21,14 @@ from ptycho.simulate import SimulationOptions, simulate
 
 Array = NDArray[Any]
 OTHER: dict[str, Any] = {
-    "model_type": "supervised", "amp_activation": "relu", "fno_input_transform": "sqrt",
-    "generator_output_mode": "amp_phase", "ffno_encoder_norm": "layer",
-    "spectral_bottleneck_gate_mode": "per_block", "recon_log_fixed_indices": [1], "unrolled_likelihood": "poisson",
+    "model_type": "supervised",
+    "amp_activation": "relu",
+    "fno_input_transform": "sqrt",
+    "generator_output_mode": "amp_phase",
+    "ffno_encoder_norm": "layer",
+    "spectral_bottleneck_gate_mode": "per_block",
+    "recon_log_fixed_indices": [1],
+    "unrolled_likelihood": "poisson",
 }
 
 

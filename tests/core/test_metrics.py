@@ -32,8 +32,9 @@ def _scene(seed: int = 0, size_yx: tuple[int, int] = SIZE_YX, cutoff: float = 0.
     return amplitude * np.exp(1j * _band_limited(seed + 100, cutoff, size_yx))
 
 
-def _change_gauge(obj: NDArray[Any], shift_yx: tuple[float, float], ramp_yx: tuple[float, float],
-                  scale: complex) -> NDArray[np.complex128]:
+def _change_gauge(
+    obj: NDArray[Any], shift_yx: tuple[float, float], ramp_yx: tuple[float, float], scale: complex
+) -> NDArray[np.complex128]:
     """Move the content, then add a ramp and a complex scale."""
     fy, fx = np.fft.fftfreq(obj.shape[0])[:, None], np.fft.fftfreq(obj.shape[1])
     moved = np.fft.ifft2(np.fft.fft2(obj) * np.exp(-2j * np.pi * (fy * shift_yx[0] + fx * shift_yx[1])))
@@ -53,12 +54,15 @@ def mask() -> NDArray[np.bool_]:
     return mask
 
 
-@pytest.mark.parametrize(("shift_yx", "ramp_yx"), [
-    ((0.37, -0.37), (0.013, -0.013)),
-    ((0.0, 0.0), (0.013, 0.0)),
-    ((3.4, -6.45), (-0.31, 1.2)),
-    ((0.5, 0.5), (2.0, -2.0)),
-])
+@pytest.mark.parametrize(
+    ("shift_yx", "ramp_yx"),
+    [
+        ((0.37, -0.37), (0.013, -0.013)),
+        ((0.0, 0.0), (0.013, 0.0)),
+        ((3.4, -6.45), (-0.31, 1.2)),
+        ((0.5, 0.5), (2.0, -2.0)),
+    ],
+)
 @pytest.mark.parametrize("scanned", [True, False])
 def test_a_planted_gauge_is_removed(truth, mask, shift_yx, ramp_yx, scanned):
     obj = _change_gauge(truth, shift_yx, ramp_yx, 0.7 - 2j)
@@ -70,7 +74,7 @@ def test_a_planted_gauge_is_removed(truth, mask, shift_yx, ramp_yx, scanned):
 
 def test_the_gauge_of_an_object_that_is_not_periodic_is_removed(mask):
     wide = _scene(3, (256, 240))
-    window = np.s_[60:60 + SIZE_YX[0], 50:50 + SIZE_YX[1]]
+    window = np.s_[60 : 60 + SIZE_YX[0], 50 : 50 + SIZE_YX[1]]
     obj = _change_gauge(wide, (0.37, -2.2), (0.013, 0.05), 1.3j)[window]
     assert metrics.complex_nrmse(metrics.fit_gauge(obj, wide[window], mask), wide[window], mask) < 1e-4
 
@@ -108,8 +112,12 @@ def test_pixels_outside_the_mask_may_be_nan(truth, mask):
 @pytest.mark.parametrize("defect", ["conjugated", "transposed", "flat", "zero"])
 def test_a_wrong_object_scores_badly(defect, mask):
     truth = _scene(7, (128, 128))
-    wrong = {"conjugated": truth.conj(), "transposed": truth.T, "flat": np.ones_like(truth),
-             "zero": np.zeros_like(truth)}[defect]
+    wrong = {
+        "conjugated": truth.conj(),
+        "transposed": truth.T,
+        "flat": np.ones_like(truth),
+        "zero": np.zeros_like(truth),
+    }[defect]
     noise = 1e-6 * np.random.default_rng(0).standard_normal(truth.shape)
     scores = metrics.score(wrong + noise * (defect == "flat"), truth)
     assert scores["complex_nrmse"] > 0.1
@@ -138,7 +146,8 @@ def test_nrmse_and_mae_have_their_closed_forms(truth, mask):
     assert metrics.amplitude_mae(1.5 * truth, truth, mask) == pytest.approx(0.5 * np.abs(truth[mask]).mean())
     assert metrics.phase_mae(truth * np.exp(0.2j), truth, mask) == pytest.approx(0.2)
     assert metrics.phase_mae(np.exp(3.1j) + 0 * truth, np.exp(-3.1j) + 0 * truth) == pytest.approx(
-        2 * np.pi - 6.2)
+        2 * np.pi - 6.2
+    )
 
 
 def test_psnr_has_its_closed_form_and_states_its_range(mask):
@@ -150,7 +159,8 @@ def test_psnr_has_its_closed_form_and_states_its_range(mask):
     assert value_db == pytest.approx(40)
     assert peak == 4
     assert metrics.psnr(estimate, truth, mask, data_range=255)[0] == pytest.approx(
-        peak_signal_noise_ratio(truth, estimate, data_range=255))
+        peak_signal_noise_ratio(truth, estimate, data_range=255)
+    )
     assert metrics.psnr(truth, truth)[0] == np.inf
     assert np.isnan(metrics.psnr(estimate, np.ones(SIZE_YX))[0])
 
@@ -208,9 +218,18 @@ def test_frc_of_a_collapsed_image_is_zero_although_its_residue_correlates(truth,
 
 def test_score_of_the_truth_is_perfect_and_has_the_agreed_keys(truth, mask):
     scores = metrics.score(truth, truth, mask)
-    assert list(scores) == ["complex_nrmse", "amplitude_mae", "phase_mae_rad", "amplitude_psnr_db",
-                            "amplitude_range", "phase_psnr_db", "phase_range_rad", "amplitude_ssim",
-                            "phase_ssim", "frc_resolution_px"]
+    assert list(scores) == [
+        "complex_nrmse",
+        "amplitude_mae",
+        "phase_mae_rad",
+        "amplitude_psnr_db",
+        "amplitude_range",
+        "phase_psnr_db",
+        "phase_range_rad",
+        "amplitude_ssim",
+        "phase_ssim",
+        "frc_resolution_px",
+    ]
     assert scores["complex_nrmse"] < 1e-12
     assert scores["phase_ssim"] == pytest.approx(1)
     assert scores["frc_resolution_px"] == 2

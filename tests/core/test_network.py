@@ -125,13 +125,18 @@ def test_the_configuration_names_the_table() -> None:
     ("switch", "expected"),
     [
         ("eca_encoder", {f"encoder{k}_eca": (3,) for k in range(3)}),
-        ("cbam_bottleneck", {
-            "bottleneck_cbam_reduce": (1, 1, 128, 8), "bottleneck_cbam_expand": (1, 1, 8, 128),
-            "bottleneck_cbam_spatial": (7, 7, 2, 1),
-        }),
-        ("spatial_decoder", {
-            f"{head}{k}_spatial": (5, 5, 2, 1) for head in ("amplitude", "phase") for k in (0, 1)
-        }),
+        (
+            "cbam_bottleneck",
+            {
+                "bottleneck_cbam_reduce": (1, 1, 128, 8),
+                "bottleneck_cbam_expand": (1, 1, 8, 128),
+                "bottleneck_cbam_spatial": (7, 7, 2, 1),
+            },
+        ),
+        (
+            "spatial_decoder",
+            {f"{head}{k}_spatial": (5, 5, 2, 1) for head in ("amplitude", "phase") for k in (0, 1)},
+        ),
     ],
 )
 def test_each_switch_adds_its_layers_and_no_others(switch: str, expected: dict[str, tuple[int, ...]]) -> None:

@@ -48,7 +48,9 @@ def test_numpy_itself_reads_what_is_written(tmp_path: Path) -> None:
 def test_headers_agree_with_the_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", diff3d=ARRAYS["diff3d"], f=np.asfortranarray(np.zeros((5, 2))))
     assert npz_headers(tmp_path / "a.npz") == {
-        "diff3d": ((2, 3, 4), np.dtype(np.uint16)), "f": ((5, 2), np.dtype(float))}
+        "diff3d": ((2, 3, 4), np.dtype(np.uint16)),
+        "f": ((5, 2), np.dtype(float)),
+    }
 
 
 def test_object_arrays_are_skipped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -68,9 +70,14 @@ def test_a_requested_key_that_is_absent_is_named_with_the_closest(tmp_path: Path
         read_npz(tmp_path / "a.npz", ["probeGuess"])
 
 
-@pytest.mark.parametrize(("found", "proposed"), [
-    (["object", "probe", "Guess"], "probe"), (["Probe_guess", "x"], "Probe_guess"), (["data", "x"], None),
-])
+@pytest.mark.parametrize(
+    ("found", "proposed"),
+    [
+        (["object", "probe", "Guess"], "probe"),
+        (["Probe_guess", "x"], "Probe_guess"),
+        (["data", "x"], None),
+    ],
+)
 def test_the_closest_key_is_proposed(found: list[str], proposed: str | None) -> None:
     message = str(missing_key("a.npz", "probeGuess", found))
     assert message.endswith(f"--probe-key {proposed}." if proposed else "'probeGuess' in it.")
@@ -89,12 +96,15 @@ def test_a_missing_file_suggests_its_neighbour(tmp_path: Path) -> None:
         read_npz(tmp_path / "no" / "scan.npz")
 
 
-@pytest.mark.parametrize(("content", "words"), [
-    (b"", "an empty file"),
-    (b"hello world", "not an NPZ archive"),
-    (b"\x93NUMPY\x01\x00", "a single .npy array"),
-    (b"PK\x05\x06" + bytes(18), "holds no arrays"),
-])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "an empty file"),
+        (b"hello world", "not an NPZ archive"),
+        (b"\x93NUMPY\x01\x00", "a single .npy array"),
+        (b"PK\x05\x06" + bytes(18), "holds no arrays"),
+    ],
+)
 def test_other_files_are_refused_by_kind(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(DataError) as error:
@@ -170,7 +180,9 @@ def test_the_temporary_file_keeps_the_suffix_and_the_folder(tmp_path: Path) -> N
 def test_a_writer_that_dies_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     write_npz(path, {"x": np.ones(3)})
-    code = ("import os, sys\nfrom ptycho.npz import atomic_path\n"
-            "with atomic_path(sys.argv[1]) as t:\n    t.write_bytes(b'half')\n    os._exit(9)\n")
+    code = (
+        "import os, sys\nfrom ptycho.npz import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as t:\n    t.write_bytes(b'half')\n    os._exit(9)\n"
+    )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9
     np.testing.assert_array_equal(read_npz(path)["x"], np.ones(3))

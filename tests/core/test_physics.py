@@ -474,9 +474,16 @@ def test_the_precision_follows_the_input(complex_type: type, real_type: type) ->
 # --- specification ---
 
 
-@pytest.mark.parametrize("module", [
-    "ptycho/physics.py", "ptycho/network.py", "ptycho/losses.py", "ptycho/subsets.py", "ptycho_torch/physics.py",
-])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "ptycho/physics.py",
+        "ptycho/network.py",
+        "ptycho/losses.py",
+        "ptycho/subsets.py",
+        "ptycho_torch/physics.py",
+    ],
+)
 def test_every_cited_equation_is_in_the_specification(module: str) -> None:
     root = Path(__file__).parents[2]
     written = set(re.findall(r"\\tag\{(\w+)\}", (root / "specs/physics.md").read_text(encoding="utf-8")))
@@ -511,7 +518,9 @@ def test_residual_energy_is_the_squared_misfit_of_softened_amplitudes() -> None:
     residual = physics.wave_residual(found.obj * 1.1, found.corners_yx, found.probes, found.amplitude)
     patches = physics.extract_patches(found.obj * 1.1, found.corners_yx, found.amplitude.shape[-1])
     counts = physics.diffracted_intensity(patches, found.probes)
-    softened = np.sqrt((counts + physics.INTENSITY_FLOOR + SOFTENED**2 * found.amplitude**2) / (1 + SOFTENED**2))
+    softened = np.sqrt(
+        (counts + physics.INTENSITY_FLOOR + SOFTENED**2 * found.amplitude**2) / (1 + SOFTENED**2)
+    )
     misfit = (counts * (1 - found.amplitude / softened) ** 2).sum()
     assert (np.abs(residual) ** 2).sum() == pytest.approx(misfit, rel=1e-6)
     assert misfit == pytest.approx(((np.sqrt(counts) - found.amplitude) ** 2).sum(), rel=1e-2)

@@ -31,8 +31,11 @@ def scan(**changes: Any) -> dict[str, Any]:
     rng = np.random.default_rng(7)
     x, y = rng.uniform(5, 34, M), rng.uniform(5, 24, M)
     arrays = {
-        "xcoords": x, "ycoords": y, "diff3d": rng.poisson(40, (M, N, N)).astype(np.uint16),
-        "probeGuess": complex_picture((2, N, N), 1), "objectGuess": complex_picture((30, 40), 2),
+        "xcoords": x,
+        "ycoords": y,
+        "diff3d": rng.poisson(40, (M, N, N)).astype(np.uint16),
+        "probeGuess": complex_picture((2, N, N), 1),
+        "objectGuess": complex_picture((30, 40), 2),
     } | changes
     return {key: value for key, value in arrays.items() if value is not None}
 
@@ -78,9 +81,15 @@ def test_a_file_comes_back_as_its_arrays(tmp_path: Path) -> None:
 
 
 def test_writing_and_reading_again_changes_nothing(tmp_path: Path) -> None:
-    raw = load(tmp_path, nphotons=np.array(1e6), bad_pixels=np.eye(N, dtype=bool),
-               Y=complex_picture((M, N, N)), label=complex_picture((M, N, N, 1)),
-               xcoords_start=np.arange(M), _metadata=json.dumps({"a": 1}))
+    raw = load(
+        tmp_path,
+        nphotons=np.array(1e6),
+        bad_pixels=np.eye(N, dtype=bool),
+        Y=complex_picture((M, N, N)),
+        label=complex_picture((M, N, N, 1)),
+        xcoords_start=np.arange(M),
+        _metadata=json.dumps({"a": 1}),
+    )
     raw.to_file(tmp_path / "again.npz")
     again = RawData.from_file(str(tmp_path / "again.npz"))
     for key, value in vars(raw).items():
@@ -95,9 +104,14 @@ def test_either_key_names_the_patterns_and_diff3d_wins(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load(tmp_path, diffraction=patterns + 1).diff3d, patterns)
 
 
-@pytest.mark.parametrize("stored", [
-    lambda p: np.moveaxis(p, 0, -1), lambda p: p[..., None], lambda p: np.asfortranarray(p),
-])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda p: np.moveaxis(p, 0, -1),
+        lambda p: p[..., None],
+        lambda p: np.asfortranarray(p),
+    ],
+)
 def test_every_axis_order_becomes_patterns_first(tmp_path: Path, stored: Any) -> None:
     patterns = scan()["diff3d"]
     np.testing.assert_array_equal(load(tmp_path, diff3d=stored(patterns)).diff3d, patterns)
@@ -119,10 +133,16 @@ def test_a_pattern_axis_in_the_middle_is_proposed(tmp_path: Path) -> None:
     assert "--pattern-axis 1" in message
 
 
-@pytest.mark.parametrize(("stored", "modes"), [
-    (complex_picture((N, N)), 1), (complex_picture((N, N, 1)), 1), (complex_picture((1, N, N)), 1),
-    (complex_picture((3, N, N)), 3), (complex_picture((N, N, N)), N),
-])
+@pytest.mark.parametrize(
+    ("stored", "modes"),
+    [
+        (complex_picture((N, N)), 1),
+        (complex_picture((N, N, 1)), 1),
+        (complex_picture((1, N, N)), 1),
+        (complex_picture((3, N, N)), 3),
+        (complex_picture((N, N, N)), N),
+    ],
+)
 def test_every_probe_form_becomes_modes_first(tmp_path: Path, stored: NDArray[Any], modes: int) -> None:
     raw = load(tmp_path, probeGuess=stored)
     assert raw.probe_modes.dtype == np.complex64
@@ -146,26 +166,28 @@ def test_more_positions_than_patterns_are_cut_with_a_warning(tmp_path: Path) -> 
     np.testing.assert_array_equal(raw.scan_index, np.arange(20))
 
 
-@pytest.mark.parametrize(("changes", "words"), [
-    ({"xcoords": None}, "key 'xcoords' is missing"),
-    ({"diff3d": None}, "key 'diff3d' is missing"),
-    ({"xcoords": np.ones(M - 1)}, f"got {M - 1} values for {M} patterns"),
-    ({"ycoords": np.ones((M, 2))}, f"ycoords is not a list of numbers (got shape ({M}, 2)"),
-    ({"diff3d": np.ones((M, N))}, f"got shape ({M}, {N})"),
-    ({"diff3d": np.ones((M, N, N + 1))}, f"got shape ({M}, {N}, {N + 1})"),
-    ({"diff3d": np.ones((M, N, N), complex)}, "dtype complex128"),
-    ({"diff3d": np.zeros((M, N, N))}, "all zero"),
-    ({"probeGuess": complex_picture((N + 2, N + 2))}, f"got shape ({N + 2}, {N + 2})"),
-    ({"probeGuess": np.zeros((N, N))}, "probeGuess is all zero"),
-    ({"objectGuess": complex_picture((2, 30, 40))}, "got shape (2, 30, 40)"),
-    ({"bad_pixels": np.zeros((N, N + 1), bool)}, "bad_pixels"),
-    ({"nphotons": np.array(-5.0)}, "nphotons"),
-    (with_value("diff3d", (4, 2, 3), np.nan), "got nan in pattern 4"),
-    (with_value("diff3d", (M - 1, 0, 0), -1),
-     f"got -1 in pattern {M - 1}"),
-    (with_value("xcoords", 3, np.inf), "got inf at row 3"),
-    (with_value("probeGuess", (1, 0, 0), np.nan), "probeGuess is not finite"),
-])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"xcoords": None}, "key 'xcoords' is missing"),
+        ({"diff3d": None}, "key 'diff3d' is missing"),
+        ({"xcoords": np.ones(M - 1)}, f"got {M - 1} values for {M} patterns"),
+        ({"ycoords": np.ones((M, 2))}, f"ycoords is not a list of numbers (got shape ({M}, 2)"),
+        ({"diff3d": np.ones((M, N))}, f"got shape ({M}, {N})"),
+        ({"diff3d": np.ones((M, N, N + 1))}, f"got shape ({M}, {N}, {N + 1})"),
+        ({"diff3d": np.ones((M, N, N), complex)}, "dtype complex128"),
+        ({"diff3d": np.zeros((M, N, N))}, "all zero"),
+        ({"probeGuess": complex_picture((N + 2, N + 2))}, f"got shape ({N + 2}, {N + 2})"),
+        ({"probeGuess": np.zeros((N, N))}, "probeGuess is all zero"),
+        ({"objectGuess": complex_picture((2, 30, 40))}, "got shape (2, 30, 40)"),
+        ({"bad_pixels": np.zeros((N, N + 1), bool)}, "bad_pixels"),
+        ({"nphotons": np.array(-5.0)}, "nphotons"),
+        (with_value("diff3d", (4, 2, 3), np.nan), "got nan in pattern 4"),
+        (with_value("diff3d", (M - 1, 0, 0), -1), f"got -1 in pattern {M - 1}"),
+        (with_value("xcoords", 3, np.inf), "got inf at row 3"),
+        (with_value("probeGuess", (1, 0, 0), np.nan), "probeGuess is not finite"),
+    ],
+)
 def test_unusable_files_are_refused_with_the_value(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
@@ -247,8 +269,11 @@ def test_coordinates_of_groups_are_x_then_y_with_the_group_mean_apart() -> None:
     np.testing.assert_allclose(data["coords_nn"], points)
     np.testing.assert_allclose(data["coords_offsets"], mean)
     np.testing.assert_allclose(data["coords_relative"], -(points - mean), atol=1e-12)
-    np.testing.assert_allclose(data["coords_start_nn"] - data["coords_nn"],
-                               np.broadcast_to([[[0.25], [0]]], (12, 1, 2, 4)), atol=1e-12)
+    np.testing.assert_allclose(
+        data["coords_start_nn"] - data["coords_nn"],
+        np.broadcast_to([[[0.25], [0]]], (12, 1, 2, 4)),
+        atol=1e-12,
+    )
     assert data["coords_start_offsets"].dtype == np.float64
 
 
@@ -274,8 +299,9 @@ def check_labels(labels: NDArray[Any], raw: RawData, rows: NDArray[np.int64]) ->
     steps = np.arange(N) - (N - 1) / 2
     for (b, c), row in np.ndenumerate(rows):
         y, x = np.meshgrid(raw.ycoords[row] + steps, raw.xcoords[row] + steps, indexing="ij")
-        truth = (map_coordinates(raw.objectGuess.real, [y, x], order=1)
-                 + 1j * map_coordinates(raw.objectGuess.imag, [y, x], order=1))
+        truth = map_coordinates(raw.objectGuess.real, [y, x], order=1) + 1j * map_coordinates(
+            raw.objectGuess.imag, [y, x], order=1
+        )
         np.testing.assert_allclose(labels[b, :, :, c], truth, atol=COMPLEX64)
 
 
@@ -286,9 +312,15 @@ def test_labels_are_the_object_at_the_positions(gridsize: int) -> None:
     check_labels(data["Y"], raw, data["nn_indices"])
 
 
-@pytest.mark.parametrize("defect", [
-    lambda y: y.swapaxes(1, 2), lambda y: np.roll(y, 1, axis=1), lambda y: y[..., ::-1], np.conj,
-])
+@pytest.mark.parametrize(
+    "defect",
+    [
+        lambda y: y.swapaxes(1, 2),
+        lambda y: np.roll(y, 1, axis=1),
+        lambda y: y[..., ::-1],
+        np.conj,
+    ],
+)
 def test_the_judge_of_labels_catches_planted_defects(defect: Any) -> None:
     raw = build()
     data = raw.generate_grouped_data(N, K=7, nsamples=9, gridsize=2, seed=2)
@@ -316,8 +348,17 @@ def test_labels_outside_the_object_are_refused_only_when_asked_for() -> None:
 
 def test_stored_labels_win_over_the_object_and_no_truth_means_none() -> None:
     known = complex_picture((M, N, N), 5)
-    raw = RawData(scan()["xcoords"], scan()["ycoords"], None, None, scan()["diff3d"], None, None,
-                  scan()["objectGuess"], known)
+    raw = RawData(
+        scan()["xcoords"],
+        scan()["ycoords"],
+        None,
+        None,
+        scan()["diff3d"],
+        None,
+        None,
+        scan()["objectGuess"],
+        known,
+    )
     data = raw.generate_grouped_data(N, gridsize=1)
     np.testing.assert_array_equal(data["Y"][..., 0], known.astype(np.complex64))
     assert build(objectGuess=None).generate_grouped_data(N, gridsize=1)["Y"] is None
@@ -327,7 +368,17 @@ def test_large_arrays_are_made_once_and_the_mapping_is_whole() -> None:
     data = build().generate_grouped_data(N, gridsize=1)
     assert data["X_full"] is data["X_full"]
     assert set(data) == {
-        "diffraction", "X_full", "Y", "coords_offsets", "coords_relative", "coords_start_offsets",
-        "coords_start_relative", "coords_nn", "coords_start_nn", "nn_indices", "objectGuess",
-        "sample_indices"}
+        "diffraction",
+        "X_full",
+        "Y",
+        "coords_offsets",
+        "coords_relative",
+        "coords_start_offsets",
+        "coords_start_relative",
+        "coords_nn",
+        "coords_start_nn",
+        "nn_indices",
+        "objectGuess",
+        "sample_indices",
+    }
     assert all(not callable(value) for value in dict(data).values())

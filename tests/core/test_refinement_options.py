@@ -23,8 +23,17 @@ def test_no_steps_ask_for_nothing() -> None:
 
 
 def test_every_setting_reaches_the_refinement() -> None:
-    settings = {"probe": True, "positions": True, "frames": True, "likelihood": "poisson", "tv": 0.01, "start": "flat"}
-    found = refinement(configuration(**{f"refine_{name}": value for name, value in settings.items()}, refine_steps=7))
+    settings = {
+        "probe": True,
+        "positions": True,
+        "frames": True,
+        "likelihood": "poisson",
+        "tv": 0.01,
+        "start": "flat",
+    }
+    found = refinement(
+        configuration(**{f"refine_{name}": value for name, value in settings.items()}, refine_steps=7)
+    )
     assert found == RefineOptions(7, **settings)
     assert found != RefineOptions(7)
 

@@ -92,10 +92,11 @@ def test_the_judge_catches_a_wrapped_square_and_a_wrong_domain() -> None:
         check_amplitude(measured_amplitude(patterns, as_amplitude), patterns)
 
 
-@pytest.mark.parametrize("as_stored", [lambda k: k.astype(np.uint16), np.sqrt,
-                                       lambda k: (0.01 * np.sqrt(k)).astype(np.float32)])
+@pytest.mark.parametrize(
+    "as_stored", [lambda k: k.astype(np.uint16), np.sqrt, lambda k: (0.01 * np.sqrt(k)).astype(np.float32)]
+)
 def test_the_network_input_has_the_same_mean_square_for_every_file(
-    as_stored: Callable[[NDArray[np.generic]], NDArray[np.generic]]
+    as_stored: Callable[[NDArray[np.generic]], NDArray[np.generic]],
 ) -> None:
     patterns = as_stored(counts())
     record = make_scale_record(data_set(patterns))

@@ -40,7 +40,7 @@ SMALL = SimulationOptions(n_px=32, n_y=4, n_x=5, step_px=4.0, photons=1e5, seed=
 def brute_force(obj: NDArray[Any], modes: NDArray[Any], corner_yx: tuple[int, int]) -> NDArray[Any]:
     """Return sum |fftshift(fft2(P O))|^2 / N^2 of one patch at whole pixels."""
     n_px = modes.shape[-1]
-    patch = obj[corner_yx[0]:corner_yx[0] + n_px, corner_yx[1]:corner_yx[1] + n_px]
+    patch = obj[corner_yx[0] : corner_yx[0] + n_px, corner_yx[1] : corner_yx[1] + n_px]
     return sum(np.abs(np.fft.fftshift(np.fft.fft2(mode * patch))) ** 2 for mode in modes) / n_px**2
 
 
@@ -138,8 +138,12 @@ def test_whole_pixel_positions_equal_brute_force() -> None:
 
 def smooth_object(y: NDArray[Any], x: NDArray[Any]) -> NDArray[Any]:
     """Return a band-limited object that is known between the pixels."""
-    return (1.0 + 0.4 * np.exp(2j * np.pi * (0.031 * y + 0.057 * x)) + 0.3j * np.cos(2 * np.pi * 0.043 * y)
-            + 0.2 * np.sin(2 * np.pi * (0.023 * x - 0.061 * y)))
+    return (
+        1.0
+        + 0.4 * np.exp(2j * np.pi * (0.031 * y + 0.057 * x))
+        + 0.3j * np.cos(2 * np.pi * 0.043 * y)
+        + 0.2 * np.sin(2 * np.pi * (0.023 * x - 0.061 * y))
+    )
 
 
 def test_fractional_position_equals_the_object_sampled_there() -> None:
@@ -236,10 +240,16 @@ def test_keys_dtypes_and_frame_of_a_scan() -> None:
     scan = simulate(SMALL)
     types = {key: (value.dtype.str[1:], value.shape) for key, value in scan.items() if key != "simulation"}
     assert types == {
-        "diff3d": ("u2", (20, 32, 32)), "xcoords": ("f8", (20,)), "ycoords": ("f8", (20,)),
-        "xcoords_start": ("f8", (20,)), "ycoords_start": ("f8", (20,)), "probeGuess": ("c8", (32, 32)),
-        "objectGuess": ("c8", scan["objectGuess"].shape), "object_is_truth": ("b1", ()),
-        "scan_index": ("i8", (20,)), "nphotons": ("f8", ()),
+        "diff3d": ("u2", (20, 32, 32)),
+        "xcoords": ("f8", (20,)),
+        "ycoords": ("f8", (20,)),
+        "xcoords_start": ("f8", (20,)),
+        "ycoords_start": ("f8", (20,)),
+        "probeGuess": ("c8", (32, 32)),
+        "objectGuess": ("c8", scan["objectGuess"].shape),
+        "object_is_truth": ("b1", ()),
+        "scan_index": ("i8", (20,)),
+        "nphotons": ("f8", ()),
     }
     assert SimulationOptions(**json.loads(str(scan["simulation"]))) == SMALL
     for axis, key in enumerate(("ycoords", "xcoords")):

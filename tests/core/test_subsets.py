@@ -33,9 +33,14 @@ def largest_gap_px(positions: np.ndarray, chosen: np.ndarray) -> float:
     return float(np.linalg.norm(positions[:, None] - positions[chosen][None], axis=-1).min(axis=1).max())
 
 
-@pytest.mark.parametrize("positions", [
-    raster(16, 24), raster(25, 17), np.random.default_rng(0).uniform(0, 100, (400, 2)),
-])
+@pytest.mark.parametrize(
+    "positions",
+    [
+        raster(16, 24),
+        raster(25, 17),
+        np.random.default_rng(0).uniform(0, 100, (400, 2)),
+    ],
+)
 def test_every_block_is_spread_over_the_scan(positions: np.ndarray) -> None:
     order = subset_order(positions)
     assert sorted(order) == list(range(len(positions)))
@@ -90,5 +95,7 @@ def test_what_else_is_refined_needs_whole_passes() -> None:
     flat = {"start": "flat"}
     probe = RefineOptions(20, probe=True, **flat).subset_counts(8)
     assert probe == [8] * PROBE_REST_STEPS + [1] * (20 - PROBE_REST_STEPS)
-    assert RefineOptions(40, positions=True, **flat).subset_counts(8)[: POSITION_REST_STEPS + 1] == [8] * 8 + [1]
+    assert RefineOptions(40, positions=True, **flat).subset_counts(8)[: POSITION_REST_STEPS + 1] == [
+        8
+    ] * 8 + [1]
     assert RefineOptions(20, frames=True, probe=True, **flat).subset_counts(8) == [1] * 20

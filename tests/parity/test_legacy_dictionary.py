@@ -26,7 +26,9 @@ def run(backend: str, scan: Path, folder: Path) -> None:
     train += ["--unrolled_steps", 4, "--disable_mlflow", "--accelerator", "cpu"]
     assert train_command.main([str(word) for word in train], backend=backend) == 0
     infer = ["--model_path", folder / "run", "--test_data", scan, "--output_dir", folder / "found"]
-    assert inference_command.main([str(word) for word in [*infer, "--accelerator", "cpu"]], backend=backend) == 0
+    assert (
+        inference_command.main([str(word) for word in [*infer, "--accelerator", "cpu"]], backend=backend) == 0
+    )
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "tensorflow"])

@@ -177,7 +177,9 @@ def test_each_backend_reconstructs_the_bundled_scan_with_what_the_other_trained(
         assert_twin(own[scanned], other["object"][scanned], OBJECT)
 
 
-def test_both_backends_train_to_the_same_quality_on_the_bundled_scan(answers: tuple[Answers, Answers]) -> None:
+def test_both_backends_train_to_the_same_quality_on_the_bundled_scan(
+    answers: tuple[Answers, Answers],
+) -> None:
     first, second = (set_["quality/complex_nrmse"] for set_ in answers)
     assert abs(first - second) < QUALITY * first
     assert first < 0.03

@@ -29,7 +29,15 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reconstructed(run: Run, backend: str, scan: Path, out: Path, *flags: str) -> tuple[Any, float, str]:
     """Return the object, its error, and what the command printed."""
     done = run(
-        "-m", COMMANDS[backend], "--model_path", "pretrained", "--test_data", str(scan), "--output_dir", str(out), *flags
+        "-m",
+        COMMANDS[backend],
+        "--model_path",
+        "pretrained",
+        "--test_data",
+        str(scan),
+        "--output_dir",
+        str(out),
+        *flags,
     )
     assert done.returncode == 0, done.stderr
     with np.load(out / "reconstruction.npz") as found:

@@ -112,13 +112,22 @@ def physics_answers(backend: Backend) -> dict[str, Array]:
     n_px = scan.amplitude.shape[-1]
     waves = rng.standard_normal((2, *scan.probes.shape))
     wave = (waves[0] + 1j * waves[1]).astype(np.complex64)
-    # Not near the solution: there the residual is a small difference of large waves, and rounding is most of it.
+    # Not near the solution: there the residual is a small difference of large waves, mostly rounding.
     other = (scan.obj[::-1] + 0.1).astype(np.complex64)
     arguments: dict[str, Any] = {
-        "n_px": n_px, "sigma_px": 0.7, "shape_yx": scan.obj.shape, "obj": other,
-        "corners_yx": scan.corners_yx, "probes": scan.probes, "amplitude": scan.amplitude,
-        "predicted": scan.amplitude[::-1].copy(), "patches": wave[:, 0].copy(), "exit_wave": wave,
-        "field": wave, "residual": wave, "intensity": scan.amplitude[::-1] ** 2,
+        "n_px": n_px,
+        "sigma_px": 0.7,
+        "shape_yx": scan.obj.shape,
+        "obj": other,
+        "corners_yx": scan.corners_yx,
+        "probes": scan.probes,
+        "amplitude": scan.amplitude,
+        "predicted": scan.amplitude[::-1].copy(),
+        "patches": wave[:, 0].copy(),
+        "exit_wave": wave,
+        "field": wave,
+        "residual": wave,
+        "intensity": scan.amplitude[::-1] ** 2,
         "shifts_yx_px": rng.uniform(-1, 1, (len(wave), 2)).astype(np.float32),
     }
     found = {}
@@ -177,7 +186,10 @@ def trained(
     architecture, settings, execution = TRAININGS.get(name, ("", BUNDLED_TRAINING, {}))
     chosen = {"torch_loss_mode": "amplitude", "intensity_scale_trainable": False, **settings}
     config = TrainingConfig(
-        MODELS.get(architecture, BUNDLED_MODEL), nepochs=epochs, neighbor_count=6, output_dir=folder / f"{backend.name}_{name}",
+        MODELS.get(architecture, BUNDLED_MODEL),
+        nepochs=epochs,
+        neighbor_count=6,
+        output_dir=folder / f"{backend.name}_{name}",
         **chosen,
     )
     groups, validation = training_groups(scan, config, validate=True)

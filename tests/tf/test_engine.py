@@ -88,7 +88,9 @@ def test_mixed_precision_trains_like_single_precision_and_leaves_a_model_in_sing
     assert all(array.dtype == np.float32 for array in weights.values())
     again = PtychoPINN(model)
     again.attach_scan(scan.probe, scan.record, refined=False)
-    again.generator.import_weights({k: v for k, v in weights.items() if k in again.generator.weights}, "mixed")
+    again.generator.import_weights(
+        {k: v for k, v in weights.items() if k in again.generator.weights}, "mixed"
+    )
     again.log_gain.assign(mixed.model.log_gain)
     np.testing.assert_array_equal(reconstruct(again, scan).obj, reconstruct(mixed.model, scan).obj)
 

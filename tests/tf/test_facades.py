@@ -38,7 +38,12 @@ from ptycho.workflows import components
 
 N_PX = 32
 MODULES = (
-    "loader", "probe", "tf_helper", "model_manager", "workflows.components", "workflows.data",
+    "loader",
+    "probe",
+    "tf_helper",
+    "model_manager",
+    "workflows.components",
+    "workflows.data",
     "workflows.training",
 )
 pytestmark = pytest.mark.slow
@@ -84,7 +89,9 @@ def config(**options: Any) -> TrainingConfig:
     """Settings as Ptychodus makes them: no files, no output folder, N filled in later."""
     model = {key: options.pop(key) for key in list(options) if hasattr(ModelConfig, key)}
     return TrainingConfig(
-        ModelConfig(**{"N": N_PX, "n_filters_scale": 1, **model}), train_data_file=Path(), output_dir=Path(),
+        ModelConfig(**{"N": N_PX, "n_filters_scale": 1, **model}),
+        train_data_file=Path(),
+        output_dir=Path(),
         **{"nepochs": 1, **options},
     )
 
@@ -285,8 +292,11 @@ def check_against_inference(
     """Compare what the calls of Ptychodus give with our own inference, where light falls."""
     scan = prepare_scan(raw)
     own = engine.reconstruct(
-        engine.from_bundle(bundle), scan, np.arange(scan.n_patterns),
-        execution=PyTorchExecutionConfig(accelerator="cpu"), progress=Progress(),
+        engine.from_bundle(bundle),
+        scan,
+        np.arange(scan.n_patterns),
+        execution=PyTorchExecutionConfig(accelerator="cpu"),
+        progress=Progress(),
     )
     assert np.ptp(abs(own.obj[own.coverage > lit_share])) > 0.1, "a flat object says nothing about places"
     centre = (np.array(raw.objectGuess.shape) - 1) / 2
@@ -412,8 +422,11 @@ def layouts(packed: Path, folder: Path) -> dict[str, Path]:
     shutil.copy(packed, deep / "wts.h5.zip")
     unpacked(packed, folder / "deep_root" / "wts")
     return {
-        "folder": packed.parent, "content": unpacked(packed, folder / "root"), "outer": outer,
-        "below": deep.parent, "content below": folder / "deep_root",
+        "folder": packed.parent,
+        "content": unpacked(packed, folder / "root"),
+        "outer": outer,
+        "below": deep.parent,
+        "content below": folder / "deep_root",
     }
 
 
@@ -524,7 +537,10 @@ def test_settings_that_the_window_hides_do_not_stop_a_supervised_training(
     raw: RawData, caplog: pytest.LogCaptureFixture
 ) -> None:
     hidden = {
-        "mae_weight": 0.5, "nll_weight": 0.0, "realspace_mae_weight": 0.5, "positions_provided": False,
+        "mae_weight": 0.5,
+        "nll_weight": 0.0,
+        "realspace_mae_weight": 0.5,
+        "positions_provided": False,
         "gaussian_smoothing_sigma": 0.7,
     }
     settings = config(model_type="supervised", **hidden)

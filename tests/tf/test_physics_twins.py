@@ -161,8 +161,10 @@ def test_twins_refuse_a_probe_of_another_size(physics: Any) -> None:
 
 def test_a_compiled_function_takes_any_canvas() -> None:
     signature = [
-        tf.TensorSpec([None, None], tf.complex128), tf.TensorSpec([None, 2], tf.int64),
-        tf.TensorSpec([3, 16, 16], tf.complex128), tf.TensorSpec([None, 16, 16], tf.float64),
+        tf.TensorSpec([None, None], tf.complex128),
+        tf.TensorSpec([None, 2], tf.int64),
+        tf.TensorSpec([3, 16, 16], tf.complex128),
+        tf.TensorSpec([None, 16, 16], tf.float64),
     ]
     compiled = tf.function(candidate.object_gradient, input_signature=signature)
     for height, width, count in ((41, 34, 5), (20, 48, 3)):

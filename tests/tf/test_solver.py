@@ -96,9 +96,7 @@ def test_chunks_change_nothing(cuts: tuple[int, ...]) -> None:
 def test_the_true_object_stays_where_it_is() -> None:
     scan = small_scan()
     chunks = chunked(scan)
-    found, _ = accelerated_steps(
-        tf.constant(scan.obj), chunks, scan_illumination(chunks, scan.obj.shape), 5
-    )
+    found, _ = accelerated_steps(tf.constant(scan.obj), chunks, scan_illumination(chunks, scan.obj.shape), 5)
     assert_twin(scan.obj, found, 1e-8)
 
 

@@ -102,7 +102,9 @@ def test_the_middle_of_the_result_is_the_middle_of_all_positions(small_scan: Pat
     from skimage.registration import phase_cross_correlation
 
     moved = phase_cross_correlation(
-        found[inner] - found[inner].mean(), expected[inner] - expected[inner].mean(), upsample_factor=50,
+        found[inner] - found[inner].mean(),
+        expected[inner] - expected[inner].mean(),
+        upsample_factor=50,
         normalization=None,
     )[0]
     assert abs(moved).max() <= PLACE_PX
@@ -200,7 +202,7 @@ def test_a_checkpoint_gives_back_the_settings_of_its_training(small_run: tuple[P
     kinds = (DataConfig, ModelConfig, TrainingConfig, InferenceConfig)
     assert tuple(type(item) for item in (data, model, training, inference)) == kinds
     assert (data.N, data.grid_size, model.architecture, training.epochs) == (32, (1, 1), "unrolled", 1)
-    pickle.loads(pickle.dumps((data, model, training, inference)))  # noqa: S301
+    pickle.loads(pickle.dumps((data, model, training, inference)))
     assert PtychoModel._load(small_run[0] / "wts.h5.zip").model.core_config.architecture == "unrolled"
 
 

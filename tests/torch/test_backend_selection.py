@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ptycho import params, pipeline
+from ptycho import models, params, pipeline
 from ptycho.errors import ConfigError, MissingPackageError
 
 Python = Callable[..., CompletedProcess[str]]
@@ -67,7 +67,7 @@ def test_importing_train_loads_no_framework(run_python: Python) -> None:
 
 
 def test_every_engine_has_what_the_pipeline_calls() -> None:
-    engine = pipeline.load_engine("pytorch")
+    engine = models.load_engine("pytorch")
     assert engine.__name__ == "ptycho_torch.engine"
     for name in ("fit", "load", "to_bundle", "from_bundle", "core_config", "reconstruct", "log_artifacts"):
         assert callable(getattr(engine, name))
@@ -75,7 +75,7 @@ def test_every_engine_has_what_the_pipeline_calls() -> None:
 
 def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown name \(got 'jax', expected one of pytorch, tensorflow\)"):
-        pipeline.load_engine("jax")
+        models.load_engine("jax")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_missing_backend_names_its_install_command(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError) as caught:
-        pipeline.load_engine(backend)
+        models.load_engine(backend)
     assert str(caught.value) == sentence
     assert isinstance(caught.value, RuntimeError)
 
@@ -119,7 +119,7 @@ def test_the_flag_chooses_the_engine_after_params_cfg_is_filled(
         raise _StoppedError
 
     monkeypatch.setattr(pipeline, "load_engine", load_engine)
-    monkeypatch.setattr(pipeline, "require_backend", lambda backend: None)
+    monkeypatch.setattr(models, "require_backend", lambda backend: None)
     done = run_command(
         "train",
         "--train_data_file",

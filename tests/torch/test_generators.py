@@ -240,7 +240,9 @@ def test_every_step_is_reported() -> None:
 
 
 def test_a_large_canvas_in_strips_is_the_canvas_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = build_generator(ModelConfig(architecture="unrolled", unrolled_steps=2, unrolled_width=4), seed=1)
+    generator = build_generator(
+        ModelConfig(architecture="unrolled", unrolled_steps=2, unrolled_width=4), seed=1
+    )
     weights = generator.export_weights()
     rng = np.random.default_rng(0)
     for name in weights:

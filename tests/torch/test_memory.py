@@ -12,10 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GROWTH_LIMIT_GIB = 0.5
-"""What 3,072 more patterns of 64 x 64 may add to the peak of a command. They add 0.23 GiB: the patterns as they were
-read, their mapped copy, and a canvas four times larger. One complex array of all of them is 0.1 GiB, and a step over
-all patterns at once holds about ten such arrays. The growth, not the peak, is judged: the peak holds the libraries,
-which differ by 0.1 GiB from machine to machine."""
+"""What 3,072 more patterns of 64 x 64 may add to the peak of a command. They add 0.23 GiB: the patterns as
+they were read, their mapped copy, and a canvas four times larger. One complex array of all of them is 0.1
+GiB, and a step over all patterns at once holds about ten such arrays. The growth, not the peak, is judged:
+the peak holds the libraries, which differ by 0.1 GiB from machine to machine."""
 
 
 def peaks_gib(grid: str) -> dict[str, float]:

@@ -16,9 +16,9 @@ from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
 from ptycho.curriculum import PretrainOptions, draw_scan
 from ptycho.errors import BundleError, ConfigError
 from ptycho.metrics import score
+from ptycho.models import PRETRAINED_FILE, find_model
 from ptycho.network import LEARNED_STEPS, architecture_table, check_weights, initial_weights
 from ptycho.outputs import truth_on_canvas
-from ptycho.pipeline import PRETRAINED_FILE, find_model
 from ptycho.progress import Progress
 from ptycho.scan import open_scan
 from ptycho.simulate import SimulationOptions, scan_positions, write_scan

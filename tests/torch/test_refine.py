@@ -31,7 +31,9 @@ def refined(scan: Scan, n_steps: int) -> tuple[torch.Tensor, torch.Tensor, list[
     with PatternStore(scan, Progress()) as store:
         members = np.arange(scan.n_patterns)
         chunks = ScanChunks(store, plan, members, torch.from_numpy(scan.probe))
-        found = refine(chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), RefineOptions(n_steps, probe=True))
+        found = refine(
+            chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), RefineOptions(n_steps, probe=True)
+        )
     return found.obj, found.probe, found.misfit, plan.origin_yx_px
 
 
@@ -85,7 +87,9 @@ def test_wrong_positions_are_found_again() -> None:
 def test_frame_intensities_are_found_again() -> None:
     arrays = simulate(SimulationOptions(n_y=9, n_x=8, seed=4))
     gain = np.random.default_rng(0).uniform(0.8, 1.2, len(arrays["xcoords"]))
-    uneven = arrays | {"diff3d": np.random.default_rng(1).poisson(arrays["diff3d"] * gain[:, None, None] ** 2)}
+    uneven = arrays | {
+        "diff3d": np.random.default_rng(1).poisson(arrays["diff3d"] * gain[:, None, None] ** 2)
+    }
     scan = prepare_scan(RawData.from_coords_without_pc(**{key: uneven[key] for key in KEYS}))
     plan = plan_canvas(scan.positions_yx_px, scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
     with PatternStore(scan, Progress()) as store:

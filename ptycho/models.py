@@ -1,0 +1,201 @@
+"""A backend by name, and the trained model that it loads."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ptycho.config.choices import BUNDLE_NAME, PRETRAINED
+from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
+from ptycho.scan import Scan
+
+ENGINES = {
+    "pytorch": ("ptycho_torch.engine", ("torch", "lightning", "tensordict"), "torch"),
+    "tensorflow": ("ptycho.tf.engine", ("tensorflow",), "tensorflow"),
+}
+"""Backend name -> engine module, packages it needs, and the extra that installs them."""
+LIGHTNING_MISSING = "PyTorch backend requires Lightning. Install with: pip install -e .[torch]"
+"""The sentence that clients look for when the PyTorch extra is not installed."""
+CHECKPOINT_BUNDLE = "checkpoints/best-checkpoint.h5.zip"
+MODEL_SEARCH = {
+    "pytorch": ("checkpoints/last.ckpt", "wts.pt", "model.pt", BUNDLE_NAME, CHECKPOINT_BUNDLE),
+    "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE),
+}
+"""Backend -> where a training folder keeps its model; the first one found is taken. Either reads a bundle."""
+PRETRAINED_FILE = Path(__file__).parent / "weights" / "unrolled_poisson.h5.zip"
+"""Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
+
+
+def require_backend(backend: str) -> None:
+    """Refuse a backend whose packages are not installed; imports none of them.
+
+    Parameters
+    ----------
+    backend : {'pytorch', 'tensorflow'}
+        Name of the backend.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such backend.
+    MissingPackageError
+        If a package is missing; the message names the install command.
+    """
+    if backend not in ENGINES:
+        raise ConfigError(
+            f"backend: unknown name (got {backend!r}, expected one of {', '.join(ENGINES)}). Choose one."
+        )
+    module, packages, extra = ENGINES[backend]
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if backend == "pytorch" and missing:
+        raise MissingPackageError(LIGHTNING_MISSING)
+    if missing or importlib.util.find_spec(module) is None:
+        raise MissingPackageError(
+            f"backend {backend}: not installed (missing {', '.join(missing) or module}). "
+            f"Install with: pip install -e .[{extra}]"
+        )
+
+
+def load_engine(backend: str) -> ModuleType:
+    """Import the engine of a backend.
+
+    Parameters
+    ----------
+    backend : {'pytorch', 'tensorflow'}
+        Name of the backend.
+
+    Returns
+    -------
+    module
+        With ``check_settings``, ``fit``, ``load``, ``to_bundle``, ``reconstruct``.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such backend.
+    MissingPackageError
+        If a package is missing.
+    """
+    require_backend(backend)
+    return importlib.import_module(ENGINES[backend][0])
+
+
+def find_model(path: Path, backend: str = "pytorch") -> Path:
+    """Find the trained model in a training folder, or take a file that is named directly.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of a training, a ``.ckpt``, ``.pt`` or bundle file, or ``pretrained`` for the network that
+        comes with the package.
+    backend : {'pytorch', 'tensorflow'}
+        Backend that shall load it.
+
+    Returns
+    -------
+    Path
+        The file to load.
+
+    Raises
+    ------
+    BundleError
+        If nothing is there; the message lists where it was looked for. It is a FileNotFoundError as well.
+    """
+    if str(path) == PRETRAINED and not path.exists():
+        return PRETRAINED_FILE
+    if path.is_file():
+        return path
+    for name in MODEL_SEARCH[backend]:
+        if (path / name).is_file():
+            return path / name
+    if (path / "manifest.json").is_file():
+        return path
+    looked = ", ".join(MODEL_SEARCH[backend])
+    problem = "no model in this folder" if path.is_dir() else "no such file or folder"
+    named = "a .ckpt file" if backend == "pytorch" else "a bundle"
+    raise ModelNotFoundError(
+        f"{path}: {problem} (expected one of {looked}, or {named} named directly). "
+        "Pass --model_path with the --output_dir of a training."
+    )
+
+
+class ModelNotFoundError(BundleError, FileNotFoundError):
+    """There is no trained model where one was looked for."""
+
+
+def check_size(scan: Scan, trained_px: int, where: str) -> None:
+    """Refuse patterns of another size than a model was trained on.
+
+    Parameters
+    ----------
+    scan : Scan
+        Patterns to reconstruct.
+    trained_px : int
+        Pattern size of the model [px].
+    where : str
+        What they have to fit, for the message.
+
+    Raises
+    ------
+    DataError
+        If the sizes differ.
+    """
+    if scan.n_px != trained_px:
+        raise DataError(
+            f"{scan.name}: the patterns do not fit {where} (got N={scan.n_px}, expected N={trained_px}). "
+            "Crop or pad the patterns, or train on patterns of this size."
+        )
+
+
+def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
+    """Return a model for the pattern size of a scan; ``unrolled`` that was trained without a probe takes any.
+
+    Parameters
+    ----------
+    engine : module
+        The backend.
+    model : object
+        The backend's model.
+    scan : Scan
+        Patterns to reconstruct.
+    where : str
+        What they have to fit, for the message.
+
+    Returns
+    -------
+    object
+        The model itself, or the same network for the other size.
+
+    Raises
+    ------
+    DataError
+        If the model is for another size.
+    """
+    bundle = engine.to_bundle(model)
+    if bundle.model.architecture != "unrolled" or bundle.probe.any():
+        check_size(scan, bundle.model.N, where)
+    if scan.n_px == bundle.model.N:
+        return model
+    return engine.from_bundle(replace(bundle, model=replace(bundle.model, N=scan.n_px), probe=0 * scan.probe))
+
+
+def saw_no_scan(engine: ModuleType, model: Any) -> bool:
+    """Return whether a model was trained without a scan, so that it knows no probe.
+
+    Parameters
+    ----------
+    engine : module
+        The backend.
+    model : object
+        The backend's model.
+
+    Returns
+    -------
+    bool
+        True for the network that comes with the package.
+    """
+    return not engine.to_bundle(model).probe.any()
