@@ -35,8 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when all files were written, else the status of the first call that failed.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path(__file__).resolve().parent,
-                        help="where to write (default: this folder)")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path(__file__).resolve().parent,
+        help="where to write (default: this folder)",
+    )
     folder = parser.parse_args(argv).folder
     for name, flags in COMMANDS.items():
         status = simulate(["--output", str(folder / name), *flags.split()])
