@@ -41,6 +41,8 @@ TARGET = 0.013
 """NRMSE at which pty-chi LSQML levels off on the small bright scan."""
 START, END = "<!-- peers:start -->", "<!-- peers:end -->"
 THREADS = 2
+COLOURS = ("#0072b2", "#d62728", "#2ca02c", "#e69f00", "#8c564b", "#7f7f7f", "#cc79a7", "#56b4e9")
+"""Far apart for most eyes."""
 
 
 class Mark(NamedTuple):
@@ -187,22 +189,27 @@ def draw(results: dict[str, Curves], path: Path) -> None:
     columns = min(3, len(results))
     rows = -(-len(results) // columns)
     figure = new_figure(4.2 * columns, 3.4 * rows + 0.8)
+    figure.set_layout_engine("constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
     for panel in axes.flat[len(results) :]:
         panel.set_axis_off()
     for panel, (name, curves) in zip(axes.flat, results.items(), strict=False):
         for label, curve in curves.items():
-            style = "--" if label in PEERS else "-"
-            colour = f"C{labels.index(_stem(label))}"
+            style, colour = (
+                "--" if label in PEERS else "-",
+                COLOURS[labels.index(_stem(label)) % len(COLOURS)],
+            )
             panel.loglog(
                 [mark.seconds for mark in curve], [mark.nrmse for mark in curve], style, color=colour,
                 marker="o" if len(curve) > 1 else "*", markersize=3 if len(curve) > 1 else 14,
                 label=_stem(label),
             )  # fmt: skip
         panel.set_title(CASES[name].title, fontsize=10)
-        panel.set_xlabel("seconds on two cores")
-        panel.set_ylabel("complex NRMSE")
         panel.grid(visible=True, which="both", alpha=0.25)
+    for panel in axes[-1]:
+        panel.set_xlabel("seconds on two cores")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("complex NRMSE")
     handles = {
         label: handle
         for panel in axes.flat

@@ -28,7 +28,7 @@ def measure(path: Path, xla: bool, refine: int) -> None:
     from ptycho.tf.model import PtychoPINN
 
     if not xla:
-        solver.CHUNK_PIXELS = 0
+        solver.XLA_PIXELS = 2**62
     scan, engine = open_scan(path), load_engine("tensorflow")
     model = PtychoPINN(ModelConfig(N=scan.n_px, architecture="unrolled"), seed=1)
     model.attach_scan(scan.probe, scan.record, refined=False)

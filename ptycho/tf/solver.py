@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.batches import CHUNK_PIXELS
 from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
 from ptycho.subsets import subset_momentum, subset_schedule
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
+
+XLA_PIXELS = 2**17
+"""Detector pixels of a chunk, 32 patterns of 64 x 64, from which it is compiled with XLA."""
 
 
 class Chunk(NamedTuple):
@@ -64,9 +66,9 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int] | tf.Te
 def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
     """Return a function compiled for chunks like this one.
 
-    XLA makes the passes of :func:`chunk_gradient` a third faster and takes 0.2 s for every new shape. It pays
-    for the full chunks of a long scan; the last chunk, and the tiles of a training, which come in many
-    shapes, use one graph for all shapes (``benchmarks/xla.py``).
+    XLA makes the passes of :func:`chunk_gradient` a third faster and takes 0.1 to 0.2 s for every new shape.
+    It pays for a reconstruction, whose chunks come in a few shapes. Small chunks, and the tiles of a
+    training, which come in many, use one graph for all shapes (``benchmarks/xla.py``).
 
     Parameters
     ----------
@@ -81,8 +83,8 @@ def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
         The same function, about twice as fast or more.
     """
     count, n_px = chunk.amplitude.shape[0], chunk.amplitude.shape[-1]
-    full = tf.executing_eagerly() and count == max(1, CHUNK_PIXELS // n_px**2)
-    return _compiled(function, n_px, len(chunk.probes.shape), full)
+    large = tf.executing_eagerly() and count * n_px**2 >= XLA_PIXELS
+    return _compiled(function, n_px, len(chunk.probes.shape), large)
 
 
 @lru_cache(maxsize=16)
