@@ -289,6 +289,8 @@ class Stop(Callback):
     def on_train_epoch_end(self, trainer, module):
         if trainer.current_epoch == 1:
             signal.raise_signal(int(sys.argv[3]))
+# A run in the background of a shell starts with this signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings = (DataConfig(C=1, grid_size=(1, 1)),
             ModelConfig(architecture="unrolled", unrolled_steps=2, unrolled_width=4, C_model=1, C_forward=1),
             TrainingConfig(epochs=1000, device="cpu", torch_loss_mode="amplitude"))
