@@ -184,6 +184,21 @@ class UnrolledGenerator(TableNetwork):
         self.plain = model.unrolled_steps - self.learned
         self.likelihood = model.unrolled_likelihood
 
+    def steps(self, subsets: int) -> int:
+        """Return how many steps a reconstruction takes.
+
+        Parameters
+        ----------
+        subsets : int
+            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``.
+
+        Returns
+        -------
+        int
+            Passes of plain steps, and the learned ones.
+        """
+        return needed_passes(self.plain, subsets) + self.learned
+
     def forward(
         self,
         chunks: Iterable[Chunk],
@@ -213,7 +228,7 @@ class UnrolledGenerator(TableNetwork):
         """
         complex_type = torch.promote_types(weight.dtype, torch.complex64)
         flat = torch.ones(weight.shape, dtype=complex_type, device=weight.device)
-        plain = needed_passes(self.plain, subsets)
+        plain = self.steps(subsets) - self.learned
         obj, previous = accelerated_steps(
             flat, chunks, weight, plain, on_step, likelihood=self.likelihood, subsets=subsets
         )

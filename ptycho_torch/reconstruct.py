@@ -17,11 +17,10 @@ from ptycho.job import Reconstruction, RefineOptions
 from ptycho.network import CANVAS_MULTIPLE_PX
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
-from ptycho.subsets import needed_passes
 from ptycho_torch import physics
 from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptycho_torch.refine import fit_probe, refine
+from ptycho_torch.refine import fit_probe, refine_shown
 from ptycho_torch.solver import scan_illumination
 
 
@@ -115,7 +114,7 @@ def reconstruct(
         if polish is not None and polish.start == "flat":
             obj = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
         elif model.is_unrolled:
-            total = needed_passes(model.generator.plain, chunks.subsets) + model.generator.learned
+            total = model.generator.steps(chunks.subsets)
             with progress.phase("reconstructing", total) as phase:
                 obj = model.generator(
                     chunks, weight, lambda index: phase.update(index + 1), subsets=chunks.subsets
@@ -163,10 +162,7 @@ def _polished(
     obj: torch.Tensor, chunks: ScanChunks, polish: RefineOptions, progress: Progress
 ) -> tuple[torch.Tensor, tuple[float, ...]]:
     """Refine a stitched object; return it and the misfit before every step and after the last."""
-    with progress.phase("refining", polish.steps) as phase:
-        found = refine(
-            chunks, obj, polish, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
-        )
+    found = refine_shown(chunks, obj, polish, progress)
     after = sum(
         physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude).abs().square().sum()
         for chunk in chunks

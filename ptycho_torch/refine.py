@@ -203,6 +203,31 @@ def refine(
     return Refined(obj, chunks.probe, misfit)
 
 
+def refine_shown(chunks: ScanChunks, obj: Tensor, options: RefineOptions, progress: Progress) -> Refined:
+    """Refine as :func:`refine` does, and show every step.
+
+    Parameters
+    ----------
+    chunks : ScanChunks
+        The scan.
+    obj : complex tensor, shape (H, W)
+        Object to start from [transmission].
+    options : RefineOptions
+        Steps and what is refined.
+    progress : Progress
+        Told the steps and their misfit.
+
+    Returns
+    -------
+    Refined
+        As :func:`refine`.
+    """
+    with progress.phase("refining", options.steps) as phase:
+        return refine(
+            chunks, obj, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
+        )
+
+
 def fit_probe(
     store: PatternStore, scan: Scan, members: NDArray[np.int64], device: torch.device, progress: Progress
 ) -> NDArray[np.complex64]:
@@ -231,8 +256,4 @@ def fit_probe(
     options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
     chunks = ScanChunks(store, plan, members, torch.from_numpy(scan.probe).to(device))
     flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
-    with progress.phase("refining", options.steps) as phase:
-        found = refine(
-            chunks, flat, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
-        )
-    return found.probe.cpu().numpy()
+    return refine_shown(chunks, flat, options, progress).probe.cpu().numpy()

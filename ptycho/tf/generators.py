@@ -181,6 +181,21 @@ class UnrolledGenerator(TableNetwork):
         self.plain = model.unrolled_steps - self.learned
         self.likelihood = model.unrolled_likelihood
 
+    def steps(self, subsets: int) -> int:
+        """Return how many steps a reconstruction takes.
+
+        Parameters
+        ----------
+        subsets : int
+            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``.
+
+        Returns
+        -------
+        int
+            Passes of plain steps, and the learned ones.
+        """
+        return needed_passes(self.plain, subsets) + self.learned
+
     def __call__(
         self,
         chunks: Iterable[Chunk],
@@ -209,7 +224,7 @@ class UnrolledGenerator(TableNetwork):
             Object [transmission]; 1 where no light fell.
         """
         flat = as_complex(tf.ones_like(weight))
-        plain = needed_passes(self.plain, subsets)
+        plain = self.steps(subsets) - self.learned
         obj, previous = accelerated_steps(
             flat, chunks, weight, plain, on_step, likelihood=self.likelihood, subsets=subsets
         )

@@ -15,12 +15,11 @@ from ptycho.job import Reconstruction, RefineOptions
 from ptycho.network import CANVAS_MULTIPLE_PX
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
-from ptycho.subsets import needed_passes
 from ptycho.tf import physics
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
-from ptycho.tf.refine import fit_probe, refine
+from ptycho.tf.refine import fit_probe, refine_shown
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import scan_illumination
 
@@ -77,7 +76,7 @@ def reconstruct(
         if polish is not None and polish.start == "flat":
             obj = tf.ones(plan.shape_yx, tf.complex64)
         elif model.is_unrolled:
-            total = needed_passes(model.generator.plain, chunks.subsets) + model.generator.learned
+            total = model.generator.steps(chunks.subsets)
             with progress.phase("reconstructing", total) as phase:
                 obj = model.generator(
                     chunks, weight, lambda index: phase.update(index + 1), subsets=chunks.subsets
@@ -113,12 +112,7 @@ def _polished(
     obj: tf.Tensor, chunks: ScanChunks, polish: RefineOptions, progress: Progress
 ) -> tuple[tf.Tensor, tuple[float, ...]]:
     """Refine a stitched object; return it and the misfit before every step and after the last."""
-    with progress.phase("refining", polish.steps) as phase:
-
-        def report(index: int, misfit: float) -> None:
-            phase.update(index + 1, misfit=misfit)
-
-        found = refine(chunks, obj, polish, on_step=report)
+    found = refine_shown(chunks, obj, polish, progress)
     error, energy = 0.0, 0.0
     for chunk in chunks:
         residual = physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude)

@@ -230,6 +230,31 @@ def refine(
     return Refined(obj, chunks.probe, misfit)
 
 
+def refine_shown(chunks: ScanChunks, obj: tf.Tensor, options: RefineOptions, progress: Progress) -> Refined:
+    """Refine as :func:`refine` does, and show every step.
+
+    Parameters
+    ----------
+    chunks : ScanChunks
+        The scan.
+    obj : complex tensor, shape (H, W)
+        Object to start from [transmission].
+    options : RefineOptions
+        Steps and what is refined.
+    progress : Progress
+        Told the steps and their misfit.
+
+    Returns
+    -------
+    Refined
+        As :func:`refine`.
+    """
+    with progress.phase("refining", options.steps) as phase:
+        return refine(
+            chunks, obj, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
+        )
+
+
 def fit_probe(
     store: PatternStore, scan: Scan, members: NDArray[np.int64], progress: Progress
 ) -> NDArray[np.complex64]:
@@ -255,10 +280,4 @@ def fit_probe(
     plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=network.CANVAS_MULTIPLE_PX)
     options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
     chunks = ScanChunks(store, plan, members, tf.constant(scan.probe))
-    with progress.phase("refining", options.steps) as phase:
-
-        def report(index: int, misfit: float) -> None:
-            phase.update(index + 1, misfit=misfit)
-
-        found = refine(chunks, tf.ones(plan.shape_yx, tf.complex64), options, on_step=report)
-    return found.probe.numpy()
+    return refine_shown(chunks, tf.ones(plan.shape_yx, tf.complex64), options, progress).probe.numpy()
