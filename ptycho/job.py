@@ -268,14 +268,14 @@ def _within(groups: Groups, scan: Scan, bounds_yx: tuple[Bounds, Bounds], config
 
 
 def subsample(scan: Scan, n_subsample: int | None, seed: int | None) -> NDArray[np.int64]:
-    """Choose some patterns of a scan.
+    """Choose some patterns of a scan, none of those left out.
 
     Parameters
     ----------
     scan : Scan
         The scan.
     n_subsample : int, optional
-        How many; None, or more than there are, means all.
+        How many; None, or more than there are, means all that take part.
     seed : int, optional
         Seed of the choice.
 
@@ -284,7 +284,7 @@ def subsample(scan: Scan, n_subsample: int | None, seed: int | None) -> NDArray[
     int64 array
         Indices, ascending.
     """
-    count = scan.n_patterns
-    if n_subsample is None or n_subsample >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, n_subsample, replace=False))
+    usable = scan.usable
+    if n_subsample is None or n_subsample >= len(usable):
+        return usable
+    return np.sort(np.random.default_rng(seed).choice(usable, n_subsample, replace=False))

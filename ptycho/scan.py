@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.checks.findings import Draft, Finding
+from ptycho.checks.registry import check_patterns, check_scan, report
 from ptycho.config.config import ModelConfig
 from ptycho.files.optics import FileOptions
 from ptycho.raw_data import RawData
@@ -31,6 +33,10 @@ class Scan:
         Patch centres [object px].
     name : str
         File name, for messages.
+    left_out : int64 array, shape (K,)
+        Patterns that take no part in anything, ascending.
+    findings : tuple of Finding
+        What the checks found: mended faults and warnings.
     """
 
     raw: RawData
@@ -38,6 +44,8 @@ class Scan:
     probe: NDArray[np.complex64]
     positions_yx_px: NDArray[np.float64]
     name: str
+    left_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    findings: tuple[Finding, ...] = ()
 
     @property
     def n_px(self) -> int:
@@ -46,8 +54,13 @@ class Scan:
 
     @property
     def n_patterns(self) -> int:
-        """Number of patterns M."""
+        """Number of patterns M, those left out among them."""
         return self.raw.n_patterns
+
+    @property
+    def usable(self) -> NDArray[np.int64]:
+        """Patterns that take part, ascending."""
+        return np.setdiff1d(np.arange(self.n_patterns), self.left_out)
 
 
 @dataclass(frozen=True)
@@ -127,8 +140,9 @@ def prepare_scan(
     domain: Literal["counts", "amplitude"] | None = None,
     mask: ProbeMask | None = None,
     name: str = "scan",
+    options: FileOptions | None = None,
 ) -> Scan:
-    """Decide the scale of a scan once.
+    """Check a data set, mend what is certain, and decide the scale of the scan once.
 
     Parameters
     ----------
@@ -140,6 +154,8 @@ def prepare_scan(
         Multiplied with the probe.
     name : str
         Name used in messages.
+    options : FileOptions, optional
+        What the user says about the file.
 
     Returns
     -------
@@ -149,13 +165,19 @@ def prepare_scan(
     Raises
     ------
     DataError
-        If the patterns are empty or the probe is missing.
+        If the probe is missing, or the data cannot be right (``ptycho.checks``).
     """
+    options = options or FileOptions()
+    draft = check_patterns(Draft(raw), options)
+    raw = draft.raw
     record = make_scale_record(raw, override=domain, nphotons=raw.nphotons)
     probe = scaled_probe(raw, record)
     if mask is not None:
         probe = probe * mask.values(raw.N)
-    return Scan(raw, record, probe, raw.positions_yx_px, name)
+    scan = Scan(raw, record, probe, raw.positions_yx_px, name, draft.left_out)
+    scan = replace(scan, findings=(*draft.findings, *check_scan(scan, options)))
+    report(scan.findings, name)
+    return scan
 
 
 def open_scan(
@@ -195,4 +217,4 @@ def open_scan(
         If the file breaks the data contract.
     """
     raw = RawData.from_file(path, probe_key, pattern_axis, options)
-    return prepare_scan(raw, domain=domain, mask=mask, name=Path(path).name)
+    return prepare_scan(raw, domain=domain, mask=mask, name=Path(path).name, options=options)

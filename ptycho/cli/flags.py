@@ -13,8 +13,10 @@ from typing import Any
 from ptycho.cli.console import Parser
 from ptycho.config.choices import (
     ARCHITECTURES,
+    CentrePatterns,
     FlipAxes,
     LossMode,
+    MatchLengths,
     ModelType,
     RefineLikelihood,
     RefineStart,
@@ -175,6 +177,25 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--flip-positions", choices=allowed(FlipAxes), help="turn the sign of x, y or both")
     _switch(group, "swap-positions", "swap_positions", "take x for y, before any flip (default no)")
+    faults = parser.add_argument_group("data that look damaged")
+    faults.add_argument(
+        "--match-lengths",
+        choices=allowed(MatchLengths),
+        help="patterns and positions that differ in number: refuse (default) or head (the first of both)",
+    )
+    faults.add_argument(
+        "--centre-patterns",
+        choices=allowed(CentrePatterns),
+        help="move a beam that is certainly not on pixel N // 2 there: auto (default) or off",
+    )
+    _switch(faults, "keep-frames", "keep_frames", "use dark, saturated and broken frames too (default no)")
+    _switch(faults, "keep-pixels", "keep_pixels", "use pixels that look hot or dead too (default no)")
+    _switch(
+        faults,
+        "keep-probe-power",
+        "keep_probe_power",
+        "take the power of the stored probe as photons per frame, as of an empty beam (default no)",
+    )
 
 
 def training_parser(prog: str) -> argparse.ArgumentParser:

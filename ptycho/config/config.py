@@ -17,6 +17,7 @@ from ptycho.config.choices import (
     Accelerator,
     AmpActivation,
     Backend,
+    CentrePatterns,
     CheckpointMode,
     ClipAlgorithm,
     FlipAxes,
@@ -24,6 +25,7 @@ from ptycho.config.choices import (
     InputTransform,
     LoggerBackend,
     LossMode,
+    MatchLengths,
     MeasurementDomain,
     ModelType,
     Optimizer,
@@ -179,6 +181,11 @@ class TrainingConfig:
     object_pixel_m: float | None = None
     flip_positions: FlipAxes | None = None  # axes of positions in metres whose sign is turned
     swap_positions: bool = False  # take x of positions in metres for y
+    match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
+    centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
+    keep_frames: bool = False  # let frames take part that look damaged
+    keep_pixels: bool = False  # let pixels take part that look hot or dead
+    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
     log_patch_stats: bool = False
     patch_stats_limit: int | None = None  # first patterns only
 
@@ -216,6 +223,11 @@ class InferenceConfig:
     object_pixel_m: float | None = None
     flip_positions: FlipAxes | None = None  # axes of positions in metres whose sign is turned
     swap_positions: bool = False  # take x of positions in metres for y
+    match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
+    centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
+    keep_frames: bool = False  # let frames take part that look damaged
+    keep_pixels: bool = False  # let pixels take part that look hot or dead
+    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
     log_patch_stats: bool = False
     patch_stats_limit: int | None = None  # first patterns only
     patch_weighting: PatchWeighting = "probe"  # how the patches of cnn are merged

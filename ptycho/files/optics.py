@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.config.choices import FlipAxes, allowed
+from ptycho.config.choices import CentrePatterns, FlipAxes, MatchLengths, allowed
 from ptycho.errors import ConfigError, DataError
 
 HC_EV_M = 6.62607015e-34 * 299792458 / 1.602176634e-19
@@ -52,11 +52,21 @@ class FileOptions:
         Axes of the positions whose sign is turned, after the swap.
     swap_positions : bool
         Take x of the file for y and y for x.
+    match_lengths : {'refuse', 'head'}
+        What happens where patterns and positions differ in number: ``head`` keeps the first of both.
+    centre_patterns : {'auto', 'off'}
+        Whether patterns whose beam is certainly not on pixel N // 2 are moved there.
+    keep_frames : bool
+        Let frames take part that look damaged.
+    keep_pixels : bool
+        Let pixels take part that look hot or dead.
+    keep_probe_power : bool
+        Take the power of the stored probe as photons per frame, whatever the patterns hold.
 
     Raises
     ------
     ConfigError
-        If a number is not positive, or the axes to flip are unknown.
+        If a number is not positive, or a choice is unknown.
     """
 
     product_file: Path | None = None
@@ -66,6 +76,11 @@ class FileOptions:
     object_pixel_m: float | None = None
     flip_positions: str | None = None
     swap_positions: bool = False
+    match_lengths: str = "refuse"
+    centre_patterns: str = "auto"
+    keep_frames: bool = False
+    keep_pixels: bool = False
+    keep_probe_power: bool = False
 
     def __post_init__(self) -> None:
         for name, flag in NUMBERS.items():
@@ -77,6 +92,12 @@ class FileOptions:
                 f"--flip-positions: unknown axes (got {self.flip_positions!r}, expected x, y or xy). "
                 "Choose one of them."
             )
+        for name, choice in (("match_lengths", MatchLengths), ("centre_patterns", CentrePatterns)):
+            if getattr(self, name) not in allowed(choice):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: unknown (got {getattr(self, name)!r}, expected one of "
+                    f"{', '.join(allowed(choice))}). Choose one of them."
+                )
 
     @classmethod
     def names(cls) -> set[str]:
