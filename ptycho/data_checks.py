@@ -154,7 +154,7 @@ def canonical_patterns(
 
 
 def check_patterns(patterns: NDArray[Any], where: str) -> None:
-    """Refuse values that are no measurement; single dark patterns are logged, not refused.
+    """Refuse values that are no measurement.
 
     Parameters
     ----------
@@ -185,8 +185,6 @@ def check_patterns(patterns: NDArray[Any], where: str) -> None:
         raise DataError(
             f"{where}: diff3d is all zero (got 0 in all {dark} patterns, expected photons). Check the export."
         )
-    if dark:
-        logger.warning("%s: %d of %d patterns are all zero", where, dark, len(patterns))
 
 
 def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.complex64]:

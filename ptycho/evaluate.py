@@ -193,13 +193,13 @@ def split_halves(
     model = fitted_model(engine, model, scan, f"the model {model_path}")
     settings = engine.core_config(model)
     needed = settings.gridsize**2
-    if scan.n_patterns // 2 < needed:
+    if len(scan.usable) // 2 < needed:
         raise DataError(
-            f"{scan.name}: too few patterns for two halves (got {scan.n_patterns}, expected at least "
+            f"{scan.name}: too few patterns for two halves (got {len(scan.usable)}, expected at least "
             f"{2 * needed}). Leave --model-path out."
         )
     scan = replace(scan, probe=masked(probe if saw_no_scan(engine, model) else scan.probe, settings))
-    order = np.random.default_rng(request.seed).permutation(scan.n_patterns)
+    order = np.random.default_rng(request.seed).permutation(scan.usable)
     middle = len(order) // 2
     how = {"execution": request.execution, "progress": progress, "polish": request.polish}
     one, two = (

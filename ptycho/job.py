@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import DataError
-from ptycho.grouping import Groups, make_groups
+from ptycho.grouping import Groups, covering_groups, make_groups
 from ptycho.network import POSITION_REST_STEPS, PROBE_REST_STEPS
 from ptycho.progress import Progress
 from ptycho.scan import Scan
@@ -245,6 +245,31 @@ def training_groups(
     order = np.random.default_rng(config.seed).permutation(count)
     kept = max(1, round(VALIDATION_SHARE * count))
     return _rows(groups, np.sort(order[kept:])), _rows(groups, np.sort(order[:kept]))
+
+
+def judging_groups(scan: Scan, gridsize: int) -> Groups:
+    """Build one group around every pattern of a scan that takes part.
+
+    Parameters
+    ----------
+    scan : Scan
+        Scan that judges a training.
+    gridsize : int
+        Side of the group, >= 1; C = gridsize**2.
+
+    Returns
+    -------
+    Groups
+        As many groups as usable patterns; the indices are those of the scan.
+
+    Raises
+    ------
+    DataError
+        If fewer than C patterns take part.
+    """
+    usable = scan.usable
+    groups = covering_groups(scan.positions_yx_px[usable], gridsize=gridsize)
+    return Groups(usable[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
 
 
 def _within(groups: Groups, scan: Scan, bounds_yx: tuple[Bounds, Bounds], config: TrainingConfig) -> Groups:

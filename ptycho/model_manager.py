@@ -126,17 +126,20 @@ class DiffractionToObject:
             found = engine.reconstruct(
                 model,
                 scan,
-                np.unique(indices),
+                np.intersect1d(indices, scan.usable),
                 execution=PyTorchExecutionConfig(),
                 progress=Progress(),
                 probe_first=saw_no_scan(engine, model),
             )
         corners_px = raw.positions_yx_px[indices].mean(axis=1) - (scan.n_px - 1) / 2 - found.origin_yx_px
         whole = np.floor(corners_px + 0.5).astype(np.int64)
+        # A pattern that was left out may lie beside the object that the others make: no light fell there.
+        room = max(0, -int(whole.min()), int((whole + scan.n_px - found.obj.shape).max()))
+        obj = np.pad(found.obj, room, constant_values=1.0)
         patches = np.empty((len(whole), scan.n_px, scan.n_px, 1), np.complex64)
         for start in range(0, len(whole), CHUNK):
             rows = slice(start, start + CHUNK)
-            cut = extract_patches(found.obj, whole[rows], scan.n_px)
+            cut = extract_patches(obj, whole[rows] + room, scan.n_px)
             patches[rows, ..., 0] = shift_field(cut[:, None], (whole - corners_px)[rows])[:, 0]
         return patches
 

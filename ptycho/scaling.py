@@ -163,7 +163,11 @@ def decide_domain(patterns: NDArray[Any], override: Domain | None = None) -> tup
 
 
 def make_scale_record(
-    raw: RawData, *, override: Domain | None = None, nphotons: float | None = None
+    raw: RawData,
+    *,
+    override: Domain | None = None,
+    nphotons: float | None = None,
+    left_out: NDArray[np.int64] | None = None,
 ) -> ScaleRecord:
     r"""Decide every scale factor of a data set.
 
@@ -180,6 +184,8 @@ def make_scale_record(
     nphotons : float, optional
         Mean photons per pattern of an amplitude file, > 0; by default what the file states. Not used for
         counts.
+    left_out : int64 array, shape (K,), optional
+        Patterns that take no part.
 
     Returns
     -------
@@ -198,7 +204,7 @@ def make_scale_record(
             f"scaling: nphotons out of range (got {dose}, expected photons per pattern > 0). "
             f"Leave it out when the dose is unknown."
         )
-    total, largest = _stored_counts(raw.diff3d, domain)
+    total, largest = _stored_counts(raw.diff3d, domain, left_out)
     gain = float(np.sqrt(dose / total)) if domain == "amplitude" and dose is not None else 1.0
     mean_counts, max_counts = total * gain**2, largest * gain**2
     intensity_scale = float(np.sqrt(mean_counts)) / (raw.N / 2)
@@ -271,19 +277,22 @@ def _check_domain(domain: object, where: str) -> Domain:
     return domain  # type: ignore[return-value]
 
 
-def _chunks(patterns: NDArray[Any]) -> Iterator[NDArray[np.float64]]:
-    for start in range(0, len(patterns), CHUNK):
-        yield patterns[start : start + CHUNK].astype(np.float64)
+def _chunks(patterns: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+    for start in range(0, len(rows), CHUNK):
+        yield patterns[rows[start : start + CHUNK]].astype(np.float64)
 
 
-def _stored_counts(patterns: NDArray[Any], domain: Domain) -> tuple[float, float]:
+def _stored_counts(
+    patterns: NDArray[Any], domain: Domain, left_out: NDArray[np.int64] | None
+) -> tuple[float, float]:
     """Mean pattern total and largest pixel of the stored counts, or of the squared stored amplitude."""
     power = 1 if domain == "counts" else 2
+    rows = np.setdiff1d(np.arange(len(patterns)), [] if left_out is None else left_out)
     total, largest = 0.0, 0.0
-    for values in _chunks(patterns):
+    for values in _chunks(patterns, rows):
         total += float((values**power).sum())
         largest = max(largest, float(values.max()) ** power)
-    return total / len(patterns), largest
+    return total / len(rows), largest
 
 
 def _probe_gain(raw: RawData, mean_counts: float) -> float:

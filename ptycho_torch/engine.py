@@ -17,8 +17,7 @@ from ptycho.batches import tile_members
 from ptycho.bundle import Bundle, read_bundle
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import BundleError, ConfigError, DataError
-from ptycho.grouping import covering_groups
-from ptycho.job import TrainingJob, TrainingResult
+from ptycho.job import TrainingJob, TrainingResult, judging_groups
 from ptycho.labels import wanted_labels
 from ptycho.losses import LossTerms, loss_terms
 from ptycho.progress import Progress
@@ -117,8 +116,7 @@ def _loaders(
         tiles = TileDataset(store, job.scan, members, labels=known)
         train = tile_loader(tiles, seed=config.seed, steps=steps, workers=workers)
         if test_store is not None and job.test_scan is not None:
-            every = np.arange(job.test_scan.n_patterns)
-            judge = TileDataset(test_store, job.test_scan, every, own_probe=True, labels=other)
+            judge = TileDataset(test_store, job.test_scan, job.test_scan.usable, own_probe=True, labels=other)
         elif held_out is not None:
             both = np.union1d(members, held_out)
             judge = TileDataset(store, job.scan, both, held_out=held_out, labels=known)
@@ -130,7 +128,7 @@ def _loaders(
     source = GroupDataset(store, job.scan, job.groups, merge=merge, labels=known)
     train = group_loader(source, size, seed=config.seed, shuffle=True, workers=workers)
     if test_store is not None and job.test_scan is not None:
-        groups = covering_groups(job.test_scan.positions_yx_px, gridsize=config.model.gridsize)
+        groups = judging_groups(job.test_scan, config.model.gridsize)
         judge = GroupDataset(test_store, job.test_scan, groups, merge=merge, own_probe=True, labels=other)
     elif job.validation is not None:
         judge = GroupDataset(store, job.scan, job.validation, merge=merge, labels=known)

@@ -18,8 +18,7 @@ from ptycho.batches import batch_rows, judging_centres, tile_centres, tile_membe
 from ptycho.bundle import Bundle
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import ConfigError, DataError
-from ptycho.grouping import covering_groups
-from ptycho.job import TrainingJob, TrainingResult
+from ptycho.job import TrainingJob, TrainingResult, judging_groups
 from ptycho.labels import Labels, wanted_labels
 from ptycho.losses import loss_terms
 from ptycho.network import check_weights
@@ -79,8 +78,7 @@ def _tiles(
     source = TileSource(store, job.scan, members, labels=known[0])
     train = _Epochs(source, lambda epoch: tile_centres(len(source), steps, seed, epoch).tolist())
     if test_store is not None and job.test_scan is not None:
-        every = np.arange(job.test_scan.n_patterns)
-        judge = TileSource(test_store, job.test_scan, every, own_probe=True, labels=known[1])
+        judge = TileSource(test_store, job.test_scan, job.test_scan.usable, own_probe=True, labels=known[1])
     elif held_out is not None:
         both = np.union1d(members, held_out)
         judge = TileSource(store, job.scan, both, held_out=held_out, labels=known[0])
@@ -97,7 +95,7 @@ def _groups(
     source = GroupSource(store, job.scan, job.groups, merge=merge, labels=known[0])
     train = _Epochs(source, lambda epoch: batch_rows(len(source), size, config.seed, epoch))
     if test_store is not None and job.test_scan is not None:
-        groups = covering_groups(job.test_scan.positions_yx_px, gridsize=config.model.gridsize)
+        groups = judging_groups(job.test_scan, config.model.gridsize)
         judge = GroupSource(test_store, job.test_scan, groups, merge=merge, own_probe=True, labels=known[1])
     elif job.validation is not None:
         judge = GroupSource(store, job.scan, job.validation, merge=merge, labels=known[0])

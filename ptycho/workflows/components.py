@@ -189,7 +189,7 @@ def reassemble_cdi_image(
     found = engine.reconstruct(
         model,
         scan,
-        np.arange(scan.n_patterns),
+        scan.usable,
         execution=PyTorchExecutionConfig(),
         progress=LoggedProgress(),
         probe_first=saw_no_scan(engine, model),

@@ -386,7 +386,7 @@ class InferenceEngine:
         found = engine.reconstruct(
             network,
             scan,
-            np.arange(scan.n_patterns),
+            scan.usable,
             execution=execution_of(self.config_manager.training_config),
             progress=progress,
             patch_weighting=settings.patch_weighting,
