@@ -154,7 +154,7 @@ def canonical_patterns(
 
 
 def check_patterns(patterns: NDArray[Any], where: str) -> None:
-    """Refuse values that are no measurement.
+    """Refuse patterns without a single count; single values are for ``ptycho.checks`` to judge.
 
     Parameters
     ----------
@@ -166,25 +166,18 @@ def check_patterns(patterns: NDArray[Any], where: str) -> None:
     Raises
     ------
     DataError
-        If a value is not finite or negative, or if all are zero.
+        If no value is a finite number above 0.
     """
-    dark = 0
-    for start in range(0, len(patterns), CHUNK):
-        chunk = patterns[start : start + CHUNK]
-        for problem, wrong in (("not finite", ~np.isfinite(chunk)), ("negative", chunk < 0)):
-            rows = np.flatnonzero(wrong.any(axis=(1, 2)))
-            if rows.size:
-                value = chunk[rows[0]][wrong[rows[0]]][0]
-                raise DataError(
-                    f"{where}: diff3d has values that are {problem} (got {value} in "
-                    f"pattern {start + rows[0]}, expected >= 0). Set them to 0 and mark them in "
-                    f"bad_pixels."
-                )
-        dark += int((~chunk.any(axis=(1, 2))).sum())
-    if dark == len(patterns):
-        raise DataError(
-            f"{where}: diff3d is all zero (got 0 in all {dark} patterns, expected photons). Check the export."
-        )
+    chunks = (patterns[start : start + CHUNK] for start in range(0, len(patterns), CHUNK))
+    # A comparison with not-a-number is false.
+    if any(((chunk > 0) & (chunk < np.inf)).any() for chunk in chunks):
+        return
+    value = patterns.reshape(-1)[0]
+    kind = "all zero" if not patterns.any() else "nothing but negative numbers, or none"
+    raise DataError(
+        f"{where}: diff3d is {kind} (got {value} in all {len(patterns)} patterns, expected photons). Check "
+        "the export."
+    )
 
 
 def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.complex64]:

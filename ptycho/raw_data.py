@@ -29,10 +29,11 @@ from ptycho.data_checks import (
 )
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.kinds import is_foreign
-from ptycho.grouping import GroupedData, grouped_fields, make_groups
+from ptycho.grouping import GroupedData, Groups, grouped_fields, make_groups
 from ptycho.npz import missing_key, npz_headers, read_npz, write_npz
 
 if TYPE_CHECKING:
+    from ptycho.checks.findings import Draft
     from ptycho.files.optics import FileOptions
 
 logger = logging.getLogger(__name__)
@@ -328,7 +329,8 @@ class RawData:
         K : int
             Nearest neighbours that partners are drawn from; raised to C, with a warning, when below.
         nsamples : int
-            Number of groups B; exactly 1 means one group per scan point.
+            Number of groups B; exactly 1 means one group per scan point. Patterns that tell nothing
+            (``ptycho.checks.frames``) take no part.
         dataset_path : str or Path, optional
             Accepted and not used: nothing is cached on disk.
         seed, sequential_sampling : int or None, bool
@@ -360,8 +362,12 @@ class RawData:
             raise ConfigError(
                 f"{self.source}: N is not the pattern size (got {N}, expected {self.N}). Set N to {self.N}."
             )
+        draft = self._checked()
+        usable = np.setdiff1d(np.arange(self.n_patterns), draft.left_out)
+        if 1 < nsamples <= self.n_patterns:
+            nsamples = min(nsamples, len(usable))
         groups = make_groups(
-            self.positions_yx_px,
+            self.positions_yx_px[usable],
             gridsize=params.get("gridsize") if gridsize is None else gridsize,
             n_groups=None if nsamples == 1 else nsamples,
             neighbor_count=K,
@@ -370,7 +376,16 @@ class RawData:
             enable_oversampling=enable_oversampling,
             neighbor_pool_size=neighbor_pool_size,
         )
-        return GroupedData(grouped_fields(self, groups), self)
+        groups = Groups(usable[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
+        return GroupedData(grouped_fields(draft.raw, groups), self)
+
+    def _checked(self) -> Draft:
+        """Return the data set with what is certain mended, as every scan that an engine sees."""
+        from ptycho.checks.findings import Draft
+        from ptycho.checks.registry import check_patterns as check
+        from ptycho.files.optics import FileOptions
+
+        return check(Draft(self), FileOptions())
 
 
 def peek_pattern_size(
