@@ -70,12 +70,15 @@ class Peer:
         What it runs with on bright scans.
     dim_options : dict
         What changes on scans with few photons.
+    model : str
+        Likelihood and smoothing that these options mean; the table shows it beside every row.
     """
 
     program: str
     algorithm: str
     options: dict[str, Any]
     dim_options: dict[str, Any] = field(default_factory=dict)
+    model: str = "amplitude, none"
 
     def chosen(self, case: Case) -> dict[str, Any]:
         """Return the settings for a scan."""
@@ -93,3 +96,17 @@ PEERS = {
     "PtyLab mPIE": Peer("ptylab", "mPIE", {}),
 }  # fmt: skip
 """Every peer by the name that tables and figures show."""
+OWN_MODELS = {
+    "refine from flat": "amplitude, none",
+    "refine from flat, Poisson and TV": "Poisson, total variation",
+    "pretrained network": "Poisson, learned",
+}
+"""Our own ways -> likelihood and smoothing."""
+
+
+def model_of(label: str, case: Case) -> str:
+    """Return the likelihood and the smoothing behind a row, so that unlike things are seen to be unlike."""
+    if label in PEERS:
+        return PEERS[label].model
+    # The network trained on the scan is followed by the refinement that suits the dose.
+    return OWN_MODELS.get(label, f"{'Poisson, total variation' if case.dim else 'amplitude, none'} (trained)")
