@@ -50,12 +50,12 @@ class _Sums:
     error: float = 0.0
     energy: float = 0.0
     rows: list[NDArray[np.int64]] = field(default_factory=list)
-    moves: list[Tensor] = field(default_factory=list)
+    moves: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     gains: list[Tensor] = field(default_factory=list)
 
 
-def _position_steps(patches: Tensor, residual: Tensor, chunk: Chunk) -> Tensor:
-    """Return the least-squares move of every position by its residual, shape (J, 2) [px] (eq. 16)."""
+def _position_equations(patches: Tensor, residual: Tensor, chunk: Chunk) -> tuple[Tensor, Tensor]:
+    """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
     n_px = chunk.probes.shape[-1]
     waves = torch.fft.fftfreq(n_px, device=residual.device) * 2 * torch.pi
     spectrum = torch.fft.fft2(chunk.probes.expand(residual.shape))
@@ -66,7 +66,12 @@ def _position_steps(patches: Tensor, residual: Tensor, chunk: Chunk) -> Tensor:
     target = residual.flatten(1)
     normal = torch.stack([torch.stack([(a.conj() * b).real.sum(1) for b in slopes], 1) for a in slopes], 1)
     right = torch.stack([(a.conj() * target).real.sum(1) for a in slopes], 1)
-    # A flat region says nothing about its position; the ridge keeps it where it is.
+    return normal, right
+
+
+def _position_steps(normal: Tensor, right: Tensor) -> Tensor:
+    """Return the least-squares moves of all positions of a scan, shape (J, 2) [px] (eq. 16)."""
+    # A flat region says nothing about its position; the ridge, one for the whole scan, keeps it where it is.
     ridge = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean() * torch.eye(2, device=normal.device)
     steps = network.POSITION_STEP * torch.linalg.solve(normal + ridge, right)
     return steps.clamp(-network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
@@ -105,7 +110,7 @@ def _gradient(
         sums.energy += float(chunk.amplitude.square().sum())
         sums.rows.append(chunk.rows)
         if options.positions and index >= network.POSITION_REST_STEPS:
-            sums.moves.append(_position_steps(patches, residual, chunk))
+            sums.moves.append(_position_equations(patches, residual, chunk))
         if options.frames and index >= network.PROBE_REST_STEPS:
             predicted = physics.diffracted_amplitude(patches, chunk.probes)
             fit = (predicted * chunk.amplitude).sum(dim=(1, 2)) / predicted.square().sum(dim=(1, 2))
@@ -126,7 +131,8 @@ def _move(chunks: ScanChunks, sums: _Sums) -> None:
     """Move positions and frame intensities by what a pass found for them."""
     back = torch.from_numpy(np.argsort(np.concatenate(sums.rows))).to(chunks.probe.device)
     if sums.moves:
-        step = torch.cat(sums.moves)[back]
+        normal, right = (torch.cat(parts)[back] for parts in zip(*sums.moves, strict=True))
+        step = _position_steps(normal, right)
         # All positions together may drift; that is the object's freedom, not theirs.
         chunks.change(shifts=chunks.shifts + step - step.mean(dim=0))
     if sums.gains:

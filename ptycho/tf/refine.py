@@ -54,8 +54,10 @@ def _power(field: tf.Tensor, axis: int | None = None) -> tf.Tensor:
     return tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=axis)
 
 
-def _position_steps(patches: tf.Tensor, residual: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
-    """Return the least-squares move of every position, shape (J, 2) [px], from its residual (eq. 16)."""
+def _position_equations(
+    patches: tf.Tensor, residual: tf.Tensor, probes: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
     waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), residual.dtype)
     spectrum = tf.signal.fft2d(tf.broadcast_to(probes, tf.shape(residual)))
     count = tf.shape(residual)[0]
@@ -70,7 +72,12 @@ def _position_steps(patches: tf.Tensor, residual: tf.Tensor, probes: tf.Tensor) 
 
     normal = tf.stack([tf.stack([mixed(a, b) for b in slopes], 1) for a in slopes], 1)
     right = tf.stack([mixed(a, target) for a in slopes], 1)
-    # A flat region says nothing about its position; the ridge keeps it where it is.
+    return normal, right
+
+
+def _position_steps(normal: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """Return the least-squares moves of all positions of a scan, shape (J, 2) [px] (eq. 16)."""
+    # A flat region says nothing about its position; the ridge, one for the whole scan, keeps it where it is.
     ridge = 1e-3 * tf.reduce_mean(tf.linalg.diag_part(normal)) * tf.eye(2, dtype=normal.dtype)
     steps = network.POSITION_STEP * tf.linalg.solve(normal + ridge, right[..., None])[..., 0]
     return tf.clip_by_value(steps, -network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
@@ -111,7 +118,7 @@ def _sums(
     residual = physics.wave_residual(obj, corners, probes, amplitude)
     found = {"error": _power(residual), "energy": tf.reduce_sum(amplitude**2)}
     if asked.positions:
-        found["move"] = _position_steps(patches, residual, probes)
+        found["normal"], found["right"] = _position_equations(patches, residual, probes)
     if asked.frames:
         predicted = physics.diffracted_amplitude(patches, probes)
         found["gain"] = tf.reduce_sum(predicted * amplitude, (1, 2)) / tf.reduce_sum(predicted**2, (1, 2))
@@ -140,8 +147,11 @@ def _visited(
 def _move(chunks: ScanChunks, found: list[dict[str, tf.Tensor]], rows: list[NDArray[np.int64]]) -> None:
     """Move positions and frame intensities by what a pass found for them."""
     back = np.argsort(np.concatenate(rows))
-    if "move" in found[0]:
-        step = tf.gather(tf.concat([part.pop("move") for part in found], 0), back)
+    if "normal" in found[0]:
+        normal, right = (
+            tf.gather(tf.concat([part.pop(name) for part in found], 0), back) for name in ("normal", "right")
+        )
+        step = _position_steps(normal, right)
         # All positions together may drift; that is the object's freedom, not theirs.
         chunks.change(shifts=chunks.shifts + step - tf.reduce_mean(step, axis=0))
     if "gain" in found[0]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from ptycho.geometry import plan_canvas
@@ -13,12 +14,15 @@ from ptycho.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.scan import Scan, prepare_scan
 from ptycho.simulate import SimulationOptions, simulate
+from ptycho_torch import data
 from ptycho_torch.data import PatternStore, ScanChunks
 from ptycho_torch.refine import refine
 from ptycho_torch.solver import accelerated_steps, scan_illumination
 
 KEYS = ("xcoords", "ycoords", "diff3d", "probeGuess", "scan_index", "objectGuess")
 WRONG_BY_WAVES = 0.3
+SAME_PX = 2e-4
+"""Single precision over a dozen steps."""
 
 
 def made(**options: float) -> tuple[Scan, dict[str, np.ndarray]]:
@@ -115,3 +119,32 @@ def test_poisson_and_total_variation_help_at_low_dose() -> None:
             errors[name] = object_error(found.obj, arrays, plan.origin_yx_px)
     assert errors["poisson"] < errors["plain"]
     assert errors["smooth"] < 0.75 * errors["plain"]
+
+
+@pytest.mark.parametrize("patterns_per_chunk", [1, 4])
+def test_positions_do_not_depend_on_how_the_scan_is_cut(
+    patterns_per_chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = simulate(SimulationOptions(n_px=32, n_y=7, n_x=7, step_px=3.0, seed=4))
+    # The lower rows lie behind an absorber: chunks there have small normal matrices of their own.
+    dim = (arrays["ycoords"] > np.median(arrays["ycoords"]))[:, None, None]
+    errors = np.random.default_rng(0).uniform(-0.5, 0.5, (2, len(arrays["xcoords"])))
+    wrong = arrays | {
+        "diff3d": np.where(dim, arrays["diff3d"] // 400, arrays["diff3d"]),
+        "ycoords": arrays["ycoords"] + errors[0],
+        "xcoords": arrays["xcoords"] + errors[1],
+    }
+    scan = prepare_scan(RawData.from_coords_without_pc(**{key: wrong[key] for key in KEYS}))
+    plan = plan_canvas(scan.positions_yx_px, scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
+    found = []
+    for pixels in (2**20, patterns_per_chunk * 32**2):
+        monkeypatch.setattr(data, "KEPT_PIXELS", 0)
+        monkeypatch.setattr(data, "CHUNK_PIXELS", pixels)
+        with PatternStore(scan, Progress()) as store:
+            chunks = ScanChunks(store, plan, np.arange(scan.n_patterns), torch.from_numpy(scan.probe))
+            refine(
+                chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), RefineOptions(12, positions=True)
+            )
+            found.append(chunks.shifts.numpy().copy())
+    assert np.abs(found[0] - plan.shifts_yx_px).max() > 0.1
+    np.testing.assert_allclose(found[1], found[0], atol=SAME_PX)
