@@ -329,11 +329,14 @@ class ScanChunks:
         """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the canvas."""
         for block in range(index, BLOCKS, count):
             rows = self._blocks[block]
+            if not len(rows):
+                # A scan of fewer patterns than blocks; the FFT takes no empty batch.
+                continue
             if self._keeps:
                 # A small scan is read and shifted once, not once a step.
                 if block not in self._kept:
                     self._kept[block] = self._chunk(rows)
-                yield from (self._kept[block],) if len(rows) else ()
+                yield self._kept[block]
                 continue
             for start in range(0, len(rows), self.size):
                 yield self._chunk(rows[start : start + self.size])
