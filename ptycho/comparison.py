@@ -149,7 +149,7 @@ def pattern_residuals(
     DataError
         If the patterns are not those of the reconstruction.
     """
-    from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
+    from ptycho.physics import diffracted_amplitude, extract_patches, measured, shift_field
     from ptycho.scaling import measured_amplitude
 
     check_patterns(found, scan)
@@ -162,9 +162,12 @@ def pattern_residuals(
             patches = extract_patches(found.obj, corners[part], scan.n_px)
             probes = shift_field(found.probe, corners_px[part] - corners[part])
             predicted = diffracted_amplitude(patches, probes)
-            measured = measured_amplitude(scan.raw.diff3d[found.members[part]], scan.record)
-            energy = (measured.astype(np.float64) ** 2).sum(axis=(1, 2))
-            parts.append(((predicted - measured) ** 2).sum(axis=(1, 2)) / np.maximum(energy, 1e-12))
+            rows = found.members[part]
+            amplitude = measured_amplitude(scan.raw.diff3d[rows], scan.record, scan.raw.bad_pixels_of(rows))
+            kept = measured(amplitude)
+            energy = np.where(kept, amplitude.astype(np.float64) ** 2, 0.0).sum(axis=(1, 2))
+            missed = np.where(kept, predicted - amplitude, 0.0) ** 2
+            parts.append(missed.sum(axis=(1, 2)) / np.maximum(energy, 1e-12))
             phase.update(min(start + CHUNK, len(corners)))
     return np.concatenate(parts)
 

@@ -153,7 +153,7 @@ def canonical_patterns(
     return np.ascontiguousarray(stack)
 
 
-def check_patterns(patterns: NDArray[Any], where: str) -> None:
+def check_patterns(patterns: NDArray[Any], where: str, bad_pixels: NDArray[np.bool_] | None = None) -> None:
     """Refuse patterns without a single count; single values are for ``ptycho.checks`` to judge.
 
     Parameters
@@ -162,16 +162,22 @@ def check_patterns(patterns: NDArray[Any], where: str) -> None:
         Counts or amplitude.
     where : str
         Name used in messages.
+    bad_pixels : bool array, shape (N, N) or (M, N, N), optional
+        True where nothing was measured; what stands there does not matter.
 
     Raises
     ------
     DataError
         If no value is a finite number above 0.
     """
-    chunks = (patterns[start : start + CHUNK] for start in range(0, len(patterns), CHUNK))
-    # A comparison with not-a-number is false.
-    if any(((chunk > 0) & (chunk < np.inf)).any() for chunk in chunks):
-        return
+    for start in range(0, len(patterns), CHUNK):
+        rows = slice(start, start + CHUNK)
+        # A comparison with not-a-number is false.
+        counts = (patterns[rows] > 0) & (patterns[rows] < np.inf)
+        if bad_pixels is not None:
+            counts &= ~(bad_pixels if bad_pixels.ndim == 2 else bad_pixels[rows])
+        if counts.any():
+            return
     value = patterns.reshape(-1)[0]
     kind = "all zero" if not patterns.any() else "nothing but negative numbers, or none"
     raise DataError(
@@ -285,35 +291,44 @@ def patches_or_none(
     return None
 
 
-def pixel_mask(values: ArrayLike, N: int, where: str) -> NDArray[np.bool_]:
-    """Return the mask of filled-in pixels.
+def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray[np.bool_]:
+    """Return the mask of pixels that measured nothing.
 
     Parameters
     ----------
-    values : bool or int array, shape (N, N)
-        Nonzero where the value was not measured.
-    N : int
-        Side of a pattern [pixels].
+    values : bool or number array, shape (N, N), (1, N, N) or (M, N, N)
+        Nonzero where nothing was measured: in all patterns, or in each.
+    shape : tuple of int
+        Shape of the patterns, (M, N, N).
     where : str
         Name used in messages.
 
     Returns
     -------
-    bool array, shape (N, N)
+    bool array, shape (N, N), or (M, N, N) where patterns differ
         The same mask.
 
     Raises
     ------
     DataError
-        If the shape or dtype is another one.
+        If the shape or dtype is another one, or every pixel is bad.
     """
-    mask = np.asarray(values)
-    if mask.shape != (N, N) or mask.dtype.kind not in "biu":
+    mask, n_px = np.asarray(values), shape[-1]
+    if mask.shape not in (shape[1:], (1, *shape[1:]), shape) or mask.dtype.kind not in "biuf":
         raise DataError(
             f"{where}: bad_pixels does not fit the patterns (got shape {mask.shape}, dtype "
-            f"{mask.dtype}, expected bool ({N}, {N})). Save one flag per pixel."
+            f"{mask.dtype}, expected bool ({n_px}, {n_px}) or {shape}). Save one flag per pixel."
         )
-    return mask.astype(bool)
+    # Not-a-number is no statement that a pixel is good.
+    mask = mask != 0
+    if mask.ndim == 3 and (mask[1:] == mask[:1]).all():
+        mask = mask[0]
+    if mask.all():
+        raise DataError(
+            f"{where}: bad_pixels leaves nothing (got every pixel bad, expected some good ones). Nonzero "
+            "marks a bad pixel; invert the mask if it marks the good ones."
+        )
+    return mask
 
 
 def checked_dose(value: Any, where: str) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError
+from ptycho.physics import filled_amplitude
 from ptycho.scaling import CHUNK, make_scale_record, measured_amplitude
 
 if TYPE_CHECKING:
@@ -194,9 +195,9 @@ def grouped_fields(raw: RawData, groups: Groups) -> dict[str, Any]:
 
     def amplitude() -> NDArray[np.float32]:
         record = make_scale_record(raw)
-        values = measured_amplitude(gathered(raw.diff3d), record)
-        values *= np.float32(record.input_scale)
-        return values
+        values = measured_amplitude(raw.diff3d[indices], record, raw.bad_pixels_of(indices))
+        values = filled_amplitude(values) * np.float32(record.input_scale)
+        return np.ascontiguousarray(np.moveaxis(values, 1, -1))
 
     def labels() -> NDArray[np.complex64] | None:
         if raw.Y is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
+from ptycho.filling import FEWEST_WEIGHT, fill_spectrum
 
 Complex = NDArray[np.complexfloating[Any, Any]]
 Real = NDArray[np.floating[Any]]
@@ -336,6 +337,79 @@ def diffracted_amplitude(patches: Complex, probes: Complex) -> Real:
     return np.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
 
 
+def measured(amplitude: Real) -> NDArray[np.bool_]:
+    """Return which pixels were measured; the others hold a negative amplitude and take no part in anything.
+
+    Parameters
+    ----------
+    amplitude : real array, any shape
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    bool array, same shape
+        False where nothing was measured.
+
+    References
+    ----------
+    specs/physics.md, eq. 20.
+    """
+    return amplitude >= 0
+
+
+def measured_energy(amplitude: Real) -> Real:
+    r"""Return the photons on measured pixels.
+
+    .. math:: \sum m\,(A^{\mathrm{meas}})^2
+
+    Parameters
+    ----------
+    amplitude : real array, any shape
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
+
+    Returns
+    -------
+    real scalar
+        Photons.
+
+    References
+    ----------
+    specs/physics.md, eq. 20.
+    """
+    return (np.maximum(amplitude, 0) ** 2).sum()
+
+
+def filled_amplitude(amplitude: Real) -> Real:
+    r"""Return patterns whose unmeasured pixels continue their surroundings, for a network to look at.
+
+    .. math:: A(k) = \sum_{k'} m(k')\,A(k')\,|k - k'|^{-4} / \sum_{k'} m(k')\,|k - k'|^{-4}
+
+    Parameters
+    ----------
+    amplitude : real array, shape (..., N, N)
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
+
+    Returns
+    -------
+    real array, shape (..., N, N)
+        The same, and >= 0; a pattern without any measured pixel is 0.
+
+    References
+    ----------
+    specs/physics.md, eq. 20.
+    """
+    kept, n_px = measured(amplitude), amplitude.shape[-1]
+    if kept.all():
+        return amplitude
+    spectrum = fill_spectrum(n_px)
+
+    def spread(values: Real) -> Real:
+        return np.fft.irfft2(np.fft.rfft2(values) * spectrum, s=(n_px, n_px))
+
+    near = spread(np.maximum(amplitude, 0)) / np.maximum(spread(kept.astype(float)), FEWEST_WEIGHT)
+    return np.where(kept, amplitude, np.maximum(near, 0)).astype(amplitude.dtype, copy=False)
+
+
 def smoothed_amplitude(amplitude: Real, sigma_px: float) -> Real:
     r"""Return the amplitude behind an exit wave that is smoothed with a Gaussian.
 
@@ -394,7 +468,8 @@ def illumination(probes: Complex, corners_yx: NDArray[np.int64], shape_yx: tuple
 def wave_residual(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real) -> Complex:
     r"""Return by how much the exit waves miss the measured amplitude.
 
-    .. math:: \chi_{j,p} = \mathcal{F}^\dagger\left[(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
+    .. math:: \chi_{j,p} = \mathcal{F}^\dagger
+        \left[m_j\,(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
 
     Parameters
     ----------
@@ -405,7 +480,7 @@ def wave_residual(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, 
     probes : complex array, shape (P, N, N) or (J, P, N, N)
         Probe modes [sqrt(photons)].
     amplitude : real array, shape (J, N, N)
-        Measured amplitude [sqrt(photons)], zero frequency at ``N // 2``.
+        Measured amplitude [sqrt(photons)], zero frequency at ``N // 2``; negative where nothing was measured.
 
     Returns
     -------
@@ -420,7 +495,8 @@ def wave_residual(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, 
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
     predicted = softened_amplitude((field.real**2 + field.imag**2).sum(axis=1), amplitude)
-    return far_field_adjoint(field * (1.0 - amplitude / predicted)[:, None])
+    missed = np.where(measured(amplitude), 1 - amplitude / predicted, 0)
+    return far_field_adjoint(field * missed[:, None])
 
 
 def softened_amplitude(intensity: Real, amplitude: Real) -> Real:
@@ -521,7 +597,8 @@ def amplitude_loss(predicted: Real, amplitude: Real) -> Real:
     ----------
     specs/physics.md, eq. 7a.
     """
-    return ((predicted - amplitude) ** 2).sum() / (amplitude**2).sum()
+    missed = np.where(measured(amplitude), predicted - amplitude, 0)
+    return _per(missed**2, measured_energy(amplitude))
 
 
 def mean_absolute_loss(predicted: Real, amplitude: Real) -> Real:
@@ -543,7 +620,8 @@ def mean_absolute_loss(predicted: Real, amplitude: Real) -> Real:
     ----------
     specs/physics.md, eq. 7b.
     """
-    return abs(predicted - amplitude).sum() / amplitude.sum()
+    missed = np.where(measured(amplitude), predicted - amplitude, 0)
+    return _per(abs(missed), np.maximum(amplitude, 0).sum())
 
 
 def poisson_loss(predicted: Real, amplitude: Real) -> Real:
@@ -571,7 +649,13 @@ def poisson_loss(predicted: Real, amplitude: Real) -> Real:
     expected = predicted**2 + INTENSITY_FLOOR
     counts = amplitude**2
     ratio = np.log((counts + INTENSITY_FLOOR) / expected)
-    return (expected - counts + counts * ratio).sum() / counts.sum()
+    deviance = np.where(measured(amplitude), expected - counts + counts * ratio, 0)
+    return _per(deviance, measured_energy(amplitude))
+
+
+def _per(values: Real, total: Real) -> Real:
+    """Return a sum per measured total; 0 where no photon was measured, which says nothing."""
+    return values.sum() / total if total > 0 else 0 * total
 
 
 def weighted_patches(

@@ -76,8 +76,8 @@ class RawData:
         Kept as given.
     metadata : dict, optional
         Description of the data set; ``physics_parameters.nphotons`` is used when `nphotons` is absent.
-    bad_pixels : bool array, shape (N, N), optional
-        True where the value was filled in, not measured.
+    bad_pixels : bool or number array, shape (N, N), or (M, N, N) for each pattern its own, optional
+        Nonzero where nothing was measured: what the patterns hold there takes no part in anything.
     nphotons : float, optional
         Mean photons per pattern, > 0.
     pattern_axis : int, optional
@@ -121,8 +121,17 @@ class RawData:
         }
         given = {key: value for key, value in columns.items() if value is not None}
         table = {key: canonical_column(value, key, source) for key, value in given.items()}
-        self.diff3d = canonical_patterns(diff3d, len(table["xcoords"]), pattern_axis, source)
-        check_patterns(self.diff3d, source)
+        n_positions = len(table["xcoords"])
+        self.diff3d = canonical_patterns(diff3d, n_positions, pattern_axis, source)
+        if bad_pixels is not None:
+            bad_pixels = np.asarray(bad_pixels)
+            if bad_pixels.ndim > 2 and bad_pixels.shape == np.shape(diff3d):
+                # A flag for every value has the axes of the values.
+                flags = (bad_pixels != 0).astype(np.uint8)
+                bad_pixels = canonical_patterns(flags, n_positions, pattern_axis, source)
+            bad_pixels = pixel_mask(bad_pixels, self.diff3d.shape, source)
+        self.bad_pixels = bad_pixels
+        check_patterns(self.diff3d, source, bad_pixels)
         table = match_lengths(table, self.n_patterns, source)
         self.xcoords, self.ycoords = table["xcoords"], table["ycoords"]
         span_px = float(np.ptp(self.positions_yx_px, axis=0).max())
@@ -138,7 +147,6 @@ class RawData:
         self.Y = patches_or_none(Y, "Y", self.diff3d.shape, source)
         self.label = patches_or_none(label, "label", self.diff3d.shape, source)
         self.norm_Y_I, self.metadata = norm_Y_I, metadata
-        self.bad_pixels = None if bad_pixels is None else pixel_mask(bad_pixels, self.N, source)
         if nphotons is None and metadata:
             physics = metadata.get("physics_parameters")
             nphotons = physics.get("nphotons") if isinstance(physics, dict) else None
@@ -220,6 +228,8 @@ class RawData:
         arrays = read_npz(path, [*required, *(key for key in present if key not in objects)])
         metadata = parsed_metadata(arrays.pop("_metadata", None), str(path))
         optional = {key: arrays.get(key) for key in _OPTIONAL_KEYS[:-1]}
+        if _has_mask(path, headers, headers[patterns][0]):
+            optional["bad_pixels"] = read_npz(path, ["mask"])["mask"]
         return cls(
             arrays["xcoords"],
             arrays["ycoords"],
@@ -271,11 +281,28 @@ class RawData:
             None if self.Y is None else self.Y[rows],
             self.norm_Y_I,
             self.metadata,
-            bad_pixels=self.bad_pixels,
+            bad_pixels=self.bad_pixels_of(rows),
             nphotons=self.nphotons,
             pattern_axis=0,
             source=self.source,
             label=None if self.label is None else self.label[rows],
+        )
+
+    def bad_pixels_of(self, rows: Any) -> NDArray[np.bool_] | None:
+        """Return the bad pixels of some patterns.
+
+        Parameters
+        ----------
+        rows : slice, or int array of any shape S
+            Patterns.
+
+        Returns
+        -------
+        bool array, shape (N, N) for all patterns, or (*S, N, N), or None
+            True where nothing was measured.
+        """
+        return (
+            self.bad_pixels if self.bad_pixels is None or self.bad_pixels.ndim == 2 else self.bad_pixels[rows]
         )
 
     @property
@@ -386,6 +413,23 @@ class RawData:
         from ptycho.files.optics import FileOptions
 
         return check(Draft(self), FileOptions())
+
+
+def _has_mask(
+    path: str | Path, headers: dict[str, tuple[tuple[int, ...], Any]], shape: tuple[int, ...]
+) -> bool:
+    """Tell whether ``mask`` marks bad pixels: it does where ``bad_pixels`` is absent and its shape fits."""
+    if "mask" not in headers:
+        return False
+    found, dtype = headers["mask"]
+    per_pixel = len(found) >= 2 and found[-1] == found[-2] and found[-1] in shape
+    if "bad_pixels" not in headers and dtype.kind in "biuf" and (per_pixel or found == shape):
+        return True
+    reason = (
+        "bad_pixels is used" if "bad_pixels" in headers else f"it is {dtype} {found}, patterns are {shape}"
+    )
+    logger.warning("%s: mask is ignored, %s", path, reason)
+    return False
 
 
 def peek_pattern_size(

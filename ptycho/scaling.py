@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError
+from ptycho.physics import far_field
 
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
@@ -27,6 +28,9 @@ Domain = Literal["counts", "amplitude"]
 
 CHUNK = 256
 """Patterns converted to float at a time, so that no full-size float copy is made."""
+
+NOT_MEASURED = -1.0
+"""What stands in an amplitude where nothing was measured; only values >= 0 are measured ones."""
 
 DOMAIN_KEY = "measurement_domain"
 """Key of the metadata that says what the patterns hold."""
@@ -47,9 +51,9 @@ class ScaleRecord:
     reason : str
         Why `domain` was chosen.
     mean_counts : float
-        Mean photons in one pattern.
+        Mean photons on the measured pixels of one pattern.
     max_counts : float
-        Largest value of any pixel [photons].
+        Largest value of any measured pixel [photons].
     probe_gain : float
         Factor on the stored probe amplitude; 1 when its gauge fits the data.
     input_scale : float
@@ -112,7 +116,13 @@ class ScaleRecord:
         )
 
 
-def decide_domain(patterns: NDArray[Any], override: Domain | None = None) -> tuple[Domain, str]:
+def decide_domain(
+    patterns: NDArray[Any],
+    override: Domain | None = None,
+    *,
+    bad_pixels: NDArray[np.bool_] | None = None,
+    left_out: NDArray[np.int64] | None = None,
+) -> tuple[Domain, str]:
     """Decide whether patterns hold detector counts or amplitude, their square root.
 
     Integers are counts. Floats are amplitude, except whole numbers above 50, which are counts: square
@@ -124,6 +134,10 @@ def decide_domain(patterns: NDArray[Any], override: Domain | None = None) -> tup
         Patterns as stored.
     override : {'counts', 'amplitude'}, optional
         Decision made by the user; it wins.
+    bad_pixels : bool array, shape (N, N) or (M, N, N), optional
+        True where nothing was measured.
+    left_out : int64 array, shape (K,), optional
+        Patterns that take no part.
 
     Returns
     -------
@@ -146,8 +160,9 @@ def decide_domain(patterns: NDArray[Any], override: Domain | None = None) -> tup
         return _check_domain(override, "measurement domain"), "chosen by the user"
     if patterns.dtype.kind in "iub":
         return "counts", f"integer dtype {patterns.dtype}"
-    rows = np.linspace(0, len(patterns) - 1, min(len(patterns), _SAMPLE)).astype(np.int64)
-    sample = patterns[rows]
+    usable = _usable(len(patterns), left_out)
+    rows = usable[np.linspace(0, len(usable) - 1, min(len(usable), _SAMPLE)).astype(np.int64)]
+    sample = _without_bad(patterns, rows, bad_pixels)
     if not bool((sample == np.floor(sample)).all()):
         return "amplitude", f"fractional values of dtype {patterns.dtype}"
     largest = float(sample.max())
@@ -173,7 +188,8 @@ def make_scale_record(
 
     The stored probe keeps its gauge when :math:`0.9 \le \sum|P|^2 / \mathrm{mean\_counts} \le 4`, that is
     when the object would transmit between 1/4 and 1.1 of the light; otherwise it is scaled once so that
-    :math:`\sum|P|^2 = \mathrm{mean\_counts}`.
+    :math:`\sum|P|^2 = \mathrm{mean\_counts}`. Bad pixels and patterns that are left out decide nothing; for
+    the probe and the dose, the photons that bad pixels missed are added as far as they can be told.
 
     Parameters
     ----------
@@ -197,15 +213,16 @@ def make_scale_record(
     ConfigError
         If `override` or `nphotons` is out of range.
     """
-    domain, reason = _domain_of(raw, override)
+    domain, reason = _domain_of(raw, override, left_out)
     dose = raw.nphotons if nphotons is None else nphotons
     if dose is not None and not (np.isfinite(dose) and dose > 0):
         raise ConfigError(
             f"scaling: nphotons out of range (got {dose}, expected photons per pattern > 0). "
             f"Leave it out when the dose is unknown."
         )
-    total, largest = _stored_counts(raw.diff3d, domain, left_out)
-    gain = float(np.sqrt(dose / total)) if domain == "amplitude" and dose is not None else 1.0
+    total, largest = _stored_counts(raw, domain, left_out)
+    share = _measured_share(raw, domain, left_out)
+    gain = float(np.sqrt(share * dose / total)) if domain == "amplitude" and dose is not None else 1.0
     mean_counts, max_counts = total * gain**2, largest * gain**2
     intensity_scale = float(np.sqrt(mean_counts)) / (raw.N / 2)
     return ScaleRecord(
@@ -213,14 +230,16 @@ def make_scale_record(
         reason=reason,
         mean_counts=mean_counts,
         max_counts=max_counts,
-        probe_gain=_probe_gain(raw, mean_counts),
+        probe_gain=_probe_gain(raw, mean_counts, share),
         input_scale=1.0 / intensity_scale,
         intensity_scale=intensity_scale,
         amplitude_gain=gain,
     )
 
 
-def measured_amplitude(patterns: NDArray[Any], record: ScaleRecord) -> NDArray[np.float32]:
+def measured_amplitude(
+    patterns: NDArray[Any], record: ScaleRecord, bad_pixels: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     r"""Return the amplitude :math:`A = \sqrt{k}` of counts k, or the rescaled stored amplitude.
 
     Parameters
@@ -229,16 +248,24 @@ def measured_amplitude(patterns: NDArray[Any], record: ScaleRecord) -> NDArray[n
         Patterns as stored; any integer or float dtype.
     record : ScaleRecord
         Scale of the data set they belong to.
+    bad_pixels : bool array, shape of one pattern or of all, optional
+        True where nothing was measured; what is stored there does not matter.
 
     Returns
     -------
     float32 array, same shape
-        Amplitude [sqrt(photons)].
+        Amplitude [sqrt(photons)]; ``NOT_MEASURED``, which is negative, at bad pixels (eq. 20).
     """
-    values = np.asarray(patterns).astype(np.float32)
+    stored = np.asarray(patterns)
+    if bad_pixels is not None:
+        stored = np.where(bad_pixels, stored.dtype.type(0), stored)
+    values = stored.astype(np.float32)
     if record.domain == "counts":
-        return np.sqrt(values, out=values)
-    values *= np.float32(record.amplitude_gain)
+        np.sqrt(values, out=values)
+    else:
+        values *= np.float32(record.amplitude_gain)
+    if bad_pixels is not None:
+        np.copyto(values, np.float32(NOT_MEASURED), where=bad_pixels)
     return values
 
 
@@ -260,12 +287,14 @@ def scaled_probe(raw: RawData, record: ScaleRecord) -> NDArray[np.complex64]:
     return (raw.probe_modes * np.float32(record.probe_gain)).astype(np.complex64)
 
 
-def _domain_of(raw: RawData, override: Domain | None) -> tuple[Domain, str]:
+def _domain_of(
+    raw: RawData, override: Domain | None, left_out: NDArray[np.int64] | None
+) -> tuple[Domain, str]:
     """What the user says, else what the metadata of the file say, else what the values look like."""
     stated = (raw.metadata or {}).get(DOMAIN_KEY)
     if override is None and stated is not None:
         return _check_domain(stated, f"{raw.source}: _metadata.{DOMAIN_KEY}"), "stated by the file"
-    return decide_domain(raw.diff3d, override)
+    return decide_domain(raw.diff3d, override, bad_pixels=raw.bad_pixels, left_out=left_out)
 
 
 def _check_domain(domain: object, where: str) -> Domain:
@@ -277,29 +306,64 @@ def _check_domain(domain: object, where: str) -> Domain:
     return domain  # type: ignore[return-value]
 
 
-def _chunks(patterns: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+def _usable(count: int, left_out: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Numbers of the patterns that take part."""
+    return np.arange(count) if left_out is None else np.setdiff1d(np.arange(count), left_out)
+
+
+def _without_bad(
+    patterns: NDArray[Any], rows: NDArray[np.int64], bad_pixels: NDArray[np.bool_] | None
+) -> NDArray[Any]:
+    """Some patterns as stored, 0 where nothing was measured."""
+    values = patterns[rows]
+    if bad_pixels is None:
+        return values
+    return np.where(bad_pixels if bad_pixels.ndim == 2 else bad_pixels[rows], values.dtype.type(0), values)
+
+
+def _chunks(raw: RawData, rows: NDArray[np.int64], domain: Domain) -> Iterator[NDArray[np.float64]]:
+    """Counts of some patterns, or the squares of stored amplitude, 0 where nothing was measured."""
     for start in range(0, len(rows), CHUNK):
-        yield patterns[rows[start : start + CHUNK]].astype(np.float64)
+        stored = _without_bad(raw.diff3d, rows[start : start + CHUNK], raw.bad_pixels).astype(np.float64)
+        yield stored if domain == "counts" else stored**2
 
 
-def _stored_counts(
-    patterns: NDArray[Any], domain: Domain, left_out: NDArray[np.int64] | None
-) -> tuple[float, float]:
+def _stored_counts(raw: RawData, domain: Domain, left_out: NDArray[np.int64] | None) -> tuple[float, float]:
     """Mean pattern total and largest pixel of the stored counts, or of the squared stored amplitude."""
-    power = 1 if domain == "counts" else 2
-    rows = np.setdiff1d(np.arange(len(patterns)), [] if left_out is None else left_out)
+    rows = _usable(raw.n_patterns, left_out)
     total, largest = 0.0, 0.0
-    for values in _chunks(patterns, rows):
-        total += float((values**power).sum())
-        largest = max(largest, float(values.max()) ** power)
+    for counts in _chunks(raw, rows, domain):
+        total += float(counts.sum())
+        largest = max(largest, float(counts.max()))
     return total / len(rows), largest
 
 
-def _probe_gain(raw: RawData, mean_counts: float) -> float:
+def _measured_share(raw: RawData, domain: Domain, left_out: NDArray[np.int64] | None) -> float:
+    """Part of the photons of an average pattern that fell on good pixels, as far as probe and patterns tell.
+
+    Where a pixel is bad in every pattern, the mean pattern is taken to be the far field of the probe, as
+    bright as the good pixels show it in least squares: a sample spreads most light where the probe sends it.
+    """
+    if raw.bad_pixels is None or raw.probeGuess is None:
+        return 1.0
+    rows = _usable(raw.n_patterns, left_out)
+    total = sum(counts.sum(axis=0) for counts in _chunks(raw, rows, domain))
+    good = ~raw.bad_pixels if raw.bad_pixels.ndim == 2 else (~raw.bad_pixels[rows]).mean(axis=0)
+    beam = (np.abs(far_field(raw.probe_modes.astype(np.complex128))) ** 2).sum(axis=0)
+    mean, seen = total / np.maximum(good, 1 / len(rows)), good > 0
+    bright = (beam * mean)[seen].sum() / max(float((beam[seen] ** 2).sum()), np.finfo(float).tiny)
+    return float(total.sum() / np.where(seen, mean, bright * beam).sum())
+
+
+def _probe_gain(raw: RawData, mean_counts: float, share: float) -> float:
     """Factor that brings the probe amplitude into the gauge of the data; 1 when it is there, or absent."""
     if raw.probeGuess is None:
         return 1.0
     power = float((np.abs(raw.probe_modes).astype(np.float64) ** 2).sum())
-    if _GAUGE_LOW <= power / mean_counts <= _GAUGE_HIGH:
+    whole = mean_counts / share
+    if mean_counts <= power:
+        # Behind a stop for the whole beam nothing tells the share; a sample passes on what the probe brings.
+        whole = min(whole, power)
+    if _GAUGE_LOW <= power / whole <= _GAUGE_HIGH:
         return 1.0
-    return float(np.sqrt(mean_counts / power))
+    return float(np.sqrt(whole / power))

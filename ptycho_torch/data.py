@@ -70,8 +70,9 @@ class PatternStore:
         self.patterns = TensorDict({"amplitude": amplitude}, batch_size=[count])
         with progress.phase("reading", count) as phase:
             for start in range(0, count, CHUNK):
-                block = measured_amplitude(scan.raw.diff3d[start : start + CHUNK], scan.record)
-                amplitude[start : start + CHUNK] = torch.from_numpy(block)
+                rows = slice(start, start + CHUNK)
+                block = measured_amplitude(scan.raw.diff3d[rows], scan.record, scan.raw.bad_pixels_of(rows))
+                amplitude[rows] = torch.from_numpy(block)
                 phase.update(min(start + CHUNK, count))
 
     def amplitude(self, indices: NDArray[np.int64]) -> Tensor:
@@ -85,7 +86,7 @@ class PatternStore:
         Returns
         -------
         float32 tensor, shape (*S, N, N)
-            Amplitude [sqrt(photons)].
+            Amplitude [sqrt(photons)]; negative where nothing was measured.
         """
         return torch.as_tensor(self.patterns["amplitude"])[torch.from_numpy(np.ascontiguousarray(indices))]
 

@@ -251,7 +251,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         Parameters
         ----------
         amplitude : real tensor, shape (B, C, N, N)
-            Measured amplitude [sqrt(photons)].
+            Measured amplitude [sqrt(photons)]; what was not measured is filled from its surroundings.
         input_scale : tensor, optional
             Factor that normalises it; that of the training scan by default.
 
@@ -263,7 +263,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         scale = input_scale
         if scale is None:
             scale = self.scale_record.input_scale if self.scale_record else 1.0
-        return self.generator(amplitude * scale)
+        return self.generator(physics.filled_amplitude(amplitude) * scale)
 
     @staticmethod
     def _merge(
@@ -313,7 +313,7 @@ class PtychoPINN_Lightning(L.LightningModule):
             Object patches [transmission], each in the frame of its own position.
         """
         if not self.is_unrolled:
-            return self.generator(x * input_scale_factor)
+            return self.generator(physics.filled_amplitude(x) * input_scale_factor)
         n_px = x.shape[-1]
         modes = probe.reshape(-1, *probe.shape[-3:])[0] if probe.ndim > 2 else probe[None]
         centres_yx = positions.reshape(-1, 2).flip(-1).double().cpu().numpy()

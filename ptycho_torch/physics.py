@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ptycho.errors import DataError
+from ptycho.filling import FEWEST_WEIGHT, fill_spectrum
 from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
 
@@ -241,6 +242,63 @@ def diffracted_amplitude(patches: Tensor, probes: Tensor) -> Tensor:
     return torch.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
 
 
+def measured(amplitude: Tensor) -> Tensor:
+    """Return which pixels were measured; the others hold a negative amplitude and take no part (eq. 20).
+
+    Parameters
+    ----------
+    amplitude : real tensor, any shape
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    bool tensor, same shape
+        False where nothing was measured.
+    """
+    return amplitude >= 0
+
+
+def measured_energy(amplitude: Tensor) -> Tensor:
+    """Return the photons on measured pixels (eq. 20).
+
+    Parameters
+    ----------
+    amplitude : real tensor, any shape
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
+
+    Returns
+    -------
+    real scalar tensor
+        Photons.
+    """
+    return amplitude.clamp(min=0).square().sum()
+
+
+def filled_amplitude(amplitude: Tensor) -> Tensor:
+    """Return patterns whose unmeasured pixels continue their surroundings, for a network to look at (eq. 20).
+
+    Parameters
+    ----------
+    amplitude : real tensor, shape (..., N, N)
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
+
+    Returns
+    -------
+    real tensor, shape (..., N, N)
+        The same, and >= 0; a pattern without any measured pixel is 0.
+    """
+    kept, n_px = measured(amplitude), amplitude.shape[-1]
+    if bool(kept.all()):
+        return amplitude
+    spectrum = torch.from_numpy(fill_spectrum(n_px)).to(amplitude)
+
+    def spread(values: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(values) * spectrum, s=(n_px, n_px))
+
+    near = spread(amplitude.clamp(min=0)) / spread(kept.to(amplitude.dtype)).clamp(min=FEWEST_WEIGHT)
+    return torch.where(kept, amplitude, near.clamp(min=0))
+
+
 def smoothed_amplitude(amplitude: Tensor, sigma_px: float) -> Tensor:
     """Return the amplitude behind an exit wave that is smoothed with a Gaussian (eq. 15).
 
@@ -295,7 +353,7 @@ def wave_residual(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Te
     probes : complex tensor, shape (P, N, N) or (J, P, N, N)
         Probe modes [sqrt(photons)].
     amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
 
     Returns
     -------
@@ -305,7 +363,8 @@ def wave_residual(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Te
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
     predicted = softened_amplitude((field.real**2 + field.imag**2).sum(dim=1), amplitude)
-    return far_field_adjoint(field * (1.0 - amplitude / predicted)[:, None])
+    missed = torch.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
+    return far_field_adjoint(field * missed[:, None])
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
@@ -382,7 +441,8 @@ def amplitude_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     real scalar tensor
         Dimensionless.
     """
-    return ((predicted - amplitude) ** 2).sum() / (amplitude**2).sum()
+    missed = torch.where(measured(amplitude), predicted - amplitude, 0.0)
+    return _per(missed**2, measured_energy(amplitude))
 
 
 def mean_absolute_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
@@ -398,7 +458,8 @@ def mean_absolute_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     real scalar tensor
         Dimensionless.
     """
-    return (predicted - amplitude).abs().sum() / amplitude.sum()
+    missed = torch.where(measured(amplitude), predicted - amplitude, 0.0)
+    return _per(missed.abs(), amplitude.clamp(min=0).sum())
 
 
 def poisson_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
@@ -417,7 +478,13 @@ def poisson_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     expected = predicted**2 + INTENSITY_FLOOR
     counts = amplitude**2
     ratio = torch.log((counts + INTENSITY_FLOOR) / expected)
-    return (expected - counts + counts * ratio).sum() / counts.sum()
+    deviance = torch.where(measured(amplitude), expected - counts + counts * ratio, 0.0)
+    return _per(deviance, measured_energy(amplitude))
+
+
+def _per(values: Tensor, total: Tensor) -> Tensor:
+    """Return a sum per measured total; 0 where no photon was measured, which says nothing."""
+    return values.sum() * (total > 0) / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def weighted_patches(

@@ -15,6 +15,7 @@ from ptycho.geometry import CanvasPlan, plan_canvas
 from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.physics import INTENSITY_FLOOR
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
 from ptycho_torch import physics
@@ -166,7 +167,7 @@ def _polished(
     after = sum(
         physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude).abs().square().sum()
         for chunk in chunks
-    ) / sum(chunk.amplitude.square().sum() for chunk in chunks)
+    ) / sum(physics.measured_energy(chunk.amplitude) for chunk in chunks).clamp(min=INTENSITY_FLOOR)
     progress.note(
         f"refined in {len(found.misfit)} steps: misfit {found.misfit[0]:.4g} before, {float(after):.4g} after"
     )
@@ -196,9 +197,10 @@ def _fitted_gain(obj: torch.Tensor, chunks: ScanChunks, sigma_px: float) -> torc
     for chunk in chunks:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
         predicted = physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
+        predicted = torch.where(physics.measured(chunk.amplitude), predicted, 0.0)
         mixed += (predicted * chunk.amplitude).sum()
         energy += (predicted**2).sum()
-    return mixed / energy
+    return torch.where(energy > 0, mixed / energy, 1.0)
 
 
 def _stitched(

@@ -77,6 +77,15 @@ def _position_steps(normal: Tensor, right: Tensor) -> Tensor:
     return steps.clamp(-network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
 
 
+def _frame_gains(patches: Tensor, chunk: Chunk) -> Tensor:
+    """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
+    predicted = physics.diffracted_amplitude(patches, chunk.probes)
+    predicted = torch.where(physics.measured(chunk.amplitude), predicted, 0.0)
+    power = predicted.square().sum(dim=(1, 2))
+    fit = (predicted * chunk.amplitude).sum(dim=(1, 2)) / power
+    return torch.where(power > 0, fit, 1.0)
+
+
 def total_variation_gradient(obj: Tensor) -> Tensor:
     """Return the gradient of the smoothed total variation of a complex object.
 
@@ -107,14 +116,12 @@ def _gradient(
         patches = physics.extract_patches(leading, chunk.corners_yx, chunk.amplitude.shape[-1])
         residual = physics.wave_residual(leading, chunk.corners_yx, chunk.probes, chunk.amplitude)
         sums.error += float(residual.abs().square().sum())
-        sums.energy += float(chunk.amplitude.square().sum())
+        sums.energy += float(physics.measured_energy(chunk.amplitude))
         sums.rows.append(chunk.rows)
         if options.positions and index >= network.POSITION_REST_STEPS:
             sums.moves.append(_position_equations(patches, residual, chunk))
         if options.frames and index >= network.PROBE_REST_STEPS:
-            predicted = physics.diffracted_amplitude(patches, chunk.probes)
-            fit = (predicted * chunk.amplitude).sum(dim=(1, 2)) / predicted.square().sum(dim=(1, 2))
-            sums.gains.append(fit)
+            sums.gains.append(_frame_gains(patches, chunk))
         if options.likelihood == "poisson":
             residual = poisson_residual(patches, chunk.probes, chunk.amplitude)
         back = (chunk.probes.conj() * residual).sum(dim=1)
@@ -137,7 +144,8 @@ def _move(chunks: ScanChunks, sums: _Sums) -> None:
         chunks.change(shifts=chunks.shifts + step - step.mean(dim=0))
     if sums.gains:
         gain = chunks.frame_gain * torch.cat(sums.gains)[back]
-        chunks.change(frame_gain=gain / gain.mean())
+        mean = gain.mean()
+        chunks.change(frame_gain=gain / torch.where(mean > 0, mean, 1.0))
 
 
 @torch.no_grad()
@@ -190,7 +198,7 @@ def refine(
         _move(chunks, sums)
         if options.tv:
             obj = obj - options.tv * total_variation_gradient(obj)
-        misfit.append(sums.error / sums.energy)
+        misfit.append(sums.error / sums.energy if sums.energy > 0 else 0.0)
         if isinstance(sums.light, Tensor):
             probe = chunks.probe
             step = network.PROBE_STEP * sums.probe_gradient / sums.light.max()

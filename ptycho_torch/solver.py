@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.physics import INTENSITY_FLOOR
 from ptycho.subsets import subset_momentum, subset_schedule
 from ptycho_torch import physics
 
@@ -29,7 +30,7 @@ class Chunk(NamedTuple):
     probes : complex tensor, shape (P, N, N) or (J, P, N, N)
         Probe modes [sqrt(photons)], moved by the sub-pixel part of the position.
     amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured (eq. 20).
     shifts_yx_px : real tensor, shape (J, 2), or None
         Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
     rows : int array, shape (J,), or None
@@ -80,11 +81,12 @@ def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tens
     """
     field = physics.far_field(physics.exit_waves(patches, probes))
     expected = (field.real**2 + field.imag**2).sum(dim=1)
-    counts = amplitude**2
+    kept, counts = physics.measured(amplitude), amplitude.clamp(min=0) ** 2
+    mean = counts.sum(dim=(1, 2), keepdim=True) / kept.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
-    floor = POISSON_FLOOR * counts.mean(dim=(1, 2), keepdim=True).clamp(max=1.0)
-    ratio = (counts + floor) / (expected + floor)
-    return physics.far_field_adjoint(field * (0.5 * (1.0 - ratio))[:, None])
+    floor = POISSON_FLOOR * mean.clamp(min=INTENSITY_FLOOR, max=1.0)
+    missed = torch.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
+    return physics.far_field_adjoint(field * missed[:, None])
 
 
 def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str) -> Tensor:
@@ -156,12 +158,14 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     real tensor, shape (H, W)
         Noise [transmission].
     """
-    energy, count = torch.zeros((), device=obj.device, dtype=weight.dtype), 0
+    energy, count = (torch.zeros((), device=obj.device, dtype=weight.dtype) for _ in range(2))
     for chunk in chunks:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+        kept = physics.measured(chunk.amplitude)
         missed = chunk.amplitude - physics.diffracted_amplitude(patches, chunk.probes)
-        energy, count = energy + missed.square().sum(), count + missed.numel()
-    return torch.sqrt(energy / count / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR
+        energy = energy + torch.where(kept, missed, 0.0).square().sum()
+        count = count + kept.sum()
+    return torch.sqrt(energy / count.clamp(min=1) / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR
 
 
 class SubsetWeights:

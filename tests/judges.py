@@ -57,6 +57,8 @@ def assert_twin(reference: Any, candidate: Any, tolerance: float) -> None:
     assert found.dtype.kind == expected.dtype.kind, (
         f"dtype {found.dtype}, expected a kind of {expected.dtype}"
     )
+    if expected.dtype == bool:
+        expected, found = expected.astype(float), found.astype(float)
     largest = float(np.abs(expected).max(initial=0.0))
     # A NaN on either side makes the comparison false, so it fails.
     difference = float(np.abs(found - expected).max(initial=0.0))

@@ -39,7 +39,9 @@ def holds_counts(raw: RawData) -> bool:
         return True
     rows = np.linspace(0, raw.n_patterns - 1, min(raw.n_patterns, SAMPLE)).astype(np.int64)
     sample = raw.diff3d[rows]
-    return bool((sample == np.floor(sample)).all())
+    bad = raw.bad_pixels_of(rows)
+    whole = sample == np.floor(sample)
+    return bool((whole if bad is None else whole | bad).all())
 
 
 def good_pixels(raw: RawData, rows: slice) -> NDArray[np.bool_]:

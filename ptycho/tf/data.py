@@ -50,8 +50,9 @@ class PatternStore:
         self._patterns: Any = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
         with progress.phase("reading", count) as phase:
             for start in range(0, count, CHUNK):
-                block = measured_amplitude(scan.raw.diff3d[start : start + CHUNK], scan.record)
-                self._patterns[start : start + CHUNK] = block
+                rows = slice(start, start + CHUNK)
+                block = measured_amplitude(scan.raw.diff3d[rows], scan.record, scan.raw.bad_pixels_of(rows))
+                self._patterns[rows] = block
                 phase.update(min(start + CHUNK, count))
 
     def amplitude(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -65,7 +66,7 @@ class PatternStore:
         Returns
         -------
         float32 array, shape (*S, N, N)
-            Amplitude [sqrt(photons)], in memory.
+            Amplitude [sqrt(photons)], in memory; negative where nothing was measured.
         """
         return np.asarray(self._patterns[indices])
 

@@ -167,7 +167,7 @@ class PtychoPINN:
         Parameters
         ----------
         amplitude : real tensor, shape (B, C, N, N)
-            Measured amplitude [sqrt(photons)].
+            Measured amplitude [sqrt(photons)]; what was not measured is filled from its surroundings.
         input_scale : float, optional
             Factor that normalises it; that of the training scan by default.
 
@@ -179,7 +179,7 @@ class PtychoPINN:
         scale = input_scale
         if scale is None:
             scale = self.scale_record.input_scale if self.scale_record else 1.0
-        return self.generator(amplitude * scale)
+        return self.generator(physics.filled_amplitude(amplitude) * scale)
 
     @staticmethod
     def merge(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ptycho.errors import DataError
+from ptycho.filling import FEWEST_WEIGHT, fill_spectrum
 from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
 from ptycho.tf.runtime import as_complex, tf
@@ -272,6 +273,66 @@ def diffracted_amplitude(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
     return tf.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
 
 
+def measured(amplitude: tf.Tensor) -> tf.Tensor:
+    """Return which pixels were measured; the others hold a negative amplitude and take no part (eq. 20).
+
+    Parameters
+    ----------
+    amplitude : real tensor, any shape
+        Measured amplitude [sqrt(photons)].
+
+    Returns
+    -------
+    bool tensor, same shape
+        False where nothing was measured.
+    """
+    return amplitude >= 0
+
+
+def measured_energy(amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the photons on measured pixels (eq. 20).
+
+    Parameters
+    ----------
+    amplitude : real tensor, any shape
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
+
+    Returns
+    -------
+    real scalar tensor
+        Photons.
+    """
+    return tf.reduce_sum(tf.nn.relu(amplitude) ** 2)
+
+
+def filled_amplitude(amplitude: tf.Tensor) -> tf.Tensor:
+    """Return patterns whose unmeasured pixels continue their surroundings, for a network to look at (eq. 20).
+
+    Parameters
+    ----------
+    amplitude : real tensor, shape (..., N, N)
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
+
+    Returns
+    -------
+    real tensor, shape (..., N, N)
+        The same, and >= 0; a pattern without any measured pixel is 0.
+    """
+    kept = measured(amplitude)
+    return tf.cond(tf.reduce_all(kept), lambda: amplitude, lambda: _filled(amplitude, kept))
+
+
+def _filled(amplitude: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+    n_px = amplitude.shape[-1]
+    spectrum = as_complex(tf.constant(fill_spectrum(n_px), amplitude.dtype))
+
+    def spread(values: tf.Tensor) -> tf.Tensor:
+        return tf.signal.irfft2d(tf.signal.rfft2d(values) * spectrum, [n_px, n_px])
+
+    weight = tf.maximum(spread(tf.cast(kept, amplitude.dtype)), FEWEST_WEIGHT)
+    return tf.where(kept, amplitude, tf.nn.relu(spread(tf.nn.relu(amplitude)) / weight))
+
+
 def smoothed_amplitude(amplitude: tf.Tensor, sigma_px: float) -> tf.Tensor:
     """Return the amplitude behind an exit wave that is smoothed with a Gaussian (eq. 15).
 
@@ -331,7 +392,7 @@ def wave_residual(
     probes : complex tensor, shape (P, N, N) or (J, P, N, N)
         Probe modes [sqrt(photons)].
     amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
 
     Returns
     -------
@@ -341,7 +402,8 @@ def wave_residual(
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
     predicted = softened_amplitude(tf.reduce_sum(_intensity(field), axis=1), amplitude)
-    return far_field_adjoint(field * as_complex(1.0 - amplitude / predicted)[:, None])
+    missed = tf.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
+    return far_field_adjoint(field * as_complex(missed)[:, None])
 
 
 def softened_amplitude(intensity: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
@@ -421,7 +483,8 @@ def amplitude_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
     real scalar tensor
         Dimensionless.
     """
-    return tf.reduce_sum((predicted - amplitude) ** 2) / tf.reduce_sum(amplitude**2)
+    missed = tf.where(measured(amplitude), predicted - amplitude, 0.0)
+    return _per(missed**2, measured_energy(amplitude))
 
 
 def mean_absolute_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
@@ -437,7 +500,8 @@ def mean_absolute_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
     real scalar tensor
         Dimensionless.
     """
-    return tf.reduce_sum(tf.abs(predicted - amplitude)) / tf.reduce_sum(amplitude)
+    missed = tf.where(measured(amplitude), predicted - amplitude, 0.0)
+    return _per(tf.abs(missed), tf.reduce_sum(tf.nn.relu(amplitude)))
 
 
 def poisson_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
@@ -456,7 +520,13 @@ def poisson_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
     expected = predicted**2 + INTENSITY_FLOOR
     counts = amplitude**2
     ratio = tf.math.log((counts + INTENSITY_FLOOR) / expected)
-    return tf.reduce_sum(expected - counts + counts * ratio) / tf.reduce_sum(counts)
+    deviance = tf.where(measured(amplitude), expected - counts + counts * ratio, 0.0)
+    return _per(deviance, measured_energy(amplitude))
+
+
+def _per(values: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
+    """Return a sum per measured total; 0 where no photon was measured, which says nothing."""
+    return tf.math.divide_no_nan(tf.reduce_sum(values), total)
 
 
 def weighted_patches(

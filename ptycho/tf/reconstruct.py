@@ -13,6 +13,7 @@ from ptycho.geometry import CanvasPlan, plan_canvas
 from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.physics import INTENSITY_FLOOR
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
 from ptycho.tf import physics
@@ -117,8 +118,8 @@ def _polished(
     for chunk in chunks:
         residual = physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude)
         error += float(tf.reduce_sum(tf.abs(residual) ** 2))
-        energy += float(tf.reduce_sum(chunk.amplitude**2))
-    after = error / energy
+        energy += float(physics.measured_energy(chunk.amplitude))
+    after = error / max(energy, INTENSITY_FLOOR)
     count, before = len(found.misfit), found.misfit[0]
     progress.note(f"refined in {count} steps: misfit {before:.4g} before, {after:.4g} after")
     return found.obj, (*found.misfit, after)
@@ -145,9 +146,10 @@ def _fitted_gain(obj: tf.Tensor, chunks: ScanChunks, sigma_px: float) -> tf.Tens
     for chunk in chunks:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
         predicted = physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
+        predicted = tf.where(physics.measured(chunk.amplitude), predicted, 0.0)
         mixed += tf.reduce_sum(predicted * chunk.amplitude)
         energy += tf.reduce_sum(predicted**2)
-    return mixed / energy
+    return tf.where(energy > 0, tf.math.divide_no_nan(mixed, energy), 1.0)
 
 
 def _stitched(

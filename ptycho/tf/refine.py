@@ -83,6 +83,14 @@ def _position_steps(normal: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     return tf.clip_by_value(steps, -network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
 
 
+def _frame_gains(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
+    predicted = tf.where(physics.measured(amplitude), physics.diffracted_amplitude(patches, probes), 0.0)
+    power = tf.reduce_sum(predicted**2, (1, 2))
+    fit = tf.math.divide_no_nan(tf.reduce_sum(predicted * amplitude, (1, 2)), power)
+    return tf.where(power > 0, fit, 1.0)
+
+
 def total_variation_gradient(obj: tf.Tensor) -> tf.Tensor:
     """Return the gradient of the smoothed total variation of a complex object.
 
@@ -116,12 +124,11 @@ def _sums(
     """Return what one chunk tells."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     residual = physics.wave_residual(obj, corners, probes, amplitude)
-    found = {"error": _power(residual), "energy": tf.reduce_sum(amplitude**2)}
+    found = {"error": _power(residual), "energy": physics.measured_energy(amplitude)}
     if asked.positions:
         found["normal"], found["right"] = _position_equations(patches, residual, probes)
     if asked.frames:
-        predicted = physics.diffracted_amplitude(patches, probes)
-        found["gain"] = tf.reduce_sum(predicted * amplitude, (1, 2)) / tf.reduce_sum(predicted**2, (1, 2))
+        found["gain"] = _frame_gains(patches, probes, amplitude)
     if asked.poisson:
         residual = poisson_residual(patches, probes, amplitude)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
@@ -156,7 +163,8 @@ def _move(chunks: ScanChunks, found: list[dict[str, tf.Tensor]], rows: list[NDAr
         chunks.change(shifts=chunks.shifts + step - tf.reduce_mean(step, axis=0))
     if "gain" in found[0]:
         gain = chunks.frame_gain * tf.gather(tf.concat([part.pop("gain") for part in found], 0), back)
-        chunks.change(frame_gain=gain / tf.reduce_mean(gain))
+        mean = tf.reduce_mean(gain)
+        chunks.change(frame_gain=gain / tf.where(mean > 0, mean, 1.0))
 
 
 def _asked(index: int, options: RefineOptions) -> _Asked:
@@ -221,7 +229,7 @@ def refine(
         sums = {name: sum(part[name] for part in found) for name in found[0]}
         if options.tv:
             obj = obj - options.tv * total_variation_gradient(obj)
-        misfit.append(float(sums["error"] / sums["energy"]))
+        misfit.append(float(tf.math.divide_no_nan(sums["error"], sums["energy"])))
         if "light" in sums:
             probe = chunks.probe
             step = network.PROBE_STEP * sums["probe_gradient"] / as_complex(tf.reduce_max(sums["light"]))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.physics import INTENSITY_FLOOR
 from ptycho.subsets import subset_momentum, subset_schedule
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
@@ -31,7 +32,7 @@ class Chunk(NamedTuple):
     probes : complex tensor, shape (P, N, N), (1, P, N, N) or (J, P, N, N)
         Probe modes [sqrt(photons)], moved by the sub-pixel part of the position.
     amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
+        Measured amplitude [sqrt(photons)]; negative where nothing was measured (eq. 20).
     shifts_yx_px : real tensor, shape (J, 2), or None
         Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
     rows : int array, shape (J,), or None
@@ -113,11 +114,13 @@ def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
     """
     field = physics.far_field(physics.exit_waves(patches, probes))
     expected = tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=1)
-    counts = amplitude**2
+    kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
+    seen = tf.reduce_sum(tf.cast(kept, counts.dtype), axis=(1, 2), keepdims=True)
+    mean = tf.reduce_sum(counts, axis=(1, 2), keepdims=True) / tf.maximum(seen, 1.0)
     # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
-    floor = POISSON_FLOOR * tf.minimum(tf.reduce_mean(counts, axis=(1, 2), keepdims=True), 1.0)
-    ratio = (counts + floor) / (expected + floor)
-    return physics.far_field_adjoint(field * as_complex(0.5 * (1.0 - ratio))[:, None])
+    floor = POISSON_FLOOR * tf.clip_by_value(mean, INTENSITY_FLOOR, 1.0)
+    missed = tf.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
+    return physics.far_field_adjoint(field * as_complex(missed)[:, None])
 
 
 def _poisson_gradient(
@@ -129,10 +132,14 @@ def _poisson_gradient(
     return physics.place_patches(back, corners, tf.shape(obj))
 
 
-def _missed_power(obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return the squared amplitude that an object leaves unexplained [photons]."""
+def _missed_power(
+    obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the squared amplitude that an object leaves unexplained [photons], and on how many pixels."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
-    return tf.reduce_sum((amplitude - physics.diffracted_amplitude(patches, probes)) ** 2)
+    kept = physics.measured(amplitude)
+    missed = tf.where(kept, amplitude - physics.diffracted_amplitude(patches, probes), 0.0)
+    return tf.reduce_sum(missed**2), tf.reduce_sum(tf.cast(kept, amplitude.dtype))
 
 
 def chunk_gradient(obj: tf.Tensor, chunk: Chunk, likelihood: str = "amplitude") -> tf.Tensor:
@@ -204,9 +211,9 @@ def noise_level(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> t
     obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
     for chunk in chunks:
         probes = tf.stop_gradient(chunk.probes)
-        energy += compiled(_missed_power, chunk)(obj, chunk.corners_yx, probes, chunk.amplitude)
-        count += tf.cast(tf.size(chunk.amplitude), weight.dtype)
-    level = tf.sqrt(energy / count / (weight + STEP_DAMPING * tf.reduce_max(weight)))
+        power, pixels = compiled(_missed_power, chunk)(obj, chunk.corners_yx, probes, chunk.amplitude)
+        energy, count = energy + power, count + pixels
+    level = tf.sqrt(energy / tf.maximum(count, 1.0) / (weight + STEP_DAMPING * tf.reduce_max(weight)))
     return tf.stop_gradient(level + NOISE_FLOOR)
 
 

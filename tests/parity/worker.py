@@ -1,8 +1,8 @@
-"""Compute the same things with one backend: ``python worker.py torch|tf folder [other]``.
+"""Compute the same things with one backend: ``python worker.py torch|tf folder [masked|other]``.
 
-The folder holds ``scan.npz``, ``dark.npz``, ``cnn.h5.zip`` and ``unrolled.h5.zip``. Written into it are
-``<backend>.npz``, or with ``other`` the object that the bundle of the other backend gives. Two frameworks
-never share a process.
+The folder holds ``scan.npz``, ``masked.npz``, ``dark.npz`` and a bundle of every architecture. Written
+into it are ``<backend>.npz``, with ``masked`` what becomes of bad pixels, or with ``other`` the object that
+the bundle of the other backend gives. Two frameworks never share a process.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ptycho.job import RefineOptions, TrainingJob, training_groups
 from ptycho.metrics import score
 from ptycho.outputs import truth_on_canvas
 from ptycho.progress import Progress
+from ptycho.scaling import NOT_MEASURED
 from ptycho.scan import Scan, open_scan
 
 Array = NDArray[Any]
@@ -105,13 +106,16 @@ class Backend:
         return float(value.detach()), found
 
 
-def physics_answers(backend: Backend) -> dict[str, Array]:
-    """Return the answer of every function of the physics in single precision."""
+def physics_answers(backend: Backend, *, masked: bool = False) -> dict[str, Array]:
+    """Return the answer of every function of the physics in single precision, on request with bad pixels."""
     rng = np.random.default_rng(5)
     scan = small_scan(np.complex64)
     n_px = scan.amplitude.shape[-1]
     waves = rng.standard_normal((2, *scan.probes.shape))
     wave = (waves[0] + 1j * waves[1]).astype(np.complex64)
+    amplitude = scan.amplitude.copy()
+    if masked:
+        amplitude[rng.random(amplitude.shape) < 0.2] = NOT_MEASURED
     # Not near the solution: there the residual is a small difference of large waves, mostly rounding.
     other = (scan.obj[::-1] + 0.1).astype(np.complex64)
     arguments: dict[str, Any] = {
@@ -121,7 +125,7 @@ def physics_answers(backend: Backend) -> dict[str, Array]:
         "obj": other,
         "corners_yx": scan.corners_yx,
         "probes": scan.probes,
-        "amplitude": scan.amplitude,
+        "amplitude": amplitude,
         "predicted": scan.amplitude[::-1].copy(),
         "patches": wave[:, 0].copy(),
         "exit_wave": wave,
@@ -132,9 +136,11 @@ def physics_answers(backend: Backend) -> dict[str, Array]:
     }
     found = {}
     for name, function in inspect.getmembers(reference, inspect.isfunction):
-        if function.__module__ != reference.__name__ or name == "centring_phase":
+        if function.__module__ != reference.__name__ or name == "centring_phase" or name.startswith("_"):
             continue
         chosen = {key: arguments[key] for key in inspect.signature(function).parameters}
+        if masked and "amplitude" not in chosen:
+            continue
         tensors = {key: backend.tensor(v) if isinstance(v, np.ndarray) else v for key, v in chosen.items()}
         found[f"physics/{name}"] = as_array(getattr(backend.physics, name)(**tensors))
     return found
@@ -198,6 +204,31 @@ def trained(
     return result.model, result.history
 
 
+def polished(backend: Backend, folder: Path, scan: Scan, prefix: str) -> dict[str, Array]:
+    """Return what the refinements of ``POLISH`` find."""
+    answers: dict[str, Array] = {}
+    for name, polish in POLISH.items():
+        found = reconstructed(backend, folder / "unrolled.h5.zip", scan, polish=polish)
+        answers |= {f"{prefix}/{name}/object": found.obj, f"{prefix}/{name}/probe": found.probe}
+        answers[f"{prefix}/{name}/misfit"] = np.array(found.misfit)
+        if found.positions_yx_px is not None:
+            answers[f"{prefix}/{name}/moves"] = found.positions_yx_px - scan.positions_yx_px
+    return answers
+
+
+def masked_stage(backend: Backend, folder: Path) -> None:
+    """What becomes of a scan with bad pixels, different ones in every pattern."""
+    scan = open_scan(folder / "masked.npz")
+    answers = physics_answers(backend, masked=True) | polished(backend, folder, scan, "polish")
+    for architecture in ARCHITECTURES:
+        found = reconstructed(backend, folder / f"{architecture}.h5.zip", scan, fit_scale=True)
+        answers[f"object/{architecture}"], answers["coverage"] = found.obj, found.coverage
+    for name in ("unrolled_refined", "unrolled_poisson_clipped", "cnn"):
+        _, history = trained(backend, scan, folder / "masked", name, EPOCHS)
+        answers |= {f"history/{name}/{key}": np.array(values) for key, values in history.items()}
+    np.savez(folder / f"{backend.name}_masked.npz", **answers)
+
+
 def first_stage(backend: Backend, folder: Path) -> None:
     """Everything that one backend does alone."""
     scan = open_scan(folder / "scan.npz")
@@ -207,12 +238,7 @@ def first_stage(backend: Backend, folder: Path) -> None:
             found = reconstructed(backend, folder / f"{architecture}.h5.zip", scan, **options)
             answers[f"object/{architecture}/{len(options)}"] = found.obj
             answers[f"coverage/{architecture}/{len(options)}"] = found.coverage
-    for name, polish in POLISH.items():
-        found = reconstructed(backend, folder / "unrolled.h5.zip", scan, polish=polish)
-        answers |= {f"polish/{name}/object": found.obj, f"polish/{name}/probe": found.probe}
-        answers[f"polish/{name}/misfit"] = np.array(found.misfit)
-        if found.positions_yx_px is not None:
-            answers[f"polish/{name}/moves"] = found.positions_yx_px - scan.positions_yx_px
+    answers |= polished(backend, folder, scan, "polish")
     answers["dark"] = reconstructed(backend, folder / "unrolled.h5.zip", open_scan(folder / "dark.npz")).obj
     for name in TRAININGS:
         model, history = trained(backend, scan, folder, name, EPOCHS)
@@ -230,8 +256,8 @@ def first_stage(backend: Backend, folder: Path) -> None:
 def main(name: str, folder: Path, stage: str = "alone") -> None:
     """Run one stage."""
     backend = Backend(name)
-    if stage == "alone":
-        first_stage(backend, folder)
+    if stage != "other":
+        {"alone": first_stage, "masked": masked_stage}[stage](backend, folder)
         return
     other = {"torch": "tf", "tf": "torch"}[name]
     found = reconstructed(backend, folder / f"trained_{other}.h5.zip", open_scan(BUNDLED))

@@ -1,0 +1,92 @@
+"""Scans with bad pixels and dark patterns, and what every backend has to make of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.files.optics import FileOptions
+from ptycho.job import Reconstruction, RefineOptions, TrainingJob, training_groups
+from ptycho.metrics import score
+from ptycho.models import find_model, fitted_model
+from ptycho.npz import read_npz, write_npz
+from ptycho.outputs import truth_on_canvas
+from ptycho.progress import Progress
+from ptycho.scan import Scan, open_scan
+from ptycho.simulate import SimulationOptions, write_scan
+
+CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
+EVERYTHING = RefineOptions(
+    14, probe=True, positions=True, frames=True, likelihood="poisson", start="flat", tv=1e-4
+)
+FLAT = RefineOptions(40, start="flat")
+
+
+def gaps(n_px: int, share: float = 0.01, seed: int = 0) -> NDArray[np.bool_]:
+    """Return a detector with a gap of four rows and of four columns beside the beam, and some dead pixels."""
+    bad = np.random.default_rng(seed).random((n_px, n_px)) < share
+    low = n_px // 2 + 3
+    bad[low : low + 4], bad[:, low : low + 4] = True, True
+    return bad
+
+
+def written(folder: Path, *, n_px: int = 64, points: int = 8, seed: int = 3) -> Path:
+    """Write a scan with its truth and nothing wrong."""
+    options = SimulationOptions(n_px=n_px, n_y=points, n_x=points, step_px=n_px / 13, photons=1e6, seed=seed)
+    write_scan(folder / "whole.npz", options)
+    return folder / "whole.npz"
+
+
+def changed(whole: Path, name: str, **changes: Any) -> Path:
+    """Write a copy of a scan with other arrays."""
+    path = whole.with_name(name)
+    write_npz(path, {**read_npz(whole), **changes})
+    return path
+
+
+def with_gaps(whole: Path, name: str, value: float, *, told: bool = True) -> Path:
+    """Write a copy of a scan with a value in the gaps of the detector, on request without a mask."""
+    patterns = read_npz(whole, ["diff3d"])["diff3d"].astype(np.float32)
+    bad = gaps(patterns.shape[-1])
+    patterns[:, bad] = value
+    return changed(whole, name, diff3d=patterns, **({"bad_pixels": bad} if told else {}))
+
+
+def reconstructed(engine: ModuleType, scan: Scan, model: Any = None, **options: Any) -> Reconstruction:
+    """Reconstruct with the network that comes with the package, or from flat."""
+    if model is None:
+        path = find_model(Path("pretrained"), "tensorflow" if "tf" in engine.__name__ else "pytorch")
+        model = fitted_model(engine, engine.load(path), scan, "test")
+    return engine.reconstruct(model, scan, scan.usable, execution=CPU, progress=Progress(), **options)
+
+
+def nrmse(found: Reconstruction, whole: Path) -> float:
+    """Return the error of an object against the truth."""
+    truth, mask = truth_on_canvas(whole, found) or (None, None)
+    return float(score(found.obj, truth, mask)["complex_nrmse"])
+
+
+def dark_scan(folder: Path, dark: list[int], *, bad: bool = False) -> Scan:
+    """Return a scan in which some patterns take part although they are dark, or although no pixel is good."""
+    whole = written(folder, n_px=32, points=8)
+    patterns = read_npz(whole, ["diff3d"])["diff3d"].copy()
+    mask = np.zeros(patterns.shape, dtype=bool)
+    patterns[dark], mask[dark] = 0, bad
+    path = changed(whole, f"dark_{bad}.npz", diff3d=patterns, bad_pixels=mask)
+    scan = open_scan(path, options=FileOptions(keep_frames=True))
+    assert len(scan.usable) == len(patterns)
+    return scan
+
+
+def dark_training(scan: Scan, folder: Path, loss: str, architecture: str) -> TrainingJob:
+    """Return a training in which whole batches are dark."""
+    network = ModelConfig(N=32, architecture=architecture, n_filters_scale=1, unrolled_steps=3, gridsize=1)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"torch_loss_mode": loss, "intensity_scale_trainable": False}
+    config = TrainingConfig(network, nepochs=1, batch_size=1, n_groups=20, output_dir=folder, **settings)
+    groups, validation = training_groups(scan, config, validate=True)
+    return TrainingJob(config, CPU, scan, groups, validation)
