@@ -180,6 +180,7 @@ def check_patterns(patterns: NDArray[Any], where: str, bad_pixels: NDArray[np.bo
             return
     value = patterns.reshape(-1)[0]
     kind = "all zero" if not patterns.any() else "nothing but negative numbers, or none"
+    kind += "" if bad_pixels is None else ", where it was measured"
     raise DataError(
         f"{where}: diff3d is {kind} (got {value} in all {len(patterns)} patterns, expected photons). Check "
         "the export."
