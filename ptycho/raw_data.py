@@ -360,8 +360,11 @@ class RawData:
             (``ptycho.checks.frames``) take no part.
         dataset_path : str or Path, optional
             Accepted and not used: nothing is cached on disk.
-        seed, sequential_sampling : int or None, bool
-            As `seed` and `sequential` of :func:`ptycho.grouping.make_groups`.
+        seed : int, optional
+            Seed of the partners drawn; by default ``ptycho.params`` 'npseed', so that the same data give the
+            same groups every time.
+        sequential_sampling : bool
+            As `sequential` of :func:`ptycho.grouping.make_groups`.
         gridsize : int, optional
             Side of a group; by default ``ptycho.params`` 'gridsize'.
         enable_oversampling : bool
@@ -398,7 +401,7 @@ class RawData:
             gridsize=params.get("gridsize") if gridsize is None else gridsize,
             n_groups=None if nsamples == 1 else nsamples,
             neighbor_count=K,
-            seed=seed,
+            seed=params.get("npseed") if seed is None else seed,
             sequential=sequential_sampling,
             enable_oversampling=enable_oversampling,
             neighbor_pool_size=neighbor_pool_size,
