@@ -131,7 +131,7 @@ class RawData:
                 bad_pixels = canonical_patterns(flags, n_positions, pattern_axis, source)
             bad_pixels = pixel_mask(bad_pixels, self.diff3d.shape, source)
         self.bad_pixels = bad_pixels
-        check_patterns(self.diff3d, source, bad_pixels)
+        check_patterns(self.diff3d, source)
         table = match_lengths(table, self.n_patterns, source)
         self.xcoords, self.ycoords = table["xcoords"], table["ycoords"]
         span_px = float(np.ptp(self.positions_yx_px, axis=0).max())
@@ -392,7 +392,7 @@ class RawData:
             raise ConfigError(
                 f"{self.source}: N is not the pattern size (got {N}, expected {self.N}). Set N to {self.N}."
             )
-        draft = self._checked()
+        draft = self.checked()
         usable = np.setdiff1d(np.arange(self.n_patterns), draft.left_out)
         if 1 < nsamples <= self.n_patterns:
             nsamples = min(nsamples, len(usable))
@@ -409,8 +409,14 @@ class RawData:
         groups = Groups(usable[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
         return GroupedData(grouped_fields(draft.raw, groups), self)
 
-    def _checked(self) -> Draft:
-        """Return the data set with what is certain mended, as every scan that an engine sees."""
+    def checked(self) -> Draft:
+        """Return the data set with what is certain mended, as every scan that an engine sees.
+
+        Returns
+        -------
+        Draft
+            Data set, the patterns that take no part, and what was found.
+        """
         from ptycho.checks.findings import Draft
         from ptycho.checks.registry import check_patterns as check
         from ptycho.files.optics import FileOptions
