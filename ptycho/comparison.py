@@ -13,6 +13,7 @@ from ptycho.errors import DataError
 from ptycho.gauge import gauge_fit_region
 from ptycho.job import Reconstruction
 from ptycho.metrics import FRC, fourier_ring_correlation
+from ptycho.misfit import Fit, FitTally, photon_unit
 from ptycho.npz import npz_headers, read_npz
 from ptycho.progress import Progress
 from ptycho.scan import Scan
@@ -124,10 +125,8 @@ def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[
     return obj, seen & found.scanned
 
 
-def pattern_residuals(
-    found: Reconstruction, scan: Scan, progress: Progress | None = None
-) -> NDArray[np.float64]:
-    """Return how badly each pattern is explained: its amplitude misfit relative to its energy (eq. 7a).
+def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = None) -> Fit:
+    """Return what a reconstruction leaves unexplained, as the run that made it found out.
 
     Parameters
     ----------
@@ -140,36 +139,51 @@ def pattern_residuals(
 
     Returns
     -------
-    float64 array, shape (J,)
-        One number for each pattern that took part. Noise alone leaves a quarter of the lit detector pixels
-        over the counts.
+    Fit
+        One number for each pattern that took part, and by detector pixel.
 
     Raises
     ------
     DataError
         If the patterns are not those of the reconstruction.
     """
-    from ptycho.physics import diffracted_amplitude, extract_patches, measured, shift_field
+    from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
     from ptycho.scaling import measured_amplitude
 
     check_patterns(found, scan)
     corners_px = scan_positions(found, scan) - (scan.n_px - 1) / 2 - found.origin_yx_px
     corners = np.floor(corners_px + 0.5).astype(np.int64)
-    parts = []
+    tally = FitTally(len(corners), scan.n_px, photon_unit(scan))
     with (progress or Progress()).phase("comparing", len(corners)) as phase:
         for start in range(0, len(corners), CHUNK):
-            part = slice(start, start + CHUNK)
-            patches = extract_patches(found.obj, corners[part], scan.n_px)
-            probes = shift_field(found.probe, corners_px[part] - corners[part])
+            rows = np.arange(start, min(start + CHUNK, len(corners)))
+            patches = extract_patches(found.obj, corners[rows], scan.n_px)
+            probes = shift_field(found.probe, corners_px[rows] - corners[rows])
             predicted = diffracted_amplitude(patches, probes)
-            rows = found.members[part]
-            amplitude = measured_amplitude(scan.raw.diff3d[rows], scan.record, scan.raw.bad_pixels_of(rows))
-            kept = measured(amplitude)
-            energy = np.where(kept, amplitude.astype(np.float64) ** 2, 0.0).sum(axis=(1, 2))
-            missed = np.where(kept, predicted - amplitude, 0.0) ** 2
-            parts.append(missed.sum(axis=(1, 2)) / np.maximum(energy, 1e-12))
-            phase.update(min(start + CHUNK, len(corners)))
-    return np.concatenate(parts)
+            chosen = found.members[rows]
+            bad = scan.raw.bad_pixels_of(chosen)
+            tally.add(rows, predicted, measured_amplitude(scan.raw.diff3d[chosen], scan.record, bad))
+            phase.update(int(rows[-1]) + 1)
+    return tally.result()
+
+
+def pattern_residuals(
+    found: Reconstruction, scan: Scan, progress: Progress | None = None
+) -> NDArray[np.float64]:
+    """Return how badly each pattern is explained: its amplitude misfit relative to its energy (eq. 7a).
+
+    Parameters
+    ----------
+    found, scan, progress : Reconstruction, Scan, Progress
+        As for :func:`stored_fit`.
+
+    Returns
+    -------
+    float64 array, shape (J,)
+        One number for each pattern that took part. Noise alone leaves a quarter of the lit detector pixels
+        over the counts.
+    """
+    return stored_fit(found, scan, progress).residuals
 
 
 def scan_positions(found: Reconstruction, scan: Scan) -> NDArray[np.float64]:

@@ -13,10 +13,10 @@ from ptycho.comparison import (
     check_patterns,
     correlate,
     on_canvas_of,
-    pattern_residuals,
     read_reconstruction,
     scan_positions,
     stored_domain,
+    stored_fit,
 )
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import ConfigError, DataError
@@ -29,6 +29,7 @@ from ptycho.npz import atomic_path
 from ptycho.outputs import prepare_folder, truth_on_canvas, write_json
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked, open_scan
+from ptycho.verdict import Verdict, announce, judge
 
 HALF_COVERAGE = 0.5
 """Factor on the coverage of a half scan before it counts as scanned: it has holes at the rim."""
@@ -44,10 +45,13 @@ class Evaluation:
         Numbers by name; which ones depends on what it was compared with.
     files : list of Path
         Everything written.
+    verdict : Verdict or None
+        What the reconstruction is worth by its own patterns; None without them.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,11 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
         _judge_patterns(result, folder, found, scan, progress)
     if halves is not None:
         _judge_halves(result, folder, *halves)
-    tables = [write_json(folder / "metrics.json", result.scores), *_write_tables(folder, result.scores)]
-    result.files[:0] = tables
+    worth = {} if result.verdict is None else result.verdict.to_dict()
+    metrics = write_json(folder / "metrics.json", {**worth, **result.scores})
+    result.files[:0] = [metrics, *_write_tables(folder, result.scores)]
+    if result.verdict is not None:
+        announce(result.verdict, progress)
     return result
 
 
@@ -275,7 +282,8 @@ def _judge_patterns(
     """Score every pattern by how well the reconstruction explains it; write the map over the scan."""
     from ptycho.charts import save_residual_map_png
 
-    misfit = pattern_residuals(found, scan, progress)
+    fit = stored_fit(found, scan, progress)
+    result.verdict, misfit = judge(replace(found, fit=fit), scan), fit.residuals
     result.scores.update(
         residual_mean=float(misfit.mean()),
         residual_median=float(np.median(misfit)),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import DataError
 from ptycho.grouping import Groups, covering_groups, make_groups
+from ptycho.misfit import Fit
 from ptycho.network import POSITION_REST_STEPS, PROBE_REST_STEPS
 from ptycho.progress import Progress
 from ptycho.scan import Scan
@@ -162,6 +163,8 @@ class Reconstruction:
         Relative amplitude misfit before every step of the refinement and after the last; empty without one.
     positions_yx_px : float64 array, shape (J, 2), or None
         Refined patch centres [object px], where the refinement moved them.
+    fit : Fit or None
+        What the object leaves unexplained, beside what photon noise alone would leave.
     """
 
     obj: NDArray[np.complex64]
@@ -172,6 +175,7 @@ class Reconstruction:
     seconds: float
     misfit: tuple[float, ...] = ()
     positions_yx_px: NDArray[np.float64] | None = None
+    fit: Fit | None = None
 
     @property
     def scanned(self) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from ptycho.probe import probe_window
 from ptycho.progress import Progress
 from ptycho.scaling import CHUNK
 from ptycho.scan import mask_of, prepare_scan
+from ptycho.verdict import announce, judge
 
 __all__ = ["MODEL_NAMES", "DiffractionToObject", "ModelManager", "current_bundle", "remember", "save"]
 
@@ -131,6 +132,7 @@ class DiffractionToObject:
                 progress=Progress(),
                 probe_first=saw_no_scan(engine, model),
             )
+        announce(judge(found, scan), Progress())
         corners_px = raw.positions_yx_px[indices].mean(axis=1) - (scan.n_px - 1) / 2 - found.origin_yx_px
         whole = np.floor(corners_px + 0.5).astype(np.int64)
         # A pattern that was left out may lie beside the object that the others make: no light fell there.

@@ -22,6 +22,7 @@ from ptycho.job import Reconstruction
 from ptycho.npz import atomic_path, npz_headers, read_npz, write_npz
 from ptycho.scaling import ScaleRecord
 from ptycho.scan import Scan
+from ptycho.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -235,8 +236,10 @@ def write_reconstruction(
     scan: Scan,
     data_file: Path | None,
     phase_limits_rad: tuple[float | None, float | None] = (None, None),
+    *,
+    verdict: Verdict | None = None,
 ) -> tuple[list[Path], dict[str, float]]:
-    """Write the two pictures, the object with everything needed to use it, and scores where a truth is known.
+    """Write the two pictures, the object with everything needed to use it, and what it is worth.
 
     Parameters
     ----------
@@ -250,16 +253,18 @@ def write_reconstruction(
         File that may hold the truth.
     phase_limits_rad : tuple of float or None
         Ends of the phase colours; None chooses from the picture.
+    verdict : Verdict, optional
+        What the reconstruction is worth.
 
     Returns
     -------
     files : list of Path
         ``reconstructed_amplitude.png``, ``reconstructed_phase.png``, ``reconstruction.npz``, ``probe.png``,
-        and with a truth ``comparison.png`` and ``metrics.json``.
+        with a truth ``comparison.png``, and ``metrics.json`` with verdict and scores.
     scores : dict of str to float
         Empty without a truth.
     """
-    from ptycho.figures import save_comparison_png, save_probe_png, save_reconstruction_pngs
+    from ptycho.figures import save_probe_png, save_reconstruction_pngs
 
     positions = (
         scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
@@ -280,9 +285,20 @@ def write_reconstruction(
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
+    scores, pictures = _scored(folder, found, data_file)
+    worth = {**({} if verdict is None else verdict.to_dict()), **scores}
+    metrics = [write_json(folder / "metrics.json", worth)] if worth else []
+    return [*files, *pictures, *metrics], scores
+
+
+def _scored(
+    folder: Path, found: Reconstruction, data_file: Path | None
+) -> tuple[dict[str, float], list[Path]]:
+    """Score an object against the truth of its data file and write the comparison; nothing without one."""
     known = truth_on_canvas(Path(data_file), found) if data_file is not None else None
     if known is None:
-        return files, {}
+        return {}, []
+    from ptycho.figures import save_comparison_png
     from ptycho.metrics import fit_gauge, score
 
     truth, mask = known
@@ -292,7 +308,6 @@ def write_reconstruction(
     except DataError as error:
         # A field too small to judge must not cost the reconstruction.
         logger.warning("no scores against the truth: %s", error)
-        return files, {}
-    files.append(save_comparison_png(aligned, truth, folder / "comparison.png", scores=scores, mask=mask))
-    files.append(write_json(folder / "metrics.json", scores))
-    return files, scores
+        return {}, []
+    picture = save_comparison_png(aligned, truth, folder / "comparison.png", scores=scores, mask=mask)
+    return scores, [picture]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ from ptycho.outputs import (
 )
 from ptycho.progress import Progress
 from ptycho.scan import Scan, mask_of, open_scan
+from ptycho.verdict import Verdict, announce, judge
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +63,15 @@ class TrainingOutcome:
         Everything written, pictures first.
     scores : dict of str to float
         Against the truth, where the data file holds it.
+    verdict : Verdict
+        What the reconstruction is worth.
     """
 
     result: TrainingResult
     reconstruction: Reconstruction
     files: list[Path]
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float]
+    verdict: Verdict
 
 
 @dataclass
@@ -82,11 +86,14 @@ class InferenceOutcome:
         Everything written, pictures first.
     scores : dict of str to float
         Against the truth, where the data file holds it.
+    verdict : Verdict
+        What the reconstruction is worth.
     """
 
     reconstruction: Reconstruction
     files: list[Path]
-    scores: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float]
+    verdict: Verdict
 
 
 def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
@@ -173,7 +180,8 @@ def train(
     members = subsample(scan, config.n_subsample, config.subsample_seed)
     found = engine.reconstruct(result.model, scan, members, execution=execution, progress=progress)
     with progress.phase("writing", 1) as phase:
-        pictures, scores = write_reconstruction(folder, found, scan, config.train_data_file)
+        verdict = judge(found, scan)
+        pictures, scores = write_reconstruction(folder, found, scan, config.train_data_file, verdict=verdict)
         if config.log_patch_stats:
             pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
         curves = write_training_curves(folder, result.history)
@@ -181,7 +189,8 @@ def train(
     files = [*pictures, *curves, bundle, *result.checkpoints]
     if result.run_id is not None:
         engine.log_artifacts(result.run_id, folder, [path for path in files if path.suffix != ".npz"])
-    return TrainingOutcome(result, found, files, scores)
+    announce(verdict, progress)
+    return TrainingOutcome(result, found, files, scores, verdict)
 
 
 def refinement(config: InferenceConfig) -> RefineOptions | None:
@@ -304,14 +313,18 @@ def infer(
     )
     limits = (config.phase_vmin, config.phase_vmax)
     with progress.phase("writing", 1) as phase:
-        pictures, scores = write_reconstruction(folder, found, scan, Path(config.test_data_file), limits)
+        verdict = judge(found, scan)
+        pictures, scores = write_reconstruction(
+            folder, found, scan, Path(config.test_data_file), limits, verdict=verdict
+        )
         if config.log_patch_stats:
             pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
         if optics is not None:
             pictures.append(write_export(config.export, collect(found, scan, optics)))
         write_run_record(folder, config, execution, scan.record)
         phase.update(1)
-    return InferenceOutcome(found, pictures, scores)
+    announce(verdict, progress)
+    return InferenceOutcome(found, pictures, scores, verdict)
 
 
 def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool = True) -> Scan:

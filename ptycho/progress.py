@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 class Phase:
@@ -54,3 +57,15 @@ class Progress:
         text : str
             One sentence without line breaks.
         """
+
+    def conclude(self, text: str, *, good: bool) -> None:
+        """Pass on what the result is worth; where nobody listens the log holds it, as a warning if not good.
+
+        Parameters
+        ----------
+        text : str
+            One sentence without line breaks.
+        good : bool
+            Whether nothing is wrong.
+        """
+        logger.log(logging.INFO if good else logging.WARNING, "%s", text)

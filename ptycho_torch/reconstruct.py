@@ -14,8 +14,8 @@ from ptycho.errors import ConfigError
 from ptycho.geometry import CanvasPlan, plan_canvas
 from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
+from ptycho.misfit import Fit, FitTally, photon_unit
 from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.physics import INTENSITY_FLOOR
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
 from ptycho_torch import physics
@@ -129,8 +129,15 @@ def reconstruct(
             obj = obj * model.log_gain.exp()
         misfit: tuple[float, ...] = ()
         if polish is not None:
-            obj, misfit = _polished(obj, chunks, polish, progress)
+            refined = refine_shown(chunks, obj, polish, progress)
+            obj, misfit = refined.obj, tuple(refined.misfit)
             weight = scan_illumination(chunks, plan.shape_yx)
+        fit = _fit(obj, chunks, photon_unit(scan), model.core_config.gaussian_smoothing_sigma)
+        if misfit:
+            progress.note(
+                f"refined in {len(misfit)} steps: misfit {misfit[0]:.4g} before, {fit.relative:.4g} after"
+            )
+            misfit = (*misfit, fit.relative)
     moved = polish is not None and polish.positions
     shifts = chunks.shifts.cpu().numpy().astype(np.float64)
     return Reconstruction(
@@ -142,6 +149,7 @@ def reconstruct(
         seconds=time.perf_counter() - start,
         misfit=misfit,
         positions_yx_px=plan.positions_yx_px - plan.shifts_yx_px + shifts if moved else None,
+        fit=fit,
     )
 
 
@@ -159,19 +167,15 @@ def _canvas(
     return replace(plan, shape_yx=larger), (slice(height), slice(width))
 
 
-def _polished(
-    obj: torch.Tensor, chunks: ScanChunks, polish: RefineOptions, progress: Progress
-) -> tuple[torch.Tensor, tuple[float, ...]]:
-    """Refine a stitched object; return it and the misfit before every step and after the last."""
-    found = refine_shown(chunks, obj, polish, progress)
-    after = sum(
-        physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude).abs().square().sum()
-        for chunk in chunks
-    ) / sum(physics.measured_energy(chunk.amplitude) for chunk in chunks).clamp(min=INTENSITY_FLOOR)
-    progress.note(
-        f"refined in {len(found.misfit)} steps: misfit {found.misfit[0]:.4g} before, {float(after):.4g} after"
-    )
-    return found.obj, (*found.misfit, float(after))
+def _fit(obj: torch.Tensor, chunks: ScanChunks, photons: float | None, sigma_px: float) -> Fit:
+    """Return what the object leaves unexplained; one pass."""
+    n_px = chunks.plan.patch_px
+    tally = FitTally(len(chunks.members), n_px, photons)
+    for chunk in chunks:
+        patches = physics.extract_patches(obj, chunk.corners_yx, n_px)
+        predicted = physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
+        tally.add(chunk.rows, predicted.cpu().numpy(), chunk.amplitude.cpu().numpy())
+    return tally.result()
 
 
 def _fitting_probe(model: PtychoPINN_Lightning, scan: Scan) -> torch.Tensor:

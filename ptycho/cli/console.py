@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from ptycho.progress import Phase, Progress
 
-EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
 PLAIN_INTERVAL_S = 30.0
 """Seconds between two lines of a long phase where the output is a file."""
 
@@ -125,25 +125,31 @@ class ConsoleProgress(Progress):
         """Print one line."""
         print(text, flush=True)
 
+    def conclude(self, text: str, *, good: bool) -> None:
+        """Print one line."""
+        del good
+        print(text, flush=True)
+
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def run_command(action: Callable[[], None], *, debug: bool) -> int:
+def run_command(action: Callable[[], int | None], *, debug: bool) -> int:
     """Run a command's work and turn what goes wrong into one line and an exit status.
 
     Parameters
     ----------
     action : callable
-        The work.
+        The work; it returns a status of its own, or None for 0.
     debug : bool
         Let the traceback through.
 
     Returns
     -------
     int
-        0 done, 2 bad input, 130 interrupted, 143 told to end, 1 our fault.
+        0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 143 told to end, 1 our
+        fault.
     """
     from ptycho.errors import MissingPackageError, PtychoError
     from ptycho.interrupts import Terminated
@@ -160,7 +166,7 @@ def run_command(action: Callable[[], None], *, debug: bool) -> int:
     if not debug:
         warnings.simplefilter("ignore")
     try:
-        action()
+        status = action()
     except (PtychoError, MissingPackageError, OSError) as error:
         if debug:
             raise
@@ -182,4 +188,4 @@ def run_command(action: Callable[[], None], *, debug: bool) -> int:
             file=sys.stderr,
         )
         return EXIT_OUR_FAULT
-    return EXIT_OK
+    return status or EXIT_OK

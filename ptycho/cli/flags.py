@@ -127,7 +127,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--log-patch-stats", action="store_true", help="write patch_stats.csv, one line per pattern"
     )
     output.add_argument("--patch-stats-limit", type=int, metavar="K", help="only for the first K patterns")
-    output.add_argument("--quiet", action="store_true", help="print only errors")
+    output.add_argument(
+        "--strict", action="store_true", help="end with status 3 where the verdict is failed (files are kept)"
+    )
+    output.add_argument(
+        "--quiet", action="store_true", help="print only errors, and a verdict that is not good"
+    )
     output.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
     parser.add_argument(
         "--backend", metavar="NAME", help="pytorch or tensorflow (default: that of the command)"

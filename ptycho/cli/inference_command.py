@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptycho.cli.console import ConsoleProgress, run_command, with_dashes
+from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, with_dashes
 from ptycho.cli.flags import inference_parser
 from ptycho.cli.train_command import (
     DEFAULT_BACKEND,
     execution_settings,
+    exit_status,
     measurement_domain,
     report,
     settings_path,
@@ -27,13 +29,12 @@ USAGE = (
 LEGACY = ("run_id", "infer_dir", "file_index", "mlruns")
 
 
-def _run(values: dict[str, Any], backend: str) -> None:
-    quiet = values.pop("quiet", False)
+def _run(values: dict[str, Any], backend: str) -> int:
+    quiet, strict = values.pop("quiet", False), values.pop("strict", False)
     progress = Progress() if quiet else ConsoleProgress()
     legacy = {name: values.pop(name) for name in LEGACY if name in values}
     if legacy:
-        _run_legacy(legacy, values, quiet=quiet)
-        return
+        return _run_legacy(legacy, values, quiet=quiet, strict=strict)
     from ptycho.config.config import (
         InferenceConfig,
         build_config,
@@ -63,9 +64,10 @@ def _run(values: dict[str, Any], backend: str) -> None:
     outcome = infer(config, execution, progress=progress)
     if not quiet:
         report(outcome)
+    return exit_status(outcome, strict=strict)
 
 
-def _run_legacy(legacy: dict[str, Any], values: dict[str, Any], *, quiet: bool) -> None:
+def _run_legacy(legacy: dict[str, Any], values: dict[str, Any], *, quiet: bool, strict: bool) -> int:
     """Reconstruct with the model of an MLflow run."""
     for name in ("run_id", "infer_dir"):
         if name not in legacy:
@@ -82,6 +84,9 @@ def _run_legacy(legacy: dict[str, Any], values: dict[str, Any], *, quiet: bool) 
     if not quiet:
         for path in files:
             print(path)
+    (metrics,) = (path for path in files if path.name == "metrics.json")
+    failed = json.loads(metrics.read_text(encoding="utf-8"))["verdict"] == "failed"
+    return EXIT_FAILED if strict and failed else EXIT_OK
 
 
 def main(
@@ -101,7 +106,7 @@ def main(
     Returns
     -------
     int
-        0 done, 2 bad input, 130 interrupted, 1 our fault.
+        0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 1 our fault.
     """
     values = vars(inference_parser(prog).parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
     debug = values.pop("debug", False)

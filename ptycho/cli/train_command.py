@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import ConsoleProgress, run_command, with_dashes
+from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, with_dashes
 from ptycho.cli.flags import CONTRACTS, DOMAINS, LOGGERS, TRAINING_DEFAULTS, training_parser
 from ptycho.errors import ConfigError
 from ptycho.progress import Progress
@@ -311,8 +311,26 @@ def report(outcome: TrainingOutcome | InferenceOutcome) -> None:
         print(path)
 
 
-def _run(values: dict[str, Any], backend: str) -> None:
-    quiet = values.pop("quiet", False)
+def exit_status(outcome: TrainingOutcome | InferenceOutcome, *, strict: bool) -> int:
+    """Return the status a command ends with.
+
+    Parameters
+    ----------
+    outcome : TrainingOutcome or InferenceOutcome
+        What the pipeline returned.
+    strict : bool
+        Whether a failed verdict counts.
+
+    Returns
+    -------
+    int
+        0, or 3 for a failed verdict.
+    """
+    return EXIT_FAILED if strict and outcome.verdict.word == "failed" else EXIT_OK
+
+
+def _run(values: dict[str, Any], backend: str) -> int:
+    quiet, strict = values.pop("quiet", False), values.pop("strict", False)
     progress = Progress() if quiet else ConsoleProgress()
     legacy = values.pop("ptycho_dir", None)
     settings_file = settings_path(values)
@@ -329,6 +347,7 @@ def _run(values: dict[str, Any], backend: str) -> None:
         outcome = run_training(config, execution, progress, resume)
     if not quiet:
         report(outcome)
+    return exit_status(outcome, strict=strict)
 
 
 def _run_legacy(
@@ -365,7 +384,7 @@ def main(
     Returns
     -------
     int
-        0 done, 2 bad input, 130 interrupted, 1 our fault.
+        0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 1 our fault.
     """
     values = vars(training_parser(prog).parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
     debug = values.pop("debug", False)

@@ -6,6 +6,7 @@ Axes: (frame, y, x). The array that is returned is the only one of full size.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +111,7 @@ def read_stack(
     dataset: h5py.Dataset,
     window: Window,
     rows: NDArray[np.int64] | None = None,
+    repair: Callable[[NDArray[Any]], None] | None = None,
 ) -> NDArray[Any]:
     """Read frames block by block into one new array.
 
@@ -121,6 +123,8 @@ def read_stack(
         Part of each frame.
     rows : int64 array, shape (J,), optional
         Frames to take, ascending; all by default.
+    repair : callable, optional
+        Changes each block, shape (K, N, N), in place.
 
     Returns
     -------
@@ -146,6 +150,8 @@ def read_stack(
         chosen = kept[at : at + step]
         with reading(dataset):
             _read_block(dataset, window, chosen, block)
+        if repair is not None:
+            repair(block)
     return out
 
 

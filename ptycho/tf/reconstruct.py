@@ -12,8 +12,8 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.geometry import CanvasPlan, plan_canvas
 from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
+from ptycho.misfit import Fit, FitTally, photon_unit
 from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.physics import INTENSITY_FLOOR
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
 from ptycho.tf import physics
@@ -22,7 +22,7 @@ from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.refine import fit_probe, refine_shown
 from ptycho.tf.runtime import as_complex, tf
-from ptycho.tf.solver import scan_illumination
+from ptycho.tf.solver import compiled, scan_illumination
 
 
 def reconstruct(
@@ -92,8 +92,15 @@ def reconstruct(
         obj = obj * as_complex(gain)
         misfit: tuple[float, ...] = ()
         if polish is not None:
-            obj, misfit = _polished(obj, chunks, polish, progress)
+            refined = refine_shown(chunks, obj, polish, progress)
+            obj, misfit = refined.obj, tuple(refined.misfit)
             weight = scan_illumination(chunks, plan.shape_yx)
+        fit = _fit(obj, chunks, photon_unit(scan), model.core_config.gaussian_smoothing_sigma)
+        if misfit:
+            progress.note(
+                f"refined in {len(misfit)} steps: misfit {misfit[0]:.4g} before, {fit.relative:.4g} after"
+            )
+            misfit = (*misfit, fit.relative)
         coverage = (weight / tf.reduce_max(weight)).numpy()
         moved = polish is not None and polish.positions
         shifts = chunks.shifts.numpy().astype(np.float64)
@@ -106,23 +113,27 @@ def reconstruct(
             seconds=time.perf_counter() - start,
             misfit=misfit,
             positions_yx_px=plan.positions_yx_px - plan.shifts_yx_px + shifts if moved else None,
+            fit=fit,
         )
 
 
-def _polished(
-    obj: tf.Tensor, chunks: ScanChunks, polish: RefineOptions, progress: Progress
-) -> tuple[tf.Tensor, tuple[float, ...]]:
-    """Refine a stitched object; return it and the misfit before every step and after the last."""
-    found = refine_shown(chunks, obj, polish, progress)
-    error, energy = 0.0, 0.0
+def _predicted(
+    obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor, sigma_px: float
+) -> tf.Tensor:
+    """Return the expected amplitude of one chunk."""
+    patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, probes), sigma_px)
+
+
+def _fit(obj: tf.Tensor, chunks: ScanChunks, photons: float | None, sigma_px: float) -> Fit:
+    """Return what the object leaves unexplained; one pass."""
+    tally = FitTally(len(chunks.members), chunks.plan.patch_px, photons)
     for chunk in chunks:
-        residual = physics.wave_residual(found.obj, chunk.corners_yx, chunk.probes, chunk.amplitude)
-        error += float(tf.reduce_sum(tf.abs(residual) ** 2))
-        energy += float(physics.measured_energy(chunk.amplitude))
-    after = error / max(energy, INTENSITY_FLOOR)
-    count, before = len(found.misfit), found.misfit[0]
-    progress.note(f"refined in {count} steps: misfit {before:.4g} before, {after:.4g} after")
-    return found.obj, (*found.misfit, after)
+        predicted = compiled(_predicted, chunk)(
+            obj, chunk.corners_yx, chunk.probes, chunk.amplitude, sigma_px
+        )
+        tally.add(chunk.rows, predicted.numpy(), chunk.amplitude.numpy())
+    return tally.result()
 
 
 def _fitting_probe(model: PtychoPINN, scan: Scan) -> tf.Tensor:

@@ -24,6 +24,7 @@ from ptycho.models import ModelNotFoundError, find_model, fitted_model, load_eng
 from ptycho.outputs import prepare_folder, write_training_curves
 from ptycho.raw_data import RawData
 from ptycho.scan import mask_of, prepare_scan
+from ptycho.verdict import announce, judge
 from ptycho.workflows.data import create_ptycho_data_container, load_data, with_moved_positions
 from ptycho.workflows.training import (
     LoggedProgress,
@@ -186,14 +187,16 @@ def reassemble_cdi_image(
         raw, domain=config.measurement_domain, mask=mask_of(bundle.model), name=Path(raw.source).name
     )
     model = fitted_model(engine, engine.from_bundle(bundle), scan, f"the model {bundle.where}")
+    progress = LoggedProgress()
     found = engine.reconstruct(
         model,
         scan,
         scan.usable,
         execution=PyTorchExecutionConfig(),
-        progress=LoggedProgress(),
+        progress=progress,
         probe_first=saw_no_scan(engine, model),
     )
+    announce(judge(found, scan), progress)
     obj, coverage = (found.obj.T, found.coverage.T) if transpose else (found.obj, found.coverage)
     return Stitched(np.abs(obj), np.angle(obj), {"reconstructed_obj": obj, "coverage": coverage})
 

@@ -24,6 +24,7 @@ from ptycho.models import check_size
 from ptycho.pipeline import populate_legacy
 from ptycho.raw_data import RawData, peek_pattern_size
 from ptycho.scan import Scan, mask_of, prepare_scan
+from ptycho.verdict import announce, judge
 from ptycho.workflows.training import LoggedProgress
 from ptycho_torch import checkpoints, engine
 from ptycho_torch.api.settings import TRAINED, ConfigManager, adopt_data, execution_of, write_settings
@@ -393,4 +394,5 @@ class InferenceEngine:
             fit_scale=settings.varpro_scaling,
             centre_yx_px=(float(middle[0]), float(middle[1])),
         )
+        announce(judge(found, scan), progress)
         return torch.from_numpy(found.obj)

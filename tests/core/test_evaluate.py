@@ -264,8 +264,10 @@ def test_the_three_tables_hold_the_same_numbers(
     noisy = replace(perfect, obj=perfect.obj + noise(perfect.obj.shape, 0.01, 1))
     found = evaluate(Request(stored(noisy, tmp_path), truth=scan_file, test_data=scan_file), tmp_path / "out")
     folder = tmp_path / "out"
-    scores = scores_in(folder)
-    assert scores == pytest.approx(found.scores)
+    assert found.verdict is not None
+    metrics, scores = scores_in(folder), found.scores
+    assert {name: metrics[name] for name in scores} == pytest.approx(scores)
+    assert metrics.keys() - scores.keys() == found.verdict.to_dict().keys()
     with (folder / "metrics.csv").open(encoding="utf-8") as stream:
         rows = list(csv.reader(stream))
     assert rows[0] == ["metric", "value"]

@@ -23,6 +23,7 @@ from ptycho.outputs import (
     write_training_curves,
 )
 from ptycho.scan import Scan, open_scan
+from ptycho.verdict import Verdict
 
 SHAPE = (64, 60)
 ORIGIN = (3.0, 5.0)
@@ -135,6 +136,15 @@ def test_a_reconstruction_without_a_truth_has_no_scores(small_scan: Path, scan: 
     assert scores == {}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_a_verdict_is_written_with_and_without_a_truth(small_scan: Path, scan: Scan, tmp_path: Path) -> None:
+    verdict = Verdict("doubtful", ("a reason",), {"misfit": 0.01, "misfit_expected": None})
+    for truth in (small_scan, None):
+        files, scores = write_reconstruction(tmp_path, known_object(small_scan), scan, truth, verdict=verdict)
+        metrics = json.loads(files[-1].read_text(encoding="utf-8"))
+        assert metrics == {**verdict.to_dict(), **scores}
+        assert ("complex_nrmse" in metrics) == (truth is not None)
 
 
 def test_patch_statistics_are_those_of_a_loop_over_patches(
