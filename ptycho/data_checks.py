@@ -153,7 +153,7 @@ def canonical_patterns(
     return np.ascontiguousarray(stack)
 
 
-def check_patterns(patterns: NDArray[Any], where: str, bad_pixels: NDArray[np.bool_] | None = None) -> None:
+def check_patterns(patterns: NDArray[Any], where: str) -> None:
     """Refuse patterns without a single count; single values are for ``ptycho.checks`` to judge.
 
     Parameters
@@ -162,25 +162,18 @@ def check_patterns(patterns: NDArray[Any], where: str, bad_pixels: NDArray[np.bo
         Counts or amplitude.
     where : str
         Name used in messages.
-    bad_pixels : bool array, shape (N, N) or (M, N, N), optional
-        True where nothing was measured; what stands there does not matter.
 
     Raises
     ------
     DataError
         If no value is a finite number above 0.
     """
-    for start in range(0, len(patterns), CHUNK):
-        rows = slice(start, start + CHUNK)
-        # A comparison with not-a-number is false.
-        counts = (patterns[rows] > 0) & (patterns[rows] < np.inf)
-        if bad_pixels is not None:
-            counts &= ~(bad_pixels if bad_pixels.ndim == 2 else bad_pixels[rows])
-        if counts.any():
-            return
+    chunks = (patterns[start : start + CHUNK] for start in range(0, len(patterns), CHUNK))
+    # A comparison with not-a-number is false.
+    if any(((chunk > 0) & (chunk < np.inf)).any() for chunk in chunks):
+        return
     value = patterns.reshape(-1)[0]
     kind = "all zero" if not patterns.any() else "nothing but negative numbers, or none"
-    kind += "" if bad_pixels is None else ", where it was measured"
     raise DataError(
         f"{where}: diff3d is {kind} (got {value} in all {len(patterns)} patterns, expected photons). Check "
         "the export."
@@ -312,7 +305,7 @@ def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray
     Raises
     ------
     DataError
-        If the shape or dtype is another one, or every pixel is bad.
+        If the shape or dtype is another one.
     """
     mask, n_px = np.asarray(values), shape[-1]
     if mask.shape not in (shape[1:], (1, *shape[1:]), shape) or mask.dtype.kind not in "biuf":
@@ -324,11 +317,6 @@ def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray
     mask = mask != 0
     if mask.ndim == 3 and (mask[1:] == mask[:1]).all():
         mask = mask[0]
-    if mask.all():
-        raise DataError(
-            f"{where}: bad_pixels leaves nothing (got every pixel bad, expected some good ones). Nonzero "
-            "marks a bad pixel; invert the mask if it marks the good ones."
-        )
     return mask
 
 

@@ -131,7 +131,7 @@ class RawData:
                 bad_pixels = canonical_patterns(flags, n_positions, pattern_axis, source)
             bad_pixels = pixel_mask(bad_pixels, self.diff3d.shape, source)
         self.bad_pixels = bad_pixels
-        check_patterns(self.diff3d, source, bad_pixels)
+        check_patterns(self.diff3d, source)
         table = match_lengths(table, self.n_patterns, source)
         self.xcoords, self.ycoords = table["xcoords"], table["ycoords"]
         span_px = float(np.ptp(self.positions_yx_px, axis=0).max())
@@ -360,8 +360,11 @@ class RawData:
             (``ptycho.checks.frames``) take no part.
         dataset_path : str or Path, optional
             Accepted and not used: nothing is cached on disk.
-        seed, sequential_sampling : int or None, bool
-            As `seed` and `sequential` of :func:`ptycho.grouping.make_groups`.
+        seed : int, optional
+            Seed of the partners drawn; by default ``ptycho.params`` 'npseed', so that the same data give the
+            same groups every time.
+        sequential_sampling : bool
+            As `sequential` of :func:`ptycho.grouping.make_groups`.
         gridsize : int, optional
             Side of a group; by default ``ptycho.params`` 'gridsize'.
         enable_oversampling : bool
@@ -389,7 +392,7 @@ class RawData:
             raise ConfigError(
                 f"{self.source}: N is not the pattern size (got {N}, expected {self.N}). Set N to {self.N}."
             )
-        draft = self._checked()
+        draft = self.checked()
         usable = np.setdiff1d(np.arange(self.n_patterns), draft.left_out)
         if 1 < nsamples <= self.n_patterns:
             nsamples = min(nsamples, len(usable))
@@ -398,7 +401,7 @@ class RawData:
             gridsize=params.get("gridsize") if gridsize is None else gridsize,
             n_groups=None if nsamples == 1 else nsamples,
             neighbor_count=K,
-            seed=seed,
+            seed=params.get("npseed") if seed is None else seed,
             sequential=sequential_sampling,
             enable_oversampling=enable_oversampling,
             neighbor_pool_size=neighbor_pool_size,
@@ -406,8 +409,14 @@ class RawData:
         groups = Groups(usable[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
         return GroupedData(grouped_fields(draft.raw, groups), self)
 
-    def _checked(self) -> Draft:
-        """Return the data set with what is certain mended, as every scan that an engine sees."""
+    def checked(self) -> Draft:
+        """Return the data set with what is certain mended, as every scan that an engine sees.
+
+        Returns
+        -------
+        Draft
+            Data set, the patterns that take no part, and what was found.
+        """
         from ptycho.checks.findings import Draft
         from ptycho.checks.registry import check_patterns as check
         from ptycho.files.optics import FileOptions

@@ -212,6 +212,8 @@ def make_scale_record(
     ------
     ConfigError
         If `override` or `nphotons` is out of range.
+    DataError
+        If nothing was measured on good pixels.
     """
     domain, reason = _domain_of(raw, override, left_out)
     dose = raw.nphotons if nphotons is None else nphotons
@@ -221,6 +223,11 @@ def make_scale_record(
             f"Leave it out when the dose is unknown."
         )
     total, largest = _stored_counts(raw, domain, left_out)
+    if total == 0:
+        raise DataError(
+            f"{raw.source}: no photon fell on a good pixel (got 0 counts beside bad_pixels, expected some). "
+            "Nonzero marks a bad pixel: invert the mask if it marks the good ones."
+        )
     share = _measured_share(raw, domain, left_out)
     gain = float(np.sqrt(share * dose / total)) if domain == "amplitude" and dose is not None else 1.0
     mean_counts, max_counts = total * gain**2, largest * gain**2

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from ptycho.checks.findings import Draft, Finding
 from ptycho.checks.frames import check_frames
+from ptycho.checks.mask import check_mask
+from ptycho.checks.pixels import check_pixels
 from ptycho.checks.unmeasured import check_unmeasured
 
 if TYPE_CHECKING:
@@ -23,7 +25,12 @@ logger = logging.getLogger(__name__)
 PatternCheck = Callable[[Draft, "FileOptions"], Draft]
 ScanCheck = Callable[["Scan", "FileOptions"], Finding | None]
 
-PATTERN_CHECKS: tuple[PatternCheck, ...] = (check_unmeasured, check_frames)
+PATTERN_CHECKS: tuple[PatternCheck, ...] = (
+    check_mask,
+    check_unmeasured,
+    check_frames,
+    check_pixels,
+)
 """Run before the scale is decided; each may mend the data set, leave patterns out, or refuse it."""
 SCAN_CHECKS: tuple[ScanCheck, ...] = ()
 """Run on the scan that an engine will see; each may warn or refuse."""

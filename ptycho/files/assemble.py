@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.optics import METADATA_KEY, NUMBERS, Optics
-from ptycho.physics import far_field_adjoint, shift_field
+from ptycho.physics import far_field_adjoint, filled_amplitude, shift_field
 from ptycho.raw_data import RawData
-from ptycho.scaling import DOMAIN_KEY
+from ptycho.scaling import DOMAIN_KEY, NOT_MEASURED
 from ptycho.scans import centre_on_object
 
 logger = logging.getLogger(__name__)
@@ -113,17 +113,15 @@ def on_object_pixels(
     return scaled + shift, replace(optics, origin_yx_m=tuple((-shift * pixel).tolist()))
 
 
-def mean_pattern_probe(patterns: NDArray[Any], where: str) -> NDArray[np.complex64]:
+def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
     r"""Return a starting probe for a file without one: the focus whose far field is the mean pattern.
 
     .. math:: P = \mathcal{F}^{-1}_{\mathrm{ortho}} \sqrt{\overline{I}}
 
     Parameters
     ----------
-    patterns : real array, shape (M, N, N)
+    raw : RawData
         Counts, zero frequency at N // 2.
-    where : str
-        Name used in the warning.
 
     Returns
     -------
@@ -133,12 +131,20 @@ def mean_pattern_probe(patterns: NDArray[Any], where: str) -> NDArray[np.complex
     logger.warning(
         "%s: the file holds no probe; the starting probe is the focus that belongs to the mean pattern. A "
         "better one comes from --product or --probe-key",
-        where,
+        raw.source,
     )
-    rows = np.linspace(0, len(patterns) - 1, min(len(patterns), PROBE_SAMPLE)).astype(np.int64)
-    mean = sum(patterns[row].astype(np.float64) for row in rows) / len(rows)
-    focus = far_field_adjoint(np.sqrt(np.maximum(mean, 0.0)).astype(np.complex128))
-    middle = (patterns.shape[-1] - 1) / 2
+    draft = raw.checked()
+    usable = np.setdiff1d(np.arange(raw.n_patterns), draft.left_out)
+    rows = usable[np.linspace(0, len(usable) - 1, min(len(usable), PROBE_SAMPLE)).astype(np.int64)]
+    total, times = np.zeros((2, raw.N, raw.N))
+    for row in rows:
+        bad = draft.raw.bad_pixels_of(int(row))
+        good = np.True_ if bad is None else ~bad
+        total += np.where(good, np.maximum(draft.raw.diff3d[row], 0), 0)
+        times += good
+    amplitude = np.where(times > 0, np.sqrt(total / np.maximum(times, 1)), NOT_MEASURED)
+    focus = far_field_adjoint(filled_amplitude(amplitude).astype(np.complex128))
+    middle = (raw.N - 1) / 2
     return shift_field(focus, np.array([[middle, middle]])).astype(np.complex64)
 
 
@@ -170,8 +176,8 @@ def make_raw_data(
         File and its kind.
     obj : complex array, shape (H, W), optional
         Object in the pixel frame of the positions.
-    bad_pixels : bool array, shape (N, N), optional
-        True where a value was filled in.
+    bad_pixels : bool array, shape (N, N) or (M, N, N), optional
+        True where nothing was measured.
     indexes : int64 array, shape (M,), optional
         Number of each pattern in its file.
 
@@ -188,10 +194,12 @@ def make_raw_data(
     metadata = {"source_format": file_format, DOMAIN_KEY: "counts", METADATA_KEY: optics.to_dict()}
     if indexes is not None and not np.array_equal(indexes, np.arange(len(patterns))):
         metadata[INDEX_KEY] = indexes.tolist()
-    probe = mean_pattern_probe(patterns, source) if probe is None else probe
     bad_pixels = bad_pixels if bad_pixels is not None and bad_pixels.any() else None
     y, x = positions_yx_px.T
-    return RawData(
+    raw = RawData(
         x, y, None, None, patterns, probe, None, obj,
         metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, source=source,
     )  # fmt: skip
+    if probe is None:
+        raw.probeGuess = mean_pattern_probe(raw)
+    return raw

@@ -8,7 +8,6 @@ therefore a larger column, and a larger y a larger row.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +21,12 @@ from ptycho.files.frames import Window, beam_window, read_stack
 from ptycho.files.hdf5 import find_dataset, opened, read_array, require_dataset
 from ptycho.files.numbers import energy_eV, size_m, unit_factor
 from ptycho.files.optics import HC_EV_M, FileOptions, Optics
-from ptycho.files.pixels import Repair, unmeasured
 from ptycho.files.product import read_product
 from ptycho.raw_data import RawData
+from ptycho.scaling import CHUNK
 
 if TYPE_CHECKING:
     import h5py
-
-logger = logging.getLogger(__name__)
 
 HAS_SIGNAL = 0x1000
 """The bit of a CXI mask that marks a good pixel."""
@@ -85,7 +82,7 @@ def has_positions(file: h5py.File, entry: str) -> bool:
 def read_frames(
     file: h5py.File, entry: str, options: FileOptions, rows: NDArray[np.int64] | None = None
 ) -> tuple[NDArray[Any], NDArray[np.bool_], Detector]:
-    """Read the frames of an entry: bad pixels filled, values below 0 set to 0.
+    """Read the frames of an entry as they are, and which of their pixels its mask calls bad.
 
     Parameters
     ----------
@@ -102,8 +99,8 @@ def read_frames(
     -------
     patterns : array, shape (J, N, N)
         Counts in the dtype of the file.
-    bad : bool array, shape (N, N)
-        True where the value was filled in.
+    bad : bool array, shape (N, N), or (J, N, N) where the file has a mask for each frame
+        True where nothing was measured.
     detector : Detector
         Where the frames are.
 
@@ -115,14 +112,7 @@ def read_frames(
     paths = EntryPaths(entry)
     detector = read_detector(file, paths, options)
     dataset, window = _frames(file, paths, detector)
-    bad = _bad_pixels(file, paths, dataset, window)
-    marked = unmeasured(dataset, window) & ~bad
-    if marked.any():
-        logger.warning("%s: %d pixels hold no measurement and are filled in", file.filename, marked.sum())
-    repair = Repair(bad | marked, file.filename)
-    patterns = read_stack(dataset, window, rows, repair)
-    repair.report()
-    return patterns, bad | marked, detector
+    return read_stack(dataset, window, rows), _bad_pixels(file, paths, dataset, window, rows), detector
 
 
 def _frames(file: h5py.File, paths: EntryPaths, detector: Detector) -> tuple[h5py.Dataset, Window]:
@@ -218,24 +208,30 @@ def _beam_on_sample(
 
 
 def _bad_pixels(
-    file: h5py.File, paths: EntryPaths, dataset: h5py.Dataset, window: Window
+    file: h5py.File,
+    paths: EntryPaths,
+    dataset: h5py.Dataset,
+    window: Window,
+    rows: NDArray[np.int64] | None,
 ) -> NDArray[np.bool_]:
-    """Pixels that the mask calls bad in any frame, inside the window."""
-    bad = np.zeros((window.side, window.side), dtype=bool)
+    """Pixels that the mask calls bad inside the window, in all frames or in each."""
     mask = find_dataset(file, paths.mask)
     if mask is None:
-        return bad
-    frame = dataset.shape[-2:]
-    fits = mask.shape in (frame, (1, *frame), (dataset.shape[0], *frame))
-    if not fits or mask.dtype.kind not in "iub":
+        return np.zeros((window.side, window.side), dtype=bool)
+    frame, count = dataset.shape[-2:], int(np.prod(dataset.shape[:-2]))
+    if mask.shape not in (frame, (1, *frame), (count, *frame), dataset.shape) or mask.dtype.kind not in "iub":
         raise DataError(
             f"{file.filename}: '{mask.name}' does not fit the frames (got {mask.shape}, {mask.dtype}, "
             f"expected {frame} integers). Correct it."
         )
-    stack = mask if mask.ndim == 3 else None
-    for index in range(1 if stack is None else len(stack)):
-        values: Any = mask[window.slices] if stack is None else stack[(index, *window.slices)]
-        bad |= (values.astype(np.int64) & ~HAS_SIGNAL) != 0
+    if mask.shape in (frame, (1, *frame)):
+        values: NDArray[Any] = mask[(..., *window.slices)].reshape(window.side, window.side)
+        return (values.astype(np.int64) & ~HAS_SIGNAL) != 0
+    kept = np.arange(count) if rows is None else rows
+    bad = np.empty((len(kept), window.side, window.side), dtype=bool)
+    for at in range(0, len(kept), CHUNK):
+        part = slice(at, at + CHUNK)
+        bad[part] = (read_stack(mask, window, kept[part]).astype(np.int64) & ~HAS_SIGNAL) != 0
     return bad
 
 

@@ -6,7 +6,6 @@ Axes: (frame, y, x). The array that is returned is the only one of full size.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +110,6 @@ def read_stack(
     dataset: h5py.Dataset,
     window: Window,
     rows: NDArray[np.int64] | None = None,
-    repair: Callable[[NDArray[Any]], None] | None = None,
 ) -> NDArray[Any]:
     """Read frames block by block into one new array.
 
@@ -123,8 +121,6 @@ def read_stack(
         Part of each frame.
     rows : int64 array, shape (J,), optional
         Frames to take, ascending; all by default.
-    repair : callable, optional
-        Changes each block, shape (K, N, N), in place.
 
     Returns
     -------
@@ -150,8 +146,6 @@ def read_stack(
         chosen = kept[at : at + step]
         with reading(dataset):
             _read_block(dataset, window, chosen, block)
-        if repair is not None:
-            repair(block)
     return out
 
 

@@ -19,7 +19,6 @@ from ptycho.files.frames import Window, read_stack
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, read_array, require_dataset
 from ptycho.files.numbers import read_number
 from ptycho.files.optics import FileOptions, Optics
-from ptycho.files.pixels import filler
 from ptycho.files.product import (
     WRITE_AGAIN,
     Product,
@@ -92,11 +91,11 @@ def _frames_from_hdf5(path: Path, product: Product, options: FileOptions) -> _Fr
         item = require_dataset(file, ["indexes"], "the index of each pattern", WRITE_AGAIN)
         count = (len(dataset),)
         indexes = read_array(item, "iu", f"{count} integers", item.shape == count).astype(np.int64)
-        bad = _bad_pixels(file, dataset.shape[1:])
+        bad = _bad_pixels(file, dataset.shape)
         sides = [dataset.attrs.get(f"detector_pixel_{side}_m") for side in ("height", "width")]
         rows, positions = pair_by_index(indexes, product, str(path))
-        repair = None if bad is None else filler(bad, str(path))
-        patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]), rows, repair)
+        bad = bad if bad is None or bad.ndim == 2 else bad[rows]
+        patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]), rows)
     pixel = (float(sides[0]), float(sides[1])) if None not in sides and min(sides) > 0 else None
     return _Frames(patterns, indexes[rows], positions, bad, pixel)
 
@@ -113,11 +112,9 @@ def _frames_from_npz(path: Path, product: Product) -> _Frames:
             f"one each). {WRITE_AGAIN}"
         )
     rows, positions = pair_by_index(indexes, product, str(path))
+    bad = pixel_mask(arrays["bad_pixels"], stack.shape, str(path)) if len(keys) == 3 else None
+    bad = bad if bad is None or bad.ndim == 2 else bad[rows]
     stack = stack if len(rows) == len(stack) else stack[rows]
-    bad = pixel_mask(arrays["bad_pixels"], stack.shape[-1], str(path)) if len(keys) == 3 else None
-    repair = None if bad is None else filler(bad, str(path))
-    if repair is not None:
-        repair(stack)
     return _Frames(stack, indexes[rows], positions, bad)
 
 
@@ -187,10 +184,12 @@ def pattern_dataset(file: h5py.File) -> h5py.Dataset:
 
 
 def _bad_pixels(file: h5py.File, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Pixels that the file calls bad, shape (N, N), or (M, N, N) where it has a mask for each pattern."""
     dataset = find_dataset(file, ["bad_pixels"])
     if dataset is None:
         return None
-    return read_array(dataset, "biu", f"{shape} flags", dataset.shape == shape).astype(bool)
+    fits = dataset.shape in (shape, shape[1:])
+    return read_array(dataset, "biu", f"{shape[1:]} flags", fits).astype(bool)
 
 
 def read_training_file(path: Path, options: FileOptions) -> RawData:
@@ -228,7 +227,7 @@ def read_training_file(path: Path, options: FileOptions) -> RawData:
             for key in ("probe", "object")
         )
         optics = _training_optics(file).overridden(options)
-        bad = _bad_pixels(file, dataset.shape[1:])
+        bad = _bad_pixels(file, dataset.shape)
         patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]))
     probe, obj = incoherent_modes(probe, path), first_layer(obj, path)
     if optics.object_pixel_yx_m is not None and obj is not None:

@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.frames import beam_window
 from ptycho.files.optics import FileOptions, Optics
-from ptycho.files.pixels import filler
 from ptycho.files.reader import foreign_pattern_size
 from ptycho.npz import write_npz
 from ptycho.physics import diffracted_intensity, extract_patches
@@ -304,42 +303,42 @@ def test_a_beam_beside_the_middle_moves_the_window() -> None:
             beam_window(shape, centre, "a")
 
 
-def test_bad_pixels_are_filled_from_their_neighbours_and_marked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", ["frame", "one", "each"])
+def test_the_mask_of_a_file_marks_bad_pixels(shape: str, tmp_path: Path) -> None:
     frames = counts(6, 16, dtype=np.uint32)
     mask = np.zeros((16, 16), dtype=np.uint32)
     mask[3, 4] = mask[10:12, 2:9] = mask[0, 0] = 1
     mask[8, 8] = 0x1000
-    broken = frames.copy()
-    broken[:, mask == 1] = 2**32 - 1
-    raw = RawData.from_file(
-        write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": broken, f"{DETECTOR}/mask": mask})
-    )
-    np.testing.assert_array_equal(raw.bad_pixels, mask == 1)
-    np.testing.assert_array_equal(raw.diff3d[:, mask != 1], frames[:, mask != 1])
-    assert raw.diff3d.max() == frames[:, mask != 1].max()
-    around = (frames[:, 2, 4] + frames[:, 4, 4] + frames[:, 3, 3] + frames[:, 3, 5]) / 4
-    np.testing.assert_allclose(raw.diff3d[:, 3, 4], around, atol=0.5)
+    frames[:, mask == 1] = 2**32 - 1
+    bad = mask == 1
+    if shape != "frame":
+        mask = np.repeat(mask[None], 1 if shape == "one" else 6, axis=0)
+    if shape == "each":
+        mask[4, 2, 2] = 2
+        bad = np.repeat(bad[None], 6, axis=0)
+        bad[4, 2, 2] = True
+    path = write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": frames, f"{DETECTOR}/mask": mask})
+    raw = RawData.from_file(path)
+    np.testing.assert_array_equal(raw.bad_pixels, bad)
+    np.testing.assert_array_equal(raw.diff3d, frames)
+    scan = open_scan(path)
+    np.testing.assert_array_equal(scan.raw.bad_pixels, bad)
+    assert scan.record.max_counts == np.where(bad, 0, frames).max()
 
 
 @pytest.mark.parametrize(
     ("dtype", "gap"), [(np.uint16, 65535), (np.int32, -1), (np.float32, np.nan), (np.float32, -3.0)]
 )
-def test_gaps_that_the_detector_marks_are_filled_without_a_mask(
+def test_gaps_that_the_detector_marks_need_no_mask(
     dtype: Any, gap: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     frames = counts(6, 16).astype(dtype)
-    broken = frames.copy()
-    broken[:, 5] = gap
-    broken[2, 8, 8] = 65000
+    frames[:, 5] = gap
     with caplog.at_level(logging.WARNING):
-        raw = RawData.from_file(write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": broken}))
-    assert "16 pixels hold no measurement" in caplog.text
-    np.testing.assert_array_equal(np.flatnonzero(raw.bad_pixels.any(axis=1)), [5])
-    rim = frames[:, [4, 6]]
-    assert (raw.diff3d[:, 5] >= rim.min(axis=(1, 2))[:, None]).all()
-    assert (raw.diff3d[:, 5] <= rim.max(axis=(1, 2))[:, None]).all()
-    assert raw.diff3d[:, 5, 8].min() > raw.diff3d[:, 5, 0].max()
-    assert raw.diff3d[2, 8, 8] == 65000
+        scan = open_scan(write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": frames}))
+    assert "hold no measurement" in caplog.text
+    bad = np.broadcast_to(scan.raw.bad_pixels, frames.shape)
+    np.testing.assert_array_equal(bad, np.broadcast_to(np.arange(16)[:, None] == 5, frames.shape))
 
 
 def test_noise_below_zero_is_set_to_zero_and_counted(
@@ -348,25 +347,11 @@ def test_noise_below_zero_is_set_to_zero_and_counted(
     frames = counts(6, 16).astype(np.float32)
     frames[1, 3, 3], frames[4, 9, 2] = -0.5, -2.5
     with caplog.at_level(logging.WARNING):
-        raw = RawData.from_file(write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": frames}))
+        scan = open_scan(write_cxi(tmp_path / "a.cxi", {f"{DETECTOR}/data": frames}))
     assert "2 values below 0" in caplog.text
     assert "the lowest -2.5" in caplog.text
-    np.testing.assert_array_equal(raw.diff3d, np.maximum(frames, 0))
-    assert raw.bad_pixels is None
-
-
-def test_filling_keeps_a_plane_exactly_and_refuses_a_mask_that_leaves_nothing() -> None:
-    y, x = np.indices((12, 15)).astype(np.float64)
-    plane = np.stack([3 * y + 2 * x + 1, 100 - y])
-    bad = np.zeros((12, 15), dtype=bool)
-    bad[3:7, 4:9] = bad[9, 2] = True
-    broken = plane.copy()
-    broken[:, bad] = np.nan
-    filler(bad, "a")(broken)
-    np.testing.assert_allclose(broken, plane, atol=1e-9)
-    assert filler(np.zeros((4, 4), dtype=bool), "a") is None
-    with pytest.raises(DataError, match="every pixel bad"):
-        filler(np.ones((4, 4), dtype=bool), "a")
+    np.testing.assert_array_equal(scan.raw.diff3d, np.maximum(frames, 0))
+    assert scan.raw.bad_pixels is None
 
 
 def test_floats_of_a_cxi_file_are_counts_unless_the_user_says_otherwise(tmp_path: Path) -> None:
@@ -392,6 +377,21 @@ def test_a_file_without_a_probe_starts_from_the_mean_pattern(
     centre = [(light * axis).sum() / light.sum() for axis in np.indices(light.shape)]
     np.testing.assert_allclose(centre, 7.5, atol=0.2)
     assert len(RawData.from_file(path, probe_key="entry_1/other").probe_modes) == 2
+
+
+def test_a_starting_probe_is_made_of_good_pixels(tmp_path: Path) -> None:
+    frames = counts(6, 16, dtype=np.uint32)
+    mean = frames.mean(axis=0)
+    mask = np.zeros((16, 16), dtype=np.uint32)
+    mask[3:5] = 1
+    for told in (True, False):
+        frames[:, 3:5] = 2**32 - 1
+        changes = {f"{SOURCE}/illumination": None, f"{DETECTOR}/data": frames}
+        changes |= {f"{DETECTOR}/mask": mask} if told else {}
+        raw = RawData.from_file(write_cxi(tmp_path / f"{told}.cxi", changes))
+        found = diffracted_intensity(np.ones((1, 16, 16)), raw.probe_modes)[0]
+        np.testing.assert_allclose(found[mask == 0], mean[mask == 0], atol=1e-3 * mean.max())
+        np.testing.assert_allclose(found, mean, atol=0.15 * mean.max())
 
 
 @pytest.mark.parametrize(

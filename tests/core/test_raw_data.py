@@ -274,6 +274,14 @@ def test_coordinates_of_groups_are_x_then_y_with_the_group_mean_apart() -> None:
     assert data["coords_start_offsets"].dtype == np.float64
 
 
+def test_groups_without_a_seed_are_the_same_every_time() -> None:
+    one, two, other = (
+        build().generate_grouped_data(N, K=7, gridsize=2, seed=seed)["nn_indices"] for seed in (None, None, 5)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+
+
 @pytest.mark.parametrize(("nsamples", "expected"), [(1, M), (2, 2), (M, M), (5 * M, M)])
 def test_one_sample_means_one_group_per_scan_point(nsamples: int, expected: int) -> None:
     assert len(build().generate_grouped_data(N, nsamples=nsamples, gridsize=1)["nn_indices"]) == expected
