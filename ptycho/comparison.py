@@ -44,7 +44,7 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
     DataError
         If the file is missing, damaged, or holds something else.
     """
-    path = _reconstruction_file(path)
+    path = reconstruction_file(path)
     headers = npz_headers(path)
     for key, rank in REQUIRED.items():
         if key not in headers:
@@ -71,7 +71,19 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
     )
 
 
-def _reconstruction_file(path: str | Path) -> Path:
+def reconstruction_file(path: str | Path) -> Path:
+    """Return the file of a reconstruction that is named by itself or by its folder.
+
+    Parameters
+    ----------
+    path : path-like
+        File or folder.
+
+    Returns
+    -------
+    Path
+        ``reconstruction.npz``, perhaps absent.
+    """
     path = Path(path)
     return path / "reconstruction.npz" if path.is_dir() else path
 
@@ -94,7 +106,7 @@ def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
     DataError
         If the file is missing or damaged.
     """
-    path = _reconstruction_file(path)
+    path = reconstruction_file(path)
     if "scale_record" not in npz_headers(path):
         return None
     return json.loads(str(read_npz(path, ["scale_record"])["scale_record"])).get("domain")

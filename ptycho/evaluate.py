@@ -14,6 +14,7 @@ from ptycho.comparison import (
     correlate,
     on_canvas_of,
     read_reconstruction,
+    reconstruction_file,
     scan_positions,
     stored_domain,
     stored_fit,
@@ -27,6 +28,7 @@ from ptycho.metrics import FRC, score_aligned
 from ptycho.models import find_model, fitted_model, load_engine, saw_no_scan
 from ptycho.npz import atomic_path
 from ptycho.outputs import prepare_folder, truth_on_canvas, write_json
+from ptycho.overwrites import check_evaluation
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked, open_scan
 from ptycho.verdict import Verdict, announce, judge
@@ -142,6 +144,7 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
     """
     progress = progress or Progress()
     _check_request(request)
+    check_evaluation(_files_read(request), output_dir)
     found = read_reconstruction(request.reconstruction)
     rivals = _rivals(found, request.truth, request.reference)
     scan = halves = None
@@ -232,6 +235,19 @@ def _check_request(request: Request) -> None:
             f"half scans: --refine needs them (got {request.polish.steps} steps, no --model-path, expected "
             "a trained model). Pass --model-path."
         )
+
+
+def _files_read(request: Request) -> dict[str, Path | None]:
+    """Return the files of a request by the flag that names them."""
+    reference = request.reference
+    return {
+        "--reconstruction": reconstruction_file(request.reconstruction),
+        "--reference": None if reference is None else reconstruction_file(reference),
+        "--truth": request.truth,
+        "--test-data": request.test_data,
+        "--model-path": request.model_path,
+        "--product": request.options.product_file,
+    }
 
 
 def _rivals(found: Reconstruction, truth: Path | None, reference: Path | None) -> list[Rival]:

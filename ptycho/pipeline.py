@@ -42,6 +42,7 @@ from ptycho.outputs import (
     write_run_record,
     write_training_curves,
 )
+from ptycho.overwrites import check_inference, check_training
 from ptycho.progress import Progress
 from ptycho.scan import Scan, mask_of, open_scan
 from ptycho.verdict import Verdict, announce, judge
@@ -158,6 +159,7 @@ def train(
     validate_effects(config, execution)
     engine = load_engine(config.backend)
     engine.check_settings(config, execution, native or {})
+    check_training(config)
     folder = prepare_folder(config.output_dir)
     if scan is None:
         scan = _open(_given(config.train_data_file, "train_data_file"), config)
@@ -276,6 +278,7 @@ def infer(
     validate_inference_config(config)
     if config.export is not None:
         check_target(config.export)
+    check_inference(config)
     folder = prepare_folder(config.output_dir)
     model = engine.load(path)
     config.model = engine.core_config(model)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError
 from ptycho.npz import write_npz
+from ptycho.overwrites import check_simulation
 from ptycho.physics import diffracted_intensity, extract_patches, shift_field
 from ptycho.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
 from ptycho.scans import centre_on_object, raster_points, spiral_points
@@ -390,6 +391,7 @@ def write_scan(
         raise ConfigError(
             f"output: not a data file (got {str(path)!r}, expected a file name ending in .npz). Rename it."
         )
+    check_simulation(options, "--output", Path(path))
     write_npz(path, arrays := simulate(options), compressed=compressed)
     return arrays
 

@@ -86,6 +86,7 @@ def load_and_predict(
         merge_settings,
     )
     from ptycho.models import require_backend
+    from ptycho.overwrites import check_inference
     from ptycho.pipeline import infer
 
     require_backend("pytorch")
@@ -106,7 +107,9 @@ def load_and_predict(
         }
         given = load_yaml_config(config_override_path) if config_override_path is not None else None
         settings = merge_settings(default_settings(InferenceConfig), given, chosen)
-        return infer(build_config(InferenceConfig, settings)).files
+        config = build_config(InferenceConfig, settings)
+        check_inference(config, {"--config": None if given is None else Path(str(config_override_path))})
+        return infer(config).files
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:

@@ -102,6 +102,7 @@ def train_folder(
     """
     from dataclasses import replace
 
+    from ptycho.overwrites import check_training
     from ptycho.pipeline import train
     from ptycho.raw_data import peek_pattern_size
     from ptycho_torch.config_bridge import to_model_config, to_training_config
@@ -131,6 +132,7 @@ def train_folder(
         # A run without a test file is judged by groups kept from its own scan.
         warnings.simplefilter("ignore", UserWarning)
         config = to_training_config(core_model, data, model, training, chosen)
+    check_training(config, {"--config": config_path})
     native = {"data_config": data, "model_config": model, "training_config": training}
     native |= {"inference_config": inference, "callbacks": tuple(callbacks)}
     # A network for whole scans has no groups, and so no bounds.

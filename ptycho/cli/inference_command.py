@@ -43,6 +43,7 @@ def _run(values: dict[str, Any], backend: str) -> int:
         merge_settings,
     )
     from ptycho.models import require_backend
+    from ptycho.overwrites import check_inference
     from ptycho.pipeline import infer
 
     settings_file = settings_path(values)
@@ -60,6 +61,7 @@ def _run(values: dict[str, Any], backend: str) -> int:
         if merged[name] is None:
             raise ConfigError(f"--{flag} is missing (got nothing, expected a path). {USAGE}")
     config = build_config(InferenceConfig, merged)
+    check_inference(config, {"--config": settings_file})
     require_backend(config.backend)
     outcome = infer(config, execution, progress=progress)
     if not quiet:

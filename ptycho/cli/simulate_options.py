@@ -167,6 +167,7 @@ def _options(values: dict[str, Any]) -> SimulationOptions:
 def _run(values: dict[str, Any]) -> None:
     """Simulate, write, draw, and print what was made."""
     from ptycho.errors import ConfigError
+    from ptycho.overwrites import check_simulation
     from ptycho.simulate import write_scan
 
     preview = values.get("preview")
@@ -174,7 +175,10 @@ def _run(values: dict[str, Any]) -> None:
         raise ConfigError(
             f"preview: not a PNG file (got {str(preview)!r}, expected a name ending in .png). Rename it."
         )
-    arrays = write_scan(values["output"], _options(values), compressed=not values.get("no_compress"))
+    options = _options(values)
+    if preview is not None:
+        check_simulation(options, "--preview", preview)
+    arrays = write_scan(values["output"], options, compressed=not values.get("no_compress"))
     written = [values["output"]]
     if preview is not None:
         write_preview(preview, arrays)

@@ -337,6 +337,8 @@ def _run(values: dict[str, Any], backend: str) -> int:
     if legacy is not None:
         outcome = _run_legacy(values, legacy, settings_file, progress)
     else:
+        from ptycho.overwrites import check_training
+
         resume = values.pop("resume", None)
         if resume is not None and not resume.is_file():
             raise ConfigError(
@@ -344,6 +346,7 @@ def _run(values: dict[str, Any], backend: str) -> int:
             )
         execution = execution_settings(values, training=True)
         config = training_settings(values, settings_file, values.pop("backend", backend))
+        check_training(config, {"--config": settings_file})
         outcome = run_training(config, execution, progress, resume)
     if not quiet:
         report(outcome)
