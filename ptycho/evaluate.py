@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +19,22 @@ from ptycho.comparison import (
     stored_domain,
     stored_fit,
 )
+from ptycho.config.choices import MeasurementDomain, allowed
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.config.effects import refuse_changed
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.optics import FileOptions
 from ptycho.gauge import solve_gauge
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.metrics import FRC, score_aligned
-from ptycho.models import find_model, fitted_model, load_engine, saw_no_scan
+from ptycho.models import (
+    choose_device,
+    find_model,
+    fitted_model,
+    load_engine,
+    require_backend,
+    saw_no_scan,
+)
 from ptycho.npz import atomic_path
 from ptycho.outputs import prepare_folder, truth_on_canvas, write_json
 from ptycho.overwrites import check_evaluation
@@ -101,6 +110,10 @@ class Request:
         Seed of the split.
     domain : {'counts', 'amplitude'}, optional
         What the patterns hold; by default what they held when the reconstruction was made.
+    probe_key : str, optional
+        Key of ``test_data`` that holds the probe.
+    pattern_axis : int, optional
+        Axis of ``test_data`` that counts the patterns.
     options : FileOptions
         What the user says about ``test_data``.
     """
@@ -117,6 +130,8 @@ class Request:
     polish: RefineOptions | None = None
     seed: int = 42
     domain: Literal["counts", "amplitude"] | None = None
+    probe_key: str | None = None
+    pattern_axis: int | None = None
     options: FileOptions = field(default_factory=FileOptions)
 
 
@@ -145,12 +160,21 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
     progress = progress or Progress()
     _check_request(request)
     check_evaluation(_files_read(request), output_dir)
+    if request.model_path is not None:
+        choose_device(load_engine(request.backend), request.execution, progress)
+        find_model(request.model_path, request.backend)
     found = read_reconstruction(request.reconstruction)
     rivals = _rivals(found, request.truth, request.reference)
     scan = halves = None
     if request.test_data is not None:
         domain = request.domain or stored_domain(request.reconstruction)
-        scan = open_scan(request.test_data, domain=domain, options=request.options)
+        scan = open_scan(
+            request.test_data,
+            domain=domain,
+            probe_key=request.probe_key,
+            pattern_axis=request.pattern_axis,
+            options=request.options,
+        )
         check_patterns(found, scan)
     folder = prepare_folder(output_dir)
     if scan is not None and request.model_path is not None:
@@ -230,11 +254,44 @@ def _check_request(request: Request) -> None:
             f"{request.model_path}: a model needs patterns to split in halves (got no --test-data, expected "
             "a file). Pass --test-data."
         )
+    if request.polish is not None and request.polish.steps < 1:
+        raise ConfigError(
+            f"half scans: --refine is out of range (got {request.polish.steps}, expected >= 1). "
+            "Pass --refine 50."
+        )
     if request.polish is not None and request.model_path is None:
         raise ConfigError(
             f"half scans: --refine needs them (got {request.polish.steps} steps, no --model-path, expected "
             "a trained model). Pass --model-path."
         )
+    others = [item.name for item in fields(request.execution) if item.name != "accelerator"]
+    refuse_changed(request.execution, others, "evaluation", "has no effect", "")
+    if request.model_path is None:
+        action = " or pass --model-path"
+        refuse_changed(request, ("backend", "seed"), "evaluation without half scans", "has no effect", action)
+        where = "evaluation without half scans"
+        refuse_changed(request.execution, ("accelerator",), where, "has no effect", action)
+    if request.test_data is None:
+        where, action = "evaluation without patterns", " or pass --test-data"
+        refuse_changed(request, ("domain", "probe_key", "pattern_axis"), where, "has no effect", action)
+        refuse_changed(request.options, FileOptions.names(), where, "has no effect", action)
+    _check_choices(request)
+
+
+def _check_choices(request: Request) -> None:
+    """Refuse values that no choice knows."""
+    refused = {
+        "domain": (request.domain in (None, *allowed(MeasurementDomain)), "counts or amplitude"),
+        "pattern_axis": (request.pattern_axis in (None, 0, 1, 2), "0, 1 or 2"),
+        "seed": (isinstance(request.seed, int) and request.seed >= 0, "an integer >= 0"),
+    }
+    for name, (fine, expected) in refused.items():
+        if not fine:
+            value = getattr(request, name)
+            raise ConfigError(
+                f"evaluation: {name} is out of range (got {value!r}, expected {expected}). Correct it."
+            )
+    require_backend(request.backend)
 
 
 def _files_read(request: Request) -> dict[str, Path | None]:

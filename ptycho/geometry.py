@@ -8,6 +8,7 @@ fraction that is left.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,10 @@ from numpy.typing import NDArray
 
 from ptycho.errors import DataError
 
+CANVAS_BYTES_PER_PX = 40
+"""What a reconstruction holds for every canvas pixel: object, last object, step, illumination, gradient."""
+UNKNOWN_MEMORY_PX = 2.0**30
+"""Largest canvas where the system does not tell its memory [px]."""
 LATTICE_CONCENTRATION = 0.999
 """Mean resultant length of the fractional positions above which all are taken to lie on one pixel lattice."""
 
@@ -88,6 +93,46 @@ def check_positions(positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]
     return positions
 
 
+def _largest_canvas_px() -> float:
+    """Return how many canvas pixels the memory of this machine can work on."""
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        memory = 0
+    return memory / CANVAS_BYTES_PER_PX if memory > 0 else UNKNOWN_MEMORY_PX
+
+
+def check_extent(positions_yx_px: NDArray[np.float64], patch_px: int, where: str = "canvas") -> None:
+    """Refuse positions whose canvas no memory holds.
+
+    Parameters
+    ----------
+    positions_yx_px : float64 array, shape (J, 2)
+        Patch centres, (y, x), object pixels.
+    patch_px : int
+        Patch size N [px].
+    where : str
+        Name used in the message.
+
+    Raises
+    ------
+    DataError
+        If the rectangle that all patches touch does not fit in the memory of this machine.
+    """
+    sides = np.ptp(positions_yx_px, axis=0) + patch_px
+    limit = _largest_canvas_px()
+    if float(np.prod(sides)) <= limit:
+        return
+    away = np.abs(positions_yx_px - np.median(positions_yx_px, axis=0)).max(axis=1)
+    worst = int(np.argmax(away))
+    y_px, x_px = positions_yx_px[worst]
+    raise DataError(
+        f"{where}: the object does not fit in the memory of this machine (got {sides[0]:.4g} x "
+        f"{sides[1]:.4g} px; pattern {worst} at y={y_px:.4g}, x={x_px:.4g} px is farthest; expected at most "
+        f"{limit:.4g} px in all). Check the unit of the positions: they are object pixels."
+    )
+
+
 def _lattice_fraction(values_px: NDArray[np.float64]) -> float:
     """Return the common fractional part of positions on one lattice, 0 where there is none."""
     resultant = np.exp(2j * np.pi * values_px).mean()
@@ -135,6 +180,7 @@ def plan_canvas(
     specs/physics.md, section 3.
     """
     positions = check_positions(positions_yx_px)
+    check_extent(positions, patch_px)
     corners_px = positions - (patch_px - 1) / 2
     origin = np.zeros(2)
     shape = [0, 0]

@@ -96,6 +96,35 @@ def loss_terms(config: TrainingConfig) -> LossTerms:
     )
 
 
+def monitored_loss(asked: str, kind: str) -> str:
+    """Return which loss decides the best epoch.
+
+    Parameters
+    ----------
+    asked : str
+        ``val_loss`` or ``train_loss``, with or without the kind of the loss and a line before it.
+    kind : str
+        ``LossTerms.kind`` of the training.
+
+    Returns
+    -------
+    {'val_loss', 'train_loss'}
+        Name in the history.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such loss.
+    """
+    known = {f"{lead}{name}": name for name in ("val_loss", "train_loss") for lead in ("", f"{kind}_")}
+    if asked not in known:
+        raise ConfigError(
+            f"training: checkpoint_monitor_metric is unknown (got {asked!r}, expected val_loss or "
+            "train_loss). Choose one of them."
+        )
+    return known[asked]
+
+
 def total_variation(image: Image, light: Real) -> Real:
     r"""Return the mean absolute difference of neighbouring pixels where both are lit.
 

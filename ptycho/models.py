@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ptycho.config.choices import BUNDLE_NAME, PRETRAINED
+from ptycho.config.config import (
+    ModelConfig,
+    PyTorchExecutionConfig,
+    TrainingConfig,
+    validate_execution_config,
+    validate_training_config,
+)
+from ptycho.config.effects import changed, validate_effects
+from ptycho.config.inference_effects import MASK
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
-from ptycho.scan import Scan
+from ptycho.progress import Progress
+from ptycho.scan import Scan, masked
 
 ENGINES = {
     "pytorch": ("ptycho_torch.engine", ("torch", "lightning", "tensordict"), "torch"),
@@ -82,6 +93,68 @@ def load_engine(backend: str) -> ModuleType:
     """
     require_backend(backend)
     return importlib.import_module(ENGINES[backend][0])
+
+
+def check_training_settings(
+    config: TrainingConfig, execution: PyTorchExecutionConfig, native: Mapping[str, Any] | None = None
+) -> ModuleType:
+    """Refuse settings of a training that cannot work, or that nothing would read; no file is opened.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Settings.
+    execution : PyTorchExecutionConfig
+        Hardware, precision, logging.
+    native : mapping, optional
+        The backend's own configuration objects by name.
+
+    Returns
+    -------
+    module
+        The engine of the backend.
+
+    Raises
+    ------
+    ConfigError
+        At the first one.
+    MissingPackageError
+        If a package is missing.
+    """
+    validate_training_config(config, any_batch=True)
+    validate_execution_config(execution)
+    validate_effects(config, execution)
+    engine = load_engine(config.backend)
+    engine.check_settings(config, execution, native or {})
+    return engine
+
+
+def choose_device(engine: ModuleType, execution: PyTorchExecutionConfig, progress: Progress) -> str:
+    """Return the device of a run, and say where a GPU would stand idle.
+
+    Parameters
+    ----------
+    engine : module
+        The backend.
+    execution : PyTorchExecutionConfig
+        ``accelerator``.
+    progress : Progress
+        Told the line.
+
+    Returns
+    -------
+    str
+        What the machine has.
+
+    Raises
+    ------
+    ConfigError
+        If the machine does not have what is asked for.
+    """
+    found: str = engine.resolve_accelerator(execution.accelerator)
+    if found == "cpu" and engine.resolve_accelerator("auto") != "cpu":
+        progress.note("a GPU is present and not used: the CPU computes; pass --device cuda to use the GPU")
+    return found
 
 
 def find_model(path: Path, backend: str = "pytorch") -> Path:
@@ -181,6 +254,34 @@ def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
     if scan.n_px == bundle.model.N:
         return model
     return engine.from_bundle(replace(bundle, model=replace(bundle.model, N=scan.n_px), probe=0 * scan.probe))
+
+
+def masked_model(engine: ModuleType, model: Any, asked: ModelConfig, stated: Collection[str] = ()) -> Any:
+    """Return a model with the probe mask that an inference asks for.
+
+    Parameters
+    ----------
+    engine : module
+        The backend.
+    model : object
+        The backend's model.
+    asked : ModelConfig
+        ``probe_mask`` and its two numbers.
+    stated : collection of str
+        Settings that a flag or a file names, even where they equal the default.
+
+    Returns
+    -------
+    object
+        The model itself where no other mask is asked for.
+    """
+    if not {*changed(asked, MASK), *stated}.intersection(MASK):
+        return model
+    bundle = engine.to_bundle(model)
+    settings = replace(bundle.model, **{name: getattr(asked, name) for name in MASK})
+    if settings == bundle.model:
+        return model
+    return engine.from_bundle(replace(bundle, model=settings, probe=masked(bundle.probe, settings)))
 
 
 def saw_no_scan(engine: ModuleType, model: Any) -> bool:

@@ -5,8 +5,9 @@ The settings reach ``params.cfg`` before anything else happens; nothing in here 
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from ptycho.config.config import (
     PyTorchExecutionConfig,
     TrainingConfig,
     update_legacy_dict,
-    validate_effects,
+    validate_execution_config,
     validate_inference_config,
 )
+from ptycho.config.effects import with_execution
+from ptycho.config.inference_effects import refuse_other_network, validate_inference_effects
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import check_target, collect, export_optics, write_export
 from ptycho.files.optics import FileOptions
@@ -34,7 +37,16 @@ from ptycho.job import (
     subsample,
     training_groups,
 )
-from ptycho.models import check_size, find_model, fitted_model, load_engine, saw_no_scan
+from ptycho.models import (
+    check_size,
+    check_training_settings,
+    choose_device,
+    find_model,
+    fitted_model,
+    load_engine,
+    masked_model,
+    saw_no_scan,
+)
 from ptycho.outputs import (
     prepare_folder,
     write_patch_stats,
@@ -155,10 +167,10 @@ def train(
         If a setting or a file is wrong; nothing half-written stays.
     """
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
+    config = with_execution(config, execution)
     populate_legacy(config, progress)
-    validate_effects(config, execution)
-    engine = load_engine(config.backend)
-    engine.check_settings(config, execution, native or {})
+    engine = check_training_settings(config, execution, native)
+    choose_device(engine, execution, progress)
     check_training(config)
     folder = prepare_folder(config.output_dir)
     if scan is None:
@@ -249,6 +261,7 @@ def infer(
     execution: PyTorchExecutionConfig | None = None,
     *,
     progress: Progress | None = None,
+    stated: Collection[str] = (),
 ) -> InferenceOutcome:
     """Reconstruct a scan with a trained model, and write object and pictures.
 
@@ -261,6 +274,8 @@ def infer(
         Accelerator and batch size.
     progress : Progress, optional
         Told what goes on; silent by default.
+    stated : collection of str
+        Network settings that a flag or a settings file names, even where they equal the default.
 
     Returns
     -------
@@ -273,14 +288,22 @@ def infer(
         If a setting or a file is wrong; nothing half-written stays.
     """
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
+    config = copy.copy(config)
     engine = load_engine(config.backend)
     path = find_model(Path(config.model_path), config.backend)
+    refinement(config)
     validate_inference_config(config)
+    validate_execution_config(execution)
+    validate_inference_effects(config, execution)
+    choose_device(engine, execution, progress)
     if config.export is not None:
         check_target(config.export)
     check_inference(config)
-    folder = prepare_folder(config.output_dir)
     model = engine.load(path)
+    refuse_other_network(config.model, engine.core_config(model), stated)
+    validate_inference_effects(config, execution, engine.core_config(model))
+    model = masked_model(engine, model, config.model, stated)
+    folder = prepare_folder(config.output_dir)
     config.model = engine.core_config(model)
     populate_legacy(config, progress)
     scan = _open(config.test_data_file, config)

@@ -13,6 +13,7 @@ from ptycho.checks.findings import Draft, Finding
 from ptycho.checks.registry import check_patterns, check_scan, report
 from ptycho.config.config import ModelConfig
 from ptycho.files.optics import FileOptions
+from ptycho.geometry import check_extent
 from ptycho.raw_data import RawData
 from ptycho.scaling import ScaleRecord, make_scale_record, scaled_probe
 
@@ -168,6 +169,7 @@ def prepare_scan(
         If the probe is missing, or the data cannot be right (``ptycho.checks``).
     """
     options = options or FileOptions()
+    check_extent(raw.positions_yx_px, raw.N, name)
     draft = check_patterns(Draft(raw), options)
     raw = draft.raw
     record = make_scale_record(raw, override=domain, nphotons=raw.nphotons, left_out=draft.left_out)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from ptycho.config import config as core
 from ptycho.config.choices import LossMode, allowed, closest_hint
-from ptycho.config.validation import CNN_ONLY
+from ptycho.config.effects import CNN_ONLY
 from ptycho.errors import ConfigError
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 
@@ -184,18 +184,18 @@ def to_model_config(
         "probe_mask": _masks_probe(model),
         "probe_scale": data.probe_scale,
     }
+    if data.C == 1:
+        # A group of one pattern has nothing to merge, and clients say so here.
+        values["object_big"] = core.ModelConfig.object_big
     if model.architecture == "unrolled":
-        values |= _left_alone(data, model)
+        values |= _left_alone(model)
     return _finish(core.ModelConfig, {**values, **overrides}, overrides)
 
 
-def _left_alone(data: DataConfig, model: ModelConfig) -> dict[str, Any]:
+def _left_alone(model: ModelConfig) -> dict[str, Any]:
     """Return the core defaults of what only ``cnn`` reads, where it was left at the default of this form."""
     own, result = ModelConfig(), core.ModelConfig()
     names = [name for name in CNN_ONLY if hasattr(own, name) and getattr(model, name) == getattr(own, name)]
-    if data.C == 1:
-        # A group of one pattern has nothing to merge, and clients say so here.
-        names.append("object_big")
     return {name: getattr(result, name) for name in names}
 
 

@@ -32,6 +32,7 @@ from ptycho.batches import (
 from ptycho.batches import MIN_TILE_PATTERNS as MIN_TILE_PATTERNS
 from ptycho.batches import TILE_PIXELS as TILE_PIXELS
 from ptycho.batches import tile_patterns as tile_patterns
+from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.geometry import CanvasPlan
 from ptycho.grouping import Groups
 from ptycho.labels import Labels
@@ -231,16 +232,24 @@ class _EpochOrder(Sampler[Any]):
         yield from order
 
 
-def _processes(workers: int) -> dict[str, Any]:
-    """Return how a loader starts its processes: once, and on Linux as copies of this one.
+def _processes(execution: PyTorchExecutionConfig) -> dict[str, Any]:
+    """Return how a loader starts its processes: on Linux as copies of this one.
 
     A process that a client spawned would spawn them too, and each would import the frameworks anew.
     """
-    context = "fork" if workers and sys.platform == "linux" else None
-    return {"num_workers": workers, "persistent_workers": workers > 0, "multiprocessing_context": context}
+    workers = execution.num_workers
+    return {
+        "num_workers": workers,
+        "persistent_workers": execution.persistent_workers,
+        "prefetch_factor": execution.prefetch_factor,
+        "pin_memory": execution.pin_memory,
+        "multiprocessing_context": "fork" if workers and sys.platform == "linux" else None,
+    }
 
 
-def tile_loader(dataset: TileDataset, *, seed: int, steps: int | None, workers: int) -> DataLoader[Batch]:
+def tile_loader(
+    dataset: TileDataset, *, seed: int, steps: int | None, execution: PyTorchExecutionConfig
+) -> DataLoader[Batch]:
     """Return tiles: around random members to train, around evenly spread ones to validate.
 
     Parameters
@@ -251,8 +260,8 @@ def tile_loader(dataset: TileDataset, *, seed: int, steps: int | None, workers: 
         Seed of the random centres.
     steps : int, optional
         Tiles in an epoch; None means the few fixed tiles of a validation.
-    workers : int
-        Processes that prepare batches.
+    execution : PyTorchExecutionConfig
+        Processes that prepare batches, and how.
 
     Returns
     -------
@@ -263,11 +272,11 @@ def tile_loader(dataset: TileDataset, *, seed: int, steps: int | None, workers: 
         sampler: Sampler[Any] = _EpochOrder(lambda _: judging_centres(len(dataset), dataset.n_px))
     else:
         sampler = _EpochOrder(lambda epoch: tile_centres(len(dataset), steps, seed, epoch).tolist())
-    return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(workers))
+    return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(execution))
 
 
 def group_loader(
-    dataset: GroupDataset, batch_size: int, *, seed: int, shuffle: bool, workers: int
+    dataset: GroupDataset, batch_size: int, *, seed: int, shuffle: bool, execution: PyTorchExecutionConfig
 ) -> DataLoader[Batch]:
     """Return batches of groups.
 
@@ -281,8 +290,8 @@ def group_loader(
         Seed of the order.
     shuffle : bool
         Draw a new order in every epoch.
-    workers : int
-        Processes that prepare batches.
+    execution : PyTorchExecutionConfig
+        Processes that prepare batches, and how.
 
     Returns
     -------
@@ -293,7 +302,7 @@ def group_loader(
     sampler = _EpochOrder(
         lambda epoch: [rows.tolist() for rows in batch_rows(len(dataset), batch_size, chosen, epoch)]
     )
-    return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(workers))
+    return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(execution))
 
 
 class ScanChunks:

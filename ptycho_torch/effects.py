@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ptycho.config.validation import refuse_changed
+from ptycho.config.effects import refuse_changed
 from ptycho.errors import ConfigError
 from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
 

@@ -16,10 +16,11 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from ptycho.batches import tile_members
 from ptycho.bundle import Bundle, read_bundle
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
 from ptycho.errors import BundleError, ConfigError, DataError
 from ptycho.job import TrainingJob, TrainingResult, judging_groups
 from ptycho.labels import wanted_labels
-from ptycho.losses import LossTerms, loss_terms
+from ptycho.losses import LossTerms, loss_terms, monitored_loss
 from ptycho.progress import Progress
 from ptycho.scan import masked
 from ptycho_torch.checkpoints import check_resume, damaged
@@ -32,11 +33,11 @@ from ptycho_torch.data import (
     tile_loader,
 )
 from ptycho_torch.effects import check_native
-from ptycho_torch.loggers import build_logger, log_artifacts
+from ptycho_torch.loggers import build_logger, check_installed, log_artifacts
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
 from ptycho_torch.reconstruct import reconstruct, resolve_accelerator
 from ptycho_torch.refine import fit_probe
-from ptycho_torch.trainer import build_trainer, run_trainer
+from ptycho_torch.trainer import build_trainer, check_precision, run_trainer
 
 __all__ = [
     "check_settings",
@@ -109,12 +110,12 @@ def _loaders(
     job: TrainingJob, store: PatternStore, test_store: PatternStore | None, model: PtychoPINN_Lightning
 ) -> tuple[Any, Any]:
     """Return the loaders of training and validation; the latter is None where nothing judges."""
-    config, workers = job.config, job.execution.num_workers
+    config, how = job.config, job.execution
     known, other = (wanted_labels(model.terms.needs_labels, scan) for scan in (job.scan, job.test_scan))
     if model.is_unrolled:
         members, held_out, steps = tile_members(job.groups, job.validation, job.scan.n_px)
         tiles = TileDataset(store, job.scan, members, labels=known)
-        train = tile_loader(tiles, seed=config.seed, steps=steps, workers=workers)
+        train = tile_loader(tiles, seed=config.seed, steps=steps, execution=how)
         if test_store is not None and job.test_scan is not None:
             judge = TileDataset(test_store, job.test_scan, job.test_scan.usable, own_probe=True, labels=other)
         elif held_out is not None:
@@ -122,11 +123,11 @@ def _loaders(
             judge = TileDataset(store, job.scan, both, held_out=held_out, labels=known)
         else:
             return train, None
-        return train, tile_loader(judge, seed=config.seed, steps=None, workers=workers)
+        return train, tile_loader(judge, seed=config.seed, steps=None, execution=how)
     merge = config.model.object_big and config.model.gridsize > 1
     size = config.batch_size
     source = GroupDataset(store, job.scan, job.groups, merge=merge, labels=known)
-    train = group_loader(source, size, seed=config.seed, shuffle=True, workers=workers)
+    train = group_loader(source, size, seed=config.seed, shuffle=True, execution=how)
     if test_store is not None and job.test_scan is not None:
         groups = judging_groups(job.test_scan, config.model.gridsize)
         judge = GroupDataset(test_store, job.test_scan, groups, merge=merge, own_probe=True, labels=other)
@@ -134,13 +135,16 @@ def _loaders(
         judge = GroupDataset(store, job.scan, job.validation, merge=merge, labels=known)
     else:
         return train, None
-    return train, group_loader(judge, size, seed=config.seed, shuffle=False, workers=workers)
+    return train, group_loader(judge, size, seed=config.seed, shuffle=False, execution=how)
 
 
 def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
     data, model, training = from_core(job.config.model, job.config)
     native = {"data_config": data, "model_config": model, "training_config": training}
     native |= {name: job.native[name] for name in CONFIG_TYPES if name in job.native}
+    # The execution settings may have said these, and both forms of the training settings must agree.
+    owned = {name: getattr(job.config, name) for name in OWNED_BY_TRAINING}
+    native["training_config"] = replace(native["training_config"], **owned)
     module = PtychoPINN_Lightning(**native, seed=job.config.seed)
     module.attach_scan(job.scan.probe, job.scan.record, refined=False)
     module.terms = _terms(job, module)
@@ -179,7 +183,14 @@ def check_settings(
     ConfigError
         At the first one.
     """
-    del config, execution
+    resolved = resolve_accelerator(execution.accelerator)
+    if resolved == "cpu" and execution.devices not in (1, "auto"):
+        raise ConfigError(
+            f"execution: the CPU is one device (got devices={execution.devices!r}, expected 1). Leave it out."
+        )
+    check_precision(execution.precision, resolved)
+    check_installed(execution.logger_backend)
+    monitored_loss(execution.checkpoint_monitor_metric, loss_terms(config).kind)
     if "data_config" in native:
         check_native(native["data_config"], native["model_config"], native["training_config"])
 
@@ -204,6 +215,7 @@ def fit(job: TrainingJob) -> TrainingResult:
     DataError
         If the training diverges.
     """
+    job = replace(job, config=with_execution(job.config, job.execution))
     check_settings(job.config, job.execution, job.native)
     accelerator = resolve_accelerator(job.execution.accelerator)
     L.seed_everything(job.config.seed, workers=True, verbose=False)
@@ -235,14 +247,8 @@ def fit(job: TrainingJob) -> TrainingResult:
 
 def _monitor(job: TrainingJob, model: PtychoPINN_Lightning, judge: Any) -> str:
     """Return the logged name of what decides the best epoch."""
-    asked = job.execution.checkpoint_monitor_metric
-    names = {"train_loss": model.loss_name, "val_loss": model.val_loss_name}
-    if asked not in {*names, *names.values()}:
-        raise ConfigError(
-            f"training: checkpoint_monitor is unknown (got {asked!r}, expected val_loss or train_loss). "
-            "Choose one of them."
-        )
-    return model.loss_name if judge is None else names.get(asked, asked)
+    chosen = monitored_loss(job.execution.checkpoint_monitor_metric, model.terms.kind)
+    return model.loss_name if judge is None or chosen == "train_loss" else model.val_loss_name
 
 
 def _take_best(trainer: L.Trainer, model: PtychoPINN_Lightning) -> list[Path]:

@@ -38,7 +38,14 @@ class TableNetwork(nn.Module):
         Architecture.
     seed : int
         Seed of the initial weights.
+
+    Attributes
+    ----------
+    mixed_dtype : torch.dtype or None
+        What the convolutions compute in; the dtype of what they are given by default.
     """
+
+    mixed_dtype: torch.dtype | None = None
 
     def __init__(self, table: list[network.LayerSpec], seed: int) -> None:
         super().__init__()
@@ -93,6 +100,10 @@ class TableNetwork(nn.Module):
             weights[name] = vector.detach().cpu().numpy().copy()
         return weights
 
+    def _half(self, x: Tensor) -> torch.autocast:
+        """Return the context in which the convolutions of an image compute."""
+        return torch.autocast(x.device.type, dtype=self.mixed_dtype, enabled=self.mixed_dtype is not None)
+
     def _block(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply the two convolutions of one level."""
         for part in "ab":
@@ -139,12 +150,13 @@ class CnnGenerator(TableNetwork):
         complex tensor, shape (B, C, N, N)
             Object patches [transmission], each in the frame of its own position.
         """
-        x = patterns
-        for level in range(self.levels[0]):
-            x = F.max_pool2d(self._gated_block(x, f"encoder{level}"), 2)
-        x = attended(x, "bottleneck", self.convolutions, self.vectors)
-        amplitude = self._head(x, "amplitude", self.amplitude_activation)
-        phase = network.PHASE_LIMIT_RAD * self._head(x, "phase", torch.tanh)
+        with self._half(patterns):
+            x = patterns
+            for level in range(self.levels[0]):
+                x = F.max_pool2d(self._gated_block(x, f"encoder{level}"), 2)
+            x = attended(x, "bottleneck", self.convolutions, self.vectors)
+            amplitude = self._head(x, "amplitude", self.amplitude_activation).to(patterns.dtype)
+            phase = self._head(x, "phase", torch.tanh).to(patterns.dtype) * network.PHASE_LIMIT_RAD
         # The gradient of torch.polar has the wrong sign where swish makes the amplitude negative.
         return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
 
@@ -310,6 +322,11 @@ class UnrolledGenerator(TableNetwork):
 
     def _unet(self, x: Tensor, name: str) -> Tensor:
         """Return the two channels (real, imaginary) of the correction."""
+        with self._half(x):
+            return self._levels(x, name).to(x.dtype)
+
+    def _levels(self, x: Tensor, name: str) -> Tensor:
+        """Pass an image down two levels and up again."""
         fine = self._block(x, f"{name}down0", F.silu)
         middle = self._block(F.avg_pool2d(fine, 2), f"{name}down1", F.silu)
         coarse = self._block(F.avg_pool2d(middle, 2), f"{name}down2", F.silu)

@@ -127,7 +127,9 @@ def cli_main(argv: Sequence[str] | None = None) -> int:
     """
     from ptycho.cli import inference_command
 
-    return inference_command.main(argv, backend="pytorch", prog="python -m ptycho_torch.inference")
+    return inference_command.main(
+        argv, backend="pytorch", prog="python -m ptycho_torch.inference", device="cpu"
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,27 @@ __all__ = ["EXPERIMENT", "build_logger", "fetch_checkpoint", "log_artifacts", "s
 PACKAGES = {"mlflow": "mlflow", "tensorboard": "tensorboard"}
 
 
+def check_installed(backend: str | None) -> None:
+    """Refuse a logger whose package is not installed; nothing is imported.
+
+    Parameters
+    ----------
+    backend : str or None
+        ``execution.logger_backend``.
+
+    Raises
+    ------
+    MissingPackageError
+        If the package of the logger is not installed.
+    """
+    package = PACKAGES.get(backend) if backend else None
+    if package and importlib.util.find_spec(package) is None:
+        raise MissingPackageError(
+            f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
+            "Install it with: pip install -e .[torch], or pass --logger csv."
+        )
+
+
 def build_logger(job: TrainingJob) -> Any:
     """Return the Lightning logger a job asks for.
 
@@ -38,12 +59,7 @@ def build_logger(job: TrainingJob) -> Any:
     backend = job.execution.logger_backend
     if backend is None:
         return False
-    package = PACKAGES.get(backend)
-    if package and importlib.util.find_spec(package) is None:
-        raise MissingPackageError(
-            f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
-            "Install it with: pip install -e .[torch], or pass --logger csv."
-        )
+    check_installed(backend)
     folder = Path(job.config.output_dir)
     if backend == "csv":
         from lightning.pytorch.loggers import CSVLogger

@@ -316,9 +316,9 @@ class PtychoPINN_Lightning(L.LightningModule):
             return self.generator(physics.filled_amplitude(x) * input_scale_factor)
         n_px = x.shape[-1]
         modes = probe.reshape(-1, *probe.shape[-3:])[0] if probe.ndim > 2 else probe[None]
-        centres_yx = positions.reshape(-1, 2).flip(-1).double().cpu().numpy()
+        centres_yx = positions.reshape(-1, 2).flip(-1).cpu().double().numpy()
         plan = plan_canvas(centres_yx, n_px, multiple_px=CANVAS_MULTIPLE_PX)
-        shape, shifts = plan.shape_yx, torch.from_numpy(plan.shifts_yx_px).to(x)
+        shape, shifts = plan.shape_yx, torch.from_numpy(plan.shifts_yx_px.astype(np.float32)).to(x)
         corners = torch.from_numpy(plan.corners_yx).to(x.device)
         probes = physics.shift_field(modes.to(self.probe.dtype), shifts)
         chunk = Chunk(corners, probes, (x * input_scale_factor).reshape(-1, n_px, n_px))
@@ -331,15 +331,27 @@ class PtychoPINN_Lightning(L.LightningModule):
             return losses.supervised_loss(self._own_patches(batch), batch["labels"], self._light(batch))
         return losses.total_loss(self.terms, self.predict(batch))
 
+    def _mixed_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return the loss; of what Lightning lets compute in half precision only the convolutions do."""
+        device = batch["amplitude"].device.type
+        if not torch.is_autocast_enabled(device):
+            return self._loss(batch)
+        self.generator.mixed_dtype = torch.get_autocast_dtype(device)
+        try:
+            with torch.autocast(device, enabled=False):
+                return self._loss(batch)
+        finally:
+            self.generator.mixed_dtype = None
+
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Return the loss of a batch and log it."""
-        loss = self._loss(batch)
+        loss = self._mixed_loss(batch)
         self.log(self.loss_name, loss, on_step=False, on_epoch=True, batch_size=1)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         """Return the loss on patterns the network did not see, and log it."""
-        loss = self._loss(batch)
+        loss = self._mixed_loss(batch)
         self.log(self.val_loss_name, loss, on_step=False, on_epoch=True, batch_size=1)
         return loss
 

@@ -34,7 +34,7 @@ def centring_phase(
     complex tensor, shape (N, N)
         Unit modulus.
     """
-    return torch.from_numpy(_reference_phase(n_px)).to(dtype=dtype, device=device)
+    return torch.from_numpy(_reference_phase(n_px)).to(dtype).to(device)
 
 
 def far_field(exit_wave: Tensor) -> Tensor:

@@ -228,7 +228,8 @@ def _stitched(
         for first in range(0, len(members), size):
             rows = groups.indices[first : first + size]
             patches = model.network_patches(store.amplitude(members[rows]).to(device), scale)[:, 0]
-            shifts = torch.from_numpy(plan.shifts_yx_px[rows[:, 0]]).to(device)
+            # In single precision before it moves: MPS has no other.
+            shifts = torch.from_numpy(plan.shifts_yx_px[rows[:, 0]].astype(np.float32)).to(device)
             corners = torch.from_numpy(plan.corners_yx[rows[:, 0]]).to(device)
             moved = physics.shift_field(patches[:, None], shifts)[:, 0]
             windows = physics.shift_field(window, shifts)

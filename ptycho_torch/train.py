@@ -212,7 +212,7 @@ def cli_main(argv: Sequence[str] | None = None) -> int:
     """
     from ptycho.cli import train_command
 
-    return train_command.main(argv, backend="pytorch", prog="python -m ptycho_torch.train")
+    return train_command.main(argv, backend="pytorch", prog="python -m ptycho_torch.train", device="cpu")
 
 
 if __name__ == "__main__":

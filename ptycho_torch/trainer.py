@@ -15,6 +15,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ptycho.errors import ConfigError
 from ptycho.interrupts import Terminated
 from ptycho.job import TrainingJob
 from ptycho.npz import atomic_path
@@ -44,6 +45,28 @@ class WholeCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, temporary)
 
 
+def check_precision(precision: str, accelerator: str) -> None:
+    """Refuse half precision with five exponent bits where the device has no fast form of it.
+
+    Parameters
+    ----------
+    precision : {'32-true', '16-mixed', 'bf16-mixed'}
+        What the convolutions of a training compute in; the physics is always in single precision.
+    accelerator : {'cpu', 'cuda', 'mps'}
+        Device of the training.
+
+    Raises
+    ------
+    ConfigError
+        For ``16-mixed`` on a CPU.
+    """
+    if precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError(
+            "execution: precision 16-mixed needs a GPU (got the CPU, expected 32-true or bf16-mixed there). "
+            "Choose one of them."
+        )
+
+
 def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: list[Callback]) -> L.Trainer:
     """Return the trainer of a job.
 
@@ -68,7 +91,6 @@ def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: li
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", module="tensordict")
-    clip = execution.gradient_clip_val or training.gradient_clip_val
     return L.Trainer(
         max_epochs=training.nepochs,
         accelerator=accelerator,
@@ -78,13 +100,13 @@ def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: li
         # Some CUDA scatters have no deterministic form; they warn instead of ending the night's run.
         deterministic="warn" if execution.deterministic else False,
         accumulate_grad_batches=execution.accum_steps,
-        gradient_clip_val=clip,
-        gradient_clip_algorithm=execution.gradient_clip_algorithm,
+        gradient_clip_val=training.gradient_clip_val,
+        gradient_clip_algorithm=training.gradient_clip_algorithm,
         callbacks=callbacks,
         logger=logger,
         plugins=[WholeCheckpoints()],
         default_root_dir=training.output_dir,
-        enable_progress_bar=False,
+        enable_progress_bar=execution.enable_progress_bar,
         enable_model_summary=False,
         enable_checkpointing=execution.enable_checkpointing,
         num_sanity_val_steps=0,

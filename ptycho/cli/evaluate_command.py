@@ -45,6 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="counts or amplitude; by default as when the reconstruction was made",
     )
+    files.add_argument(
+        "--probe-key", metavar="KEY", help="key of the data file that holds the probe (default probeGuess)"
+    )
+    files.add_argument(
+        "--pattern-axis",
+        type=int,
+        choices=(0, 1, 2),
+        help="axis that counts the patterns; by default found from the shape",
+    )
     add_file_flags(parser)
     halves = parser.add_argument_group("two half scans, with --test-data: a resolution without any truth")
     halves.add_argument(

@@ -23,21 +23,6 @@ from ptycho.config.choices import (
     allowed,
 )
 
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "nepochs": 100,
-    "n_groups": 512,
-    "gridsize": 2,
-    "batch_size": 4,
-    "neighbor_count": 6,
-    "architecture": "unrolled",
-    "torch_loss_mode": "amplitude",
-    "intensity_scale_trainable": False,
-    "probe_trainable": True,
-    "output_dir": None,
-    "nphotons": 1e6,
-}
-"""Command-line defaults where they differ from those of the dataclasses, which belong to other callers."""
-
 DOMAINS = {
     "counts": "counts",
     "amplitude": "amplitude",
@@ -78,14 +63,14 @@ def _switch(group: Any, name: str, dest: str, text: str) -> None:
     group.add_argument(f"--no-{name}", dest=dest, action="store_false", help=argparse.SUPPRESS)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def _common(parser: argparse.ArgumentParser, device: str) -> None:
     """Add what both commands have."""
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--accelerator",
         "--torch-accelerator",
         metavar="NAME",
-        help="auto, cpu, gpu, cuda or mps (default auto: the GPU when there is one, else the CPU)",
+        help=f"auto (the GPU when there is one, else the CPU), cpu, gpu, cuda or mps (default {device})",
     )
     machine.add_argument("--device", metavar="NAME", help="older name of --accelerator: cpu or cuda")
     machine.add_argument(
@@ -203,13 +188,15 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def training_parser(prog: str) -> argparse.ArgumentParser:
+def training_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser:
     """Build the parser of the training command.
 
     Parameters
     ----------
     prog : str
         Name shown in the help.
+    device : {'auto', 'cpu'}
+        Accelerator where no flag names one.
 
     Returns
     -------
@@ -239,7 +226,7 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
     _training_network(parser)
     _training_loss(parser)
     _training_torch(parser)
-    _common(parser)
+    _common(parser, device)
     return parser
 
 
@@ -402,13 +389,15 @@ def _training_torch(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def inference_parser(prog: str) -> argparse.ArgumentParser:
+def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser:
     """Build the parser of the inference command.
 
     Parameters
     ----------
     prog : str
         Name shown in the help.
+    device : {'auto', 'cpu'}
+        Accelerator where no flag names one.
 
     Returns
     -------
@@ -512,5 +501,5 @@ def inference_parser(prog: str) -> argparse.ArgumentParser:
     legacy.add_argument("--infer-dir", type=Path, metavar="DIR", help="folder of NPZ files to reconstruct")
     legacy.add_argument("--file-index", type=int, metavar="K", help="which of its files (default 0)")
     legacy.add_argument("--mlruns", type=Path, metavar="DIR", help="local MLflow store (default ./mlruns)")
-    _common(parser)
+    _common(parser, device)
     return parser

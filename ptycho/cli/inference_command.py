@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ USAGE = (
 LEGACY = ("run_id", "infer_dir", "file_index", "mlruns")
 
 
-def _run(values: dict[str, Any], backend: str) -> int:
+def _run(values: dict[str, Any], backend: str, device: str) -> int:
     quiet, strict = values.pop("quiet", False), values.pop("strict", False)
     progress = Progress() if quiet else ConsoleProgress()
     legacy = {name: values.pop(name) for name in LEGACY if name in values}
@@ -37,8 +38,10 @@ def _run(values: dict[str, Any], backend: str) -> int:
         return _run_legacy(legacy, values, quiet=quiet, strict=strict)
     from ptycho.config.config import (
         InferenceConfig,
+        ModelConfig,
         build_config,
         default_settings,
+        flat_settings,
         load_yaml_config,
         merge_settings,
     )
@@ -47,12 +50,13 @@ def _run(values: dict[str, Any], backend: str) -> int:
     from ptycho.pipeline import infer
 
     settings_file = settings_path(values)
-    execution = execution_settings(values, training=False)
+    execution = execution_settings(values, training=False, device=device)
     domain = measurement_domain(values)
     if domain is not None:
         values["measurement_domain"] = domain
     defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
-    merged = merge_settings(defaults, load_yaml_config(settings_file) if settings_file else None, values)
+    from_file = load_yaml_config(settings_file) if settings_file else {}
+    merged = merge_settings(defaults, from_file, values)
     for name, flag in (
         ("model_path", "model_path"),
         ("test_data_file", "test_data"),
@@ -63,7 +67,8 @@ def _run(values: dict[str, Any], backend: str) -> int:
     config = build_config(InferenceConfig, merged)
     check_inference(config, {"--config": settings_file})
     require_backend(config.backend)
-    outcome = infer(config, execution, progress=progress)
+    stated = {*flat_settings(from_file), *values} & {item.name for item in fields(ModelConfig)}
+    outcome = infer(config, execution, progress=progress, stated=stated)
     if not quiet:
         report(outcome)
     return exit_status(outcome, strict=strict)
@@ -92,7 +97,11 @@ def _run_legacy(legacy: dict[str, Any], values: dict[str, Any], *, quiet: bool, 
 
 
 def main(
-    argv: Sequence[str] | None = None, *, backend: str = DEFAULT_BACKEND, prog: str = "ptycho_inference"
+    argv: Sequence[str] | None = None,
+    *,
+    backend: str = DEFAULT_BACKEND,
+    prog: str = "ptycho_inference",
+    device: str = "auto",
 ) -> int:
     """Run the command.
 
@@ -104,12 +113,15 @@ def main(
         Backend where no flag and no settings file names one.
     prog : str
         Name shown in the help.
+    device : {'auto', 'cpu'}
+        Accelerator where no flag names one.
 
     Returns
     -------
     int
         0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 1 our fault.
     """
-    values = vars(inference_parser(prog).parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    values = vars(inference_parser(prog, device).parse_args(words))
     debug = values.pop("debug", False)
-    return run_command(lambda: _run(values, backend), debug=debug)
+    return run_command(lambda: _run(values, backend, device), debug=debug)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, with_dashes
-from ptycho.cli.flags import CONTRACTS, DOMAINS, LOGGERS, TRAINING_DEFAULTS, training_parser
+from ptycho.cli.flags import CONTRACTS, DOMAINS, LOGGERS, training_parser
+from ptycho.config.choices import COMMAND_DEFAULTS
 from ptycho.errors import ConfigError
 from ptycho.progress import Progress
 
@@ -158,7 +159,9 @@ def settings_path(values: dict[str, Any]) -> Path | None:
     return path
 
 
-def execution_settings(values: dict[str, Any], *, training: bool) -> PyTorchExecutionConfig:
+def execution_settings(
+    values: dict[str, Any], *, training: bool, device: str = "auto"
+) -> PyTorchExecutionConfig:
     """Take the flags that only steer the execution out of the parsed values.
 
     Parameters
@@ -167,6 +170,8 @@ def execution_settings(values: dict[str, Any], *, training: bool) -> PyTorchExec
         Parsed flags; changed in place.
     training : bool
         Whether a logger is wanted by default.
+    device : str
+        Accelerator where no flag names one.
 
     Returns
     -------
@@ -180,9 +185,7 @@ def execution_settings(values: dict[str, Any], *, training: bool) -> PyTorchExec
     """
     from ptycho.config.config import PyTorchExecutionConfig, validate_execution_config
 
-    accelerator = chosen_accelerator(values)
-    if accelerator is not None:
-        values["accelerator"] = accelerator
+    values["accelerator"] = chosen_accelerator(values) or device
     logger = chosen_logger(values, training=training)
     own = {
         "accelerator",
@@ -199,15 +202,19 @@ def execution_settings(values: dict[str, Any], *, training: bool) -> PyTorchExec
     steps = values.pop("accumulate_grad_batches", None)
     if steps is not None:
         chosen["accum_steps"] = steps
+    # Processes that prepare batches stay for the whole training.
+    chosen["persistent_workers"] = chosen.get("num_workers", 0) > 0
     config = PyTorchExecutionConfig(logger_backend=None if logger == "none" else logger, **chosen)
-    for name in ("learning_rate", "gradient_clip_val"):
-        if name in values:
-            setattr(config, name, values[name])
     validate_execution_config(config)
     return config
 
 
-def training_settings(values: dict[str, Any], settings_file: Path | None, backend: str) -> TrainingConfig:
+def training_settings(
+    values: dict[str, Any],
+    settings_file: Path | None,
+    backend: str,
+    execution: PyTorchExecutionConfig | None = None,
+) -> TrainingConfig:
     """Return the settings of a training: flag before settings file before default.
 
     Parameters
@@ -218,6 +225,8 @@ def training_settings(values: dict[str, Any], settings_file: Path | None, backen
         YAML file.
     backend : str
         Backend of the command, unless flags or file name another.
+    execution : PyTorchExecutionConfig, optional
+        With it, settings that cannot work in a run are refused before the data file is looked at.
 
     Returns
     -------
@@ -233,11 +242,13 @@ def training_settings(values: dict[str, Any], settings_file: Path | None, backen
         TrainingConfig,
         build_config,
         default_settings,
+        flat_settings,
         load_yaml_config,
         merge_settings,
         validate_training_config,
     )
     from ptycho.files.optics import FileOptions
+    from ptycho.models import check_training_settings
     from ptycho.raw_data import peek_pattern_size
 
     if values.pop("profile", None) == "ci":
@@ -246,14 +257,17 @@ def training_settings(values: dict[str, Any], settings_file: Path | None, backen
     if domain is not None:
         values["measurement_domain"] = domain
     from_file = load_yaml_config(settings_file) if settings_file is not None else {}
-    defaults = {**default_settings(TrainingConfig), **TRAINING_DEFAULTS, "backend": backend}
+    defaults = {**default_settings(TrainingConfig), **COMMAND_DEFAULTS, "backend": backend}
     merged = merge_settings(defaults, from_file, values)
     for name in ("train_data_file", "output_dir"):
         if merged[name] is None:
             raise ConfigError(f"--{name} is missing (got nothing, expected a path). {USAGE}")
     config = build_config(TrainingConfig, merged)
+    validate_training_config(config)
+    if execution is not None:
+        check_training_settings(config, execution)
     size = peek_pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
-    if "N" not in {**from_file, **from_file.get("model", {})}:
+    if "N" not in flat_settings(from_file):
         config.model.N = size
     validate_training_config(config)
     return config
@@ -329,13 +343,13 @@ def exit_status(outcome: TrainingOutcome | InferenceOutcome, *, strict: bool) ->
     return EXIT_FAILED if strict and outcome.verdict.word == "failed" else EXIT_OK
 
 
-def _run(values: dict[str, Any], backend: str) -> int:
+def _run(values: dict[str, Any], backend: str, device: str) -> int:
     quiet, strict = values.pop("quiet", False), values.pop("strict", False)
     progress = Progress() if quiet else ConsoleProgress()
     legacy = values.pop("ptycho_dir", None)
     settings_file = settings_path(values)
     if legacy is not None:
-        outcome = _run_legacy(values, legacy, settings_file, progress)
+        outcome = _run_legacy(values, legacy, settings_file, progress, device)
     else:
         from ptycho.overwrites import check_training
 
@@ -344,8 +358,8 @@ def _run(values: dict[str, Any], backend: str) -> int:
             raise ConfigError(
                 f"--resume: no such file (got {str(resume)!r}, expected a checkpoint). Check the path."
             )
-        execution = execution_settings(values, training=True)
-        config = training_settings(values, settings_file, values.pop("backend", backend))
+        execution = execution_settings(values, training=True, device=device)
+        config = training_settings(values, settings_file, values.pop("backend", backend), execution)
         check_training(config, {"--config": settings_file})
         outcome = run_training(config, execution, progress, resume)
     if not quiet:
@@ -354,10 +368,10 @@ def _run(values: dict[str, Any], backend: str) -> int:
 
 
 def _run_legacy(
-    values: dict[str, Any], folder: Path, settings_file: Path | None, progress: Progress
+    values: dict[str, Any], folder: Path, settings_file: Path | None, progress: Progress, device: str
 ) -> TrainingOutcome:
     output = values.pop("output_dir", None)
-    execution = execution_settings(values, training=True)
+    execution = execution_settings(values, training=True, device=device)
     if values:
         mixed = ", ".join(f"--{name}" for name in sorted(values))
         raise ConfigError(
@@ -371,7 +385,11 @@ def _run_legacy(
 
 
 def main(
-    argv: Sequence[str] | None = None, *, backend: str = DEFAULT_BACKEND, prog: str = "ptycho_train"
+    argv: Sequence[str] | None = None,
+    *,
+    backend: str = DEFAULT_BACKEND,
+    prog: str = "ptycho_train",
+    device: str = "auto",
 ) -> int:
     """Run the command.
 
@@ -383,12 +401,15 @@ def main(
         Backend where no flag and no settings file names one.
     prog : str
         Name shown in the help.
+    device : {'auto', 'cpu'}
+        Accelerator where no flag names one.
 
     Returns
     -------
     int
         0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 1 our fault.
     """
-    values = vars(training_parser(prog).parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    values = vars(training_parser(prog, device).parse_args(words))
     debug = values.pop("debug", False)
-    return run_command(lambda: _run(values, backend), debug=debug)
+    return run_command(lambda: _run(values, backend, device), debug=debug)

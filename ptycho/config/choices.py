@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 ARCHITECTURES: tuple[str, ...] = ("cnn", "unrolled")
 BUNDLE_NAME = "wts.h5.zip"
 PRETRAINED = "pretrained"
 """What ``model_path`` says for the network that comes with the package."""
+
+COMMAND_DEFAULTS: dict[str, Any] = {
+    "nepochs": 100,
+    "n_groups": 512,
+    "gridsize": 2,
+    "batch_size": 4,
+    "neighbor_count": 6,
+    "architecture": "unrolled",
+    "torch_loss_mode": "amplitude",
+    "intensity_scale_trainable": False,
+    "probe_trainable": True,
+    "output_dir": None,
+    "nphotons": 1e6,
+}
+"""Defaults of the training commands where they differ from those of the dataclasses, which belong to other
+callers."""
+OTHER_DEFAULTS: dict[str, tuple[Any, ...]] = {
+    "nphotons": (1e5,),
+    "lr_warmup_epochs": (5,),
+    "logger_backend": (None,),
+}
+"""Further values that stand for "not chosen": dose and warm-up of ``ptycho_torch``, no log."""
 
 ModelType = Literal["pinn", "supervised"]
 AmpActivation = Literal["sigmoid", "swish", "softplus", "relu"]

@@ -36,10 +36,16 @@ from ptycho.config.choices import (
     RefineStart,
     Scheduler,
 )
+from ptycho.config.effects import validate_effects
 from ptycho.config.legacy import KEY_MAPPINGS, dataclass_to_legacy_dict, update_legacy_dict
-from ptycho.config.settings import build_config, default_settings, load_yaml_config, merge_settings
+from ptycho.config.settings import (
+    build_config,
+    default_settings,
+    flat_settings,
+    load_yaml_config,
+    merge_settings,
+)
 from ptycho.config.validation import (
-    validate_effects,
     validate_execution_config,
     validate_inference_config,
     validate_model_config,
@@ -57,6 +63,7 @@ __all__ = [
     "build_config",
     "dataclass_to_legacy_dict",
     "default_settings",
+    "flat_settings",
     "load_yaml_config",
     "merge_settings",
     "update_legacy_dict",

@@ -55,12 +55,34 @@ def load_yaml_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     return content
 
 
-def _flatten(source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Lift the keys under ``model`` to the top; the same key in both places is an error."""
+OLD_NAMES = {"n_images": "n_groups"}
+"""Setting -> what it is called today."""
+
+
+def flat_settings(settings: Mapping[str, Any], source: str = "YAML settings") -> dict[str, Any]:
+    """Lift the keys under ``model`` to the top, and give every setting its present name.
+
+    Parameters
+    ----------
+    settings : mapping
+        Settings, flat or with a ``model`` section, which may be empty.
+    source : str
+        What they are called in messages.
+
+    Returns
+    -------
+    dict
+        Flat settings.
+
+    Raises
+    ------
+    ConfigError
+        If ``model`` is no section, or a setting is given twice.
+    """
     flat = {key: value for key, value in settings.items() if key != "model"}
     nested = settings.get("model")
     if nested is None:
-        return flat
+        return _present_names(source, flat)
     if not isinstance(nested, Mapping):
         raise ConfigError(
             f"{source}: 'model' is not a section (got {nested!r}, expected a mapping of network settings). "
@@ -73,6 +95,19 @@ def _flatten(source: str, settings: Mapping[str, Any]) -> dict[str, Any]:
                 f"and {value!r} under 'model', expected once). Remove one."
             )
         flat[key] = value
+    return _present_names(source, flat)
+
+
+def _present_names(source: str, flat: dict[str, Any]) -> dict[str, Any]:
+    for old, new in OLD_NAMES.items():
+        if flat.get(old) is None:
+            continue
+        if flat.get(new) not in (None, flat[old]):
+            raise ConfigError(
+                f"{source}: {old} is the old name of {new} and says another number (got {flat[old]!r} and "
+                f"{flat[new]!r}, expected one of them). Leave {old} out."
+            )
+        flat[new] = flat.pop(old)
     return flat
 
 
@@ -109,8 +144,8 @@ def merge_settings(
     ConfigError
         If a YAML key or a given flag is unknown; the closest known name is suggested.
     """
-    known = _flatten("defaults", defaults)
-    from_file = _flatten("YAML settings", yaml or {})
+    known = flat_settings(defaults, "defaults")
+    from_file = flat_settings(yaml or {})
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     _require_known("YAML settings", from_file, known)
     _require_known("flags", given, known)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import fields
 from numbers import Real
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from ptycho.config import choices
@@ -48,6 +48,14 @@ WIDTH_OF_FOUR: Rule = ("an integer >= 4 divisible by 4", lambda v: _is_int(v) an
 COUNT_OR_AUTO: Rule = ("an integer >= 1 or 'auto'", lambda v: v == "auto" or COUNT[1](v))
 ODD: Rule = ("an odd integer >= 1", lambda v: _is_int(v) and v >= 1 and v % 2 == 1)
 BOOL: Rule = ("True or False", lambda v: isinstance(v, bool))
+REAL: Rule = ("a finite number", _is_real)
+AXIS: Rule = ("0, 1 or 2", lambda v: _is_int(v) and 0 <= v <= 2)
+TEXT: Rule = ("a word", lambda v: isinstance(v, str) and bool(v))
+PATH: Rule = ("a path", lambda v: isinstance(v, str | PurePath))
+INDICES: Rule = (
+    "a list of integers >= 0",
+    lambda v: isinstance(v, list | tuple) and all(_is_int(item) and item >= 0 for item in v),
+)
 BOOL_OR_WARN: Rule = ("True, False or 'warn'", lambda v: isinstance(v, bool) or v == "warn")
 
 
@@ -84,69 +92,9 @@ MODEL_RULES: dict[str, Rule] = {
     "unrolled_width": COUNT,
     "unrolled_likelihood": _one_of(choices.RefineLikelihood),
 }
-CNN_ONLY: tuple[str, ...] = (
-    "model_type",
-    "n_filters_scale",
-    "amp_activation",
-    "object_big",
-    "probe_big",
-    "pad_object",
-    "gaussian_smoothing_sigma",
-    "cbam_encoder",
-    "cbam_bottleneck",
-    "cbam_decoder",
-    "eca_encoder",
-    "eca_decoder",
-    "spatial_decoder",
-    "decoder_spatial_kernel",
-)
-UNROLLED_ONLY: tuple[str, ...] = ("unrolled_steps", "unrolled_width", "unrolled_likelihood")
-PHYSICS_ONLY: tuple[str, ...] = (
-    "nll_weight",
-    "mae_weight",
-    "realspace_weight",
-    "tv_weight",
-    "realspace_mae_weight",
-)
-"""Weights of losses that a supervised training does not have."""
-NEEDED: dict[str, str] = {
-    "decoder_spatial_kernel": "spatial_decoder",
-    "probe_mask_sigma": "probe_mask",
-    "probe_mask_diameter": "probe_mask",
-}
-"""Setting -> switch without which it does nothing."""
-NOT_IMPLEMENTED: tuple[str, ...] = (
-    "fno_modes",
-    "fno_width",
-    "fno_blocks",
-    "fno_cnn_blocks",
-    "learned_input_channels",
-    "max_hidden_channels",
-    "resnet_width",
-    "fno_input_transform",
-    "generator_output_mode",
-    "positions_provided",
-    "torch_mae_pred_l2_match_target",
-    "recon_log_every_n_epochs",
-    "recon_log_num_patches",
-    "recon_log_fixed_indices",
-    "recon_log_stitch",
-    "recon_log_max_stitch_samples",
-    "ffno_encoder_blocks",
-    "ffno_encoder_modes",
-    "ffno_encoder_share_weights",
-    "ffno_encoder_gate_init",
-    "ffno_encoder_norm",
-    "ffno_encoder_mlp_ratio",
-    "spectral_bottleneck_blocks",
-    "spectral_bottleneck_modes",
-    "spectral_bottleneck_share_weights",
-    "spectral_bottleneck_gate_init",
-    "spectral_bottleneck_gate_mode",
-)
-"""Settings that other programs know and that nothing here reads."""
 SELECTION_RULES: dict[str, Rule] = {
     "n_groups": _optional(COUNT),
+    "n_images": _optional(COUNT),
     "n_subsample": _optional(COUNT),
     "neighbor_count": COUNT,
     "neighbor_pool_size": _optional(COUNT),
@@ -154,9 +102,37 @@ SELECTION_RULES: dict[str, Rule] = {
     "seed": COUNT_OR_ZERO,
     "subsample_seed": _optional(COUNT_OR_ZERO),
     "measurement_domain": _optional(_one_of(choices.MeasurementDomain)),
+    "output_dir": PATH,
+    "test_data_file": _optional(PATH),
+    "probe_key": _optional(TEXT),
+    "pattern_axis": _optional(AXIS),
+    "product_file": _optional(PATH),
+    "photon_energy_eV": _optional(POSITIVE),
+    "detector_distance_m": _optional(POSITIVE),
+    "detector_pixel_m": _optional(POSITIVE),
+    "object_pixel_m": _optional(POSITIVE),
+    "flip_positions": _optional(_one_of(choices.FlipAxes)),
+    "match_lengths": _one_of(choices.MatchLengths),
+    "centre_patterns": _one_of(choices.CentrePatterns),
+    "patch_stats_limit": _optional(COUNT),
+}
+INFERENCE_RULES: dict[str, Rule] = {
+    **SELECTION_RULES,
+    "model_path": PATH,
+    "test_data_file": PATH,
+    "patch_weighting": _one_of(choices.PatchWeighting),
+    "phase_vmin": _optional(REAL),
+    "phase_vmax": _optional(REAL),
+    "fit_probe": _optional(BOOL),
+    "refine_steps": COUNT_OR_ZERO,
+    "refine_likelihood": _one_of(choices.RefineLikelihood),
+    "refine_tv": BELOW_ONE,
+    "refine_start": _one_of(choices.RefineStart),
+    "export": _optional(PATH),
 }
 TRAINING_RULES: dict[str, Rule] = {
     **SELECTION_RULES,
+    "train_data_file": _optional(PATH),
     "batch_size": POWER_OF_TWO,
     "nepochs": COUNT,
     "mae_weight": FRACTION,
@@ -190,6 +166,8 @@ EXECUTION_RULES: dict[str, Rule] = {
     "gradient_clip_val": _optional(NOT_NEGATIVE),
     "gradient_clip_algorithm": _one_of(choices.ClipAlgorithm),
     "accum_steps": COUNT,
+    "strategy": TEXT,
+    "checkpoint_monitor_metric": TEXT,
     "num_workers": COUNT_OR_ZERO,
     "prefetch_factor": _optional(COUNT),
     "learning_rate": POSITIVE,
@@ -200,6 +178,15 @@ EXECUTION_RULES: dict[str, Rule] = {
     "logger_backend": _optional(_one_of(choices.LoggerBackend)),
     "recon_log_every_n_epochs": _optional(COUNT),
     "recon_log_num_patches": COUNT,
+    "recon_log_fixed_indices": _optional(INDICES),
+    "ffno_encoder_blocks": COUNT,
+    "ffno_encoder_modes": COUNT,
+    "ffno_encoder_gate_init": REAL,
+    "ffno_encoder_norm": TEXT,
+    "ffno_encoder_mlp_ratio": POSITIVE,
+    "spectral_bottleneck_blocks": COUNT,
+    "spectral_bottleneck_modes": COUNT,
+    "spectral_bottleneck_gate_init": REAL,
     "recon_log_max_stitch_samples": _optional(COUNT),
     "spectral_bottleneck_gate_mode": _one_of(choices.GateMode),
     "inference_batch_size": _optional(COUNT),
@@ -216,7 +203,28 @@ def _check(where: str, config: Any, rules: dict[str, Rule]) -> None:
             raise ConfigError(f"{where}: {name} is {value!r}, expected {rule}. Change {name}.")
 
 
-def _check_realspace(config: TrainingConfig) -> None:
+def _check_old_name(where: str, config: TrainingConfig | InferenceConfig) -> None:
+    """Refuse two names of the same number that disagree."""
+    if config.n_images is not None and config.n_images != config.n_groups:
+        raise ConfigError(
+            f"{where}: n_images is the old name of n_groups and says another number (got {config.n_images} "
+            f"and {config.n_groups}, expected the same). Leave n_images out."
+        )
+
+
+def check_realspace(config: TrainingConfig) -> None:
+    """Refuse terms of the loss whose common factor is 0.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        ``realspace_weight`` and what it multiplies.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is above 0 and the factor is not.
+    """
     for name in ("realspace_mae_weight", "tv_weight"):
         value = getattr(config, name)
         if value > 0 and config.realspace_weight == 0:
@@ -248,13 +256,15 @@ def validate_model_config(config: ModelConfig) -> None:
     _check("model", config, MODEL_RULES)
 
 
-def validate_training_config(config: TrainingConfig) -> None:
+def validate_training_config(config: TrainingConfig, *, any_batch: bool = False) -> None:
     """Check the settings of a training run and its network.
 
     Parameters
     ----------
     config : TrainingConfig
         Settings to judge; files are not opened.
+    any_batch : bool
+        Take any batch size >= 1, and 0 photons for a dose that is not known, as clients send them.
 
     Raises
     ------
@@ -262,67 +272,10 @@ def validate_training_config(config: TrainingConfig) -> None:
         At the first setting out of range, or if two settings contradict each other.
     """
     validate_model_config(config.model)
-    _check("training", config, TRAINING_RULES)
-    _check_realspace(config)
-
-
-def refuse_changed(config: Any, names: Iterable[str], where: str, why: str, action: str) -> None:
-    """Refuse settings that differ from their defaults, where changing them would do nothing.
-
-    Parameters
-    ----------
-    config : dataclass
-        Settings to judge; names it does not have are passed over.
-    names : iterable of str
-        Settings to look at.
-    where, why, action : str
-        Parts of the message: what is concerned, what is wrong, what to do beside leaving the setting out.
-
-    Raises
-    ------
-    ConfigError
-        At the first one.
-    """
-    defaults = {item.name: item.default for item in fields(config)}
-    for name in names:
-        if name in defaults and getattr(config, name) != defaults[name]:
-            raise ConfigError(
-                f"{where}: {name} {why} (got {getattr(config, name)!r}, expected its default "
-                f"{defaults[name]!r}). Leave it out{action}."
-            )
-
-
-def validate_effects(config: TrainingConfig, execution: PyTorchExecutionConfig | None = None) -> None:
-    """Refuse settings that would change nothing in a training, by name.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings to judge.
-    execution : PyTorchExecutionConfig, optional
-        Execution settings to judge.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting that was changed and has no effect with the others.
-    """
-    model, none = config.model, "has no effect"
-    _check_realspace(config)
-    for part in (model, config, execution):
-        if part is not None:
-            refuse_changed(part, NOT_IMPLEMENTED, "training", "is not implemented", "")
-    if model.architecture == "unrolled":
-        refuse_changed(model, CNN_ONLY, "unrolled", none, " or pass --architecture cnn")
-    if model.architecture == "cnn":
-        refuse_changed(model, UNROLLED_ONLY, "cnn", none, " or pass --architecture unrolled")
-    for name, switch in NEEDED.items():
-        if not getattr(model, switch):
-            refuse_changed(model, (name,), f"model without {switch}", none, f" or set {switch}")
-    if model.model_type == "supervised":
-        action = " or pass --model-type pinn"
-        refuse_changed(config, PHYSICS_ONLY, "supervised", none, action)
-        refuse_changed(model, ("gaussian_smoothing_sigma",), "supervised", none, action)
+    rules = {**TRAINING_RULES, "batch_size": COUNT, "nphotons": NOT_NEGATIVE} if any_batch else TRAINING_RULES
+    _check("training", config, rules)
+    _check_old_name("training", config)
+    check_realspace(config)
 
 
 def validate_inference_config(config: InferenceConfig) -> None:
@@ -340,7 +293,8 @@ def validate_inference_config(config: InferenceConfig) -> None:
         At the first setting out of range, or if no model is found.
     """
     validate_model_config(config.model)
-    _check("inference", config, SELECTION_RULES)
+    _check("inference", config, INFERENCE_RULES)
+    _check_old_name("inference", config)
     path = Path(config.model_path)
     if str(path) == choices.PRETRAINED:
         return

@@ -129,6 +129,27 @@ class MlflowLogger(RunLogger):
         self._client.set_terminated(self.run_id, "FINISHED" if finished else "FAILED")
 
 
+def check_installed(backend: str | None) -> None:
+    """Refuse a logger whose package is not installed; nothing is imported.
+
+    Parameters
+    ----------
+    backend : str or None
+        ``execution.logger_backend``.
+
+    Raises
+    ------
+    MissingPackageError
+        If the package of the logger is not installed.
+    """
+    package = PACKAGES.get(backend) if backend else None
+    if package and importlib.util.find_spec(package) is None:
+        raise MissingPackageError(
+            f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
+            "Install it with: pip install -e .[tensorflow], or pass --logger csv."
+        )
+
+
 def build_logger(job: TrainingJob) -> RunLogger:
     """Return the logger a job asks for.
 
@@ -150,12 +171,7 @@ def build_logger(job: TrainingJob) -> RunLogger:
     backend: Any = job.execution.logger_backend
     if backend is None:
         return RunLogger()
-    package = PACKAGES.get(backend)
-    if package and importlib.util.find_spec(package) is None:
-        raise MissingPackageError(
-            f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
-            "Install it with: pip install -e .[tensorflow], or pass --logger csv."
-        )
+    check_installed(backend)
     folder = Path(job.config.output_dir)
     if backend == "csv":
         return CsvLogger(folder, resumed=job.resume is not None)

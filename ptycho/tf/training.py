@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from ptycho.batches import batch_rows, judging_centres, tile_centres, tile_members
 from ptycho.bundle import Bundle
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.effects import with_execution
 from ptycho.errors import ConfigError, DataError
 from ptycho.job import TrainingJob, TrainingResult, judging_groups
 from ptycho.labels import Labels, wanted_labels
-from ptycho.losses import loss_terms
+from ptycho.losses import loss_terms, monitored_loss
 from ptycho.network import check_weights
 from ptycho.progress import Progress
 from ptycho.scan import masked
 from ptycho.schedule import Patience, Plateau, base_rate, rate_factor
 from ptycho.tf.checkpoints import BEST_NAME, FOLDER, Checkpoints, fill, load_bundle, packed, read_state
 from ptycho.tf.data import BatchSource, GroupSource, PatternStore, TileSource, stream
-from ptycho.tf.device import device_name
-from ptycho.tf.loggers import RunLogger, build_logger
+from ptycho.tf.device import device_name, resolve_accelerator
+from ptycho.tf.loggers import RunLogger, build_logger, check_installed
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
 from ptycho.tf.refine import fit_probe
@@ -142,8 +143,10 @@ def check_settings(
                 f"execution: TensorFlow cannot train with {name}={value} (got {value!r}, expected "
                 f"{expected}). Leave it out, or pass --backend pytorch."
             )
-    limit = execution.gradient_clip_val or config.gradient_clip_val
-    check_clipping(limit, execution.gradient_clip_algorithm)
+    resolve_accelerator(execution.accelerator)
+    check_clipping(config.gradient_clip_val, config.gradient_clip_algorithm)
+    check_installed(execution.logger_backend)
+    monitored_loss(execution.checkpoint_monitor_metric, loss_terms(config).kind)
 
 
 def _checkpoint(job: TrainingJob, model: PtychoPINN) -> tuple[Bundle, State | None]:
@@ -184,19 +187,8 @@ class _Training:
 
     def _monitor(self) -> str:
         """Return which loss decides the best epoch."""
-        asked, model = self.job.execution.checkpoint_monitor_metric, self.model
-        known = {
-            "train_loss": "train_loss",
-            model.loss_name: "train_loss",
-            "val_loss": "val_loss",
-            model.val_loss_name: "val_loss",
-        }
-        if asked not in known:
-            raise ConfigError(
-                f"training: checkpoint_monitor is unknown (got {asked!r}, expected val_loss or train_loss). "
-                "Choose one of them."
-            )
-        return "train_loss" if self.judge is None else known[asked]
+        chosen = monitored_loss(self.job.execution.checkpoint_monitor_metric, self.model.terms.kind)
+        return "train_loss" if self.judge is None else chosen
 
     def _gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
         with tf.GradientTape() as tape:
@@ -208,7 +200,7 @@ class _Training:
     def _train_epoch(self, epoch: int) -> float:
         """Take the steps of an epoch and return its mean loss."""
         execution, config = self.job.execution, self.job.config
-        limit = execution.gradient_clip_val or config.gradient_clip_val
+        limit = config.gradient_clip_val
         order, batches = self.train.batches(epoch)
         share, losses, gathered = execution.accum_steps, [], None
         for index, batch in enumerate(batches):
@@ -218,7 +210,7 @@ class _Training:
                 found = [gradient / share for gradient in found]
             gathered = found if gathered is None else [a + b for a, b in zip(gathered, found, strict=True)]
             if (index + 1) % share == 0 or index + 1 == len(order):
-                self.optimizer.apply(clipped(gathered, limit, execution.gradient_clip_algorithm), self.rate)
+                self.optimizer.apply(clipped(gathered, limit, config.gradient_clip_algorithm), self.rate)
                 gathered = None
         return float(np.mean(losses))
 
@@ -322,6 +314,7 @@ def fit(job: TrainingJob) -> TrainingResult:
     DataError
         If the training diverges.
     """
+    job = replace(job, config=with_execution(job.config, job.execution))
     check_settings(job.config, job.execution, job.native)
     start = time.perf_counter()
     with ExitStack() as stack:

@@ -6,7 +6,6 @@ import copy
 import logging
 import tempfile
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from ptycho.config.config import (
     TrainingConfig,
     update_legacy_dict,
     validate_effects,
+    validate_execution_config,
     validate_training_config,
 )
-from ptycho.config.validation import PHYSICS_ONLY
+from ptycho.config.effects import changed, defaults_of, idle_settings, with_execution
 from ptycho.interrupts import Terminated, ending_on_sigterm
 from ptycho.job import TrainingJob, TrainingResult, training_groups
 from ptycho.models import check_size, load_engine
@@ -116,10 +116,12 @@ def train_cdi_model_with_backend(
     dict
         ``results`` of :func:`run_cdi_example`.
     """
-    config = _without_idle_settings(config)
-    update_legacy_dict(params.cfg, config)
     execution = execution or PyTorchExecutionConfig(logger_backend=None)
-    _check(config, execution)
+    config = _without_idle_settings(with_execution(config, execution))
+    update_legacy_dict(params.cfg, config)
+    validate_training_config(config, any_batch=True)
+    validate_execution_config(execution)
+    validate_effects(_of_known_dose(config), execution)
     engine = load_engine(config.backend)
     engine.check_settings(config, execution, {})
     scan = _scan(train_data, config, "the settings", config.model.N)
@@ -145,35 +147,36 @@ def train_cdi_model_with_backend(
     }
 
 
+CLIENT_SENDS = ("positions_provided", "probe_scale")
+"""Settings that nothing here reads and that the window of Ptychodus holds."""
+
+
 def _without_idle_settings(config: TrainingConfig) -> TrainingConfig:
-    """Put settings that a supervised training does not have back to their defaults.
+    """Put settings that have no effect beside the others back to their defaults.
 
     The window of Ptychodus hides them for such a training and still sends what was set for another one.
     """
-    if config.model.model_type != "supervised":
-        return config
     own = copy.copy(config)
     own.model = copy.copy(config.model)
-    idle = []
-    of_training, of_model = (*PHYSICS_ONLY, "positions_provided"), ("gaussian_smoothing_sigma",)
-    for part, names in ((own, of_training), (own.model, of_model)):
-        for item in fields(part):
-            if item.name in names and getattr(part, item.name) != item.default:
-                setattr(part, item.name, item.default)
-                idle.append(item.name)
-    if idle:
-        logger.warning("supervised: left out, since it has no effect: %s", ", ".join(sorted(idle)))
+    found = []
+    for item in idle_settings(own):
+        for name in changed(item.part, item.names):
+            if name == "nphotons" or (item.why != "has no effect" and name not in CLIENT_SENDS):
+                continue
+            setattr(item.part, name, defaults_of(item.part)[name])
+            found.append(name)
+    if not found:
+        return config
+    kind = own.model.model_type if own.model.model_type == "supervised" else own.model.architecture
+    logger.warning("%s: left out, since it has no effect: %s", kind, ", ".join(sorted(found)))
     return own
 
 
-def _check(config: TrainingConfig, execution: PyTorchExecutionConfig) -> None:
-    """Refuse wrong settings; a client may send any batch size, and 0 photons for a dose it does not know."""
-    size = config.batch_size
-    any_size = isinstance(size, int) and not isinstance(size, bool) and size >= 1
-    asked = copy.copy(config)
-    asked.nphotons, asked.batch_size = config.nphotons or 1.0, 1 if any_size else size
-    validate_training_config(asked)
-    validate_effects(config, execution)
+def _of_known_dose(config: TrainingConfig) -> TrainingConfig:
+    """Return the settings with the default dose: a client always sends one, counts and files know theirs."""
+    own = copy.copy(config)
+    own.nphotons = TrainingConfig.nphotons
+    return own
 
 
 def _scan(raw: RawData, config: TrainingConfig, where: str, n_px: int) -> Scan:

@@ -225,6 +225,7 @@ def execution_of(training: TrainingConfig, orchestration: str = "lightning") -> 
         accelerator=device,
         accum_steps=training.accum_steps,
         num_workers=training.num_workers,
+        persistent_workers=training.num_workers > 0,
         logger_backend="mlflow" if orchestration == "mlflow" else "csv",
     )
 

@@ -164,7 +164,7 @@ def test_flags_of_the_reconstruction_take_effect(
     assert train_command(small_scan, tmp_path / "run", "--architecture", "cnn").code == 0
     cases: dict[str, tuple[object, ...]] = {
         "plain": (),
-        "small": ("--inference-batch-size", 7, "--num-workers", 1),
+        "small": ("--inference-batch-size", 7),
         "uniform": ("--patch-weighting", "uniform"),
         "scaled": ("--varpro-scaling",),
         "stats": ("--log-patch-stats", "--patch-stats-limit", 3, "--phase-vmin", -1, "--phase-vmax", 1),

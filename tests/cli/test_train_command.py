@@ -119,7 +119,7 @@ def test_every_flag_arrives_in_the_settings(small_scan: Path, tmp_path: Path) ->
     assert (model.gridsize, model.architecture, model.probe_mask) == (3, "cnn", True)
     assert (model.probe_mask_sigma, model.probe_mask_diameter) == (2.5, 20.5)
     assert (execution.logger_backend, execution.num_workers, execution.accum_steps) == ("csv", 2, 2)
-    assert (execution.accelerator, execution.learning_rate, config.learning_rate) == ("cpu", 0.01, 0.01)
+    assert (execution.accelerator, config.learning_rate) == ("cpu", 0.01)
     assert not execution.enable_checkpointing
     assert (execution.checkpoint_save_top_k, execution.checkpoint_mode) == (2, "max")
     assert (execution.checkpoint_monitor_metric, execution.early_stop_patience) == ("train_loss", 9)

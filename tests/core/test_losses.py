@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ptycho.config import config as c
-from ptycho.config.validation import CNN_ONLY, NOT_IMPLEMENTED, UNROLLED_ONLY
+from ptycho.config.effects import CNN_ONLY, NOT_IMPLEMENTED, UNROLLED_ONLY
 from ptycho.errors import ConfigError, DataError
 from ptycho.grouping import object_patches
 from ptycho.labels import scan_labels, wanted_labels
@@ -181,7 +181,7 @@ def test_defaults_and_every_setting_of_the_chosen_network_are_accepted() -> None
     for architecture in c.ARCHITECTURES:
         c.validate_effects(training({"architecture": architecture}), c.PyTorchExecutionConfig())
     for name in set(CNN_ONLY) - {"decoder_spatial_kernel", "model_type"}:
-        c.validate_effects(training({name: another(c.ModelConfig, name)}))
+        c.validate_effects(training({"gridsize": 2, name: another(c.ModelConfig, name)}))
     c.validate_effects(training({"model_type": "supervised"}))
     c.validate_effects(training({"spatial_decoder": True, "decoder_spatial_kernel": 3}))
     c.validate_effects(training({"architecture": "unrolled", "unrolled_steps": 5, "unrolled_width": 8}))

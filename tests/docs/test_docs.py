@@ -125,9 +125,9 @@ def _fields(module: str, *names: str) -> str:
 
 
 def _defaults(_: str) -> str:
-    from ptycho.cli.flags import TRAINING_DEFAULTS
+    from ptycho.config.choices import COMMAND_DEFAULTS
 
-    given = {name: value for name, value in TRAINING_DEFAULTS.items() if value is not None}
+    given = {name: value for name, value in COMMAND_DEFAULTS.items() if value is not None}
     rows = "".join(f"| `{name}` | {_shown(value)} |\n" for name, value in given.items())
     return f"\n| setting | default of the command |\n|---|---|\n{rows}\n"
 

@@ -266,7 +266,7 @@ def test_an_untrained_network_reconstructs_the_scan_in_any_weighting(scan: Scan)
         ({"precision": "16-mixed"}, "TensorFlow cannot train with precision=16-mixed .*'bf16-mixed'"),
         ({"devices": 2}, "TensorFlow cannot train with devices=2"),
         ({"gradient_clip_val": 1.0, "gradient_clip_algorithm": "agc"}, "cannot clip this way"),
-        ({"checkpoint_monitor_metric": "fun"}, "checkpoint_monitor is unknown"),
+        ({"checkpoint_monitor_metric": "fun"}, "checkpoint_monitor_metric is unknown"),
     ],
 )
 def test_what_only_lightning_does_is_refused(

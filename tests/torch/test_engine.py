@@ -14,9 +14,10 @@ from judges import assert_twin
 from numpy.typing import NDArray
 
 from ptycho.bundle import read_bundle, write_bundle
-from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import BundleError, ConfigError
 from ptycho.grouping import covering_groups
+from ptycho.job import TrainingJob, training_groups
 from ptycho.progress import Progress
 from ptycho.scan import Scan, open_scan
 from ptycho.simulate import SimulationOptions, write_scan
@@ -289,3 +290,53 @@ def test_the_accelerator_is_one_that_the_machine_has(monkeypatch: pytest.MonkeyP
     assert [engine.resolve_accelerator(name) for name in ("auto", "gpu", "cuda", "cpu")] == [
         "cuda", "cuda", "cuda", "cpu",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["cnn", "unrolled"])
+def test_half_precision_of_the_convolutions_trains_both_networks(
+    architecture: str, small_scan: Path, tmp_path: Path
+) -> None:
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        model = ModelConfig(N=32, architecture=architecture)
+        if architecture == "unrolled":
+            model.unrolled_steps, model.unrolled_width = 4, 8
+        config = TrainingConfig(
+            model, nepochs=2, output_dir=tmp_path / precision, torch_loss_mode="amplitude"
+        )
+        scan = open_scan(small_scan)
+        execution = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None, precision=precision)
+        job = TrainingJob(config, execution, scan, *training_groups(scan, config, validate=True))
+        result = engine.fit(job)
+        losses[precision] = np.array(result.history["val_loss"])
+        assert {value.dtype for value in result.model.parameters()} == {torch.float32}
+        assert result.model.generator.mixed_dtype is None
+    single, half = losses.values()
+    # Eight bits of mantissa in the convolutions only: close, and not the same.
+    np.testing.assert_allclose(half, single, rtol=0.05)
+    assert (half != single).any()
+
+
+def test_sixteen_bits_with_five_of_exponent_need_a_gpu() -> None:
+    config = TrainingConfig(ModelConfig())
+    execution = PyTorchExecutionConfig(accelerator="cpu", precision="16-mixed")
+    with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
+        engine.check_settings(config, execution, {})
+
+
+def test_nothing_in_double_precision_goes_to_a_device(
+    whole_pixel_scan: Scan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    doubles, to = [], torch.Tensor.to
+
+    def watched(tensor: torch.Tensor, *words: Any, **more: Any) -> torch.Tensor:
+        if any(isinstance(word, torch.device) for word in (*words, *more.values())):
+            doubles.extend([tuple(tensor.shape)] if tensor.dtype in (torch.float64, torch.complex128) else [])
+        return to(tensor, *words, **more)
+
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    for architecture in ("cnn", "unrolled"):
+        reconstruct(new_model(whole_pixel_scan, architecture=architecture), whole_pixel_scan)
+    assert doubles == []
+    watched(torch.zeros(3, dtype=torch.float64), torch.device("cpu"))
+    assert doubles == [(3,)]

@@ -1,0 +1,371 @@
+"""Settings that would change nothing beside the others: refused by name, never passed over.
+
+A setting is idle where nothing reads it, or where another setting takes its ground away. What was left at a
+default is never idle; the defaults of the commands count as defaults too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from ptycho.config.choices import COMMAND_DEFAULTS, OTHER_DEFAULTS
+from ptycho.config.validation import check_realspace
+from ptycho.errors import ConfigError
+
+if TYPE_CHECKING:
+    from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+
+CNN_ONLY: tuple[str, ...] = (
+    "model_type",
+    "n_filters_scale",
+    "amp_activation",
+    "object_big",
+    "probe_big",
+    "pad_object",
+    "gaussian_smoothing_sigma",
+    "cbam_encoder",
+    "cbam_bottleneck",
+    "cbam_decoder",
+    "eca_encoder",
+    "eca_decoder",
+    "spatial_decoder",
+    "decoder_spatial_kernel",
+)
+UNROLLED_ONLY: tuple[str, ...] = ("unrolled_steps", "unrolled_width", "unrolled_likelihood")
+PHYSICS_ONLY: tuple[str, ...] = (
+    "nll_weight",
+    "mae_weight",
+    "realspace_weight",
+    "tv_weight",
+    "realspace_mae_weight",
+)
+"""Weights of losses that a supervised training does not have."""
+NEEDED: dict[str, str] = {
+    "decoder_spatial_kernel": "spatial_decoder",
+    "probe_mask_sigma": "probe_mask",
+    "probe_mask_diameter": "probe_mask",
+    "subsample_seed": "n_subsample",
+    "neighbor_pool_size": "enable_oversampling",
+    "patch_stats_limit": "log_patch_stats",
+    "gradient_clip_algorithm": "gradient_clip_val",
+}
+"""Setting -> the one without which it does nothing."""
+NEEDED_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "momentum": ("optimizer", ("sgd",)),
+    "adam_beta1": ("optimizer", ("adam", "adamw")),
+    "adam_beta2": ("optimizer", ("adam", "adamw")),
+    "lr_warmup_epochs": ("scheduler", ("Cosine", "WarmupCosine")),
+    "lr_min_ratio": ("scheduler", ("Cosine", "WarmupCosine")),
+    "plateau_factor": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
+    "plateau_patience": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
+    "plateau_min_lr": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
+    "plateau_threshold": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
+}
+"""Setting -> the choice it belongs to, and the values of it that read the setting."""
+GROUPS_ONLY: tuple[str, ...] = ("object_big", "neighbor_count", "enable_oversampling", "neighbor_pool_size")
+"""What groups of one pattern do not have."""
+NOT_IMPLEMENTED: tuple[str, ...] = (
+    "fno_modes",
+    "fno_width",
+    "fno_blocks",
+    "fno_cnn_blocks",
+    "learned_input_channels",
+    "max_hidden_channels",
+    "resnet_width",
+    "fno_input_transform",
+    "generator_output_mode",
+    "probe_scale",
+    "positions_provided",
+    "torch_mae_pred_l2_match_target",
+    "recon_log_every_n_epochs",
+    "recon_log_num_patches",
+    "recon_log_fixed_indices",
+    "recon_log_stitch",
+    "recon_log_max_stitch_samples",
+    "ffno_encoder_blocks",
+    "ffno_encoder_modes",
+    "ffno_encoder_share_weights",
+    "ffno_encoder_gate_init",
+    "ffno_encoder_norm",
+    "ffno_encoder_mlp_ratio",
+    "spectral_bottleneck_blocks",
+    "spectral_bottleneck_modes",
+    "spectral_bottleneck_share_weights",
+    "spectral_bottleneck_gate_init",
+    "spectral_bottleneck_gate_mode",
+    "middle_trim",
+    "pad_eval",
+)
+"""Settings that other programs know and that nothing here reads."""
+CLIPPING: tuple[str, ...] = ("norm", "value")
+LIGHTNING_ONLY: tuple[str, ...] = (
+    "strategy",
+    "deterministic",
+    "num_workers",
+    "pin_memory",
+    "persistent_workers",
+    "prefetch_factor",
+    "enable_progress_bar",
+)
+"""How PyTorch Lightning executes a training; TensorFlow has none of these."""
+OWNED_BY_TRAINING: tuple[str, ...] = (
+    "learning_rate",
+    "scheduler",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+)
+"""What execution settings and training settings both hold; the training settings own it."""
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Settings that do nothing beside the others.
+
+    Attributes
+    ----------
+    part : dataclass
+        Configuration they belong to.
+    names : tuple of str
+        Settings; those that ``part`` does not have are passed over.
+    where, why, action : str
+        Parts of the message: what is concerned, what is wrong, what to do beside leaving the setting out.
+    """
+
+    part: Any
+    names: Iterable[str]
+    where: str
+    why: str = "has no effect"
+    action: str = ""
+
+
+def defaults_of(config: Any) -> dict[str, Any]:
+    """Return the default of every field that has one.
+
+    Parameters
+    ----------
+    config : dataclass
+        Type or instance.
+
+    Returns
+    -------
+    dict
+        Values by field name.
+    """
+    return {
+        item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+        for item in fields(config)
+    }
+
+
+def refuse_changed(config: Any, names: Iterable[str], where: str, why: str, action: str) -> None:
+    """Refuse settings that differ from their defaults, where changing them would do nothing.
+
+    Parameters
+    ----------
+    config : dataclass
+        Settings to judge; names it does not have are passed over.
+    names : iterable of str
+        Settings to look at.
+    where, why, action : str
+        Parts of the message: what is concerned, what is wrong, what to do beside leaving the setting out.
+
+    Raises
+    ------
+    ConfigError
+        At the first one.
+    """
+    for name in changed(config, names):
+        raise ConfigError(
+            f"{where}: {name} {why} (got {getattr(config, name)!r}, expected its default "
+            f"{defaults_of(config)[name]!r}). Leave it out{action}."
+        )
+
+
+def changed(config: Any, names: Iterable[str]) -> list[str]:
+    """Return which settings differ from every default they have.
+
+    Parameters
+    ----------
+    config : dataclass
+        Settings.
+    names : iterable of str
+        Settings to look at; names it does not have are passed over.
+
+    Returns
+    -------
+    list of str
+        Those that somebody changed.
+    """
+    defaults = defaults_of(config)
+    known = [name for name in names if name in defaults]
+    return [name for name in known if getattr(config, name) not in _accepted(name, defaults[name])]
+
+
+def _accepted(name: str, default: Any) -> list[Any]:
+    also = [COMMAND_DEFAULTS[name]] if name in COMMAND_DEFAULTS else []
+    return [default, *also, *OTHER_DEFAULTS.get(name, ())]
+
+
+def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | None = None) -> Iterator[Idle]:
+    """Yield what cannot have an effect in a training, changed or not.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Settings of the run.
+    execution : PyTorchExecutionConfig, optional
+        Hardware, precision, logging.
+
+    Yields
+    ------
+    Idle
+        Settings and the reason.
+    """
+    model = config.model
+    for part in (model, config, execution):
+        if part is not None:
+            yield Idle(part, NOT_IMPLEMENTED, "training", "is not implemented")
+    yield from _idle_by_network(config)
+    for part in (model, config):
+        yield from idle_without(part)
+    for name, (choice, values) in NEEDED_CHOICES.items():
+        if getattr(config, choice) not in values:
+            where = f"training with {choice} {getattr(config, choice)}"
+            yield Idle(config, (name,), where, action=f" or set {choice} to {' or '.join(values)}")
+    if config.tv_weight == 0 and config.realspace_mae_weight == 0:
+        action = " or set tv_weight or realspace_mae_weight"
+        yield Idle(config, ("realspace_weight",), "training", "has nothing to multiply", action)
+    if config.torch_loss_mode == "mae" and config.nll_weight != 0:
+        yield Idle(config, ("nll_weight",), "training with torch_loss_mode mae")
+    yield Idle(config, ("nphotons",), "training", action=" and store nphotons in the data file")
+    if execution is not None:
+        yield from _idle_execution(config, execution)
+
+
+def _idle_by_network(config: TrainingConfig) -> Iterator[Idle]:
+    model = config.model
+    if model.architecture == "unrolled":
+        yield Idle(model, CNN_ONLY, "unrolled", action=" or pass --architecture cnn")
+        yield Idle(config, ("batch_size",), "unrolled", action=" or pass --architecture cnn")
+    if model.architecture == "cnn":
+        yield Idle(model, UNROLLED_ONLY, "cnn", action=" or pass --architecture unrolled")
+    if model.gridsize == 1:
+        for part in (model, config):
+            yield Idle(part, GROUPS_ONLY, "groups of one pattern", action=" or raise gridsize")
+    if model.model_type == "supervised":
+        action = " or pass --model-type pinn"
+        yield Idle(config, PHYSICS_ONLY, "supervised", action=action)
+        yield Idle(model, ("gaussian_smoothing_sigma",), "supervised", action=action)
+
+
+def idle_without(part: Any) -> Iterator[Idle]:
+    """Yield the settings whose partner is off or not given.
+
+    Parameters
+    ----------
+    part : dataclass
+        Settings.
+
+    Yields
+    ------
+    Idle
+        Settings and the reason.
+    """
+    for name, partner in NEEDED.items():
+        if hasattr(part, partner) and not getattr(part, partner):
+            yield Idle(part, (name,), f"{_kind(part)} without {partner}", action=f" or set {partner}")
+
+
+def _kind(part: Any) -> str:
+    return type(part).__name__.removesuffix("Config").lower()
+
+
+def _idle_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> Iterator[Idle]:
+    if execution.devices == 1:
+        yield Idle(execution, ("strategy",), "training on one device")
+    if not execution.enable_checkpointing:
+        yield Idle(execution, ("checkpoint_save_top_k",), "training without checkpoints")
+    if config.model.architecture == "unrolled":
+        action = " or pass --architecture cnn"
+        yield Idle(execution, ("inference_batch_size",), "unrolled", action=action)
+    if config.backend == "tensorflow":
+        yield Idle(execution, LIGHTNING_ONLY, "TensorFlow", action=" or pass --backend pytorch")
+
+
+def refuse(idle: Iterable[Idle]) -> None:
+    """Refuse the first setting that was changed among those that do nothing.
+
+    Parameters
+    ----------
+    idle : iterable of Idle
+        Settings to look at.
+
+    Raises
+    ------
+    ConfigError
+        At the first one.
+    """
+    for item in idle:
+        refuse_changed(item.part, item.names, item.where, item.why, item.action)
+
+
+def validate_effects(config: TrainingConfig, execution: PyTorchExecutionConfig | None = None) -> None:
+    """Refuse settings that would change nothing in a training, by name.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Settings to judge.
+    execution : PyTorchExecutionConfig, optional
+        Execution settings to judge.
+
+    Raises
+    ------
+    ConfigError
+        At the first setting that was changed and has no effect with the others.
+    """
+    check_realspace(config)
+    if config.gradient_clip_val and config.gradient_clip_algorithm not in CLIPPING:
+        raise ConfigError(
+            "training: this gradient_clip_algorithm is not implemented (got "
+            f"{config.gradient_clip_algorithm!r}, expected {' or '.join(CLIPPING)}). Choose one of them."
+        )
+    refuse(idle_settings(config, execution))
+
+
+def with_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> TrainingConfig:
+    """Return training settings with what only the execution settings say of theirs.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Owner of ``OWNED_BY_TRAINING``; not changed.
+    execution : PyTorchExecutionConfig
+        May hold the same settings.
+
+    Returns
+    -------
+    TrainingConfig
+        The same object where the execution settings add nothing.
+
+    Raises
+    ------
+    ConfigError
+        If both were changed and disagree.
+    """
+    found = config
+    for name in changed(execution, OWNED_BY_TRAINING):
+        wanted, own = getattr(execution, name), getattr(found, name)
+        if own == wanted:
+            continue
+        if changed(found, (name,)):
+            raise ConfigError(
+                f"execution: {name} contradicts the training settings (got {wanted!r} and {own!r}, expected "
+                "the same). Leave it out of the execution settings."
+            )
+        found = copy.copy(found)
+        setattr(found, name, wanted)
+    return found
