@@ -50,7 +50,6 @@ _OPTIONAL_KEYS = (
     "label",
     "_metadata",
 )
-_SMALL_SPAN_PX = 0.01
 
 
 class RawData:
@@ -134,9 +133,6 @@ class RawData:
         check_patterns(self.diff3d, source)
         table = match_lengths(table, self.n_patterns, source)
         self.xcoords, self.ycoords = table["xcoords"], table["ycoords"]
-        span_px = float(np.ptp(self.positions_yx_px, axis=0).max())
-        if 0 < span_px < _SMALL_SPAN_PX:
-            logger.warning("%s: positions span only %g px; are they in metres?", source, span_px)
         self.xcoords_start = table.get("xcoords_start", self.xcoords)
         self.ycoords_start = table.get("ycoords_start", self.ycoords)
         self.scan_index = table.get("scan_index", np.zeros(self.n_patterns)).astype(np.int64)

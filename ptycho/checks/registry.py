@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from ptycho.checks.findings import Draft, Finding
 from ptycho.checks.frames import check_frames
 from ptycho.checks.mask import check_mask
+from ptycho.checks.near_field import check_near_field
+from ptycho.checks.overlap import check_overlap
 from ptycho.checks.pixels import check_pixels
+from ptycho.checks.units import check_optics, check_positions
 from ptycho.checks.unmeasured import check_unmeasured
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ PATTERN_CHECKS: tuple[PatternCheck, ...] = (
     check_pixels,
 )
 """Run before the scale is decided; each may mend the data set, leave patterns out, or refuse it."""
-SCAN_CHECKS: tuple[ScanCheck, ...] = ()
+SCAN_CHECKS: tuple[ScanCheck, ...] = (check_positions, check_near_field, check_optics, check_overlap)
 """Run on the scan that an engine will see; each may warn or refuse."""
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.checks.spots import step_px
 from ptycho.errors import ConfigError, DataError
-from ptycho.files.optics import METADATA_KEY, NUMBERS, Optics
+from ptycho.files.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
+from ptycho.files.plausible import USUAL_STEPS, mistaken_number, unit_of_metres
 from ptycho.physics import far_field_adjoint, filled_amplitude, shift_field
 from ptycho.raw_data import RawData
 from ptycho.scaling import DOMAIN_KEY, NOT_MEASURED
@@ -106,11 +108,23 @@ def on_object_pixels(
         shift, _ = centre_on_object(scaled, n_px)
     except ConfigError as error:
         span = np.ptp(scaled, axis=0).max()
+        likely = _likely_mistake(scaled, optics, n_px)
         raise DataError(
             f"{where}: the positions span too many object pixels (got {span:.4g} px of {pixel.min():.4g} m, "
-            "expected at most thousands). Check the units of positions, energy, distance and pixel size."
+            f"expected at most thousands). {likely}."
         ) from error
     return scaled + shift, replace(optics, origin_yx_m=tuple((-shift * pixel).tolist()))
+
+
+def _likely_mistake(positions_yx_px: NDArray[np.float64], optics: Optics, n_px: int) -> str:
+    """Name the unit that explains positions which are far too large."""
+    step, derived = step_px(positions_yx_px), optics.detector_pixel_yx_m is not None
+    low, high = (share * n_px / 2 for share in USUAL_STEPS)
+    likely = mistaken_number(optics, low / step, high / step, derived=derived)
+    likely = likely or unit_of_metres(optics, step, low, high)
+    if likely is None:
+        return "Check the units of positions, energy, distance and pixel size"
+    return f"It seems that {likely}"
 
 
 def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
@@ -194,6 +208,8 @@ def make_raw_data(
     metadata = {"source_format": file_format, DOMAIN_KEY: "counts", METADATA_KEY: optics.to_dict()}
     if indexes is not None and not np.array_equal(indexes, np.arange(len(patterns))):
         metadata[INDEX_KEY] = indexes.tolist()
+    if probe is None:
+        metadata[GUESSED_PROBE] = True
     bad_pixels = bad_pixels if bad_pixels is not None and bad_pixels.any() else None
     y, x = positions_yx_px.T
     raw = RawData(

@@ -23,6 +23,8 @@ HC_EV_M = 6.62607015e-34 * 299792458 / 1.602176634e-19
 ELECTRON_VOLT_J = 1.602176634e-19
 METADATA_KEY = "geometry"
 """Key of the metadata of a data set that holds its :class:`Optics`."""
+GUESSED_PROBE = "guessed_probe"
+"""Key of the metadata of a file without a probe: the size of its spot is not known."""
 NUMBERS = {
     "photon_energy_eV": "--photon-energy",
     "detector_distance_m": "--detector-distance",

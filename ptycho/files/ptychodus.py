@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAME_PIXEL = 0.01
-"""Relative difference of two object pixel sizes that are the same."""
-
 
 def read_pair(path: Path, options: FileOptions) -> RawData:
     """Read an HDF5, NPZ or CXI diffraction file and its product.
@@ -62,8 +59,7 @@ def read_pair(path: Path, options: FileOptions) -> RawData:
     """
     product = read_product(find_product(path, options.product_file))
     frames = _frames_from_hdf5(path, product, options) if is_hdf5(path) else _frames_from_npz(path, product)
-    stated = replace(product.optics, detector_pixel_yx_m=frames.detector_pixel_yx_m)
-    _warn_of_another_pixel(stated, frames.patterns.shape[-1], str(path))
+    product = replace(product, optics=replace(product.optics, detector_pixel_yx_m=frames.detector_pixel_yx_m))
     return _in_frame_of_product(product, frames, options, path)
 
 
@@ -133,22 +129,6 @@ def _in_frame_of_product(product: Product, frames: _Frames, options: FileOptions
         frames.patterns, positions, product.probe, optics.completed(n_px), source=str(path),
         file_format="ptychodus", obj=product.obj, bad_pixels=frames.bad_pixels, indexes=frames.indexes,
     )  # fmt: skip
-
-
-def _warn_of_another_pixel(optics: Optics, n_px: int, where: str) -> None:
-    """Say so where the far field asks for another object pixel than the product has."""
-    expected = replace(optics, object_pixel_yx_m=None).completed(n_px).object_pixel_yx_m
-    if expected is None:
-        return
-    ratio = np.array(optics.object_pixel_yx_m) / np.array(expected)
-    if np.abs(ratio - 1).max() > SAME_PIXEL:
-        logger.warning(
-            "%s: energy, distance and detector pixel give an object pixel of %.4g m, the product has %.4g m; "
-            "the product is taken",
-            where,
-            expected[0],
-            optics.object_pixel_yx_m[0],
-        )
 
 
 def pattern_dataset(file: h5py.File) -> h5py.Dataset:

@@ -66,7 +66,7 @@ def test_the_good_file_is_good(tmp_path: Path) -> None:
         ({PLACE: TRANSLATION[:3]}, (PLACE, "(3, 3)", "(4, 3)")),
         ({PLACE: TRANSLATION[0]}, (PLACE, "(3,)")),
         ({PLACE: np.where(TRANSLATION == 1e-6, np.nan, TRANSLATION)}, ("not finite", "row 1")),
-        ({PLACE: TRANSLATION * 1e6}, ("too many object pixels", "units")),
+        ({PLACE: TRANSLATION * 1e6}, ("too many object pixels", "in micrometres")),
         ({f"{PLACE}@units": "furlong"}, (PLACE, "'furlong'", "um")),
         ({f"{SOURCE}/energy": 3e9}, ("'/entry_1/instrument_1/source_1/energy'", "--photon-energy")),
         ({f"{SOURCE}/energy": [1.2e-15, 2.4e-15]}, ("source_1/energy", "one finite number")),

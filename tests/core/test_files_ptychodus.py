@@ -118,14 +118,13 @@ def test_a_product_without_an_object_gets_a_frame_of_its_own(tmp_path: Path) -> 
     np.testing.assert_allclose(from_first(raw.positions_yx_px), from_first(POINTS), atol=EXACT_PX)
 
 
-def test_an_older_name_of_the_energy_is_read_and_another_pixel_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_older_name_of_the_energy_is_read_and_another_pixel_is_reported(tmp_path: Path) -> None:
     path = write_pair(tmp_path, {"@photon_energy_eV": None, "@probe_energy_eV": 4000.0})
-    with caplog.at_level(logging.WARNING):
-        raw = RawData.from_file(path)
-    assert raw.metadata["geometry"]["photon_energy_eV"] == 4000.0
-    assert "the product is taken" in caplog.text
+    scan = open_scan(path)
+    assert scan.raw.metadata["geometry"]["photon_energy_eV"] == 4000.0
+    (line,) = [finding.message for finding in scan.findings if finding.check == "units"]
+    assert "which is taken" in line
+    assert not [finding for finding in open_scan(write_pair(tmp_path)).findings if finding.check == "units"]
 
 
 def test_bad_pixels_of_a_diffraction_file_are_marked(tmp_path: Path) -> None:

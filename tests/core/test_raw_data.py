@@ -201,12 +201,6 @@ def test_one_count_far_into_the_stack_makes_a_data_set() -> None:
     assert raw.n_patterns == 700
 
 
-def test_metres_are_reported(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        build(xcoords=1e-7 * np.arange(M), ycoords=np.zeros(M))
-    assert "metres" in caplog.text
-
-
 def test_labels_that_do_not_fit_are_ignored_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
