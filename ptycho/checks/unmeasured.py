@@ -86,20 +86,26 @@ def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
     """
     raw = draft.raw
     live = _live(raw.diff3d)
-    marks = _Marks(_always(raw.diff3d, live))
-    if marks.always.any():
-        marks.numbers += np.unique(raw.diff3d[live[0]][marks.always].astype(np.float64)).tolist()[:CODES]
+    # What is known to be bad may hold anything, and is no news.
+    known = np.zeros((raw.N, raw.N), dtype=bool) if raw.bad_pixels is None else raw.bad_pixels
+    everywhere = known if known.ndim == 2 else known.all(axis=0)
+    marks = _Marks(_always(raw.diff3d, live) | everywhere)
+    always = marks.always & ~everywhere
+    if always.any():
+        marks.numbers += np.unique(raw.diff3d[live[0]][always].astype(np.float64)).tolist()[:CODES]
     _find_limits(raw.diff3d, live, marks)
-    noise, lowest = _find_negative(raw.diff3d, marks)
+    noise, lowest = _find_negative(raw.diff3d, marks, known)
     singles = marks.singles
-    if not marks.always.any() and not len(singles) and not noise:
+    if known.ndim == 3:
+        singles = singles[~known[tuple(singles.T)]]
+    if not always.any() and not len(singles) and not noise:
         return draft
     if marks.always.all():
         raise DataError(
             f"{raw.source}: no pixel of diff3d was measured (got {_numbers(marks)} in all of them, expected "
             "counts). Check the export."
         )
-    mended = _mended(raw, marks.always, singles, below=bool(noise))
+    mended = _mended(raw, always, singles, below=bool(noise))
     draft = replace(draft, raw=mended)
     if noise:
         share = noise / raw.diff3d.size
@@ -107,8 +113,8 @@ def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
             f"{noise} values below 0 ({share:.2g} of all, the lowest {lowest:.4g}) are noise, and set to 0"
         )
         draft = draft.found(Finding("unmeasured", message, "repaired"))
-    if marks.always.any() or len(singles):
-        draft = draft.found(Finding("unmeasured", _message(marks, singles), "repaired"))
+    if always.any() or len(singles):
+        draft = draft.found(Finding("unmeasured", _message(always, singles, marks), "repaired"))
     return draft if options.keep_frames else _without_empty(draft, marks.always, singles)
 
 
@@ -221,7 +227,7 @@ def _frequent(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) ->
     return numbers
 
 
-def _find_negative(patterns: NDArray[Any], marks: _Marks) -> tuple[int, float]:
+def _find_negative(patterns: NDArray[Any], marks: _Marks, known: NDArray[np.bool_]) -> tuple[int, float]:
     """Add negative values that no noise explains; return how many others there are, and the lowest."""
     if patterns.dtype.kind == "u":
         return 0, 0.0
@@ -237,6 +243,7 @@ def _find_negative(patterns: NDArray[Any], marks: _Marks) -> tuple[int, float]:
     for y in lines:
         values = patterns[:, y].astype(np.float64)
         values[:, marks.always[y]] = 0
+        values[np.broadcast_to(known, patterns.shape)[:, y]] = 0
         below = values < 0
         if not below.any():
             continue
@@ -302,10 +309,10 @@ def _without_empty(draft: Draft, always: NDArray[np.bool_], singles: NDArray[np.
     return draft.found(Finding("unmeasured", message, "repaired"), left_out=rows)
 
 
-def _message(marks: _Marks, singles: NDArray[np.int64]) -> str:
+def _message(always: NDArray[np.bool_], singles: NDArray[np.int64], marks: _Marks) -> str:
     parts = []
-    if marks.always.any():
-        parts.append(f"{int(marks.always.sum())} pixels of all patterns")
+    if always.any():
+        parts.append(f"{int(always.sum())} pixels of all patterns")
     if len(singles):
         parts.append(f"{len(singles)} single values in {len(np.unique(singles[:, 0]))} patterns")
     return f"{' and '.join(parts)} hold no measurement ({_numbers(marks)}), and take no part"

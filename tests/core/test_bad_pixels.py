@@ -147,6 +147,8 @@ def test_what_stands_under_the_mask_changes_no_bit(
     first, second = (prepare_scan(raw_of(arrays, diff3d=d, bad_pixels=bad)) for d in (clean, broken))
     assert first.record == second.record
     np.testing.assert_array_equal(first.probe, second.probe)
+    # What is under a mask is no news.
+    assert first.findings == second.findings == ()
     one, two = (measured_amplitude(s.raw.diff3d, s.record, s.raw.bad_pixels) for s in (first, second))
     np.testing.assert_array_equal(one, two)
     assert (one[np.broadcast_to(bad, one.shape)] == NOT_MEASURED).all()
