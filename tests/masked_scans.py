@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from file_makers import Instrument, cxi_tree, write_tree
+from judges import SmallScan, small_scan
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
@@ -14,9 +17,12 @@ from ptycho.files.optics import FileOptions
 from ptycho.job import Reconstruction, RefineOptions, TrainingJob, training_groups
 from ptycho.metrics import score
 from ptycho.models import find_model, fitted_model
+from ptycho.network import POISSON_FLOOR
 from ptycho.npz import read_npz, write_npz
 from ptycho.outputs import truth_on_canvas
+from ptycho.physics import diffracted_intensity, extract_patches
 from ptycho.progress import Progress
+from ptycho.scaling import NOT_MEASURED
 from ptycho.scan import Scan, open_scan
 from ptycho.simulate import SimulationOptions, write_scan
 
@@ -33,6 +39,26 @@ def gaps(n_px: int, share: float = 0.01, seed: int = 0) -> NDArray[np.bool_]:
     low = n_px // 2 + 3
     bad[low : low + 4], bad[:, low : low + 4] = True, True
     return bad
+
+
+def masked_small_scan() -> SmallScan:
+    """Return the small scan with a gap, with other bad pixels in every pattern, and with one bad pattern."""
+    scan = small_scan(noisy=True)
+    bad = np.random.default_rng(4).random(scan.amplitude.shape) < 0.2
+    bad[:, 9:11], bad[3] = True, True
+    return scan._replace(amplitude=np.where(bad, NOT_MEASURED, scan.amplitude))
+
+
+def poisson_misfit(obj: NDArray[Any], scan: SmallScan) -> float:
+    """Return a quarter of the negative Poisson log-likelihood of measured pixels, with the steps' floor."""
+    patches = extract_patches(obj, scan.corners_yx, scan.probes.shape[-1])
+    total = 0.0
+    for expected, measured in zip(diffracted_intensity(patches, scan.probes), scan.amplitude, strict=True):
+        counts, expected = measured[measured >= 0] ** 2, expected[measured >= 0]
+        if len(counts):
+            floor = POISSON_FLOOR * min(counts.mean(), 1.0)
+            total += (expected - (counts + floor) * np.log(expected + floor)).sum()
+    return float(total) / 4
 
 
 def written(folder: Path, *, n_px: int = 64, points: int = 8, seed: int = 3) -> Path:
@@ -55,6 +81,27 @@ def with_gaps(whole: Path, name: str, value: float, *, told: bool = True) -> Pat
     bad = gaps(patterns.shape[-1])
     patterns[:, bad] = value
     return changed(whole, name, diff3d=patterns, **({"bad_pixels": bad} if told else {}))
+
+
+def as_cxi(whole: Path, name: str) -> Path:
+    """Write the scan as a CXI file whose mask covers the gaps; these hold the largest number of the type."""
+    arrays = read_npz(whole)
+    frames = arrays["diff3d"].astype(np.uint32)
+    bad = gaps(frames.shape[-1])
+    frames[:, bad] = 2**32 - 1
+    instrument = Instrument(n_px=frames.shape[-1], pixel_yx_m=(75e-6, 75e-6))
+    positions = np.stack([arrays["xcoords"], arrays["ycoords"], 0 * arrays["xcoords"]], axis=1)
+    tree = cxi_tree(instrument, frames, positions * instrument.object_pixel_yx_m[0])
+    tree["entry_1/instrument_1/source_1/illumination"] = arrays["probeGuess"]
+    tree["entry_1/instrument_1/detector_1/mask"] = bad.astype(np.uint32)
+    return write_tree(whole.with_name(name), tree)
+
+
+def in_frame_of(found: Reconstruction, scan: Scan, whole: Path) -> Reconstruction:
+    """Move a reconstruction to where the positions of the file with the truth put it."""
+    arrays = read_npz(whole, ["ycoords", "xcoords"])
+    known = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    return replace(found, origin_yx_px=found.origin_yx_px - (scan.positions_yx_px - known).mean(axis=0))
 
 
 def reconstructed(engine: ModuleType, scan: Scan, model: Any = None, **options: Any) -> Reconstruction:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from judges import SOFTENED, gradient_mismatch, random_complex, small_scan
+from masked_scans import gaps, masked_small_scan
 from numpy.typing import NDArray
 
 from ptycho import physics
@@ -21,14 +22,6 @@ from ptycho.simulate import SimulationOptions, simulate
 
 Array = NDArray[Any]
 GARBAGE = (np.nan, -7.0, 2.0**32 - 1)
-
-
-def gaps(n_px: int, share: float = 0.01, seed: int = 0) -> NDArray[np.bool_]:
-    """Return a detector with a gap of four rows and four columns, and some dead pixels."""
-    bad = np.random.default_rng(seed).random((n_px, n_px)) < share
-    low = n_px // 2 + 3
-    bad[low : low + 4], bad[:, low : low + 4] = True, True
-    return bad
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +41,7 @@ def raw_of(arrays: dict[str, Any], **changes: Any) -> RawData:
 
 
 def masked_scan() -> tuple[Any, Array]:
-    found = small_scan(noisy=True)
-    bad = np.random.default_rng(4).random(found.amplitude.shape) < 0.2
-    bad[:, 9:11] = True
-    bad[3] = True
-    return found, np.where(bad, NOT_MEASURED, found.amplitude)
+    return small_scan(noisy=True), masked_small_scan().amplitude
 
 
 def half_masked_misfit(counts: Array, amplitude: Array) -> float:
