@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.checks.findings import Draft, Finding
+from ptycho.checks.unmeasured import LIMITS, LOWEST_LIMIT
 from ptycho.scaling import CHUNK
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _counts(raw: RawData) -> tuple[float, float]:
         steady &= (chunk == first).all(axis=0)
         bad: NDArray[np.bool_] = raw.bad_pixels if raw.bad_pixels.ndim == 2 else raw.bad_pixels[rows]
         counts = np.where(np.isfinite(chunk) & (chunk > 0), chunk.astype(np.float64), 0.0)
+        large = counts >= LOWEST_LIMIT
+        counts[large] *= ~np.isin(counts[large], (*LIMITS, *np.float32(LIMITS).tolist()))
         on_masked += (counts * bad).sum(axis=0)
         on_rest += (counts * ~bad).sum(axis=0)
     varied = ~steady if raw.n_patterns > 1 and not steady.all() else np.ones_like(steady)

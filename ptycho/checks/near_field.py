@@ -116,7 +116,7 @@ def _relief(scan: Scan, row: int, mean: NDArray[np.float64], lit: NDArray[np.boo
     amplitude = _amplitude(scan, row)
     good = lit & (amplitude >= 0)
     relief = np.where(good, amplitude / np.maximum(mean, 1e-12) - 1.0, 0.0)
-    return np.where(good, relief - relief[good].mean(), 0.0)
+    return np.where(good, relief - relief.sum() / max(int(good.sum()), 1), 0.0)
 
 
 def _shift(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -84,6 +84,6 @@ def test_a_mask_that_leaves_little_is_named() -> None:
     assert beam.mean() < 0.5
     for bad in (few, beam):
         scan = prepare_scan(masked(raw, bad))
-        assert [(finding.check, finding.level) for finding in scan.findings] == [("mask", "warning")]
+        assert ("mask", "warning") in [(finding.check, finding.level) for finding in scan.findings]
         assert scan.raw.bad_pixels is not None
         np.testing.assert_array_equal(scan.raw.bad_pixels, bad)
