@@ -16,6 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.domain_evidence import (
+    domain_sample,
+    photon_references,
+    steps_of,
+    totals_of,
+    usable_rows,
+    without_bad,
+)
 from ptycho.errors import ConfigError, DataError
 from ptycho.physics import far_field
 
@@ -35,7 +43,9 @@ NOT_MEASURED = -1.0
 DOMAIN_KEY = "measurement_domain"
 """Key of the metadata that says what the patterns hold."""
 
-_SAMPLE = 64
+BY_USER = "chosen by the user"
+"""Reason of a domain that a flag or an argument states."""
+
 _INTEGRAL_MAX = 50.0
 _GAUGE_LOW, _GAUGE_HIGH = 0.9, 4.0
 
@@ -122,11 +132,13 @@ def decide_domain(
     *,
     bad_pixels: NDArray[np.bool_] | None = None,
     left_out: NDArray[np.int64] | None = None,
+    references: dict[str, float | None] | None = None,
 ) -> tuple[Domain, str]:
     """Decide whether patterns hold detector counts or amplitude, their square root.
 
-    Integers are counts. Floats are amplitude, except whole numbers above 50, which are counts: square
-    roots of counts are practically never all whole. At most 64 evenly spaced patterns are looked at.
+    Integers are counts. Floats are amplitude, except where single photons leave the steps of counts, where
+    all references say counts, and whole numbers above 50: square roots of counts are practically never all
+    whole. At most 64 evenly spaced patterns are looked at.
 
     Parameters
     ----------
@@ -138,6 +150,8 @@ def decide_domain(
         True where nothing was measured.
     left_out : int64 array, shape (K,), optional
         Patterns that take no part.
+    references : dict of str to float or None, optional
+        What is known about it -> photons of an empty beam, see :func:`photon_references`.
 
     Returns
     -------
@@ -157,17 +171,23 @@ def decide_domain(
     ('counts', 'integer dtype uint16')
     """
     if override is not None:
-        return _check_domain(override, "measurement domain"), "chosen by the user"
+        return _check_domain(override, "measurement domain"), BY_USER
     if patterns.dtype.kind in "iub":
         return "counts", f"integer dtype {patterns.dtype}"
-    usable = _usable(len(patterns), left_out)
-    rows = usable[np.linspace(0, len(usable) - 1, min(len(usable), _SAMPLE)).astype(np.int64)]
-    sample = _without_bad(patterns, rows, bad_pixels)
-    if not bool((sample == np.floor(sample)).all()):
+    sample = domain_sample(patterns, bad_pixels, left_out)
+    told = totals_of(sample, references or {})
+    if bool((sample % 1).any()):
+        steps = steps_of(sample)
+        if steps == "counts":
+            return "counts", f"single photons leave steps of 1, 2, 3 in dtype {patterns.dtype}"
+        if steps is None and told is not None and told[0] == "counts" and told[1] not in (references or {}):
+            return "counts", f"the mean total fits {told[1]}"
         return "amplitude", f"fractional values of dtype {patterns.dtype}"
     largest = float(sample.max())
     if largest > _INTEGRAL_MAX:
         return "counts", f"whole numbers up to {largest:g} of dtype {patterns.dtype}"
+    if told is not None and told[0] == "counts":
+        return "counts", f"whole numbers, the mean total fits {told[1]}"
     logger.warning(
         "measurement domain: all sampled values are whole numbers of at most %g in dtype %s; they "
         "are taken as amplitude, pass --measurement-domain counts if they are counts",
@@ -301,7 +321,13 @@ def _domain_of(
     stated = (raw.metadata or {}).get(DOMAIN_KEY)
     if override is None and stated is not None:
         return _check_domain(stated, f"{raw.source}: _metadata.{DOMAIN_KEY}"), "stated by the file"
-    return decide_domain(raw.diff3d, override, bad_pixels=raw.bad_pixels, left_out=left_out)
+    return decide_domain(
+        raw.diff3d,
+        override,
+        bad_pixels=raw.bad_pixels,
+        left_out=left_out,
+        references=photon_references(raw),
+    )
 
 
 def _check_domain(domain: object, where: str) -> Domain:
@@ -313,31 +339,16 @@ def _check_domain(domain: object, where: str) -> Domain:
     return domain  # type: ignore[return-value]
 
 
-def _usable(count: int, left_out: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """Numbers of the patterns that take part."""
-    return np.arange(count) if left_out is None else np.setdiff1d(np.arange(count), left_out)
-
-
-def _without_bad(
-    patterns: NDArray[Any], rows: NDArray[np.int64], bad_pixels: NDArray[np.bool_] | None
-) -> NDArray[Any]:
-    """Some patterns as stored, 0 where nothing was measured."""
-    values = patterns[rows]
-    if bad_pixels is None:
-        return values
-    return np.where(bad_pixels if bad_pixels.ndim == 2 else bad_pixels[rows], values.dtype.type(0), values)
-
-
 def _chunks(raw: RawData, rows: NDArray[np.int64], domain: Domain) -> Iterator[NDArray[np.float64]]:
     """Counts of some patterns, or the squares of stored amplitude, 0 where nothing was measured."""
     for start in range(0, len(rows), CHUNK):
-        stored = _without_bad(raw.diff3d, rows[start : start + CHUNK], raw.bad_pixels).astype(np.float64)
+        stored = without_bad(raw.diff3d, rows[start : start + CHUNK], raw.bad_pixels).astype(np.float64)
         yield stored if domain == "counts" else stored**2
 
 
 def _stored_counts(raw: RawData, domain: Domain, left_out: NDArray[np.int64] | None) -> tuple[float, float]:
     """Mean pattern total and largest pixel of the stored counts, or of the squared stored amplitude."""
-    rows = _usable(raw.n_patterns, left_out)
+    rows = usable_rows(raw.n_patterns, left_out)
     total, largest = 0.0, 0.0
     for counts in _chunks(raw, rows, domain):
         total += float(counts.sum())
@@ -353,7 +364,7 @@ def _measured_share(raw: RawData, domain: Domain, left_out: NDArray[np.int64] | 
     """
     if raw.bad_pixels is None or raw.probeGuess is None:
         return 1.0
-    rows = _usable(raw.n_patterns, left_out)
+    rows = usable_rows(raw.n_patterns, left_out)
     total = sum(counts.sum(axis=0) for counts in _chunks(raw, rows, domain))
     good = ~raw.bad_pixels if raw.bad_pixels.ndim == 2 else (~raw.bad_pixels[rows]).mean(axis=0)
     beam = (np.abs(far_field(raw.probe_modes.astype(np.complex128))) ** 2).sum(axis=0)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.domain_evidence import domain_sample, steps_of
 from ptycho.scaling import CHUNK, DOMAIN_KEY
 
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
 
-SAMPLE = 64
-"""Most patterns that are looked at to tell counts from amplitude."""
 SHOWN = 8
 """Most pattern numbers that a line names."""
 
@@ -30,18 +29,15 @@ def holds_counts(raw: RawData) -> bool:
     Returns
     -------
     bool
-        True for what the file calls counts, for integers, and for whole numbers.
+        True for what the file calls counts, for integers, for whole numbers, and where single photons show.
     """
     stated = (raw.metadata or {}).get(DOMAIN_KEY)
     if stated is not None:
         return bool(stated == "counts")
     if raw.diff3d.dtype.kind in "iub":
         return True
-    rows = np.linspace(0, raw.n_patterns - 1, min(raw.n_patterns, SAMPLE)).astype(np.int64)
-    sample = raw.diff3d[rows]
-    bad = raw.bad_pixels_of(rows)
-    whole = sample == np.floor(sample)
-    return bool((whole if bad is None else whole | bad).all())
+    sample = domain_sample(raw.diff3d, raw.bad_pixels, None)
+    return not bool((sample % 1).any()) or steps_of(sample) == "counts"
 
 
 def good_pixels(raw: RawData, rows: slice) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ptycho.checks.domain import check_domain
 from ptycho.checks.findings import Draft, Finding
 from ptycho.checks.frames import check_frames
 from ptycho.checks.mask import check_mask
@@ -35,7 +36,13 @@ PATTERN_CHECKS: tuple[PatternCheck, ...] = (
     check_pixels,
 )
 """Run before the scale is decided; each may mend the data set, leave patterns out, or refuse it."""
-SCAN_CHECKS: tuple[ScanCheck, ...] = (check_positions, check_near_field, check_optics, check_overlap)
+SCAN_CHECKS: tuple[ScanCheck, ...] = (
+    check_positions,
+    check_near_field,
+    check_optics,
+    check_overlap,
+    check_domain,
+)
 """Run on the scan that an engine will see; each may warn or refuse."""
 
 
