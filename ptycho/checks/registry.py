@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ptycho.checks.beam import check_beam
 from ptycho.checks.domain import check_domain
 from ptycho.checks.findings import Draft, Finding
 from ptycho.checks.frames import check_frames
@@ -42,6 +43,7 @@ SCAN_CHECKS: tuple[ScanCheck, ...] = (
     check_optics,
     check_overlap,
     check_domain,
+    check_beam,
 )
 """Run on the scan that an engine will see; each may warn or refuse."""
 

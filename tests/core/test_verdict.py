@@ -142,7 +142,7 @@ def test_spots_that_share_no_light_have_failed_however_well_they_fit(tmp_path: P
 
 
 def test_an_object_of_few_measured_numbers_is_doubtful(tmp_path: Path) -> None:
-    found = verdict_on({"step_px": 40.0, "n_y": 5, "n_x": 5, "probe_diameter_px": 22.0}, tmp_path)
+    found = verdict_on({"step_px": 31.0, "n_y": 5, "n_x": 5, "probe_diameter_px": 22.0}, tmp_path)
     assert any("measured numbers per unknown of the object" in text for text in found.reasons)
 
 
