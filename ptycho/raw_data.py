@@ -28,6 +28,7 @@ from ptycho.data_checks import (
     pixel_mask,
 )
 from ptycho.errors import ConfigError, DataError
+from ptycho.files.contents import complex_of, unused_arrays
 from ptycho.files.kinds import is_foreign
 from ptycho.grouping import GroupedData, Groups, grouped_fields, make_groups
 from ptycho.npz import missing_key, npz_headers, read_npz, write_npz
@@ -111,6 +112,7 @@ class RawData:
         source: str = "RawData",
     ) -> None:
         self.source = source
+        self.unused: dict[str, tuple[int, ...]] = {}
         columns = {
             "xcoords": xcoords,
             "ycoords": ycoords,
@@ -224,18 +226,24 @@ class RawData:
         arrays = read_npz(path, [*required, *(key for key in present if key not in objects)])
         metadata = parsed_metadata(arrays.pop("_metadata", None), str(path))
         optional = {key: arrays.get(key) for key in _OPTIONAL_KEYS[:-1]}
+        taken = {*required, *_OPTIONAL_KEYS}
         if _has_mask(path, headers, headers[patterns][0]):
             optional["bad_pixels"] = read_npz(path, ["mask"])["mask"]
-        return cls(
+            taken.add("mask")
+        for key in ("objectGuess", "Y", "label"):
+            optional[key] = None if optional[key] is None else complex_of(optional[key])
+        raw = cls(
             arrays["xcoords"],
             arrays["ycoords"],
             diff3d=arrays.pop(patterns),
-            probeGuess=arrays[probe],
+            probeGuess=complex_of(arrays[probe]),
             metadata=metadata,
             pattern_axis=pattern_axis,
             source=str(path),
             **optional,
         )
+        raw.unused = unused_arrays(headers, taken, raw.N)
+        return raw
 
     def to_file(self, path: str | Path) -> None:
         """Write the data set to an NPZ file that :meth:`from_file` reads back.

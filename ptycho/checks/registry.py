@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ptycho.checks.beam import check_beam
+from ptycho.checks.contents import check_contents
 from ptycho.checks.domain import check_domain
 from ptycho.checks.findings import Draft, Finding
 from ptycho.checks.frames import check_frames
@@ -44,6 +45,7 @@ SCAN_CHECKS: tuple[ScanCheck, ...] = (
     check_overlap,
     check_domain,
     check_beam,
+    check_contents,
 )
 """Run on the scan that an engine will see; each may warn or refuse."""
 

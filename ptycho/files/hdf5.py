@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError, MissingPackageError, PtychoError
+from ptycho.files.contents import complex_of
 
 if TYPE_CHECKING:
     import h5py
@@ -296,13 +297,14 @@ def read_array(dataset: h5py.Dataset, kinds: str, shapes: str, fits: bool) -> ND
     DataError
         If shape or type is another one, or the data are damaged.
     """
-    if not fits or dataset.dtype.kind not in kinds or not dataset.size:
+    pairs = "c" in kinds and dataset.dtype.names is not None
+    if not fits or not (dataset.dtype.kind in kinds or pairs) or not dataset.size:
         raise DataError(
             f"{dataset.file.filename}: '{dataset.name}' has the wrong shape or type (got {dataset.shape}, "
             f"{dataset.dtype}, expected {shapes}). Write it in that shape."
         )
     with reading(dataset):
-        return dataset[()]
+        return complex_of(dataset[()]) if pairs else dataset[()]
 
 
 @contextmanager
