@@ -154,12 +154,16 @@ def test_npz_files_of_ptychodus_are_a_pair_too(tmp_path: Path) -> None:
         key: product.attrs[key] for key in ("photon_energy_eV", "detector_object_distance_m", "far_field")
     }
     np.savez(tmp_path / "product.npz", **names)
-    np.savez(tmp_path / "diffraction.npz", patterns=counts(6, 16), indexes=np.arange(6) * 2)
+    bad = np.zeros((16, 16), dtype=bool)
+    bad[8, 8] = True
+    arrays = {"patterns": counts(6, 16), "indexes": np.arange(6) * 2, "bad_pixels": bad}
+    np.savez(tmp_path / "diffraction.npz", **arrays)
     product.close()
     (tmp_path / "product.h5").unlink()
     other = RawData.from_file(tmp_path / "diffraction.npz")
     np.testing.assert_array_equal(other.positions_yx_px, raw.positions_yx_px)
     np.testing.assert_array_equal(other.diff3d, raw.diff3d)
+    np.testing.assert_array_equal(other.bad_pixels, bad)
     assert peek_pattern_size(tmp_path / "diffraction.npz") == 16
 
 
