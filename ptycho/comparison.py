@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,29 +12,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
+from ptycho.files.answer import read_answer
+from ptycho.files.hdf5 import is_hdf5
+from ptycho.files.optics import FileOptions
 from ptycho.gauge import gauge_fit_region
-from ptycho.job import Reconstruction
+from ptycho.job import Reconstruction, StoredFacts
 from ptycho.metrics import FRC, fourier_ring_correlation
 from ptycho.misfit import Fit, FitTally, photon_unit
 from ptycho.npz import npz_headers, read_npz
 from ptycho.progress import Progress
+from ptycho.scaling import ScaleRecord, measured_amplitude
 from ptycho.scan import Scan
 
 REQUIRED = {
     "object": 2, "coverage": 2, "origin_yx_px": 1, "probe": 3, "positions_yx_px": 2, "pattern_index": 1
 }  # fmt: skip
 """Keys of a ``reconstruction.npz`` that are needed, and the number of axes of each."""
+OPTIONAL = ("frame_gain", "misfit", "scale_record", "bad_pixels", "file_options")
+"""Keys that an older one lacks."""
 CHUNK = 64
 """Patterns compared at a time."""
 
 
 def read_reconstruction(path: str | Path) -> Reconstruction:
-    """Read a ``reconstruction.npz``.
+    """Read a ``reconstruction.npz``, or what ``--export`` wrote.
 
     Parameters
     ----------
     path : path-like
-        The file, or the folder that holds it.
+        The file, or the folder that holds the ``reconstruction.npz``.
 
     Returns
     -------
@@ -45,6 +53,8 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         If the file is missing, damaged, or holds something else.
     """
     path = reconstruction_file(path)
+    if is_hdf5(path):
+        return read_answer(path)
     headers = npz_headers(path)
     for key, rank in REQUIRED.items():
         if key not in headers:
@@ -59,7 +69,8 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
                 f"{path}: not a reconstruction ({key} has shape {shape}, expected {rule}). "
                 "Name a reconstruction.npz that an inference wrote."
             )
-    found = read_npz(path, list(REQUIRED))
+    found = read_npz(path, [*REQUIRED, *(key for key in OPTIONAL if key in headers)])
+    _check_rows(found, path)
     return Reconstruction(
         obj=found["object"],
         coverage=found["coverage"],
@@ -67,8 +78,36 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         probe=found["probe"],
         members=found["pattern_index"],
         seconds=0.0,
+        misfit=tuple(found.get("misfit", np.zeros(0)).tolist()),
         positions_yx_px=found["positions_yx_px"],
+        frame_gain=found.get("frame_gain"),
+        stored=StoredFacts(_stored_record(found), found.get("bad_pixels"), _stored_options(found)),
     )
+
+
+def _check_rows(found: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Refuse a file whose patterns, positions and factors are not one each."""
+    count = len(found["pattern_index"])
+    wanted = {"positions_yx_px": (count, 2), "frame_gain": (count,)}
+    for key, shape in wanted.items():
+        if key in found and found[key].shape != shape:
+            raise DataError(
+                f"{path}: not a reconstruction ({key} has shape {found[key].shape}, expected {shape}, one "
+                "row for each pattern). Name a reconstruction.npz that an inference wrote."
+            )
+
+
+def _stored_record(found: Mapping[str, NDArray[Any]]) -> ScaleRecord | None:
+    """Return the scale of the scan it was made from; None where the file does not tell all of it."""
+    values = json.loads(str(found["scale_record"])) if "scale_record" in found else {}
+    whole = values.keys() == {item.name for item in fields(ScaleRecord)}
+    return ScaleRecord.from_dict(values) if whole else None
+
+
+def _stored_options(found: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what the user said about the data file, as far as this version knows it."""
+    values = json.loads(str(found["file_options"])) if "file_options" in found else {}
+    return {name: value for name, value in values.items() if name in FileOptions.names()}
 
 
 def reconstruction_file(path: str | Path) -> Path:
@@ -107,7 +146,7 @@ def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
         If the file is missing or damaged.
     """
     path = reconstruction_file(path)
-    if "scale_record" not in npz_headers(path):
+    if is_hdf5(path) or "scale_record" not in npz_headers(path):
         return None
     return json.loads(str(read_npz(path, ["scale_record"])["scale_record"])).get("domain")
 
@@ -143,7 +182,8 @@ def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = No
     Parameters
     ----------
     found : Reconstruction
-        Object, probe and place; its own positions count where it has them.
+        Object, probe and place; its own positions and frame intensities count, and where it was read from a
+        file, the scale and the bad pixels of that file.
     scan : Scan
         Measured patterns.
     progress : Progress, optional
@@ -160,21 +200,19 @@ def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = No
         If the patterns are not those of the reconstruction.
     """
     from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
-    from ptycho.scaling import measured_amplitude
 
     check_patterns(found, scan)
-    corners_px = scan_positions(found, scan) - (scan.n_px - 1) / 2 - found.origin_yx_px
-    corners = np.floor(corners_px + 0.5).astype(np.int64)
-    tally = FitTally(len(corners), scan.n_px, photon_unit(scan))
-    with (progress or Progress()).phase("comparing", len(corners)) as phase:
-        for start in range(0, len(corners), CHUNK):
-            rows = np.arange(start, min(start + CHUNK, len(corners)))
-            patches = extract_patches(found.obj, corners[rows], scan.n_px)
-            probes = shift_field(found.probe, corners_px[rows] - corners[rows])
-            predicted = diffracted_amplitude(patches, probes)
-            chosen = found.members[rows]
-            bad = scan.raw.bad_pixels_of(chosen)
-            tally.add(rows, predicted, measured_amplitude(scan.raw.diff3d[chosen], scan.record, bad))
+    plan, gain = found.plan_in(scan), found.frame_gain
+    count = len(plan.corners_yx)
+    tally = FitTally(count, scan.n_px, photon_unit(scan))
+    with (progress or Progress()).phase("comparing", count) as phase:
+        for start in range(0, count, CHUNK):
+            rows = np.arange(start, min(start + CHUNK, count))
+            patches = extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)
+            probes = shift_field(found.probe, plan.shifts_yx_px[rows])
+            if gain is not None:
+                probes = probes * gain[rows, None, None, None]
+            tally.add(rows, diffracted_amplitude(patches, probes), compared_amplitude(found, scan, rows))
             phase.update(int(rows[-1]) + 1)
     return tally.result()
 
@@ -198,6 +236,32 @@ def pattern_residuals(
     return stored_fit(found, scan, progress).residuals
 
 
+def compared_amplitude(found: Reconstruction, scan: Scan, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return what was measured where a reconstruction predicts something.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Where it was read from a file, its scale counts, and its bad pixels beside those of the scan.
+    scan : Scan
+        Measured patterns.
+    chosen : int64 array, shape (B,)
+        Which of the J patterns that took part.
+
+    Returns
+    -------
+    float32 array, shape (B, N, N)
+        Amplitude, negative where nothing was measured [sqrt(photons)].
+    """
+    stored = found.stored or StoredFacts()
+    rows = found.rows_in(scan)[chosen]
+    bad, more = scan.raw.bad_pixels_of(rows), stored.bad_pixels
+    if more is not None:
+        more = more if more.ndim == 2 else more[chosen]
+        bad = more if bad is None else bad | more
+    return measured_amplitude(scan.raw.diff3d[rows], stored.record or scan.record, bad)
+
+
 def scan_positions(found: Reconstruction, scan: Scan) -> NDArray[np.float64]:
     """Return where a reconstruction puts its patterns.
 
@@ -213,7 +277,7 @@ def scan_positions(found: Reconstruction, scan: Scan) -> NDArray[np.float64]:
     float64 array, shape (J, 2)
         Patch centres [object px].
     """
-    return scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
+    return found.positions_in(scan)
 
 
 def check_patterns(found: Reconstruction, scan: Scan) -> None:
@@ -236,12 +300,7 @@ def check_patterns(found: Reconstruction, scan: Scan) -> None:
             f"{scan.name}: the patterns do not fit the reconstruction (got N={scan.n_px}, expected "
             f"N={found.probe.shape[-1]}). Name the file it was made from."
         )
-    last = int(found.members.max(initial=-1))
-    if len(found.members) == 0 or last >= scan.n_patterns:
-        raise DataError(
-            f"{scan.name}: the patterns do not fit the reconstruction (got {scan.n_patterns}, expected more "
-            f"than {max(last, 0)}, the last that took part). Name the file it was made from."
-        )
+    found.rows_in(scan)
 
 
 def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]) -> FRC:

@@ -168,12 +168,14 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
     scan = halves = None
     if request.test_data is not None:
         domain = request.domain or stored_domain(request.reconstruction)
+        if request.domain is not None and found.stored is not None:
+            found = replace(found, stored=replace(found.stored, record=None))
         scan = open_scan(
             request.test_data,
             domain=domain,
             probe_key=request.probe_key,
             pattern_axis=request.pattern_axis,
-            options=request.options,
+            options=_options(found, request.options),
         )
         check_patterns(found, scan)
     folder = prepare_folder(output_dir)
@@ -240,6 +242,17 @@ def split_halves(
         engine.reconstruct(model, scan, np.sort(half), **how) for half in (order[:middle], order[middle:])
     )
     return one, two
+
+
+def _options(found: Reconstruction, asked: FileOptions) -> FileOptions:
+    """Return what the user says about the data file, and for the rest what the run was told."""
+    told = dict(found.stored.options) if found.stored is not None else {}
+    product = told.get("product_file")
+    if product is not None:
+        told["product_file"] = Path(product)
+        if not told["product_file"].is_file():
+            del told["product_file"]
+    return FileOptions(**{**told, **asked.given()})
 
 
 def _check_request(request: Request) -> None:
@@ -357,15 +370,16 @@ def _judge_patterns(
 
     fit = stored_fit(found, scan, progress)
     result.verdict, misfit = judge(replace(found, fit=fit), scan), fit.residuals
+    numbers = scan.pattern_numbers[found.rows_in(scan)]
     result.scores.update(
         residual_mean=float(misfit.mean()),
         residual_median=float(np.median(misfit)),
         residual_max=float(misfit.max()),
-        residual_worst_pattern=float(found.members[int(np.argmax(misfit))]),
+        residual_worst_pattern=float(numbers[int(np.argmax(misfit))]),
     )
     positions = scan_positions(found, scan)
     result.files.append(save_residual_map_png(positions, misfit, folder / "residuals.png"))
-    columns = np.stack([found.members, positions[:, 0], positions[:, 1], misfit], axis=1)
+    columns = np.stack([numbers, positions[:, 0], positions[:, 1], misfit], axis=1)
     result.files.append(_write_columns(folder / "residuals.csv", "pattern,y_px,x_px,misfit", columns))
 
 

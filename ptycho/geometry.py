@@ -23,6 +23,8 @@ UNKNOWN_MEMORY_PX = 2.0**30
 """Largest canvas where the system does not tell its memory [px]."""
 LATTICE_CONCENTRATION = 0.999
 """Mean resultant length of the fractional positions above which all are taken to lie on one pixel lattice."""
+TIE_PX = 1e-8
+"""Positions that lie between two pixels up to so much take the same one, whatever unit they came in."""
 
 
 @dataclass(frozen=True)
@@ -196,17 +198,87 @@ def plan_canvas(
         else:
             origin[axis], size = _centred_axis(low, high, centre_yx_px[axis], fraction, multiple_px)
         shape[axis] = size
-    relative = corners_px - origin
-    corners = np.floor(relative + 0.5).astype(np.int64)
-    limit = np.array(shape) - patch_px
-    corners = np.clip(corners, 0, np.maximum(limit, 0))
-    shifts = relative - corners
-    if np.abs(shifts).max() > 0.5 + 1e-9:
+    return lay_on_canvas(positions, patch_px, shape_yx=(shape[0], shape[1]), origin_yx_px=origin)
+
+
+def lay_on_canvas(
+    positions_yx_px: NDArray[np.float64],
+    patch_px: int,
+    *,
+    shape_yx: tuple[int, ...],
+    origin_yx_px: NDArray[np.float64],
+    reach_px: float = 0.5,
+) -> CanvasPlan:
+    """Find the place of patches on a canvas that exists: nearest corners, and what is left of positions.
+
+    A position between two corners takes the larger one. At the rim of the canvas a patch stays inside, and
+    the rest of its position is in the shift.
+
+    Parameters
+    ----------
+    positions_yx_px : float array, shape (J, 2)
+        Patch centres in object pixels.
+    patch_px : int
+        Patch size N [px].
+    shape_yx : tuple of int
+        Canvas shape (H, W) [px].
+    origin_yx_px : float array, shape (2,)
+        Object coordinate of canvas pixel (0, 0) [px].
+    reach_px : float
+        How far a patch may lie off the canvas; half a pixel is a matter of rounding [px].
+
+    Returns
+    -------
+    CanvasPlan
+        Corners inside the canvas, and shifts.
+
+    Raises
+    ------
+    DataError
+        If the positions are not a finite (J, 2) array, the canvas is smaller than a patch, or a patch lies
+        further off.
+
+    References
+    ----------
+    specs/physics.md, section 3.
+    """
+    height, width = shape_yx
+    if min(height, width) < patch_px:
         raise DataError(
-            f"canvas: a patch lies {np.abs(shifts).max():.3g} px off the {shape[0]}x{shape[1]} px canvas "
+            f"canvas: it is smaller than a patch (got {height}x{width} px, expected sides >= {patch_px} px). "
+            "Check the pattern size."
+        )
+    relative = check_positions(positions_yx_px) - (patch_px - 1) / 2 - origin_yx_px
+    corners = np.floor(relative + 0.5 + TIE_PX).astype(np.int64)
+    corners = np.clip(corners, 0, np.array([height, width]) - patch_px)
+    shifts = relative - corners
+    if np.abs(shifts).max() > reach_px + 2 * TIE_PX:
+        raise DataError(
+            f"canvas: a patch lies {np.abs(shifts).max():.3g} px off the {height}x{width} px canvas "
             "(expected every patch inside). Check the position units."
         )
-    return CanvasPlan((shape[0], shape[1]), origin, corners, shifts, patch_px)
+    return CanvasPlan((height, width), np.asarray(origin_yx_px, np.float64), corners, shifts, patch_px)
+
+
+def moved_plan(plan: CanvasPlan, shifts_yx_px: NDArray[np.floating]) -> CanvasPlan:
+    """Lay patches that moved on the same canvas again, each on the corner that is nearest now.
+
+    Parameters
+    ----------
+    plan : CanvasPlan
+        Where they were.
+    shifts_yx_px : float array, shape (J, 2)
+        Offsets of their positions from the corners of the plan [px].
+
+    Returns
+    -------
+    CanvasPlan
+        The same canvas; a patch that left it stays at its rim with a larger shift.
+    """
+    positions = plan.positions_yx_px - plan.shifts_yx_px + shifts_yx_px
+    return lay_on_canvas(
+        positions, plan.patch_px, shape_yx=plan.shape_yx, origin_yx_px=plan.origin_yx_px, reach_px=np.inf
+    )
 
 
 def _centred_axis(

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import DataError
+from ptycho.geometry import CanvasPlan, lay_on_canvas
 from ptycho.grouping import Groups, covering_groups, make_groups
 from ptycho.misfit import Fit
 from ptycho.network import POSITION_REST_STEPS, PROBE_REST_STEPS
 from ptycho.progress import Progress
+from ptycho.scaling import ScaleRecord
 from ptycho.scan import Scan
 from ptycho.subsets import subset_schedule
 
@@ -142,6 +144,25 @@ class TrainingResult:
 
 
 @dataclass(frozen=True)
+class StoredFacts:
+    """What the file of a reconstruction says about the measurement it was made from.
+
+    Attributes
+    ----------
+    record : ScaleRecord or None
+        Scale of the scan; None where the file does not say.
+    bad_pixels : bool array, shape (N, N) or (J, N, N), or None
+        True where nothing was measured.
+    options : dict
+        What the user said about the data file, by the names of ``ptycho.files.optics.FileOptions``.
+    """
+
+    record: ScaleRecord | None = None
+    bad_pixels: NDArray[np.bool_] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """A stitched object and where it lies.
 
@@ -156,15 +177,20 @@ class Reconstruction:
     probe : complex64 array, shape (P, N, N)
         Probe modes used [sqrt(photons)].
     members : int64 array, shape (J,)
-        Patterns that took part.
+        Patterns of the scan that took part; where it was read from a file, their numbers in the data file.
     seconds : float
         Time of the reconstruction.
     misfit : tuple of float
-        Relative amplitude misfit before every step of the refinement and after the last; empty without one.
+        Relative amplitude misfit in every step of the refinement and, as eq. 7a says, after the last; empty
+        without one.
     positions_yx_px : float64 array, shape (J, 2), or None
         Refined patch centres [object px], where the refinement moved them.
     fit : Fit or None
         What the object leaves unexplained, beside what photon noise alone would leave.
+    frame_gain : float32 array, shape (J,), or None
+        Refined factor on the amplitude of every frame; None stands for ones.
+    stored : StoredFacts or None
+        What only its file knows, where it was read from one.
     """
 
     obj: NDArray[np.complex64]
@@ -176,11 +202,58 @@ class Reconstruction:
     misfit: tuple[float, ...] = ()
     positions_yx_px: NDArray[np.float64] | None = None
     fit: Fit | None = None
+    frame_gain: NDArray[np.float32] | None = None
+    stored: StoredFacts | None = None
 
     @property
     def scanned(self) -> NDArray[np.bool_]:
         """Pixels that saw enough light to be trusted, shape (H, W)."""
         return self.coverage >= SCANNED_SHARE
+
+    def positions_in(self, scan: Scan) -> NDArray[np.float64]:
+        """Return where the patterns lie: the refined places, else those of the scan, shape (J, 2) [px]."""
+        return (
+            scan.positions_yx_px[self.rows_in(scan)] if self.positions_yx_px is None else self.positions_yx_px
+        )
+
+    def plan_in(self, scan: Scan) -> CanvasPlan:
+        """Return where the patches lie on the canvas, as the run laid them."""
+        positions, shape = self.positions_in(scan), self.obj.shape
+        origin = np.asarray(self.origin_yx_px, np.float64)
+        return lay_on_canvas(positions, scan.n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)
+
+    def rows_in(self, scan: Scan) -> NDArray[np.int64]:
+        """Return which patterns of a scan took part.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan it was made from, a copy, or a part of it that holds every pattern that took part.
+
+        Returns
+        -------
+        int64 array, shape (J,)
+            Places in the scan.
+
+        Raises
+        ------
+        DataError
+            If one is not in the scan.
+        """
+        numbers = np.arange(scan.n_patterns) if self.stored is None else scan.pattern_numbers
+        order = np.argsort(numbers, kind="stable")
+        places = np.searchsorted(numbers, self.members, sorter=order)
+        missing = places == len(numbers)
+        rows = order[np.where(missing, 0, places)]
+        missing |= numbers[rows] != self.members
+        if len(self.members) == 0 or missing.any():
+            last = max(int(self.members.max(initial=-1)), 0)
+            lost = f" and number {self.members[missing][0]}" if missing.any() and last < numbers.max() else ""
+            raise DataError(
+                f"{scan.name}: the patterns do not fit the reconstruction (got {scan.n_patterns}, expected "
+                f"more than {last}, the last that took part{lost}). Name the file it was made from."
+            )
+        return rows
 
 
 def _rows(groups: Groups, rows: NDArray[np.int64]) -> Groups:

@@ -16,7 +16,7 @@ from ptycho.batches import CHUNK_PIXELS
 from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import BundleError, DataError
-from ptycho.geometry import group_canvases
+from ptycho.geometry import group_canvases, lay_on_canvas
 from ptycho.interrupts import ending_on_sigterm
 from ptycho.models import fitted_model, load_engine, saw_no_scan
 from ptycho.physics import extract_patches, shift_field
@@ -133,16 +133,18 @@ class DiffractionToObject:
                 probe_first=saw_no_scan(engine, model),
             )
         announce(judge(found, scan), Progress())
-        corners_px = raw.positions_yx_px[indices].mean(axis=1) - (scan.n_px - 1) / 2 - found.origin_yx_px
-        whole = np.floor(corners_px + 0.5).astype(np.int64)
+        positions = raw.positions_yx_px[indices].mean(axis=1)
         # A pattern that was left out may lie beside the object that the others make: no light fell there.
-        room = max(0, -int(whole.min()), int((whole + scan.n_px - found.obj.shape).max()))
-        obj = np.pad(found.obj, room, constant_values=1.0)
-        patches = np.empty((len(whole), scan.n_px, scan.n_px, 1), np.complex64)
-        for start in range(0, len(whole), CHUNK):
+        obj, origin, n_px = found.obj, found.origin_yx_px, scan.n_px
+        off = lay_on_canvas(positions, n_px, shape_yx=obj.shape, origin_yx_px=origin, reach_px=np.inf)
+        room = max(0, int(np.ceil(np.abs(off.shifts_yx_px).max() - 0.5)))
+        obj = np.pad(obj, room, constant_values=1.0)
+        plan = lay_on_canvas(positions, n_px, shape_yx=obj.shape, origin_yx_px=origin - room)
+        patches = np.empty((len(positions), n_px, n_px, 1), np.complex64)
+        for start in range(0, len(positions), CHUNK):
             rows = slice(start, start + CHUNK)
-            cut = extract_patches(obj, whole[rows] + room, scan.n_px)
-            patches[rows, ..., 0] = shift_field(cut[:, None], (whole - corners_px)[rows])[:, 0]
+            cut = extract_patches(obj, plan.corners_yx[rows], n_px)
+            patches[rows, ..., 0] = shift_field(cut[:, None], -plan.shifts_yx_px[rows])[:, 0]
         return patches
 
     def _patches(

@@ -196,9 +196,9 @@ def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: in
     folder : Path
         Output folder.
     found : Reconstruction
-        Object and its place.
+        Object and its place; its own positions count where it has them.
     scan : Scan
-        Positions.
+        Positions, and numbers of the patterns.
     limit : int, optional
         First patterns only.
 
@@ -209,25 +209,34 @@ def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: in
     """
     from ptycho.physics import extract_patches
 
-    members = found.members[:limit]
-    positions = scan.positions_yx_px[members]
-    corners = np.floor(positions - (scan.n_px - 1) / 2 - found.origin_yx_px + 0.5).astype(np.int64)
+    numbers = scan.pattern_numbers[found.rows_in(scan)][:limit]
+    plan = found.plan_in(scan)
+    positions, corners = plan.positions_yx_px[:limit], plan.corners_yx[:limit]
     weight = (np.abs(found.probe) ** 2).sum(axis=0)
     weight = weight / weight.sum()
     rows = []
-    for start in range(0, len(members), 256):
+    for start in range(0, len(numbers), 256):
         patches = extract_patches(found.obj, corners[start : start + 256], scan.n_px)
         amplitude, phase = np.abs(patches), np.angle(patches)
         columns = [positions[start : start + 256, 0], positions[start : start + 256, 1]]
         for values in (amplitude, phase):
             mean = (values * weight).sum(axis=(1, 2))
             columns += [mean, np.sqrt(((values - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)))]
-        rows.append(np.stack([members[start : start + 256], *columns], axis=1))
+        rows.append(np.stack([numbers[start : start + 256], *columns], axis=1))
     path = folder / "patch_stats.csv"
     header = "pattern,y_px,x_px,amplitude_mean,amplitude_std,phase_mean_rad,phase_std_rad"
     with atomic_path(path) as temporary:
         np.savetxt(temporary, np.concatenate(rows), delimiter=",", header=header, comments="", fmt="%.6g")
     return path
+
+
+def _measurement(scan: Scan, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return what an evaluation has to know about the data file beside its name."""
+    found = {"file_options": np.array(json.dumps(scan.options.given(), default=str))}
+    bad_pixels = scan.raw.bad_pixels
+    if bad_pixels is not None:
+        found["bad_pixels"] = bad_pixels if bad_pixels.ndim == 2 else bad_pixels[rows]
+    return found
 
 
 def write_reconstruction(
@@ -266,9 +275,7 @@ def write_reconstruction(
     """
     from ptycho.figures import save_probe_png, save_reconstruction_pngs
 
-    positions = (
-        scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
-    )
+    rows = found.rows_in(scan)
     lit = np.where(found.scanned, found.coverage, 0.0)
     files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
     write_npz(
@@ -278,10 +285,12 @@ def write_reconstruction(
             "coverage": found.coverage,
             "origin_yx_px": found.origin_yx_px,
             "probe": found.probe,
-            "positions_yx_px": positions,
+            "positions_yx_px": found.positions_in(scan),
+            "frame_gain": np.ones(len(rows), np.float32) if found.frame_gain is None else found.frame_gain,
             "misfit": np.array(found.misfit),
-            "pattern_index": found.members,
+            "pattern_index": scan.pattern_numbers[rows],
             "scale_record": np.array(json.dumps(scan.record.to_dict())),
+            **_measurement(scan, rows),
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]

@@ -51,6 +51,8 @@ _OPTIONAL_KEYS = (
     "label",
     "_metadata",
 )
+INDEX_KEY = "pattern_indexes"
+"""Key of the metadata with the number of each pattern in its file, where that is not its place."""
 
 
 class RawData:
@@ -270,9 +272,10 @@ class RawData:
         Returns
         -------
         RawData
-            Same probe, object and dose.
+            Same probe, object and dose; its patterns keep the numbers they have in the file.
         """
         rows = np.asarray(rows, dtype=np.int64)
+        metadata = {**(self.metadata or {}), INDEX_KEY: self.pattern_numbers[rows].tolist()}
         return RawData(
             self.xcoords[rows],
             self.ycoords[rows],
@@ -284,7 +287,7 @@ class RawData:
             self.objectGuess,
             None if self.Y is None else self.Y[rows],
             self.norm_Y_I,
-            self.metadata,
+            metadata,
             bad_pixels=self.bad_pixels_of(rows),
             nphotons=self.nphotons,
             pattern_axis=0,
@@ -308,6 +311,20 @@ class RawData:
         return (
             self.bad_pixels if self.bad_pixels is None or self.bad_pixels.ndim == 2 else self.bad_pixels[rows]
         )
+
+    @property
+    def pattern_numbers(self) -> NDArray[np.int64]:
+        """Number of each pattern in its file, shape (M,): its place there where nothing else is said."""
+        stored = (self.metadata or {}).get(INDEX_KEY)
+        if stored is None:
+            return np.arange(self.n_patterns)
+        numbers = np.asarray(stored, dtype=np.int64)
+        if numbers.shape != (self.n_patterns,):
+            raise DataError(
+                f"{self.source}: _metadata.{INDEX_KEY} does not fit the patterns (got {numbers.size} numbers"
+                f", expected {self.n_patterns}). Leave it out, or write one number for each pattern."
+            )
+        return numbers
 
     @property
     def n_patterns(self) -> int:

@@ -38,6 +38,8 @@ class Scan:
         Patterns that take no part in anything, ascending.
     findings : tuple of Finding
         What the checks found: mended faults and warnings.
+    options : FileOptions
+        What the user said about the file.
     """
 
     raw: RawData
@@ -47,6 +49,7 @@ class Scan:
     name: str
     left_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     findings: tuple[Finding, ...] = ()
+    options: FileOptions = field(default_factory=FileOptions)
 
     @property
     def n_px(self) -> int:
@@ -57,6 +60,11 @@ class Scan:
     def n_patterns(self) -> int:
         """Number of patterns M, those left out among them."""
         return self.raw.n_patterns
+
+    @property
+    def pattern_numbers(self) -> NDArray[np.int64]:
+        """Number of each pattern in its file, shape (M,)."""
+        return self.raw.pattern_numbers
 
     @property
     def usable(self) -> NDArray[np.int64]:
@@ -176,7 +184,7 @@ def prepare_scan(
     probe = scaled_probe(raw, record)
     if mask is not None:
         probe = probe * mask.values(raw.N)
-    scan = Scan(raw, record, probe, raw.positions_yx_px, name, draft.left_out)
+    scan = Scan(raw, record, probe, raw.positions_yx_px, name, draft.left_out, options=options)
     scan = replace(scan, findings=(*draft.findings, *check_scan(scan, options)))
     report(scan.findings, name)
     return scan

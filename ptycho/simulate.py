@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError
+from ptycho.geometry import lay_on_canvas
 from ptycho.npz import write_npz
 from ptycho.overwrites import check_simulation
 from ptycho.physics import diffracted_intensity, extract_patches, shift_field
@@ -273,9 +274,9 @@ def expected_counts(
     specs/physics.md, eq. 1 to 5.
     """
     n_px = probes.shape[-1]
-    relative = np.asarray(positions_yx_px) - (n_px - 1) / 2
-    corners = np.floor(relative + 0.5).astype(np.int64)
-    return diffracted_intensity(extract_patches(obj, corners, n_px), shift_field(probes, relative - corners))
+    plan = lay_on_canvas(positions_yx_px, n_px, shape_yx=obj.shape, origin_yx_px=np.zeros(2))
+    patches = extract_patches(obj, plan.corners_yx, n_px)
+    return diffracted_intensity(patches, shift_field(probes, plan.shifts_yx_px))
 
 
 def _draw_counts(

@@ -148,9 +148,7 @@ def judge(found: Reconstruction, scan: Scan) -> Verdict:
     if not np.isfinite(found.obj).all() or not np.isfinite(found.probe).all():
         return Verdict("failed", ("the object holds values that are no numbers",), {"misfit": math.nan})
     fit = found.fit or stored_fit(found, scan)
-    positions = (
-        scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
-    )
+    positions = found.positions_in(scan)
     numbers = {
         **_fit_numbers(fit, 2 * int(found.scanned.sum())),
         **_object_numbers(found),
@@ -162,7 +160,7 @@ def judge(found: Reconstruction, scan: Scan) -> Verdict:
         *_fit_reasons(numbers),
         *_pixel_reasons(numbers),
         *_scan_reasons(numbers),
-        *_bad_reasons(bad, fit, found.members, positions),
+        *_bad_reasons(bad, fit, scan.pattern_numbers[found.rows_in(scan)], positions),
         *(("doubtful", finding.message) for finding in scan.findings if finding.level == "warning"),
     ]
     words = {word for word, _ in reasons}

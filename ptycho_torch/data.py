@@ -33,7 +33,7 @@ from ptycho.batches import MIN_TILE_PATTERNS as MIN_TILE_PATTERNS
 from ptycho.batches import TILE_PIXELS as TILE_PIXELS
 from ptycho.batches import tile_patterns as tile_patterns
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.geometry import CanvasPlan
+from ptycho.geometry import CanvasPlan, moved_plan
 from ptycho.grouping import Groups
 from ptycho.labels import Labels
 from ptycho.progress import Progress
@@ -334,6 +334,7 @@ class ScanChunks:
         self.shifts = torch.from_numpy(plan.shifts_yx_px.astype(np.float32)).to(probe.device)
         self.frame_gain = torch.ones(len(members), device=probe.device)
         self._fixed = plan.is_integer
+        self._laid, self._rest = plan, self.shifts
         order = subset_order(plan.positions_yx_px)
         # Within a block rows ascend, so that reading goes forward through the file.
         self._blocks = [np.sort(order[block::BLOCKS]) for block in range(BLOCKS)]
@@ -356,7 +357,7 @@ class ScanChunks:
         probe : complex tensor, shape (P, N, N), optional
             Probe modes [sqrt(photons)].
         shifts : real tensor, shape (J, 2), optional
-            Offset of the probe from the integer corner, sub-pixel part and refinement [px].
+            Offset of the position from the corner of the plan, sub-pixel part and refinement [px].
         frame_gain : real tensor, shape (J,), optional
             Factor on the amplitude of every frame.
         """
@@ -364,17 +365,23 @@ class ScanChunks:
             self._probe = probe
         if shifts is not None:
             self.shifts, self._fixed = shifts, False
+            self._laid = moved_plan(self.plan, shifts.cpu().numpy())
+            self._rest = torch.from_numpy(self._laid.shifts_yx_px.astype(np.float32)).to(shifts.device)
         if frame_gain is not None:
             self.frame_gain, self._fixed = frame_gain, False
         for block, chunk in self._kept.items():
-            rows = torch.from_numpy(self._blocks[block]).to(self._probe.device)
-            self._kept[block] = chunk._replace(probes=self._moved(rows), shifts_yx_px=self.shifts[rows])
+            self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
+
+    @property
+    def positions_yx_px(self) -> NDArray[np.float64]:
+        """Patch centres as they are now, shape (J, 2) [object px]."""
+        return self._laid.positions_yx_px
 
     def _moved(self, rows: Tensor) -> Tensor:
         if self._fixed:
             return self._probe
         gain = self.frame_gain[rows]
-        moved = physics.shift_field(self._probe, self.shifts[rows])
+        moved = physics.shift_field(self._probe, self._rest[rows])
         return moved if bool((gain == 1).all()) else moved * gain[:, None, None, None]
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -397,7 +404,9 @@ class ScanChunks:
                 yield self._chunk(rows[start : start + self.size])
 
     def _chunk(self, rows: NDArray[np.int64]) -> Chunk:
+        return self._placed(rows, self.store.amplitude(self.members[rows]).to(self._probe.device))
+
+    def _placed(self, rows: NDArray[np.int64], amplitude: Tensor) -> Chunk:
         device, at = self._probe.device, torch.from_numpy(rows).to(self._probe.device)
-        corners = torch.from_numpy(self.plan.corners_yx[rows]).to(device)
-        amplitude = self.store.amplitude(self.members[rows]).to(device)
-        return Chunk(corners, self._moved(at), amplitude, self.shifts[at], rows)
+        corners = torch.from_numpy(self._laid.corners_yx[rows]).to(device)
+        return Chunk(corners, self._moved(at), amplitude, self._rest[at], rows)

@@ -20,6 +20,7 @@ from ptycho import network
 from ptycho.bundle import Bundle
 from ptycho.config.config import ModelConfig
 from ptycho.curriculum import PretrainOptions, draw_scan
+from ptycho.geometry import lay_on_canvas
 from ptycho.job import SCANNED_SHARE
 from ptycho.progress import Progress
 from ptycho.simulate import SimulationOptions, simulate
@@ -82,12 +83,12 @@ def known_scan(options: SimulationOptions) -> KnownScan:
     n_px, truth = options.n_px, arrays["objectGuess"]
     room = [(0, -size % network.CANVAS_MULTIPLE_PX) for size in truth.shape]
     truth = torch.from_numpy(np.pad(truth, room, mode="edge"))
-    relative = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1) - (n_px - 1) / 2
-    corners = np.floor(relative + 0.5).astype(np.int64)
+    positions = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
+    plan = lay_on_canvas(positions, n_px, shape_yx=tuple(truth.shape), origin_yx_px=np.zeros(2))
     probe = torch.from_numpy(arrays["probeGuess"].reshape(-1, n_px, n_px))
-    probes = physics.shift_field(probe, torch.from_numpy((relative - corners).astype(np.float32)))
+    probes = physics.shift_field(probe, torch.from_numpy(plan.shifts_yx_px.astype(np.float32)))
     amplitude = torch.from_numpy(np.sqrt(arrays["diff3d"].astype(np.float32)))
-    chunk = Chunk(torch.from_numpy(corners), probes, amplitude)
+    chunk = Chunk(torch.from_numpy(plan.corners_yx), probes, amplitude)
     weight = scan_illumination([chunk], truth.shape)
     return KnownScan(chunk, weight, truth, weight > SCANNED_SHARE * weight.max())
 

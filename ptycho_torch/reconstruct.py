@@ -138,8 +138,6 @@ def reconstruct(
                 f"refined in {len(misfit)} steps: misfit {misfit[0]:.4g} before, {fit.relative:.4g} after"
             )
             misfit = (*misfit, fit.relative)
-    moved = polish is not None and polish.positions
-    shifts = chunks.shifts.cpu().numpy().astype(np.float64)
     return Reconstruction(
         obj=obj[kept].cpu().numpy().astype(np.complex64),
         coverage=(weight / weight.max())[kept].cpu().numpy().astype(np.float32),
@@ -148,8 +146,9 @@ def reconstruct(
         members=members,
         seconds=time.perf_counter() - start,
         misfit=misfit,
-        positions_yx_px=plan.positions_yx_px - plan.shifts_yx_px + shifts if moved else None,
+        positions_yx_px=chunks.positions_yx_px if polish is not None and polish.positions else None,
         fit=fit,
+        frame_gain=chunks.frame_gain.cpu().numpy() if polish is not None and polish.frames else None,
     )
 
 

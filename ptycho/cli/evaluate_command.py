@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     files = parser.add_argument_group("files")
     for flag, kind, text in (
-        ("reconstruction", "PATH", "reconstruction.npz or its folder (required)"),
+        ("reconstruction", "PATH", "reconstruction.npz or its folder, or an exported file (required)"),
         ("output-dir", "DIR", "where the numbers and pictures go (required)"),
         ("truth", "NPZ", "data file that holds the known truth"),
         ("reference", "PATH", "another reconstruction to compare with"),

@@ -14,14 +14,12 @@ from ptycho.errors import ConfigError, DataError
 from ptycho.files.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
 from ptycho.files.plausible import USUAL_STEPS, mistaken_number, unit_of_metres
 from ptycho.physics import far_field_adjoint, filled_amplitude, shift_field
-from ptycho.raw_data import RawData
+from ptycho.raw_data import INDEX_KEY, RawData
 from ptycho.scaling import DOMAIN_KEY, NOT_MEASURED
 from ptycho.scans import centre_on_object
 
 logger = logging.getLogger(__name__)
 
-INDEX_KEY = "pattern_indexes"
-"""Key of the metadata with the number of each pattern in its file, where that is not its place."""
 PROBE_SAMPLE = 256
 """Most frames that a starting probe is made from."""
 

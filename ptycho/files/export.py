@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError, MissingPackageError
-from ptycho.files.assemble import INDEX_KEY
 from ptycho.files.optics import ELECTRON_VOLT_J, FileOptions, Optics
+from ptycho.files.product import FRAME_PHOTONS
 from ptycho.job import Reconstruction
 from ptycho.npz import atomic_path
 from ptycho.scan import Scan
@@ -52,6 +52,8 @@ class Export:
         Where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies [m].
     misfit : tuple of float
         Relative amplitude misfit of a refinement, step by step.
+    frame_gain : float32 array, shape (J,), or None
+        Factor on the amplitude of every frame, where it was refined.
     """
 
     name: str
@@ -62,6 +64,14 @@ class Export:
     obj: NDArray[np.complex64]
     centre_yx_m: NDArray[np.float64]
     misfit: tuple[float, ...] = ()
+    frame_gain: NDArray[np.float32] | None = None
+
+    @property
+    def frame_photons(self) -> NDArray[np.float64] | None:
+        """Photons that each frame sends through an empty object, shape (J,), where they were refined."""
+        if self.frame_gain is None:
+            return None
+        return self.frame_gain.astype(np.float64) ** 2 * float((np.abs(self.probe) ** 2).sum())
 
 
 def check_target(path: str | Path) -> str:
@@ -144,21 +154,17 @@ def collect(found: Reconstruction, scan: Scan, optics: Optics) -> Export:
     Export
         What both formats hold.
     """
-    positions = (
-        scan.positions_yx_px[found.members] if found.positions_yx_px is None else found.positions_yx_px
-    )
-    stored = (scan.raw.metadata or {}).get(INDEX_KEY)
-    numbers = np.arange(scan.n_patterns) if stored is None else np.asarray(stored, dtype=np.int64)
     middle_px = found.origin_yx_px + (np.array(found.obj.shape) - 1) / 2
     return Export(
         Path(scan.name).stem,
         optics,
-        numbers[found.members],
-        optics.to_metres(positions),
+        scan.pattern_numbers[found.rows_in(scan)],
+        optics.to_metres(found.positions_in(scan)),
         found.probe,
         found.obj,
         optics.to_metres(middle_px),
         found.misfit,
+        found.frame_gain,
     )
 
 
@@ -238,6 +244,8 @@ def _write_product(file: h5py.File, content: Export) -> None:
         "loss_epochs": np.arange(len(content.misfit)),
         "loss_values": np.asarray(content.misfit, dtype=np.float64),
     }
+    if content.frame_photons is not None:
+        arrays = {**arrays, FRAME_PHOTONS: content.frame_photons}
     for name, array in arrays.items():
         file.create_dataset(name, data=array)
     file["probe"].attrs.update({"pixel_height_m": height_m, "pixel_width_m": width_m})
@@ -271,6 +279,8 @@ def _write_cxi(file: h5py.File, content: Export) -> None:
         "entry_1/ptychodus/probe_photon_count": float((np.abs(content.probe) ** 2).sum()),
         "entry_1/ptychodus/object_center_x_m": centre_x_m,
         "entry_1/ptychodus/object_center_y_m": centre_y_m,
+        "entry_1/ptychodus/loss_epochs": np.arange(len(content.misfit)),
+        "entry_1/ptychodus/loss_values": np.asarray(content.misfit, dtype=np.float64),
     }
     for name in ("probe", "object"):
         values[f"entry_1/ptychodus/{name}_pixel_width_m"] = width_m
@@ -282,6 +292,8 @@ def _write_cxi(file: h5py.File, content: Export) -> None:
     if optics.detector_pixel_yx_m is not None:
         values["entry_1/instrument_1/detector_1/y_pixel_size"] = optics.detector_pixel_yx_m[0]
         values["entry_1/instrument_1/detector_1/x_pixel_size"] = optics.detector_pixel_yx_m[1]
+    if content.frame_photons is not None:
+        values[f"entry_1/ptychodus/{FRAME_PHOTONS}"] = content.frame_photons
     for path, value in values.items():
         file[path] = value
     _write_image(file, "entry_1/image_1", content.probe[None], "coherent:incoherent:y:x", optics, None)

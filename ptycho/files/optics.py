@@ -101,6 +101,12 @@ class FileOptions:
                     f"{', '.join(allowed(choice))}). Choose one of them."
                 )
 
+    def given(self) -> dict[str, Any]:
+        """Return the options that are not the default, by name."""
+        return {
+            item.name: value for item in fields(self) if (value := getattr(self, item.name)) != item.default
+        }
+
     @classmethod
     def names(cls) -> set[str]:
         """Return the names of the options.

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WRITE_AGAIN = "Write it again with Ptychodus."
+FRAME_PHOTONS = "probe_photon_counts"
+"""Key of the photons that each position sends through an empty object, where a product has them."""
 PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
 
 
@@ -48,6 +50,8 @@ class Product:
         Middle of the object, pixel ((H - 1) / 2, (W - 1) / 2) [m].
     optics : Optics
         Energy, distance and object pixel.
+    frame_gain : float64 array, shape (M,), or None
+        Factor on the amplitude of the probe at every position, where the product has one.
     """
 
     indexes: NDArray[np.int64]
@@ -56,6 +60,7 @@ class Product:
     obj: NDArray[Any] | None
     centre_yx_m: tuple[float, float]
     optics: Optics
+    frame_gain: NDArray[np.float64] | None = None
 
 
 def find_product(diffraction: Path, named: Path | None) -> Path:
@@ -163,7 +168,22 @@ def read_product(path: Path) -> Product:
         )
     positions = np.stack([y_m, x_m], axis=1).astype(np.float64)
     centre = (numbers["center_y_m"], numbers["center_x_m"])
-    return Product(indexes.astype(np.int64), positions, probe, obj, centre, optics)
+    gain = _frame_gain(arrays.get(FRAME_PHOTONS), probe, len(positions), path)
+    return Product(indexes.astype(np.int64), positions, probe, obj, centre, optics, gain)
+
+
+def _frame_gain(
+    photons: NDArray[Any] | None, probe: NDArray[Any], count: int, path: Path
+) -> NDArray[np.float64] | None:
+    """Return the factor on the probe that gives every position its photons, shape (M,)."""
+    if photons is None:
+        return None
+    if photons.shape != (count,) or not (np.isfinite(photons) & (photons >= 0)).all():
+        raise DataError(
+            f"{path}: '{FRAME_PHOTONS}' does not fit (got shape {photons.shape}, expected {count} numbers "
+            f">= 0, one for each position). {WRITE_AGAIN}"
+        )
+    return np.sqrt(photons / max(float((np.abs(probe.astype(np.complex128)) ** 2).sum()), 1e-300))
 
 
 def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
@@ -185,7 +205,8 @@ def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, floa
             raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
         numbers[key] = float(found["object"].attrs[key])
     arrays = {key: _array(item) for key, item in found.items()}
-    return arrays, numbers
+    photons = find_dataset(file, [FRAME_PHOTONS])
+    return (arrays if photons is None else arrays | {FRAME_PHOTONS: _array(photons)}), numbers
 
 
 def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
@@ -201,6 +222,9 @@ def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any
     numbered = find_dataset(file, [f"{paths.extras}/probe_position_indexes"])
     arrays["probe_position_indexes"] = np.arange(len(positions)) if numbered is None else _array(numbered)
     arrays["probe_position_x_m"], arrays["probe_position_y_m"] = positions[:, 0], positions[:, 1]
+    photons = find_dataset(file, [f"{paths.extras}/{FRAME_PHOTONS}"])
+    if photons is not None:
+        arrays[FRAME_PHOTONS] = _array(photons)
     numbers = {}
     for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
         looked = [f"{paths.extras}/object_{key}"]
@@ -235,9 +259,9 @@ def _from_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
                 f"{path}: '{key}' of the product is missing (found: {', '.join(sorted(headers))}). "
                 f"{WRITE_AGAIN}"
             )
-    far = ["far_field"] if "far_field" in headers else []
-    arrays = read_npz(path, [*PRODUCT_KEYS, *prefixed.values(), *far])
-    if far and not bool(arrays["far_field"]):
+    extra = [key for key in ("far_field", FRAME_PHOTONS) if key in headers]
+    arrays = read_npz(path, [*PRODUCT_KEYS, *prefixed.values(), *extra])
+    if "far_field" in extra and not bool(arrays["far_field"]):
         raise _near_field(str(path))
     return arrays, {name: float(arrays[key]) for name, key in prefixed.items()}
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.batches import CHUNK_PIXELS, KEPT_PIXELS, group_plan, tile_plan
-from ptycho.geometry import CanvasPlan
+from ptycho.geometry import CanvasPlan, moved_plan
 from ptycho.grouping import Groups
 from ptycho.labels import Labels
 from ptycho.progress import Progress
@@ -273,6 +273,7 @@ class ScanChunks:
         self.shifts = tf.constant(plan.shifts_yx_px, tf.float32)
         self.frame_gain = tf.ones(len(members))
         self._fixed, self._even = plan.is_integer, True
+        self._laid, self._rest = plan, self.shifts
         self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)
         order = subset_order(plan.positions_yx_px)
         # Within a block rows ascend, so that reading goes forward through the file.
@@ -300,7 +301,7 @@ class ScanChunks:
         probe : complex tensor, shape (P, N, N), optional
             Probe modes [sqrt(photons)].
         shifts : real tensor, shape (J, 2), optional
-            Offset of the probe from the integer corner, sub-pixel part and refinement [px].
+            Offset of the position from the corner of the plan, sub-pixel part and refinement [px].
         frame_gain : real tensor, shape (J,), optional
             Factor on the amplitude of every frame.
         """
@@ -308,17 +309,22 @@ class ScanChunks:
             self._probe = probe
         if shifts is not None:
             self.shifts, self._fixed = shifts, False
+            self._laid = moved_plan(self.plan, shifts.numpy())
+            self._rest = tf.constant(self._laid.shifts_yx_px, tf.float32)
         if frame_gain is not None:
             self.frame_gain, self._fixed, self._even = frame_gain, False, False
         for block, chunk in self._kept.items():
-            rows = self._blocks[block]
-            moved, shifts = self._moved(rows), tf.gather(self.shifts, rows)
-            self._kept[block] = chunk._replace(probes=moved, shifts_yx_px=shifts)
+            self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
+
+    @property
+    def positions_yx_px(self) -> NDArray[np.float64]:
+        """Patch centres as they are now, shape (J, 2) [object px]."""
+        return self._laid.positions_yx_px
 
     def _moved(self, rows: NDArray[np.int64]) -> tf.Tensor:
         if self._fixed:
             return self._probe
-        moved = physics.shift_field(self._probe, tf.gather(self.shifts, rows))
+        moved = physics.shift_field(self._probe, tf.gather(self._rest, rows))
         return (
             moved if self._even else moved * as_complex(tf.gather(self.frame_gain, rows))[:, None, None, None]
         )
@@ -343,6 +349,8 @@ class ScanChunks:
                 yield self._chunk(rows[start : start + self.size])
 
     def _chunk(self, rows: NDArray[np.int64]) -> Chunk:
-        amplitude = tf.constant(self.store.amplitude(self.members[rows]))
-        corners = tf.constant(self.plan.corners_yx[rows])
-        return Chunk(corners, self._moved(rows), amplitude, tf.gather(self.shifts, rows), rows)
+        return self._placed(rows, tf.constant(self.store.amplitude(self.members[rows])))
+
+    def _placed(self, rows: NDArray[np.int64], amplitude: tf.Tensor) -> Chunk:
+        corners = tf.constant(self._laid.corners_yx[rows])
+        return Chunk(corners, self._moved(rows), amplitude, tf.gather(self._rest, rows), rows)

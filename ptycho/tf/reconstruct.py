@@ -102,8 +102,6 @@ def reconstruct(
             )
             misfit = (*misfit, fit.relative)
         coverage = (weight / tf.reduce_max(weight)).numpy()
-        moved = polish is not None and polish.positions
-        shifts = chunks.shifts.numpy().astype(np.float64)
         return Reconstruction(
             obj=obj.numpy(),
             coverage=coverage.astype(np.float32),
@@ -112,8 +110,9 @@ def reconstruct(
             members=members,
             seconds=time.perf_counter() - start,
             misfit=misfit,
-            positions_yx_px=plan.positions_yx_px - plan.shifts_yx_px + shifts if moved else None,
+            positions_yx_px=chunks.positions_yx_px if polish is not None and polish.positions else None,
             fit=fit,
+            frame_gain=chunks.frame_gain.numpy() if polish is not None and polish.frames else None,
         )
 
 

@@ -18,6 +18,8 @@ from ptycho.geometry import (
     CanvasPlan,
     check_positions,
     group_canvases,
+    lay_on_canvas,
+    moved_plan,
     nearest_tile,
     plan_canvas,
     subset_plan,
@@ -250,3 +252,38 @@ def test_groups_of_any_offsets_stay_inside_their_own_frame(offsets: Array, patch
     rows = plan.corners_yx[:, 0].reshape(len(offsets), -1) - np.arange(len(offsets))[:, None] * size
     assert (rows >= 0).all()
     assert (rows + patch_px <= size).all()
+
+
+@pytest.mark.parametrize("patch_px", [15, 16])
+@pytest.mark.parametrize("start_px", [0.0, 0.3, 0.5, -7.25])
+@pytest.mark.parametrize("multiple_px", [1, 8])
+def test_patches_find_their_place_on_the_canvas_again(
+    patch_px: int, start_px: float, multiple_px: int
+) -> None:
+    axis = start_px + 2.5 * np.arange(6)
+    positions = np.stack(np.meshgrid(axis, axis[:4], indexing="ij"), -1).reshape(-1, 2)
+    plan = plan_canvas(positions, patch_px, multiple_px=multiple_px)
+    for unit in (1.0, 1.3e-8):
+        # In another unit positions between two pixels are no longer exactly there.
+        again = lay_on_canvas(
+            positions * unit / unit, patch_px, shape_yx=plan.shape_yx, origin_yx_px=plan.origin_yx_px
+        )
+        np.testing.assert_array_equal(again.corners_yx, plan.corners_yx)
+        np.testing.assert_allclose(again.shifts_yx_px, plan.shifts_yx_px, atol=EXACT_PX)
+        physics.extract_patches(np.ones(plan.shape_yx), again.corners_yx, patch_px)
+
+
+def test_a_position_that_moved_takes_the_pixel_it_is_nearest_to_and_stays_on_the_canvas() -> None:
+    plan = plan_canvas(np.array([[20.0, 20.0], [26.0, 23.0]]), 8)
+    moved = moved_plan(plan, plan.shifts_yx_px + np.array([[1.7, -0.9], [2.2, -1.4]]))
+    np.testing.assert_array_equal(moved.corners_yx - plan.corners_yx, [[2, 0], [0, -1]])
+    np.testing.assert_allclose(moved.shifts_yx_px, [[-0.3, -0.9], [2.2, -0.4]], atol=EXACT_PX)
+    assert moved.shape_yx == plan.shape_yx
+
+
+def test_a_patch_beside_a_canvas_that_exists_is_refused() -> None:
+    place = {"shape_yx": (20, 30), "origin_yx_px": np.array([2.0, 0.5])}
+    with pytest.raises(DataError, match=r"canvas: a patch lies 1\.5 px off the 20x30 px canvas"):
+        lay_on_canvas(np.array([[0.5 + 3.5, 20.0]]), 8, **place)
+    with pytest.raises(DataError, match=r"smaller than a patch \(got 20x30 px, expected sides >= 24 px\)"):
+        lay_on_canvas(np.array([[12.0, 12.0]]), 24, **place)

@@ -229,6 +229,18 @@ def test_a_subset_keeps_rows_together() -> None:
     np.testing.assert_array_equal(part.positions_yx_px, raw.positions_yx_px[[7, 2]])
 
 
+def test_the_patterns_of_a_part_keep_the_numbers_of_their_file(tmp_path: Path) -> None:
+    raw = load(tmp_path, _metadata=json.dumps({"pattern_indexes": (10 + 2 * np.arange(M)).tolist()}))
+    np.testing.assert_array_equal(build().subset([7, 2, 5]).subset([2, 0]).pattern_numbers, [5, 7])
+    part = raw.subset([7, 2])
+    np.testing.assert_array_equal(part.pattern_numbers, [24, 14])
+    np.testing.assert_array_equal(raw.pattern_numbers, 10 + 2 * np.arange(M))
+    part.to_file(tmp_path / "part.npz")
+    np.testing.assert_array_equal(RawData.from_file(tmp_path / "part.npz").pattern_numbers, [24, 14])
+    with pytest.raises(DataError, match=r"_metadata\.pattern_indexes does not fit .* \(got 3 numbers, expec"):
+        _ = load(tmp_path, _metadata=json.dumps({"pattern_indexes": [1, 2, 3]})).pattern_numbers
+
+
 def test_groups_hold_the_patterns_of_their_points() -> None:
     raw = build()
     data = raw.generate_grouped_data(N, K=7, nsamples=1, gridsize=2, seed=0)
