@@ -177,7 +177,6 @@ def prepare_scan(
         If the probe is missing, or the data cannot be right (``ptycho.checks``).
     """
     options = options or FileOptions()
-    check_extent(raw.positions_yx_px, raw.N, name)
     draft = check_patterns(Draft(raw), options)
     raw = draft.raw
     record = make_scale_record(raw, override=domain, nphotons=raw.nphotons, left_out=draft.left_out)
@@ -185,7 +184,9 @@ def prepare_scan(
     if mask is not None:
         probe = probe * mask.values(raw.N)
     scan = Scan(raw, record, probe, raw.positions_yx_px, name, draft.left_out, options=options)
+    # The checks name the unit that explains a scan too wide for this machine; the rest is refused after them.
     scan = replace(scan, findings=(*draft.findings, *check_scan(scan, options)))
+    check_extent(raw.positions_yx_px, raw.N, name)
     report(scan.findings, name)
     return scan
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from file_makers import Instrument, cxi_tree, nexus_tree, write_tree
+from file_makers import Instrument, cxi_tree, diffraction_tree, nexus_tree, product_tree, write_tree
 from scan_makers import honest_options, honest_scan
 
 from ptycho.errors import DataError
@@ -161,6 +161,27 @@ def test_positions_of_a_file_in_metres_in_another_unit_are_refused(
     place = "entry_1/sample_1/geometry_1/translation"
     with pytest.raises(DataError, match=words):
         open_scan(cxi_of(0, tmp_path / "a.cxi", {place: translation}))
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"), [(1e3, "in millimetres"), (1e6, "in micrometres"), (None, "in obj")]
+)
+def test_positions_of_a_product_in_another_unit_are_refused(
+    factor: float | None, words: str, tmp_path: Path
+) -> None:
+    raw = honest_scan(0)
+    instrument = Instrument(raw.N, 8800.0, 2.0, (75e-6, 75e-6))
+    pixel = instrument.object_pixel_yx_m
+    metres = (raw.positions_yx_px - (np.array(raw.objectGuess.shape) - 1) / 2) * pixel
+    indexes = np.arange(raw.n_patterns)
+    write_tree(tmp_path / "diffraction.h5", diffraction_tree(raw.diff3d, indexes, instrument.pixel_yx_m))
+    for scale in (1.0, 1 / pixel[0] if factor is None else factor):
+        tree = product_tree(instrument, metres * scale, indexes, raw.objectGuess, (0.0, 0.0), raw.probe_modes)
+        write_tree(tmp_path / "product.h5", tree)
+        if scale == 1.0:
+            assert open_scan(tmp_path / "diffraction.h5").findings == ()
+    with pytest.raises(DataError, match=words):
+        open_scan(tmp_path / "diffraction.h5")
 
 
 def test_the_command_refuses_metres_in_one_line(
