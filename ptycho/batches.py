@@ -63,7 +63,9 @@ def tile_patterns(n_px: int) -> int:
     return max(MIN_TILE_PATTERNS, TILE_PIXELS // n_px**2)
 
 
-def tile_members(groups: Groups, validation: Groups | None, n_px: int) -> TileMembers:
+def tile_members(
+    groups: Groups, validation: Groups | None, n_px: int, *, seed: int | None = 0
+) -> TileMembers:
     """Part the patterns of the groups into those trained on and those that judge.
 
     A pattern that judges is never trained on; with overlapping groups it is a member of several.
@@ -76,6 +78,8 @@ def tile_members(groups: Groups, validation: Groups | None, n_px: int) -> TileMe
         Groups kept to judge.
     n_px : int
         Pattern size N [px].
+    seed : int, optional
+        Seed of the choice of patterns that judge.
 
     Returns
     -------
@@ -85,7 +89,9 @@ def tile_members(groups: Groups, validation: Groups | None, n_px: int) -> TileMe
     members = np.unique(groups.indices)
     held_out = None
     if validation is not None:
-        held_out = np.unique(validation.indices)[: max(1, len(members) // HELD_OUT_PART)]
+        # Drawn from the whole scan: the first ones would all lie at its top.
+        candidates = np.random.default_rng(seed).permutation(np.unique(validation.indices))
+        held_out = np.sort(candidates[: max(1, len(members) // HELD_OUT_PART)])
         rest = np.setdiff1d(members, held_out)
         members, held_out = (rest, held_out) if len(rest) else (held_out, None)
     return TileMembers(members, held_out, -(-len(members) // tile_patterns(n_px)))
@@ -153,8 +159,10 @@ def tile_centres(count: int, steps: int, seed: int, epoch: int) -> NDArray[np.in
     return epoch_generator(seed, epoch).integers(count, size=steps)
 
 
-def judging_centres(count: int, n_px: int) -> list[int]:
+def judging_centres(count: int, n_px: int, judged: NDArray[np.bool_] | None = None) -> list[int]:
     """Choose evenly spread members for the few tiles that judge every epoch.
+
+    Each tile holds a pattern that judges: one that holds none would be judged on what was trained on.
 
     Parameters
     ----------
@@ -162,6 +170,8 @@ def judging_centres(count: int, n_px: int) -> list[int]:
         Number of members.
     n_px : int
         Pattern size N [px].
+    judged : bool array, shape (count,), optional
+        Members that judge; tiles lie around these. By default around any.
 
     Returns
     -------
@@ -169,7 +179,9 @@ def judging_centres(count: int, n_px: int) -> list[int]:
         At most ``JUDGING_TILES`` indices, the same in every epoch.
     """
     tiles = min(JUDGING_TILES, -(-count // tile_patterns(n_px)))
-    return [int((k + 0.5) * count / tiles) for k in range(tiles)]
+    around = np.arange(count) if judged is None else np.flatnonzero(judged)
+    tiles = min(tiles, len(around))
+    return [int(around[int((k + 0.5) * len(around) / tiles)]) for k in range(tiles)]
 
 
 def batch_rows(

@@ -269,7 +269,9 @@ def tile_loader(
         One tile at a time.
     """
     if steps is None:
-        sampler: Sampler[Any] = _EpochOrder(lambda _: judging_centres(len(dataset), dataset.n_px))
+        sampler: Sampler[Any] = _EpochOrder(
+            lambda _: judging_centres(len(dataset), dataset.n_px, dataset.judged)
+        )
     else:
         sampler = _EpochOrder(lambda epoch: tile_centres(len(dataset), steps, seed, epoch).tolist())
     return DataLoader(dataset, batch_size=None, sampler=sampler, **_processes(execution))

@@ -113,7 +113,7 @@ def _loaders(
     config, how = job.config, job.execution
     known, other = (wanted_labels(model.terms.needs_labels, scan) for scan in (job.scan, job.test_scan))
     if model.is_unrolled:
-        members, held_out, steps = tile_members(job.groups, job.validation, job.scan.n_px)
+        members, held_out, steps = tile_members(job.groups, job.validation, job.scan.n_px, seed=config.seed)
         tiles = TileDataset(store, job.scan, members, labels=known)
         train = tile_loader(tiles, seed=config.seed, steps=steps, execution=how)
         if test_store is not None and job.test_scan is not None:

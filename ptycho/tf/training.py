@@ -75,7 +75,7 @@ def _tiles(
     job: TrainingJob, store: PatternStore, test_store: PatternStore | None, known: KnownPatches
 ) -> tuple[_Epochs, _Epochs | None]:
     seed, n_px = job.config.seed, job.scan.n_px
-    members, held_out, steps = tile_members(job.groups, job.validation, n_px)
+    members, held_out, steps = tile_members(job.groups, job.validation, n_px, seed=seed)
     source = TileSource(store, job.scan, members, labels=known[0])
     train = _Epochs(source, lambda epoch: tile_centres(len(source), steps, seed, epoch).tolist())
     if test_store is not None and job.test_scan is not None:
@@ -85,7 +85,7 @@ def _tiles(
         judge = TileSource(store, job.scan, both, held_out=held_out, labels=known[0])
     else:
         return train, None
-    return train, _Epochs(judge, lambda _: judging_centres(len(judge), n_px))
+    return train, _Epochs(judge, lambda _: judging_centres(len(judge), n_px, judge.judged))
 
 
 def _groups(

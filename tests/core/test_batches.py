@@ -25,7 +25,7 @@ def raster(side: int, step_px: float = 5.0) -> np.ndarray:
     return np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
 
 
-def part(groups: Groups, rows: slice) -> Groups:
+def part(groups: Groups, rows: slice | np.ndarray) -> Groups:
     return Groups(groups.indices[rows], groups.centres_yx_px[rows], groups.offsets_yx_px[rows])
 
 
@@ -62,6 +62,23 @@ def test_patterns_that_judge_are_never_trained_on() -> None:
     everything = np.unique(groups.indices[20:])
     assert len(split.held_out) <= len(everything) // 10
     assert np.isin(everything, np.union1d(split.members, split.held_out)).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_patterns_that_judge_come_from_the_whole_scan_and_every_judging_tile_has_some(seed: int) -> None:
+    positions = raster(40)
+    groups = make_groups(positions, gridsize=1, seed=0)
+    order = np.random.default_rng(seed).permutation(len(positions))
+    split = tile_members(part(groups, order[1000:]), part(groups, order[:1000]), 64, seed=seed)
+    assert split.held_out is not None
+    quarters = np.bincount(split.held_out // 400, minlength=4) / len(split.held_out)
+    assert quarters.min() > 0.1
+    again = tile_members(part(groups, order[1000:]), part(groups, order[:1000]), 64, seed=seed)
+    np.testing.assert_array_equal(again.held_out, split.held_out)
+    both = np.union1d(split.members, split.held_out[:6])
+    judged = np.isin(both, split.held_out[:6])
+    for centre in judging_centres(len(both), 64, judged):
+        assert judged[tile_plan(positions[both], centre, 64)[0]].any()
 
 
 def test_a_training_with_nothing_left_trains_on_what_was_held_out() -> None:
