@@ -303,7 +303,7 @@ def check_patterns(found: Reconstruction, scan: Scan) -> None:
     found.rows_in(scan)
 
 
-def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]) -> FRC:
+def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_], *, known_truth: bool = False) -> FRC:
     """Return the Fourier ring correlation of two objects inside the smallest box around what was scanned.
 
     Parameters
@@ -312,6 +312,8 @@ def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]) -> FRC:
         Objects in one gauge.
     mask : bool array, shape (H, W)
         Scanned pixels; outside of them both are set to their mean.
+    known_truth : bool
+        ``b`` is free of noise.
 
     Returns
     -------
@@ -320,4 +322,4 @@ def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_]) -> FRC:
     """
     box = gauge_fit_region(mask)
     first, second = (np.where(mask, image, image[mask].mean())[box] for image in (a, b))
-    return fourier_ring_correlation(first, second)
+    return fourier_ring_correlation(first, second, known_truth=known_truth)

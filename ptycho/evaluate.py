@@ -347,7 +347,7 @@ def _compare(result: Evaluation, folder: Path, found: Reconstruction, rival: Riv
     from ptycho.figures import save_comparison_png
 
     fit = solve_gauge(found.obj, rival.obj, rival.mask)
-    scores = score_aligned(fit.obj, rival.obj, rival.mask)
+    scores = score_aligned(fit.obj, rival.obj, rival.mask, known_truth=rival.name == "truth")
     gauge = {
         "gauge_scale": abs(fit.scale),
         "gauge_shift_y_px": float(fit.shift_yx_px[0]),
@@ -358,7 +358,7 @@ def _compare(result: Evaluation, folder: Path, found: Reconstruction, rival: Riv
     result.scores.update({f"{rival.name}_{key}": value for key, value in {**scores, **gauge}.items()})
     picture, names = folder / f"comparison_{rival.name}.png", ("reconstruction", rival.name)
     result.files.append(save_comparison_png(fit.obj, rival.obj, picture, scores, rival.mask, names))
-    curve = correlate(fit.obj, rival.obj, rival.mask)
+    curve = correlate(fit.obj, rival.obj, rival.mask, known_truth=rival.name == "truth")
     result.files += _write_correlation(folder, curve, rival.name, f"against the {rival.name}")
 
 
@@ -390,7 +390,7 @@ def _judge_halves(result: Evaluation, folder: Path, one: Reconstruction, two: Re
     one, two = (replace(half, coverage=HALF_COVERAGE * half.coverage) for half in (one, two))
     other, mask = on_canvas_of(two, one)
     fit = solve_gauge(one.obj, other, mask)
-    scores = score_aligned(fit.obj, other, mask)
+    scores = score_aligned(fit.obj, other, mask, known_truth=False)
     result.scores["half_scan_resolution_px"] = scores["frc_resolution_px"]
     result.scores["half_scan_complex_nrmse"] = scores["complex_nrmse"]
     picture, names = folder / "comparison_half_scans.png", ("first half", "second half")

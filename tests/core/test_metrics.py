@@ -270,3 +270,19 @@ def test_bad_input_is_named_with_its_value(truth, mask):
         metrics.fourier_ring_correlation(truth[:4], truth[:4])
     with pytest.raises(DataError, match="truth is zero"):
         metrics.complex_nrmse(truth, 0 * truth)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("crossing", [0.12, 0.2, 0.3])
+def test_the_resolution_beside_a_truth_is_where_half_a_bit_is_left(seed, crossing):
+    n = 384
+    spectra = np.random.default_rng(seed).standard_normal((4, n, n))
+    frequency = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.fftfreq(n))
+    # The signal falls off so that its ratio to the noise is sqrt(2) - 1 at the crossing.
+    falling = np.sqrt((np.sqrt(2) - 1) * np.exp((crossing - frequency) / 0.02))
+    truth = 1 + np.fft.ifft2((spectra[0] + 1j * spectra[1]) * falling)
+    noise = np.fft.ifft2(spectra[2] + 1j * spectra[3])
+    found = metrics.fourier_ring_correlation(truth + noise, truth, known_truth=True).resolution_px
+    assert 1 / found == pytest.approx(crossing, abs=0.012)
+    flattered = metrics.fourier_ring_correlation(truth + noise, truth).resolution_px
+    assert 1 / flattered > crossing + 0.03
