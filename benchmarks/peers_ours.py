@@ -122,7 +122,7 @@ def pretrained(case: Case, scan: Scan) -> dict[str, list[Point]]:
     members = np.arange(scan.n_patterns)
     for _ in range(2):
         found = engine.reconstruct(
-            model, scan, members, execution=EXECUTION, progress=Progress(), probe_first=case.probe_is_off
+            model, scan, members, execution=EXECUTION, progress=Progress(), fit_probe=case.probe_is_off
         )
     return {"pretrained network": [Point(0, found.seconds, found)]}
 

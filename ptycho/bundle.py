@@ -26,7 +26,7 @@ from ptycho.npz import atomic_path
 from ptycho.scaling import ScaleRecord
 
 FORMAT_VERSION = 1
-MANIFEST, WEIGHTS, PROBE = "manifest.json", "weights.npz", "probe"
+MANIFEST, WEIGHTS, PROBE, PROBE_START = "manifest.json", "weights.npz", "probe", "probe_start"
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Bundle:
         Scale of the training scan.
     where : str
         File it came from, for messages.
+    probe_start : complex64 array, shape (P, N, N), or None
+        Probe that the training started from [sqrt(photons)]; None where it is not known.
     """
 
     backend: str
@@ -61,6 +63,7 @@ class Bundle:
     probe_refined: bool = False
     scale_record: ScaleRecord | None = None
     where: str = "bundle"
+    probe_start: NDArray[np.complex64] | None = None
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> Path:
@@ -79,7 +82,10 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
         The file.
     """
     stream = io.BytesIO()
-    np.savez(stream, allow_pickle=False, **bundle.weights, **{PROBE: bundle.probe})
+    probes = {PROBE: bundle.probe}
+    if bundle.probe_refined and bundle.probe_start is not None:
+        probes[PROBE_START] = bundle.probe_start
+    np.savez(stream, allow_pickle=False, **bundle.weights, **probes)
     payload = stream.getvalue()
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -152,7 +158,7 @@ def _assembled(path: Path, manifest: dict[str, Any], weights: dict[str, NDArray[
             f"{FORMAT_VERSION}). Install the version that wrote it, or train again."
         )
     model = build_config(ModelConfig, manifest["model"])
-    probe = weights.pop(PROBE)
+    probe, start = weights.pop(PROBE), weights.pop(PROBE_START, None)
     check_weights(weights, architecture_table(model), str(path))
     record = manifest["scale_record"]
     return Bundle(
@@ -164,4 +170,5 @@ def _assembled(path: Path, manifest: dict[str, Any], weights: dict[str, NDArray[
         probe_refined=bool(manifest["probe_refined"]),
         scale_record=ScaleRecord.from_dict(record) if record else None,
         where=str(path),
+        probe_start=start,
     )

@@ -33,13 +33,12 @@ from ptycho.models import (
     fitted_model,
     load_engine,
     require_backend,
-    saw_no_scan,
 )
 from ptycho.npz import atomic_path
 from ptycho.outputs import prepare_folder, truth_on_canvas, write_json
 from ptycho.overwrites import check_evaluation
 from ptycho.progress import Progress
-from ptycho.scan import Scan, masked, open_scan
+from ptycho.scan import Scan, open_scan
 from ptycho.verdict import Verdict, announce, judge
 
 HALF_COVERAGE = 0.5
@@ -212,7 +211,7 @@ def split_halves(
     progress : Progress
         Told what goes on.
     probe : complex64 array, shape (P, N, N)
-        Probe modes of both halves where the model never saw a scan [sqrt(photons)].
+        Probe modes of the whole scan, used for both halves as they are [sqrt(photons)].
 
     Returns
     -------
@@ -234,10 +233,14 @@ def split_halves(
             f"{scan.name}: too few patterns for two halves (got {len(scan.usable)}, expected at least "
             f"{2 * needed}). Leave --model-path out."
         )
-    scan = replace(scan, probe=masked(probe if saw_no_scan(engine, model) else scan.probe, settings))
     order = np.random.default_rng(request.seed).permutation(scan.usable)
     middle = len(order) // 2
-    how = {"execution": request.execution, "progress": progress, "polish": request.polish}
+    how = {
+        "execution": request.execution,
+        "progress": progress,
+        "polish": request.polish,
+        "given_probe": probe,
+    }
     one, two = (
         engine.reconstruct(model, scan, np.sort(half), **how) for half in (order[:middle], order[middle:])
     )

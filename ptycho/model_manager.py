@@ -18,10 +18,9 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import BundleError, DataError
 from ptycho.geometry import group_canvases, lay_on_canvas
 from ptycho.interrupts import ending_on_sigterm
-from ptycho.models import fitted_model, load_engine, saw_no_scan
+from ptycho.models import fitted_model, load_engine
 from ptycho.physics import extract_patches, shift_field
 from ptycho.probe import probe_window
-from ptycho.progress import Progress
 from ptycho.scaling import CHUNK
 from ptycho.scan import mask_of, prepare_scan
 from ptycho.verdict import announce, judge
@@ -112,6 +111,8 @@ class DiffractionToObject:
 
     def _cut_patches(self, inputs: Any) -> NDArray[np.complex64]:
         """Reconstruct the scan behind the offsets; return the patch of every group, shape (B, N, N, 1)."""
+        from ptycho.workflows.training import LoggedProgress
+
         offsets = inputs[1] if isinstance(inputs, list | tuple) and len(inputs) == 2 else None
         raw, indices = getattr(offsets, "scan", None), getattr(offsets, "indices", None)
         if raw is None or len(indices) != len(inputs[0]):
@@ -129,8 +130,7 @@ class DiffractionToObject:
                 scan,
                 np.intersect1d(indices, scan.usable),
                 execution=PyTorchExecutionConfig(),
-                progress=Progress(),
-                probe_first=saw_no_scan(engine, model),
+                progress=LoggedProgress(),
             )
         announce(judge(found, scan), Progress())
         positions = raw.positions_yx_px[indices].mean(axis=1)

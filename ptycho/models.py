@@ -281,22 +281,6 @@ def masked_model(engine: ModuleType, model: Any, asked: ModelConfig, stated: Col
     settings = replace(bundle.model, **{name: getattr(asked, name) for name in MASK})
     if settings == bundle.model:
         return model
-    return engine.from_bundle(replace(bundle, model=settings, probe=masked(bundle.probe, settings)))
-
-
-def saw_no_scan(engine: ModuleType, model: Any) -> bool:
-    """Return whether a model was trained without a scan, so that it knows no probe.
-
-    Parameters
-    ----------
-    engine : module
-        The backend.
-    model : object
-        The backend's model.
-
-    Returns
-    -------
-    bool
-        True for the network that comes with the package.
-    """
-    return not engine.to_bundle(model).probe.any()
+    start = None if bundle.probe_start is None else masked(bundle.probe_start, settings)
+    probe = masked(bundle.probe, settings)
+    return engine.from_bundle(replace(bundle, model=settings, probe=probe, probe_start=start))

@@ -45,7 +45,6 @@ from ptycho.models import (
     fitted_model,
     load_engine,
     masked_model,
-    saw_no_scan,
 )
 from ptycho.outputs import (
     prepare_folder,
@@ -322,8 +321,6 @@ def infer(
             f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, "
             f"expected at least {config.model.gridsize**2}). Pass a larger --n_images."
         )
-    polish = refinement(config)
-    uses_network = polish is None or polish.start == "network"
     found = engine.reconstruct(
         model,
         scan,
@@ -332,10 +329,8 @@ def infer(
         progress=progress,
         patch_weighting=config.patch_weighting,
         fit_scale=config.varpro_scaling,
-        polish=polish,
-        probe_first=config.fit_probe
-        if config.fit_probe is not None
-        else uses_network and saw_no_scan(engine, model),
+        polish=refinement(config),
+        fit_probe=config.fit_probe,
     )
     limits = (config.phase_vmin, config.phase_vmax)
     with progress.phase("writing", 1) as phase:

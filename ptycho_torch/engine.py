@@ -229,7 +229,8 @@ def fit(job: TrainingJob) -> TrainingResult:
             if job.config.probe_trainable and job.resume is None:
                 members = np.unique(job.groups.indices)
                 probe = fit_probe(store, job.scan, members, torch.device(accelerator), job.progress)
-                model.attach_scan(masked(probe, job.config.model), job.scan.record, refined=True)
+                probe = masked(probe, job.config.model)
+                model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
             train, judge = _loaders(job, store, test_store, model)
             report = _Report(job, model)
             logger = build_logger(job)
@@ -316,6 +317,7 @@ def to_bundle(model: PtychoPINN_Lightning) -> Bundle:
         log_gain=float(model.log_gain.detach()),
         probe_refined=model.probe_refined,
         scale_record=model.scale_record,
+        probe_start=model.probe_start,
     )
 
 
@@ -340,7 +342,8 @@ def from_bundle(bundle: Bundle) -> PtychoPINN_Lightning:
     data, settings, training = from_core(bundle.model)
     model = PtychoPINN_Lightning(settings, data, training)
     model.generator.import_weights(bundle.weights, bundle.where)
-    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined)
+    start = bundle.probe_start
+    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
     with torch.no_grad():
         model.log_gain.fill_(bundle.log_gain)
     return model.eval()

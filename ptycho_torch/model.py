@@ -15,6 +15,7 @@ from ptycho.errors import BundleError
 from ptycho.geometry import plan_canvas
 from ptycho.losses import LossTerms
 from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.probe_choice import TrainedProbe
 from ptycho.scaling import ScaleRecord
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
@@ -133,6 +134,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         self.terms = LossTerms(kind)
         self.scale_record: ScaleRecord | None = None
         self.probe_refined = False
+        self.probe_start: NDArray[np.complex64] | None = None
         self.register_buffer(
             "probe", torch.zeros(1, self.core_config.N, self.core_config.N, dtype=torch.complex64)
         )
@@ -155,7 +157,19 @@ class PtychoPINN_Lightning(L.LightningModule):
         """Name that the loss on what judges is logged under."""
         return f"{self.terms.kind}_val_loss"
 
-    def attach_scan(self, probe: NDArray[np.complex64], record: ScaleRecord | None, *, refined: bool) -> None:
+    @property
+    def trained_probe(self) -> TrainedProbe:
+        """What the training knew about the beam."""
+        return TrainedProbe(self.probe.cpu().numpy(), self.probe_start, self.probe_refined, self.scale_record)
+
+    def attach_scan(
+        self,
+        probe: NDArray[np.complex64],
+        record: ScaleRecord | None,
+        *,
+        refined: bool,
+        start: NDArray[np.complex64] | None = None,
+    ) -> None:
         """Take over probe and scale of the scan to train on.
 
         Parameters
@@ -166,9 +180,12 @@ class PtychoPINN_Lightning(L.LightningModule):
             Scale of the patterns.
         refined : bool
             The probe is no longer the one of the data file.
+        start : complex array, shape (P, N, N), optional
+            The one of the data file, where it is known [sqrt(photons)].
         """
         self.probe = torch.from_numpy(probe).to(self.probe.device)
         self.probe_refined = refined
+        self.probe_start = start if refined else probe
         self.scale_record = record
 
     def _probes(self, batch: dict[str, Tensor]) -> Tensor:
@@ -363,12 +380,16 @@ class PtychoPINN_Lightning(L.LightningModule):
         """Store the scale of the training scan beside the weights."""
         checkpoint["scale_record"] = self.scale_record.to_dict() if self.scale_record else None
         checkpoint["probe_refined"] = self.probe_refined
+        start = self.probe_start
+        checkpoint["probe_start"] = None if start is None else torch.from_numpy(start)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the probe of the checkpoint and take its scale."""
         state = checkpoint["state_dict"]
         self.probe = torch.zeros_like(state["probe"], device=self.probe.device)
         self.probe_refined = bool(checkpoint.get("probe_refined", False))
+        start = checkpoint.get("probe_start")
+        self.probe_start = None if start is None else start.cpu().numpy()
         record = checkpoint.get("scale_record")
         self.scale_record = ScaleRecord.from_dict(record) if record else None
 

@@ -16,12 +16,13 @@ from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.misfit import Fit, FitTally, photon_unit
 from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.probe_choice import ProbeChoice, choose_probe, network_gain
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
-from ptycho_torch import physics
+from ptycho_torch import physics, refine
 from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptycho_torch.refine import fit_probe, refine_shown
+from ptycho_torch.refine import refine_shown
 from ptycho_torch.solver import scan_illumination
 
 
@@ -67,7 +68,8 @@ def reconstruct(
     patch_weighting: str = "probe",
     fit_scale: bool = False,
     polish: RefineOptions | None = None,
-    probe_first: bool = False,
+    fit_probe: bool | None = None,
+    given_probe: NDArray[np.complex64] | None = None,
     centre_yx_px: tuple[float, float] | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model.
@@ -90,8 +92,11 @@ def reconstruct(
         Multiply the object with the one factor that fits the measured amplitudes best.
     polish : RefineOptions, optional
         Refine the stitched object by the forward model.
-    probe_first : bool
-        Fit the probe to the scan before the network sees it.
+    fit_probe : bool, optional
+        Fit the probe of the file to the scan before the network sees it, or fit none; decided by default,
+        see ``ptycho.probe_choice``.
+    given_probe : complex64 array, shape (P, N, N), optional
+        Probe modes to use as they are [sqrt(photons)].
     centre_yx_px : tuple of float, optional
         Object coordinate that the middle of the result, index ``((H-1)/2, (W-1)/2)``, shall have [px].
 
@@ -103,13 +108,14 @@ def reconstruct(
     device = torch.device(resolve_accelerator(execution.accelerator))
     model = model.to(device).eval()
     start = time.perf_counter()
+    uses_probe = model.is_unrolled or fit_scale if polish is None else polish.start == "network"
+    choice = choose_probe(
+        scan, model.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
+    )
+    progress.note(choice.summary)
     plan, kept = _canvas(scan.positions_yx_px[members], scan.n_px, centre_yx_px)
     with PatternStore(scan, progress) as store:
-        if probe_first:
-            fitted = fit_probe(store, scan, members, device, progress)
-            probe = torch.from_numpy(masked(fitted, model.core_config)).to(device)
-        else:
-            probe = _fitting_probe(model, scan).to(device)
+        probe = _probe(choice, store, scan, members, model, progress)
         chunks = ScanChunks(store, plan, members, probe)
         weight = scan_illumination(chunks, plan.shape_yx)
         if polish is not None and polish.start == "flat":
@@ -125,8 +131,10 @@ def reconstruct(
             obj = _stitched(model, store, plan, members, window, scan.record.input_scale, execution, progress)
         if polish is not None or fit_scale:
             obj = obj * _fitted_gain(obj, chunks, model.core_config.gaussian_smoothing_sigma)
-        else:
+        elif model.is_unrolled:
             obj = obj * model.log_gain.exp()
+        else:
+            obj = obj * model.log_gain.exp() * network_gain(scan, model.trained_probe)
         misfit: tuple[float, ...] = ()
         if polish is not None:
             refined = refine_shown(chunks, obj, polish, progress)
@@ -177,12 +185,20 @@ def _fit(obj: torch.Tensor, chunks: ScanChunks, photons: float | None, sigma_px:
     return tally.result()
 
 
-def _fitting_probe(model: PtychoPINN_Lightning, scan: Scan) -> torch.Tensor:
-    """Return the refined probe of the training in the gauge of a scan, else the scan's own."""
-    own = torch.from_numpy(scan.probe)
-    if not model.probe_refined or model.probe.shape != own.shape or model.scale_record is None:
-        return own
-    return model.probe * (scan.record.mean_counts / model.scale_record.mean_counts) ** 0.5
+def _probe(
+    choice: ProbeChoice,
+    store: PatternStore,
+    scan: Scan,
+    members: NDArray[np.int64],
+    model: PtychoPINN_Lightning,
+    progress: Progress,
+) -> torch.Tensor:
+    """Return the chosen probe on the device of the model, fitted to the scan where that was decided."""
+    probe, device = choice.probe, model.probe.device
+    if choice.fit:
+        fitted = refine.fit_probe(store, replace(scan, probe=probe), members, device, progress)
+        probe = masked(fitted, model.core_config)
+    return torch.from_numpy(probe).to(device)
 
 
 def _middle(probe: torch.Tensor) -> torch.Tensor:

@@ -44,6 +44,7 @@ def to_bundle(model: PtychoPINN) -> Bundle:
         log_gain=float(model.log_gain),
         probe_refined=model.probe_refined,
         scale_record=model.scale_record,
+        probe_start=model.probe_start,
     )
 
 
@@ -63,7 +64,8 @@ def fill(model: PtychoPINN, bundle: Bundle) -> None:
         If a weight is missing, unknown, or of another shape.
     """
     model.generator.import_weights(bundle.weights, bundle.where)
-    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined)
+    start = bundle.probe_start
+    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
     model.log_gain.assign(bundle.log_gain)
 
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig
 from ptycho.losses import LossTerms
+from ptycho.probe_choice import TrainedProbe
 from ptycho.scaling import ScaleRecord
 from ptycho.tf import losses, physics
 from ptycho.tf.generators import UnrolledGenerator, build_generator
@@ -47,6 +48,7 @@ class PtychoPINN:
         self.log_gain = tf.Variable(0.0)
         self.probe = tf.zeros((1, model.N, model.N), tf.complex64)
         self.probe_refined = False
+        self.probe_start: NDArray[np.complex64] | None = None
         self.scale_record: ScaleRecord | None = None
 
     @property
@@ -54,7 +56,19 @@ class PtychoPINN:
         """True for the generator that works on a whole canvas."""
         return isinstance(self.generator, UnrolledGenerator)
 
-    def attach_scan(self, probe: NDArray[np.complex64], record: ScaleRecord | None, *, refined: bool) -> None:
+    @property
+    def trained_probe(self) -> TrainedProbe:
+        """What the training knew about the beam."""
+        return TrainedProbe(self.probe.numpy(), self.probe_start, self.probe_refined, self.scale_record)
+
+    def attach_scan(
+        self,
+        probe: NDArray[np.complex64],
+        record: ScaleRecord | None,
+        *,
+        refined: bool,
+        start: NDArray[np.complex64] | None = None,
+    ) -> None:
         """Take over probe and scale of the scan to train on.
 
         Parameters
@@ -65,9 +79,12 @@ class PtychoPINN:
             Scale of the patterns.
         refined : bool
             The probe is no longer the one of the data file.
+        start : complex array, shape (P, N, N), optional
+            The one of the data file, where it is known [sqrt(photons)].
         """
         self.probe = tf.constant(probe, tf.complex64)
         self.probe_refined = refined
+        self.probe_start = start if refined else probe
         self.scale_record = record
 
     def trainable(self) -> dict[str, tf.Variable]:

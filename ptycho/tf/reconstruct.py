@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +15,14 @@ from ptycho.grouping import covering_groups
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.misfit import Fit, FitTally, photon_unit
 from ptycho.network import CANVAS_MULTIPLE_PX
+from ptycho.probe_choice import ProbeChoice, choose_probe, network_gain
 from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
-from ptycho.tf import physics
+from ptycho.tf import physics, refine
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
-from ptycho.tf.refine import fit_probe, refine_shown
+from ptycho.tf.refine import refine_shown
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import compiled, scan_illumination
 
@@ -35,7 +37,8 @@ def reconstruct(
     patch_weighting: str = "probe",
     fit_scale: bool = False,
     polish: RefineOptions | None = None,
-    probe_first: bool = False,
+    fit_probe: bool | None = None,
+    given_probe: NDArray[np.complex64] | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a trained model.
 
@@ -57,8 +60,11 @@ def reconstruct(
         Multiply the object with the one factor that fits the measured amplitudes best.
     polish : RefineOptions, optional
         Refine the stitched object by the forward model.
-    probe_first : bool
-        Fit the probe to the scan before the network sees it.
+    fit_probe : bool, optional
+        Fit the probe of the file to the scan before the network sees it, or fit none; decided by default,
+        see ``ptycho.probe_choice``.
+    given_probe : complex64 array, shape (P, N, N), optional
+        Probe modes to use as they are [sqrt(photons)].
 
     Returns
     -------
@@ -66,12 +72,14 @@ def reconstruct(
         Object, coverage and their place.
     """
     start = time.perf_counter()
+    uses_probe = model.is_unrolled or fit_scale if polish is None else polish.start == "network"
+    choice = choose_probe(
+        scan, model.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
+    )
+    progress.note(choice.summary)
     plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
     with tf.device(device_name(execution.accelerator)), PatternStore(scan, progress) as store:
-        if probe_first:
-            probe = tf.constant(masked(fit_probe(store, scan, members, progress), model.core_config))
-        else:
-            probe = _fitting_probe(model, scan)
+        probe = _probe(choice, store, scan, members, model, progress)
         chunks = ScanChunks(store, plan, members, probe)
         weight = scan_illumination(chunks, plan.shape_yx)
         if polish is not None and polish.start == "flat":
@@ -87,8 +95,10 @@ def reconstruct(
             obj = _stitched(model, store, plan, members, window, scan.record.input_scale, execution, progress)
         if fit_scale or polish is not None:
             gain = _fitted_gain(obj, chunks, model.core_config.gaussian_smoothing_sigma)
-        else:
+        elif model.is_unrolled:
             gain = tf.exp(model.log_gain)
+        else:
+            gain = tf.exp(model.log_gain) * network_gain(scan, model.trained_probe)
         obj = obj * as_complex(gain)
         misfit: tuple[float, ...] = ()
         if polish is not None:
@@ -135,11 +145,20 @@ def _fit(obj: tf.Tensor, chunks: ScanChunks, photons: float | None, sigma_px: fl
     return tally.result()
 
 
-def _fitting_probe(model: PtychoPINN, scan: Scan) -> tf.Tensor:
-    """Return the refined probe of the training in the gauge of a scan, else the scan's own."""
-    if not model.probe_refined or tuple(model.probe.shape) != scan.probe.shape or model.scale_record is None:
-        return tf.constant(scan.probe)
-    return model.probe * (scan.record.mean_counts / model.scale_record.mean_counts) ** 0.5
+def _probe(
+    choice: ProbeChoice,
+    store: PatternStore,
+    scan: Scan,
+    members: NDArray[np.int64],
+    model: PtychoPINN,
+    progress: Progress,
+) -> tf.Tensor:
+    """Return the chosen probe, fitted to the scan where that was decided."""
+    probe = choice.probe
+    if choice.fit:
+        fitted = refine.fit_probe(store, replace(scan, probe=probe), members, progress)
+        probe = masked(fitted, model.core_config)
+    return tf.constant(probe)
 
 
 def _middle(probe: tf.Tensor) -> tf.Tensor:

@@ -327,7 +327,8 @@ def fit(job: TrainingJob) -> TrainingResult:
             test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
         if job.config.probe_trainable and job.resume is None:
             probe = fit_probe(store, job.scan, np.unique(job.groups.indices), job.progress)
-            model.attach_scan(masked(probe, job.config.model), job.scan.record, refined=True)
+            probe = masked(probe, job.config.model)
+            model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
         training = _Training(job, model, *_sources(job, store, test_store, model))
         if job.resume is not None and checkpoint is not None:
             training.resume(job.resume, *checkpoint)

@@ -20,7 +20,7 @@ from ptycho.bundle import MANIFEST, read_bundle
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
 from ptycho.errors import BundleError
-from ptycho.models import ModelNotFoundError, find_model, fitted_model, load_engine, saw_no_scan
+from ptycho.models import ModelNotFoundError, find_model, fitted_model, load_engine
 from ptycho.outputs import prepare_folder, write_training_curves
 from ptycho.raw_data import RawData
 from ptycho.scan import mask_of, prepare_scan
@@ -194,7 +194,6 @@ def reassemble_cdi_image(
         scan.usable,
         execution=PyTorchExecutionConfig(),
         progress=progress,
-        probe_first=saw_no_scan(engine, model),
     )
     announce(judge(found, scan), progress)
     obj, coverage = (found.obj.T, found.coverage.T) if transpose else (found.obj, found.coverage)
