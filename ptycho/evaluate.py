@@ -351,14 +351,8 @@ def _compare(result: Evaluation, folder: Path, found: Reconstruction, rival: Riv
 
     fit = solve_gauge(found.obj, rival.obj, rival.mask)
     scores = score_aligned(fit.obj, rival.obj, rival.mask, known_truth=rival.name == "truth")
-    gauge = {
-        "gauge_scale": abs(fit.scale),
-        "gauge_shift_y_px": float(fit.shift_yx_px[0]),
-        "gauge_shift_x_px": float(fit.shift_yx_px[1]),
-        "gauge_ramp_y_rad_per_px": float(fit.ramp_yx_rad_per_px[0]),
-        "gauge_ramp_x_rad_per_px": float(fit.ramp_yx_rad_per_px[1]),
-    }
-    result.scores.update({f"{rival.name}_{key}": value for key, value in {**scores, **gauge}.items()})
+    named = {**scores, **fit.removed()}
+    result.scores.update({f"{rival.name}_{key}": value for key, value in named.items()})
     picture, names = folder / f"comparison_{rival.name}.png", ("reconstruction", rival.name)
     result.files.append(save_comparison_png(fit.obj, rival.obj, picture, scores, rival.mask, names))
     curve = correlate(fit.obj, rival.obj, rival.mask, known_truth=rival.name == "truth")

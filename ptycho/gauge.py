@@ -43,6 +43,24 @@ class GaugeFit(NamedTuple):
     ramp_yx_rad_per_px: FloatArray
     shift_yx_px: FloatArray
 
+    def removed(self) -> dict[str, float]:
+        """Return what was taken out before the scores, as numbers by name.
+
+        Returns
+        -------
+        dict of str to float
+            ``gauge_scale``, the factor on the modulus: 1 where the transmission is right as it is, below 1
+            where the object was too bright; ``gauge_shift_y_px``, ``gauge_shift_x_px``,
+            ``gauge_ramp_y_rad_per_px``, ``gauge_ramp_x_rad_per_px``.
+        """
+        return {
+            "gauge_scale": abs(self.scale),
+            "gauge_shift_y_px": float(self.shift_yx_px[0]),
+            "gauge_shift_x_px": float(self.shift_yx_px[1]),
+            "gauge_ramp_y_rad_per_px": float(self.ramp_yx_rad_per_px[0]),
+            "gauge_ramp_x_rad_per_px": float(self.ramp_yx_rad_per_px[1]),
+        }
+
 
 class _Gauge(NamedTuple):
     """Ramp [rad/px] and shift [px] to remove; ``pad`` 0 shifts periodically, > 0 over a mirrored edge."""

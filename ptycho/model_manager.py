@@ -21,6 +21,7 @@ from ptycho.interrupts import ending_on_sigterm
 from ptycho.models import fitted_model, load_engine
 from ptycho.physics import extract_patches, shift_field
 from ptycho.probe import probe_window
+from ptycho.probe_choice import network_gain
 from ptycho.scaling import CHUNK
 from ptycho.scan import mask_of, prepare_scan
 from ptycho.verdict import announce, judge
@@ -79,13 +80,22 @@ class DiffractionToObject:
         if self.bundle.model.architecture == "unrolled":
             return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
+        gain = np.float32(self._beam_gain(inputs))
         groups, n_px, _, size = amplitude.shape
         step = max(1, CHUNK_PIXELS // (4 * size * n_px**2))
         patches = np.empty((groups, n_px, n_px, 1), np.complex64)
         for start in range(0, groups, step):
             rows = slice(start, start + step)
-            patches[rows, ..., 0] = self._patches(amplitude[rows], offsets_yx_px[rows])
+            patches[rows, ..., 0] = gain * self._patches(amplitude[rows], offsets_yx_px[rows])
         return patches
+
+    def _beam_gain(self, inputs: Any) -> float:
+        """Return the factor that the beam behind the offsets asks for; 1 where it is not known."""
+        raw = getattr(inputs[1], "scan", None) if isinstance(inputs, list | tuple) and inputs[1:] else None
+        if raw is None or raw.probeGuess is None:
+            return 1.0
+        scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
+        return network_gain(scan, self._model.trained_probe)
 
     def _checked(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return amplitude (B, N, N, C) and positions relative to the middle of the group (B, C, 2)."""

@@ -308,15 +308,16 @@ def _scored(
     if known is None:
         return {}, []
     from ptycho.figures import save_comparison_png
-    from ptycho.metrics import fit_gauge, score
+    from ptycho.gauge import solve_gauge
+    from ptycho.metrics import score_aligned
 
     truth, mask = known
     try:
-        scores = score(found.obj, truth, mask)
-        aligned = fit_gauge(found.obj, truth, mask)
+        fit = solve_gauge(found.obj, truth, mask)
+        scores = score_aligned(fit.obj, truth, mask)
     except DataError as error:
         # A field too small to judge must not cost the reconstruction.
         logger.warning("no scores against the truth: %s", error)
         return {}, []
-    picture = save_comparison_png(aligned, truth, folder / "comparison.png", scores=scores, mask=mask)
-    return scores, [picture]
+    picture = save_comparison_png(fit.obj, truth, folder / "comparison.png", scores=scores, mask=mask)
+    return scores | fit.removed(), [picture]

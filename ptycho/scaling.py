@@ -118,7 +118,8 @@ class ScaleRecord:
 
     def summary(self) -> str:
         """Return the decision as one line."""
-        probe = "kept" if self.probe_gain == 1.0 else f"scaled by {self.probe_gain:.4g}"
+        scaled = f"scaled by {self.probe_gain:.4g}, so the absolute transmission is unknown"
+        probe = "kept" if self.probe_gain == 1.0 else scaled
         return (
             f"scale: {self.domain} ({self.reason}); {self.mean_counts:.4g} photons per pattern, at most "
             f"{self.max_counts:.4g} in a pixel; probe {probe}; input x {self.input_scale:.4g}, "
@@ -203,6 +204,7 @@ def make_scale_record(
     override: Domain | None = None,
     nphotons: float | None = None,
     left_out: NDArray[np.int64] | None = None,
+    keep_probe_power: bool = False,
 ) -> ScaleRecord:
     r"""Decide every scale factor of a data set.
 
@@ -222,6 +224,8 @@ def make_scale_record(
         counts.
     left_out : int64 array, shape (K,), optional
         Patterns that take no part.
+    keep_probe_power : bool
+        Keep the gauge of the stored probe whatever the ratio: it was measured without a sample.
 
     Returns
     -------
@@ -257,7 +261,7 @@ def make_scale_record(
         reason=reason,
         mean_counts=mean_counts,
         max_counts=max_counts,
-        probe_gain=_probe_gain(raw, mean_counts, share),
+        probe_gain=1.0 if keep_probe_power else _probe_gain(raw, mean_counts, share),
         input_scale=1.0 / intensity_scale,
         intensity_scale=intensity_scale,
         amplitude_gain=gain,

@@ -179,7 +179,13 @@ def prepare_scan(
     options = options or FileOptions()
     draft = check_patterns(Draft(raw), options)
     raw = draft.raw
-    record = make_scale_record(raw, override=domain, nphotons=raw.nphotons, left_out=draft.left_out)
+    record = make_scale_record(
+        raw,
+        override=domain,
+        nphotons=raw.nphotons,
+        left_out=draft.left_out,
+        keep_probe_power=options.keep_probe_power,
+    )
     probe = scaled_probe(raw, record)
     if mask is not None:
         probe = probe * mask.values(raw.N)

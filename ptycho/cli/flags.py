@@ -460,8 +460,8 @@ def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser
         run,
         "fit-probe",
         "fit_probe",
-        "fit the probe to the scan before the network sees it (default: only for a network that never saw a "
-        "scan)",
+        "fit the probe of the file to the scan before the network sees it (default: a probe is fitted on any "
+        "scan but that of the training)",
     )
     run.add_argument("--phase-vmin", type=float, metavar="RAD", help="lower end of the phase colours")
     run.add_argument("--phase-vmax", type=float, metavar="RAD", help="upper end of the phase colours")
