@@ -134,15 +134,16 @@ class DiffractionToObject:
         scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
         engine = load_engine("tensorflow")
         model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
+        progress = LoggedProgress()
         with ending_on_sigterm():
             found = engine.reconstruct(
                 model,
                 scan,
                 np.intersect1d(indices, scan.usable),
                 execution=PyTorchExecutionConfig(),
-                progress=LoggedProgress(),
+                progress=progress,
             )
-        announce(judge(found, scan), Progress())
+        announce(judge(found, scan), progress)
         positions = raw.positions_yx_px[indices].mean(axis=1)
         # A pattern that was left out may lie beside the object that the others make: no light fell there.
         obj, origin, n_px = found.obj, found.origin_yx_px, scan.n_px
