@@ -72,7 +72,7 @@ def test_one_to_nine_patterns_are_reconstructed(backend: str, n_px: int) -> None
                     execution=CPU,
                     progress=Progress(),
                     polish=polish,
-                    probe_first=polish is None and count in (1, 5),
+                    fit_probe=polish is None and count in (1, 5),
                 )
                 assert np.isfinite(found.obj).all(), (shape, polish)
                 assert found.obj[found.coverage > 0.5].std() > 0, (shape, polish)

@@ -45,7 +45,7 @@ def verdict_on(scan: Scan, backend: str, polish: RefineOptions | None) -> Verdic
         execution=PyTorchExecutionConfig(accelerator="cpu"),
         progress=Progress(),
         polish=polish,
-        probe_first=polish is None,
+        fit_probe=polish is None,
     )
     return judge(found, scan)
 

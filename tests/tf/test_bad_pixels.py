@@ -98,7 +98,7 @@ def test_a_gap_in_the_detector_costs_little_and_what_stands_in_it_nothing(whole:
 @pytest.mark.slow
 def test_the_network_that_comes_along_does_not_see_the_gap(whole: Path) -> None:
     files = (whole, with_gaps(whole, "marked.npz", np.nan))
-    best, marked = (nrmse(reconstructed(engine, open_scan(path), probe_first=True), whole) for path in files)
+    best, marked = (nrmse(reconstructed(engine, open_scan(path), fit_probe=True), whole) for path in files)
     assert best < 0.03
     assert marked < 1.4 * best
 
