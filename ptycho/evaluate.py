@@ -25,6 +25,7 @@ from ptycho.config.effects import refuse_changed
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.optics import FileOptions
 from ptycho.gauge import solve_gauge
+from ptycho.isolation import untouched_process
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.metrics import FRC, score_aligned
 from ptycho.models import (
@@ -134,6 +135,7 @@ class Request:
     options: FileOptions = field(default_factory=FileOptions)
 
 
+@untouched_process()
 def evaluate(request: Request, output_dir: Path, progress: Progress | None = None) -> Evaluation:
     """Judge a reconstruction in every way the given files allow.
 

@@ -28,6 +28,7 @@ from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import check_target, collect, export_optics, write_export
 from ptycho.files.optics import FileOptions
 from ptycho.interrupts import ending_on_sigterm
+from ptycho.isolation import untouched_process
 from ptycho.job import (
     Bounds,
     Reconstruction,
@@ -126,6 +127,7 @@ def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress
 
 
 @ending_on_sigterm()
+@untouched_process()
 def train(
     config: TrainingConfig,
     execution: PyTorchExecutionConfig | None = None,
@@ -255,6 +257,7 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
 
 
 @ending_on_sigterm()
+@untouched_process()
 def infer(
     config: InferenceConfig,
     execution: PyTorchExecutionConfig | None = None,
@@ -287,6 +290,7 @@ def infer(
         If a setting or a file is wrong; nothing half-written stays.
     """
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
+    # The caller's settings stay his.
     config = copy.copy(config)
     engine = load_engine(config.backend)
     path = find_model(Path(config.model_path), config.backend)
@@ -304,12 +308,11 @@ def infer(
     model = masked_model(engine, model, config.model, stated)
     folder = prepare_folder(config.output_dir)
     config.model = engine.core_config(model)
-    populate_legacy(config, progress)
+    update_legacy_dict(params.cfg, config)
     scan = _open(config.test_data_file, config)
-    fitted = fitted_model(engine, model, scan, f"the model {path}")
-    if fitted is not model:
-        model, config.model = fitted, engine.core_config(fitted)
-        populate_legacy(config, progress)
+    model = fitted_model(engine, model, scan, f"the model {path}")
+    config.model = engine.core_config(model)
+    populate_legacy(config, progress)
     optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
     progress.note(scan.record.summary())
     wanted = config.n_groups if config.n_groups is not None else config.n_subsample

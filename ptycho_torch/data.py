@@ -244,6 +244,8 @@ def _processes(execution: PyTorchExecutionConfig) -> dict[str, Any]:
         "prefetch_factor": execution.prefetch_factor,
         "pin_memory": execution.pin_memory,
         "multiprocessing_context": "fork" if workers and sys.platform == "linux" else None,
+        # Without one, a loader draws from the generator of the host program.
+        "generator": torch.Generator(),
     }
 
 

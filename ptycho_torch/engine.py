@@ -33,6 +33,7 @@ from ptycho_torch.data import (
     tile_loader,
 )
 from ptycho_torch.effects import check_native
+from ptycho_torch.isolation import untouched_torch
 from ptycho_torch.loggers import build_logger, check_installed, log_artifacts
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
 from ptycho_torch.reconstruct import reconstruct, resolve_accelerator
@@ -72,10 +73,11 @@ class _Report(Callback):
             if logged in trainer.callback_metrics:
                 self.history[name].append(float(trainer.callback_metrics[logged]))
         shown = {name: values[-1] for name, values in self.history.items() if values}
-        if not np.isfinite(shown.get("train_loss", 0.0)):
+        wrong = [value for value in shown.values() if not np.isfinite(value)]
+        if wrong:
             raise DataError(
-                f"training: the loss is not finite in epoch {trainer.current_epoch + 1} (got "
-                f"{shown['train_loss']}, expected a number). Lower --learning-rate."
+                f"training: the loss is not finite in epoch {trainer.current_epoch + 1} (got {wrong[0]}, "
+                "expected a number). Lower --learning-rate."
             )
         self.phase.update(trainer.current_epoch + 1, **shown)
 
@@ -195,6 +197,7 @@ def check_settings(
         check_native(native["data_config"], native["model_config"], native["training_config"])
 
 
+@untouched_torch()
 def fit(job: TrainingJob) -> TrainingResult:
     """Train a model on the patterns of a scan.
 
@@ -218,7 +221,8 @@ def fit(job: TrainingJob) -> TrainingResult:
     job = replace(job, config=with_execution(job.config, job.execution))
     check_settings(job.config, job.execution, job.native)
     accelerator = resolve_accelerator(job.execution.accelerator)
-    L.seed_everything(job.config.seed, workers=True, verbose=False)
+    # For callbacks of the caller; what is drawn here comes from generators of its own.
+    torch.default_generator.manual_seed(job.config.seed)
     model = _new_model(job)
     if job.resume is not None:
         check_resume(job.resume, model, job.config.nepochs)

@@ -54,8 +54,11 @@ class TableNetwork(nn.Module):
         self.vectors = nn.ParameterDict()
         for layer in table:
             if layer.kind == "conv":
+                # Nothing is drawn from the host's generator: the weights follow below.
                 size, _, inputs, outputs = layer.shape
-                self.convolutions[layer.name] = nn.Conv2d(inputs, outputs, size, padding="same")
+                self.convolutions[layer.name] = nn.utils.skip_init(
+                    nn.Conv2d, inputs, outputs, size, padding="same"
+                )
             else:
                 self.vectors[layer.name] = nn.Parameter(torch.empty(layer.shape))
         self.import_weights(network.initial_weights(table, seed), "initial weights")

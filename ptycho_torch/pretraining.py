@@ -26,6 +26,7 @@ from ptycho.progress import Progress
 from ptycho.simulate import SimulationOptions, simulate
 from ptycho_torch import physics
 from ptycho_torch.generators import UnrolledGenerator
+from ptycho_torch.isolation import untouched_torch
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step, scan_illumination
 
 PLAIN_STEPS = 60
@@ -222,6 +223,7 @@ def _examples(
     return found
 
 
+@untouched_torch()
 def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Bundle:
     """Pre-train ``unrolled`` with the Poisson likelihood.
 

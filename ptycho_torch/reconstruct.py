@@ -21,6 +21,7 @@ from ptycho.progress import Progress
 from ptycho.scan import Scan, masked
 from ptycho_torch import physics, refine
 from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
+from ptycho_torch.isolation import untouched_torch
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.refine import refine_shown
 from ptycho_torch.solver import scan_illumination
@@ -57,6 +58,7 @@ def resolve_accelerator(requested: str) -> str:
     return name
 
 
+@untouched_torch()
 @torch.inference_mode()
 def reconstruct(
     model: PtychoPINN_Lightning,

@@ -12,6 +12,7 @@ from ptycho.batches import CHUNK_PIXELS
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.geometry import CanvasPlan, plan_canvas
 from ptycho.grouping import covering_groups
+from ptycho.isolation import untouched_process
 from ptycho.job import Reconstruction, RefineOptions
 from ptycho.misfit import Fit, FitTally, photon_unit
 from ptycho.network import CANVAS_MULTIPLE_PX
@@ -27,6 +28,7 @@ from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import compiled, scan_illumination
 
 
+@untouched_process()
 def reconstruct(
     model: PtychoPINN,
     scan: Scan,

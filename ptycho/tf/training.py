@@ -19,6 +19,7 @@ from ptycho.bundle import Bundle
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
 from ptycho.errors import ConfigError, DataError
+from ptycho.isolation import untouched_process
 from ptycho.job import TrainingJob, TrainingResult, judging_groups
 from ptycho.labels import Labels, wanted_labels
 from ptycho.losses import loss_terms, monitored_loss
@@ -241,10 +242,11 @@ class _Training:
                 rate = self.rate
                 losses = {"train_loss": self._train_epoch(epoch), "val_loss": self._judge_epoch(epoch)}
                 shown = {name: value for name, value in losses.items() if value is not None}
-                if not math.isfinite(shown["train_loss"]):
+                wrong = [value for value in shown.values() if not math.isfinite(value)]
+                if wrong:
                     raise DataError(
-                        f"training: the loss is not finite in epoch {epoch + 1} (got {shown['train_loss']}, "
-                        "expected a number). Lower --learning-rate."
+                        f"training: the loss is not finite in epoch {epoch + 1} (got {wrong[0]}, expected a "
+                        "number). Lower --learning-rate."
                     )
                 for name, value in shown.items():
                     self.history[name].append(value)
@@ -290,6 +292,7 @@ class _Training:
                 self.checkpoints.kept = [(self.patience.best, best)]
 
 
+@untouched_process()
 def fit(job: TrainingJob) -> TrainingResult:
     """Train a model on the patterns of a scan.
 

@@ -1,0 +1,101 @@
+"""A run leaves its process as it found it: random states, environment, warnings, logs, signals, folder."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGCONT")
+    if hasattr(signal, name)
+)
+"""Signals whose handlers a training loop may replace."""
+
+
+def _kept_random_states(stack: ExitStack) -> None:
+    stack.callback(random.setstate, random.getstate())
+    # The global generator of NumPy belongs to the host; nothing in here draws from it.
+    stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+    stack.callback(lambda kept: np.seterr(**kept), np.geterr())
+
+
+def _restored_environment(kept: dict[str, str]) -> None:
+    for name in os.environ.keys() - kept.keys():
+        del os.environ[name]
+    for name, value in kept.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
+
+
+def _logger_state(logger: logging.Logger) -> Callable[[], None]:
+    """Return what puts a logger back as it is now."""
+    level, disabled, propagate = logger.level, logger.disabled, logger.propagate
+    handlers = [(handler, handler.level) for handler in logger.handlers]
+    filters = list(logger.filters)
+
+    def put_back() -> None:
+        if logger.level != level:
+            logger.setLevel(level)
+        logger.disabled, logger.propagate = disabled, propagate
+        logger.handlers[:] = [handler for handler, _ in handlers]
+        for handler, own in handlers:
+            handler.setLevel(own)
+        logger.filters[:] = filters
+
+    return put_back
+
+
+def _kept_logs(stack: ExitStack) -> None:
+    manager = logging.root.manager
+    stack.callback(logging.disable, manager.disable)
+    named = [item for item in list(manager.loggerDict.values()) if isinstance(item, logging.Logger)]
+    for logger in (logging.root, *named):
+        stack.callback(_logger_state(logger))
+
+
+def _kept_signals(stack: ExitStack) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in SIGNALS:
+        kept: Any = signal.getsignal(number)
+        if kept is not None:
+            stack.callback(signal.signal, number, kept)
+
+
+def _kept_folder(stack: ExitStack) -> None:
+    with suppress(OSError):
+        stack.callback(os.chdir, Path.cwd())
+
+
+@contextmanager
+def untouched_process() -> Iterator[None]:
+    """Put everything that belongs to the host program back at the end, also after an error.
+
+    That is: the random states of ``random`` and NumPy, NumPy's error handling, the environment, warning
+    filters, loggers with their levels and handlers, signal handlers (in the main thread) and the current
+    directory. ``params.cfg`` is meant to be filled and stays so. What a framework keeps, its home puts back.
+
+    Yields
+    ------
+    None
+        Everything may be changed in the block.
+    """
+    with ExitStack() as stack:
+        _kept_signals(stack)
+        _kept_folder(stack)
+        stack.callback(_restored_environment, dict(os.environ))
+        _kept_logs(stack)
+        _kept_random_states(stack)
+        stack.enter_context(warnings.catch_warnings())
+        yield

@@ -1,0 +1,51 @@
+"""What PyTorch keeps for the whole process, as it was before a run: random states, determinism, threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+from ptycho.isolation import untouched_process
+
+
+def _kept_random_states(stack: ExitStack) -> None:
+    stack.callback(torch.set_rng_state, torch.get_rng_state())
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+
+
+def _kept_modes(stack: ExitStack) -> None:
+    strict = torch.are_deterministic_algorithms_enabled()
+    only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
+    stack.callback(torch.use_deterministic_algorithms, strict, warn_only=only_warn)
+    for name in ("deterministic", "benchmark", "enabled"):
+        stack.callback(setattr, torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    precision = torch.get_float32_matmul_precision()
+    stack.callback(
+        lambda: (
+            torch.get_float32_matmul_precision() == precision or torch.set_float32_matmul_precision(precision)
+        )
+    )
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+    threads = torch.get_num_threads()
+    # Setting the number that is there already would still make PyTorch forget what it derived from it.
+    stack.callback(lambda: torch.get_num_threads() == threads or torch.set_num_threads(threads))
+
+
+@contextmanager
+def untouched_torch() -> Iterator[None]:
+    """Put everything that belongs to the host program back at the end, that of PyTorch included.
+
+    Yields
+    ------
+    None
+        Everything of :func:`ptycho.isolation.untouched_process`, and random states, deterministic mode,
+        cuDNN's switches, precision, default dtype and number of threads.
+    """
+    with untouched_process(), ExitStack() as stack:
+        _kept_modes(stack)
+        _kept_random_states(stack)
+        yield

@@ -1,0 +1,209 @@
+"""A training and an inference leave no trace in their process, also where they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.errors import DataError, PtychoError
+from ptycho.isolation import untouched_process
+from ptycho.models import load_engine
+from ptycho.pipeline import infer, train
+from ptycho.raw_data import RawData
+from ptycho.workflows.components import run_cdi_example_with_backend
+from ptycho_torch.isolation import untouched_torch
+
+BACKENDS = ("pytorch", "tensorflow")
+MODELS: dict[str, dict[str, Any]] = {
+    "unrolled": {"unrolled_steps": 3, "unrolled_width": 4},
+    "cnn": {"n_filters_scale": 1},
+}
+
+
+def tensorflow_state() -> dict[str, Any]:
+    """Return what TensorFlow keeps for the whole process."""
+    load_engine("tensorflow")
+    from tensorflow.python.eager import context
+
+    tf = sys.modules["tensorflow"]
+    state = context.context()
+    rng = getattr(state, "_rng", None)
+    return {
+        "seed": state._seed,
+        "generator": rng and rng.getstate(),
+        "own generator": tf.random.get_global_generator().state.numpy().tobytes(),
+        "eager": tf.config.functions_run_eagerly(),
+        "floatx": tf.keras.backend.floatx(),
+        "policy": tf.keras.mixed_precision.global_policy().name,
+        "threads": (
+            tf.config.threading.get_intra_op_parallelism_threads(),
+            tf.config.threading.get_inter_op_parallelism_threads(),
+        ),
+    }
+
+
+def torch_state() -> dict[str, Any]:
+    """Return what PyTorch keeps for the whole process."""
+    cudnn = torch.backends.cudnn
+    return {
+        "generator": torch.get_rng_state().numpy().tobytes(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "only warns": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "cudnn": (cudnn.deterministic, cudnn.benchmark, cudnn.enabled),
+        "matmul": torch.get_float32_matmul_precision(),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+    }
+
+
+def process_state() -> dict[str, Any]:
+    """Return what a host program may expect to find again, once both frameworks are imported."""
+    for backend in BACKENDS:
+        load_engine(backend)
+    named = logging.root.manager.loggerDict
+    loggers = [logging.root, *(item for item in named.values() if isinstance(item, logging.Logger))]
+    found: dict[str, Any] = {
+        "random": random.getstate(),
+        "numpy": [np.asarray(part).tobytes() for part in np.random.get_state()],  # noqa: NPY002
+        "errors": np.geterr(),
+        "environment": dict(os.environ),
+        "folder": Path.cwd(),
+        "filters": list(warnings.filters),
+        "shown by": warnings.showwarning,
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "threads": {thread.name for thread in threading.enumerate() if not thread.daemon},
+    }
+    for item in loggers:
+        handlers = [(handler, handler.level) for handler in item.handlers]
+        found[f"logger {item.name}"] = (item.level, item.disabled, item.propagate, handlers)
+    found |= {f"torch {name}": value for name, value in torch_state().items()}
+    return found | {f"tensorflow {name}": value for name, value in tensorflow_state().items()}
+
+
+def changed(before: dict[str, Any]) -> list[str]:
+    """Return the names of everything that is no longer as it was."""
+    after = process_state()
+    return [name for name, value in before.items() if after[name] != value]
+
+
+@contextlib.contextmanager
+def an_unusual_host() -> Iterator[None]:
+    """Set everything that a run might take for granted to something else."""
+    with untouched_torch():
+        random.seed(5)
+        np.random.seed(6)  # noqa: NPY002
+        torch.manual_seed(7)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        os.environ["PL_GLOBAL_SEED"] = "3"
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", message="a rule of the host")
+        yield
+
+
+def training(scan: Path, folder: Path, backend: str, architecture: str, **options: Any) -> TrainingConfig:
+    model = ModelConfig(N=32, gridsize=1, architecture=architecture, **MODELS[architecture])
+    settings = {"nepochs": 1, "n_groups": 24, "torch_loss_mode": "amplitude", **options}
+    return TrainingConfig(model, scan, output_dir=folder, backend=backend, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("architecture", sorted(MODELS))
+def test_a_training_and_an_inference_leave_no_trace(
+    backend: str, architecture: str, small_scan: Path, tmp_path: Path
+) -> None:
+    execution = PyTorchExecutionConfig(accelerator="cpu", deterministic=True)
+    config = training(small_scan, tmp_path / "run", backend, architecture)
+    wanted = InferenceConfig(ModelConfig(), tmp_path / "run", small_scan, output_dir=tmp_path / "pictures")
+    wanted.backend = backend
+    settings = [copy.deepcopy(asdict(item)) for item in (config, execution, wanted)]
+    broken = tmp_path / "broken.npz"
+    broken.write_bytes(b"no scan")
+    with an_unusual_host():
+        before = process_state()
+        train(config, execution)
+        assert changed(before) == []
+        infer(wanted, execution)
+        assert changed(before) == []
+        for file, words, options in (
+            (broken, "broken", {}),
+            (small_scan, "loss", {"learning_rate": 1e30, "nepochs": 9}),
+        ):
+            wrong = training(file, tmp_path / words, backend, architecture, **options)
+            with pytest.raises(PtychoError, match=words):
+                train(wrong, execution)
+            assert changed(before) == []
+    assert [asdict(item) for item in (config, execution, wanted)] == settings
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_plug_in_calls_leaves_no_trace(backend: str, small_scan: Path, tmp_path: Path) -> None:
+    raw = RawData.from_file(small_scan)
+    config = training(small_scan, tmp_path / "run", backend, "unrolled")
+    settings = copy.deepcopy(asdict(config))
+    with an_unusual_host():
+        before = process_state()
+        run_cdi_example_with_backend(raw, None, config, do_stitching=True)
+        assert changed(before) == []
+    assert asdict(config) == settings
+
+
+def test_building_a_network_draws_from_no_generator_of_the_host() -> None:
+    for backend in BACKENDS:
+        engine = load_engine(backend)
+        from ptycho.bundle import read_bundle
+        from ptycho.models import PRETRAINED_FILE
+
+        before = process_state()
+        engine.from_bundle(read_bundle(PRETRAINED_FILE))
+        assert changed(before) == []
+
+
+def test_everything_planted_is_put_back_after_an_error(tmp_path: Path) -> None:
+    before = process_state()
+    with contextlib.suppress(DataError), untouched_torch():
+        random.random()
+        np.random.standard_normal()  # noqa: NPY002
+        torch.rand(3)
+        np.seterr(all="raise")
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        os.environ.pop("PATH")
+        os.chdir(tmp_path)
+        warnings.simplefilter("ignore")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        logging.getLogger().addHandler(logging.NullHandler())
+        logging.getLogger("ptycho").setLevel(logging.CRITICAL)
+        logging.getLogger("lightning.pytorch").disabled = True
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = True
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_grad_enabled(False)
+        planted = changed(before)
+        raise DataError("planted")
+    assert len(planted) >= 14, planted
+    assert changed(before) == []
+    with untouched_process():
+        random.random()
+    assert changed(before) == []
