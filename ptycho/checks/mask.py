@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho.checks.findings import Draft, Finding
 from ptycho.checks.unmeasured import LIMITS, LOWEST_LIMIT
+from ptycho.errors import DataError
 from ptycho.scaling import CHUNK
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ def check_mask(draft: Draft, options: FileOptions) -> Draft:
     -------
     Draft
         With a mask that marks the bad pixels.
+
+    Raises
+    ------
+    DataError
+        If nothing is left.
     """
     del options
     raw = draft.raw
@@ -55,6 +61,11 @@ def check_mask(draft: Draft, options: FileOptions) -> Draft:
         turned.bad_pixels = None if raw.bad_pixels.all() else ~raw.bad_pixels
         message = f"{held}: it marks the good pixels, and is turned"
         return replace(draft, raw=turned).found(Finding("mask", message, "repaired"))
+    if on_rest == 0:
+        raise DataError(
+            f"{raw.source}: bad_pixels leaves nothing (got no count on the {1 - masked:.3g} of the pixels "
+            "that are good, expected photons). Nonzero marks a bad pixel; correct the mask."
+        )
     if masked > HARDLY_ANY or (masked > MOST_MASKED and share > 0.5) or share > MOST_COUNTS:
         return draft.found(Finding("mask", f"{held}; check bad_pixels, where true means not measured"))
     return draft

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ptycho.checks.beam import check_beam
+from ptycho.checks.centre import check_centre
 from ptycho.checks.contents import check_contents
 from ptycho.checks.domain import check_domain
 from ptycho.checks.findings import Draft, Finding
@@ -35,6 +36,7 @@ PATTERN_CHECKS: tuple[PatternCheck, ...] = (
     check_mask,
     check_unmeasured,
     check_frames,
+    check_centre,
     check_pixels,
 )
 """Run before the scale is decided; each may mend the data set, leave patterns out, or refuse it."""

@@ -155,8 +155,24 @@ def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
         total += np.where(good, np.maximum(draft.raw.diff3d[row], 0), 0)
         times += good
     amplitude = np.where(times > 0, np.sqrt(total / np.maximum(times, 1)), NOT_MEASURED)
-    focus = far_field_adjoint(filled_amplitude(amplitude).astype(np.complex128))
-    middle = (raw.N - 1) / 2
+    return focus_of(filled_amplitude(amplitude))
+
+
+def focus_of(amplitude: NDArray[np.float64]) -> NDArray[np.complex64]:
+    """Return the focus whose far field has an amplitude.
+
+    Parameters
+    ----------
+    amplitude : float64 array, shape (N, N)
+        Amplitude, zero frequency at N // 2 [sqrt(photons)].
+
+    Returns
+    -------
+    complex64 array, shape (1, N, N)
+        One mode, in the middle of the patch [sqrt(photons)].
+    """
+    focus = far_field_adjoint(amplitude.astype(np.complex128))
+    middle = (len(amplitude) - 1) / 2
     return shift_field(focus, np.array([[middle, middle]])).astype(np.complex64)
 
 
