@@ -59,46 +59,63 @@ def canonical_column(values: ArrayLike, key: str, where: str) -> NDArray[np.floa
 
 
 def match_lengths(
-    columns: dict[str, NDArray[np.float64]], n_patterns: int, where: str
-) -> dict[str, NDArray[np.float64]]:
-    """Cut columns that are longer than the patterns, with one RuntimeWarning.
+    columns: dict[str, NDArray[np.float64]], n_patterns: int, where: str, rule: str | None = None
+) -> int:
+    """Return how many patterns take part where patterns and positions may differ in number.
 
     Parameters
     ----------
-    columns : dict of str to float64 array, shape (>= M,)
+    columns : dict of str to float64 array
         Coordinates and scan numbers by key.
     n_patterns : int
         Number of patterns M.
     where : str
         Name used in messages.
+    rule : {'refuse', 'head'}, optional
+        For files: refuse a difference, or keep the first of all. By default, for arrays in memory, values
+        beyond the patterns are dropped with a warning, and fewer are refused.
 
     Returns
     -------
-    dict of str to float64 array, shape (M,)
-        The first M values of each.
+    int
+        Number of patterns and values to keep, from the start.
 
     Raises
     ------
     DataError
-        If a column has fewer than M values.
+        If the numbers differ and the rule does not allow it.
     """
-    for key, column in columns.items():
-        if len(column) < n_patterns:
-            raise DataError(
-                f"{where}: {key} is too short (got {len(column)} values for {n_patterns} "
-                f"patterns, expected one each). Save all of them, or pass --pattern-axis if the "
-                f"axes of the patterns are misread."
-            )
-    longer = {key: len(column) for key, column in columns.items() if len(column) > n_patterns}
-    if longer:
-        lengths = ", ".join(f"{key} {length}" for key, length in longer.items())
-        warnings.warn(
-            f"{where}: more positions than patterns ({lengths}; {n_patterns} patterns); the last "
-            f"positions are not used",
-            RuntimeWarning,
-            stacklevel=3,
+    lengths = {key: len(column) for key, column in columns.items()}
+    other = {key: length for key, length in lengths.items() if length != n_patterns}
+    if not other:
+        return n_patterns
+    named = ", ".join(f"{key} {length}" for key, length in other.items())
+    if rule == "head":
+        kept = min(n_patterns, *lengths.values())
+        logger.warning(
+            "%s: patterns and positions differ in number (%d patterns, %s); the first %d of each are used",
+            where,
+            n_patterns,
+            named,
+            kept,
         )
-    return {key: column[:n_patterns] for key, column in columns.items()}
+        return kept
+    if rule == "refuse":
+        raise DataError(
+            f"{where}: patterns and positions differ in number (got {n_patterns} patterns, {named}; expected "
+            "the same). Save one position per pattern; --match-lengths head uses the first of each, and "
+            "--pattern-axis reads the patterns along another axis."
+        )
+    for key, length in other.items():
+        if length < n_patterns:
+            raise DataError(
+                f"{where}: {key} is too short (got {length} values for {n_patterns} patterns, expected one "
+                "each). Save all of them, or pass --pattern-axis if the axes of the patterns are misread."
+            )
+    text = f"{where}: more positions than patterns ({named}; {n_patterns} patterns); the last are not used"
+    logger.warning(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return n_patterns
 
 
 def canonical_patterns(

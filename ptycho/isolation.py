@@ -57,11 +57,24 @@ def _logger_state(logger: logging.Logger) -> Callable[[], None]:
 
 
 def _kept_logs(stack: ExitStack) -> None:
-    manager = logging.root.manager
-    stack.callback(logging.disable, manager.disable)
-    named = [item for item in list(manager.loggerDict.values()) if isinstance(item, logging.Logger)]
-    for logger in (logging.root, *named):
+    stack.callback(logging.disable, logging.root.manager.disable)
+    known = _loggers()
+    for logger in (logging.root, *known.values()):
         stack.callback(_logger_state(logger))
+    stack.callback(_forget_levels_but_of, set(known))
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    found = logging.root.manager.loggerDict
+    return {name: item for name, item in list(found.items()) if isinstance(item, logging.Logger)}
+
+
+def _forget_levels_but_of(known: set[str]) -> None:
+    """Let loggers that a run made follow those above them, as they would for anybody who asks for them."""
+    for name, logger in _loggers().items():
+        if name not in known:
+            logger.setLevel(logging.NOTSET)
+            logger.disabled = False
 
 
 def _kept_signals(stack: ExitStack) -> None:

@@ -84,6 +84,9 @@ class RawData:
         Mean photons per pattern, > 0.
     pattern_axis : int, optional
         Axis of `diff3d` that counts patterns; by default found from the shape.
+    lengths : {'refuse', 'head'}, optional
+        What happens where patterns and positions differ in number, see
+        :func:`ptycho.data_checks.match_lengths`.
     source : str
         Name used in messages.
 
@@ -111,6 +114,7 @@ class RawData:
         nphotons: float | None = None,
         label: ArrayLike | None = None,
         pattern_axis: int | None = None,
+        lengths: str | None = None,
         source: str = "RawData",
     ) -> None:
         self.source = source
@@ -135,7 +139,15 @@ class RawData:
             bad_pixels = pixel_mask(bad_pixels, self.diff3d.shape, source)
         self.bad_pixels = bad_pixels
         check_patterns(self.diff3d, source)
-        table = match_lengths(table, self.n_patterns, source)
+        count, kept = self.n_patterns, match_lengths(table, self.n_patterns, source, lengths)
+        table = {key: column[:kept] for key, column in table.items()}
+        self.diff3d = self.diff3d[:kept]
+        if self.bad_pixels is not None and self.bad_pixels.ndim == 3:
+            self.bad_pixels = self.bad_pixels[:kept]
+        Y, label = (
+            values[:kept] if values is not None and len(values) == count else values
+            for values in (None if known is None else np.asarray(known) for known in (Y, label))
+        )
         self.xcoords, self.ycoords = table["xcoords"], table["ycoords"]
         self.xcoords_start = table.get("xcoords_start", self.xcoords)
         self.ycoords_start = table.get("ycoords_start", self.ycoords)
@@ -200,7 +212,8 @@ class RawData:
             from ptycho.files.reader import read_foreign
 
             return read_foreign(path, options, probe_key, pattern_axis)
-        raw = cls._from_npz(path, probe_key, pattern_axis)
+        lengths = "refuse" if options is None else options.match_lengths
+        raw = cls._from_npz(path, probe_key, pattern_axis, lengths)
         if options is None:
             return raw
         from ptycho.files.reader import with_options
@@ -208,7 +221,9 @@ class RawData:
         return with_options(raw, options)
 
     @classmethod
-    def _from_npz(cls, path: str | Path, probe_key: str | None, pattern_axis: int | None) -> RawData:
+    def _from_npz(
+        cls, path: str | Path, probe_key: str | None, pattern_axis: int | None, lengths: str
+    ) -> RawData:
         """Read an NPZ file; :meth:`from_file` explains the parameters."""
         headers = npz_headers(path)
         patterns = "diff3d" if "diff3d" in headers or "diffraction" not in headers else "diffraction"
@@ -241,6 +256,7 @@ class RawData:
             probeGuess=complex_of(arrays[probe]),
             metadata=metadata,
             pattern_axis=pattern_axis,
+            lengths=lengths,
             source=str(path),
             **optional,
         )

@@ -187,6 +187,7 @@ def make_raw_data(
     obj: NDArray[Any] | None = None,
     bad_pixels: NDArray[np.bool_] | None = None,
     indexes: NDArray[np.int64] | None = None,
+    lengths: str | None = None,
 ) -> RawData:
     """Make the checked data set of what a reader found.
 
@@ -208,6 +209,8 @@ def make_raw_data(
         True where nothing was measured.
     indexes : int64 array, shape (M,), optional
         Number of each pattern in its file.
+    lengths : {'refuse', 'head'}, optional
+        What happens where patterns and positions differ in number.
 
     Returns
     -------
@@ -228,7 +231,7 @@ def make_raw_data(
     y, x = positions_yx_px.T
     raw = RawData(
         x, y, None, None, patterns, probe, None, obj,
-        metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, source=source,
+        metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, lengths=lengths, source=source,
     )  # fmt: skip
     if probe is None:
         raw.probeGuess = mean_pattern_probe(raw)

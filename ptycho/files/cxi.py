@@ -159,13 +159,14 @@ def read_cxi(path: Path, options: FileOptions, probe_key: str | None = None) -> 
         energy = _energy_eV(file, paths) if energy is None else energy
         optics = Optics(energy, detector.distance_m, detector.pixel_yx_m).overridden(options)
         optics = require_optics(optics, window.side, _places(paths), str(path))
-        positions_m = options.orient(_beam_on_sample(file, paths, dataset, detector.basis))
+        positions_m = options.orient(_beam_on_sample(file, paths, dataset, detector.basis, options))
         probe = _probe(file, paths, probe_key, options)
         patterns, bad, _ = read_frames(file, entry, options)
     positions, optics = on_object_pixels(positions_m, optics, window.side, str(path))
     return make_raw_data(
-        patterns, positions, probe, optics, source=str(path), file_format="cxi", bad_pixels=bad
-    )
+        patterns, positions, probe, optics, source=str(path), file_format="cxi", bad_pixels=bad,
+        lengths=options.match_lengths,
+    )  # fmt: skip
 
 
 def _places(paths: EntryPaths) -> dict[str, str]:
@@ -192,11 +193,17 @@ def _energy_eV(file: h5py.File, paths: EntryPaths) -> float | None:
 
 
 def _beam_on_sample(
-    file: h5py.File, paths: EntryPaths, dataset: h5py.Dataset, basis: NDArray[np.float64]
+    file: h5py.File,
+    paths: EntryPaths,
+    dataset: h5py.Dataset,
+    basis: NDArray[np.float64],
+    options: FileOptions,
 ) -> NDArray[np.float64]:
     """Where the beam meets the sample, along the rows and the columns of the frames [m]."""
     translation = require_dataset(file, paths.translation, "the list of positions", ADD_IT)
     count, shape = int(np.prod(dataset.shape[:-2])), translation.shape
+    if options.match_lengths == "head" and len(shape) == 2 and shape[1] in (2, 3):
+        count = shape[0]
     usual = len(shape) == 2 and shape[0] == count and shape[1] in (2, 3)
     turned = len(shape) == 2 and shape[1] == count and shape[0] in (2, 3)
     values = read_array(translation, "iuf", f"({count}, 3) numbers, one row per frame", usual or turned)

@@ -175,8 +175,10 @@ def bad_requests(run_folder: Path, scan: Path, tmp_path: Path) -> dict[str, tupl
     named = ["--reconstruction", run_folder]
     (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
-    wide = {"diff3d": np.ones((64, 48, 48), np.uint16), "probeGuess": np.ones((48, 48), complex)}
-    write_npz(tmp_path / "large.npz", {**read_npz(scan), **wide})
+    held = read_npz(scan)
+    room = ((8, 8), (8, 8))
+    wide = {"diff3d": np.pad(held["diff3d"], ((0, 0), *room)), "probeGuess": np.pad(held["probeGuess"], room)}
+    write_npz(tmp_path / "large.npz", {**held, **wide})
     return {
         "no reconstruction": ([*truth], "--reconstruction is missing"),
         "nothing to compare with": ([*named], f"{run_folder}: nothing to compare with"),

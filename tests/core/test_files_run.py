@@ -147,7 +147,7 @@ def test_a_settings_file_says_the_same_as_the_flags(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--photon_energy", -1), "--photon-energy: out of range"),
+        (("--photon_energy", -1), "photon_energy_eV is -1.0, expected a finite number > 0"),
         (("--product", "none.h5"), "--flip-positions and --swap-positions do not apply"),
         (("--swap_positions",), "expected positions in metres"),
     ],

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
 from ptycho.errors import ConfigError, DataError
+from ptycho.files.optics import FileOptions
 from ptycho.grouping import object_patches
 from ptycho.npz import write_npz
 from ptycho.raw_data import RawData
@@ -159,9 +160,33 @@ def test_the_probe_may_have_another_key(tmp_path: Path) -> None:
     np.testing.assert_array_equal(raw.probeGuess, probe)
 
 
-def test_more_positions_than_patterns_are_cut_with_a_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("patterns", "positions"), [(20, M), (M, 20)])
+def test_a_file_with_another_number_of_positions_is_refused_or_cut_on_request(
+    tmp_path: Path, patterns: int, positions: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = {
+        "diff3d": scan()["diff3d"][:patterns],
+        "xcoords": scan()["xcoords"][:positions],
+        "ycoords": scan()["ycoords"][:positions],
+        "Y": np.ones((patterns, N, N), complex),
+        "bad_pixels": np.eye(N, dtype=bool)[None] & (np.arange(patterns) % 2 == 0)[:, None, None],
+    }
+    message = refusal(tmp_path, **held)
+    assert f"(got {patterns} patterns, xcoords {positions}, ycoords {positions}" in message
+    assert "--match-lengths head" in message
+    raw = RawData.from_file(tmp_path / "scan.npz", options=FileOptions(match_lengths="head"))
+    assert "differ in number" in caplog.text
+    assert raw.diff3d.shape == raw.Y.shape == raw.bad_pixels.shape == (20, N, N)
+    np.testing.assert_array_equal(raw.diff3d, scan()["diff3d"][:20])
+    np.testing.assert_array_equal(raw.xcoords, scan()["xcoords"][:20])
+
+
+def test_arrays_of_a_client_with_more_positions_are_cut_with_a_warning_that_is_logged_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with pytest.warns(RuntimeWarning, match="more positions than patterns"):
-        raw = load(tmp_path, diff3d=scan()["diff3d"][:20], scan_index=np.arange(M))
+        raw = build(diff3d=scan()["diff3d"][:20], scan_index=np.arange(M))
+    assert "more positions than patterns" in caplog.text
     assert raw.positions_yx_px.shape == (20, 2)
     np.testing.assert_array_equal(raw.scan_index, np.arange(20))
 
@@ -171,7 +196,7 @@ def test_more_positions_than_patterns_are_cut_with_a_warning(tmp_path: Path) -> 
     [
         ({"xcoords": None}, "key 'xcoords' is missing"),
         ({"diff3d": None}, "key 'diff3d' is missing"),
-        ({"xcoords": np.ones(M - 1)}, f"got {M - 1} values for {M} patterns"),
+        ({"xcoords": np.ones(M - 1)}, f"got {M} patterns, xcoords {M - 1}"),
         ({"ycoords": np.ones((M, 2))}, f"ycoords is not a list of numbers (got shape ({M}, 2)"),
         ({"diff3d": np.ones((M, N))}, f"got shape ({M}, {N})"),
         ({"diff3d": np.ones((M, N, N + 1))}, f"got shape ({M}, {N}, {N + 1})"),

@@ -194,6 +194,7 @@ def test_everything_planted_is_put_back_after_an_error(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         logging.getLogger().addHandler(logging.NullHandler())
         logging.getLogger("ptycho").setLevel(logging.CRITICAL)
+        logging.getLogger("made.by.a.run").setLevel(logging.CRITICAL)
         logging.getLogger("lightning.pytorch").disabled = True
         torch.use_deterministic_algorithms(True)
         torch.backends.cudnn.benchmark = True
@@ -204,6 +205,7 @@ def test_everything_planted_is_put_back_after_an_error(tmp_path: Path) -> None:
         raise DataError("planted")
     assert len(planted) >= 14, planted
     assert changed(before) == []
+    assert logging.getLogger("made.by.a.run").getEffectiveLevel() == logging.getLogger().level
     with untouched_process():
         random.random()
     assert changed(before) == []
