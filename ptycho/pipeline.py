@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptycho import params
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import (
@@ -26,6 +29,7 @@ from ptycho.config.effects import with_execution
 from ptycho.config.inference_effects import refuse_other_network, validate_inference_effects
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import check_target, collect, export_optics, write_export
+from ptycho.files.hdf5 import is_hdf5
 from ptycho.files.optics import FileOptions
 from ptycho.interrupts import ending_on_sigterm
 from ptycho.isolation import untouched_process
@@ -39,6 +43,7 @@ from ptycho.job import (
     training_groups,
 )
 from ptycho.models import (
+    PRETRAINED_FILE,
     check_size,
     check_training_settings,
     choose_device,
@@ -47,7 +52,11 @@ from ptycho.models import (
     load_engine,
     masked_model,
 )
+from ptycho.npz import npz_headers
+from ptycho.orientation import Orientation
+from ptycho.orientation_search import check_search, find_orientation, turned_scan
 from ptycho.outputs import (
+    TRUTH_FLAG,
     prepare_folder,
     write_patch_stats,
     write_reconstruction,
@@ -196,7 +205,9 @@ def train(
     found = engine.reconstruct(result.model, scan, members, execution=execution, progress=progress)
     with progress.phase("writing", 1) as phase:
         verdict = judge(found, scan)
-        pictures, scores = write_reconstruction(folder, found, scan, config.train_data_file, verdict=verdict)
+        used = Orientation(config.flip_positions or "", config.swap_positions)
+        truth = _truth_file(config.train_data_file, used, progress)
+        pictures, scores = write_reconstruction(folder, found, scan, truth, verdict=verdict)
         if config.log_patch_stats:
             pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
         curves = write_training_curves(folder, result.history)
@@ -302,6 +313,7 @@ def infer(
     if config.export is not None:
         check_target(config.export)
     check_inference(config)
+    check_search(config)
     model = engine.load(path)
     refuse_other_network(config.model, engine.core_config(model), stated)
     validate_inference_effects(config, execution, engine.core_config(model))
@@ -313,6 +325,10 @@ def infer(
     model = fitted_model(engine, model, scan, f"the model {path}")
     config.model = engine.core_config(model)
     populate_legacy(config, progress)
+    used = Orientation(config.flip_positions or "", config.swap_positions)
+    if config.find_orientation:
+        used = _found_orientation(engine, scan, execution, progress)
+        scan = turned_scan(scan, used)
     optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
     progress.note(scan.record.summary())
     wanted = config.n_groups if config.n_groups is not None else config.n_subsample
@@ -338,17 +354,50 @@ def infer(
     limits = (config.phase_vmin, config.phase_vmax)
     with progress.phase("writing", 1) as phase:
         verdict = judge(found, scan)
-        pictures, scores = write_reconstruction(
-            folder, found, scan, Path(config.test_data_file), limits, verdict=verdict
-        )
+        truth = _truth_file(Path(config.test_data_file), used, progress)
+        pictures, scores = write_reconstruction(folder, found, scan, truth, limits, verdict=verdict)
         if config.log_patch_stats:
             pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
         if optics is not None:
             pictures.append(write_export(config.export, collect(found, scan, optics)))
-        write_run_record(folder, config, execution, scan.record)
+        write_run_record(folder, _with_orientation(config, used), execution, scan.record)
         phase.update(1)
     announce(verdict, progress)
     return InferenceOutcome(found, pictures, scores, verdict)
+
+
+def _found_orientation(
+    engine: Any, scan: Scan, execution: PyTorchExecutionConfig, progress: Progress
+) -> Orientation:
+    """Find out which way the positions run; as they are where that is not clear."""
+    model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
+
+    def reconstruct(turned: Scan, members: NDArray[np.int64], polish: RefineOptions) -> Reconstruction:
+        found: Reconstruction = engine.reconstruct(
+            model, turned, members, execution=execution, progress=Progress(), polish=polish, fit_probe=False
+        )
+        return found
+
+    search = find_orientation(scan, reconstruct, progress)
+    progress.note(search.line())
+    return search.best if search.clear else Orientation()
+
+
+def _with_orientation(config: InferenceConfig, used: Orientation) -> InferenceConfig:
+    """Return the settings with the orientation that was found in the place of the search."""
+    record = copy.copy(config)
+    record.find_orientation = False
+    record.flip_positions, record.swap_positions = used.flip or None, used.swap
+    return record
+
+
+def _truth_file(path: Path | None, used: Orientation, progress: Progress) -> Path | None:
+    """Return the file that may hold the truth; its object lies in the frame of its own positions."""
+    if path is None or used == Orientation():
+        return path
+    if not is_hdf5(path) and TRUTH_FLAG in npz_headers(path):
+        progress.note(f"no scores: the truth of {path.name} lies in the frame of positions that were turned")
+    return None
 
 
 def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool = True) -> Scan:

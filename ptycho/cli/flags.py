@@ -463,6 +463,13 @@ def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser
         "fit the probe of the file to the scan before the network sees it (default: a probe is fitted on any "
         "scan but that of the training)",
     )
+    _switch(
+        run,
+        "find-orientation",
+        "find_orientation",
+        "try the eight orientations of the positions on a part of the scan, say which fits and by how much, "
+        "and use it where that is clear (default no)",
+    )
     run.add_argument("--phase-vmin", type=float, metavar="RAD", help="lower end of the phase colours")
     run.add_argument("--phase-vmax", type=float, metavar="RAD", help="upper end of the phase colours")
     polish = parser.add_argument_group("refinement by the forward model")

@@ -186,8 +186,8 @@ class TrainingConfig:
     detector_distance_m: float | None = None
     detector_pixel_m: float | None = None
     object_pixel_m: float | None = None
-    flip_positions: FlipAxes | None = None  # axes of positions in metres whose sign is turned
-    swap_positions: bool = False  # take x of positions in metres for y
+    flip_positions: FlipAxes | None = None  # axes of the positions whose sign is turned
+    swap_positions: bool = False  # take x of the positions for y
     match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
     centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
     keep_frames: bool = False  # let frames take part that look damaged
@@ -228,8 +228,9 @@ class InferenceConfig:
     detector_distance_m: float | None = None
     detector_pixel_m: float | None = None
     object_pixel_m: float | None = None
-    flip_positions: FlipAxes | None = None  # axes of positions in metres whose sign is turned
-    swap_positions: bool = False  # take x of positions in metres for y
+    flip_positions: FlipAxes | None = None  # axes of the positions whose sign is turned
+    swap_positions: bool = False  # take x of the positions for y
+    find_orientation: bool = False  # try the eight ways to take the positions, use what clearly fits best
     match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
     centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
     keep_frames: bool = False  # let frames take part that look damaged

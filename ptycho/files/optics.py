@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho.config.choices import CentrePatterns, FlipAxes, MatchLengths, allowed
 from ptycho.errors import ConfigError, DataError
+from ptycho.orientation import Orientation
 
 HC_EV_M = 6.62607015e-34 * 299792458 / 1.602176634e-19
 """Photon energy times wavelength [eV m]."""
@@ -155,9 +156,7 @@ class FileOptions:
         float64 array, shape (M, 2)
             Swapped first, then flipped [m].
         """
-        turned = positions_yx_m[:, ::-1] if self.swap_positions else positions_yx_m
-        flips = self.flip_positions or ""
-        return turned * np.array([-1.0 if axis in flips else 1.0 for axis in "yx"])
+        return Orientation(self.flip_positions or "", self.swap_positions).turn(positions_yx_m)
 
 
 @dataclass(frozen=True)

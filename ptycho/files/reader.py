@@ -12,6 +12,7 @@ from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
 from ptycho.files.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
 from ptycho.files.product import sibling_product
 from ptycho.npz import npz_headers
+from ptycho.orientation import Orientation, turned_data
 
 if TYPE_CHECKING:
     import h5py
@@ -130,30 +131,31 @@ def foreign_pattern_size(path: str | Path, options: FileOptions | None = None) -
 
 
 def with_options(raw: RawData, options: FileOptions) -> RawData:
-    """Note in the metadata of an NPZ scan what the user says about its optics.
+    """Turn the positions of an NPZ scan, and note in its metadata what the user says about its optics.
 
     Parameters
     ----------
     raw : RawData
         Data set in object pixels.
     options : FileOptions
-        Optics; the rest does not apply.
+        Orientation and optics; the rest does not apply.
 
     Returns
     -------
     RawData
-        The same object.
+        The same object where no position is turned.
 
     Raises
     ------
     ConfigError
-        If a setting is for positions in metres.
+        If a product is named.
     """
-    if options.flip_positions or options.swap_positions or options.product_file:
+    if options.product_file:
         raise ConfigError(
-            f"{raw.source}: --product, --flip-positions and --swap-positions do not apply (got an NPZ file "
-            "with positions in object pixels, expected positions in metres). Leave them out."
+            f"{raw.source}: --product does not apply (got an NPZ file, which holds its own positions, "
+            "expected a diffraction file of Ptychodus). Leave it out."
         )
+    raw = turned_data(raw, Orientation(options.flip_positions or "", options.swap_positions))
     if any(getattr(options, name) is not None for name in NUMBERS):
         optics = Optics.from_metadata(raw.metadata, raw.source).overridden(options)
         raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}

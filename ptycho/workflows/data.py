@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho import loader
 from ptycho.config.config import InferenceConfig, TrainingConfig
+from ptycho.orientation import Orientation, turned_data
 from ptycho.raw_data import RawData
 
 
@@ -77,29 +77,8 @@ def with_moved_positions(
     RawData
         The data set itself where nothing is asked for; else one without ``objectGuess``.
     """
-    if flip_xy == (False, False) and not swap_xy and coord_scale == 1.0:
-        return raw
-
-    def moved(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-        pair = (y, x) if swap_xy else (x, y)
-        return [coord_scale * (-1 if flip else 1) * axis for axis, flip in zip(pair, flip_xy, strict=True)]
-
-    return RawData(
-        *moved(raw.xcoords, raw.ycoords),
-        *moved(raw.xcoords_start, raw.ycoords_start),
-        raw.diff3d,
-        raw.probeGuess,
-        raw.scan_index,
-        None,
-        raw.Y,
-        raw.norm_Y_I,
-        raw.metadata,
-        bad_pixels=raw.bad_pixels,
-        nphotons=raw.nphotons,
-        label=raw.label,
-        pattern_axis=0,
-        source=raw.source,
-    )
+    flip = "".join(axis for axis, turned in zip("xy", flip_xy, strict=True) if turned)
+    return turned_data(raw, Orientation(flip, swap_xy), coord_scale)
 
 
 def create_ptycho_data_container(

@@ -139,6 +139,7 @@ INFERENCE = {
     "object_pixel_m": None,
     "flip_positions": None,
     "swap_positions": False,
+    "find_orientation": False,
     "match_lengths": "refuse",
     "centre_patterns": "auto",
     "keep_frames": False,

@@ -461,8 +461,23 @@ def test_an_npz_file_keeps_what_the_user_says_about_its_metres(tmp_path: Path) -
     )
     optics = Optics.from_metadata(RawData.from_file(tmp_path / "b.npz").metadata, "b")
     assert optics.object_pixel_yx_m == (1e-8, 1e-8)
-    with pytest.raises(ConfigError, match="--flip-positions"):
-        RawData.from_file(tmp_path / "a.npz", options=FileOptions(flip_positions="x"))
+    with pytest.raises(ConfigError, match="--product does not apply"):
+        RawData.from_file(tmp_path / "a.npz", options=FileOptions(product_file=tmp_path / "b.npz"))
+
+
+def test_positions_of_an_npz_file_are_turned_in_pixels(tmp_path: Path) -> None:
+    arrays = {"xcoords": POINTS[:, 1], "ycoords": POINTS[:, 0], "diff3d": counts(6, 16)}
+    arrays |= {"probeGuess": gaussian_probe(16), "objectGuess": np.ones((90, 90), complex)}
+    write_npz(tmp_path / "a.npz", arrays)
+    plain = RawData.from_file(tmp_path / "a.npz", options=FileOptions())
+    assert plain.objectGuess is not None
+    options = FileOptions(swap_positions=True, flip_positions="x")
+    turned = RawData.from_file(tmp_path / "a.npz", options=options)
+    np.testing.assert_array_equal(turned.positions_yx_px, POINTS[:, ::-1] * (1, -1))
+    np.testing.assert_array_equal(turned.xcoords_start, -POINTS[:, 0])
+    np.testing.assert_array_equal(turned.diff3d, plain.diff3d)
+    # It lies in the frame of the positions before they were turned.
+    assert turned.objectGuess is None
 
 
 @pytest.mark.parametrize(
