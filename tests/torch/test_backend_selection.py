@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ptycho import models, params, pipeline
+from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError, MissingPackageError
 
 Python = Callable[..., CompletedProcess[str]]
@@ -114,11 +115,13 @@ def test_the_flag_chooses_the_engine_after_params_cfg_is_filled(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def load_engine(backend: str) -> None:
-        seen.update(backend=backend, **{name: params.cfg[name] for name in ("N", "gridsize", "n_groups")})
+    def choose(config: TrainingConfig, *_: object) -> None:
+        cfg = {name: params.cfg[name] for name in ("N", "gridsize", "n_groups")}
+        seen.update(backend=config.backend, **cfg)
         raise _StoppedError
 
-    monkeypatch.setattr(pipeline, "load_engine", load_engine)
+    # The command looks at its settings before; the run chooses its engine here.
+    monkeypatch.setattr(pipeline, "check_training_settings", choose)
     monkeypatch.setattr(models, "require_backend", lambda backend: None)
     done = run_command(
         "train",
