@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -15,6 +15,48 @@ class Terminated(BaseException):
 
     def __init__(self) -> None:
         super().__init__("the run was told to end (SIGTERM). Its last checkpoint stays.")
+
+
+NOTHING_LEFT = "no file was left half-written"
+"""What is true of an interruption that nobody advises on."""
+
+
+@contextmanager
+def advising(advice: Callable[[], str]) -> Iterator[None]:
+    """Let an interruption carry what is true at that moment, for the command to print.
+
+    Parameters
+    ----------
+    advice : callable
+        Returns what the run left and how to continue, in one line.
+
+    Yields
+    ------
+    None
+        An inner block wins over an outer one.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        if not hasattr(stop, "advice"):
+            stop.advice = advice()  # type: ignore[union-attr]
+        raise
+
+
+def advice_of(stop: BaseException) -> str:
+    """Return what an interruption carries.
+
+    Parameters
+    ----------
+    stop : BaseException
+        What ended the run.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    return str(getattr(stop, "advice", NOTHING_LEFT))
 
 
 @contextmanager

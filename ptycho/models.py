@@ -29,9 +29,14 @@ ENGINES = {
     "tensorflow": ("ptycho.tf.engine", ("tensorflow",), "tensorflow"),
 }
 """Backend name -> engine module, packages it needs, and the extra that installs them."""
-LIGHTNING_MISSING = "PyTorch backend requires Lightning. Install with: pip install -e .[torch]"
+LIGHTNING_MISSING = (
+    "PyTorch backend requires Lightning. Install with: pip install -e .[torch] "
+    "(without a checkout: pip install 'ptychopinn[torch]')"
+)
 """The sentence that clients look for when the PyTorch extra is not installed."""
 CHECKPOINT_BUNDLE = "checkpoints/best-checkpoint.h5.zip"
+LAST_CHECKPOINT = {"pytorch": "checkpoints/last.ckpt", "tensorflow": "checkpoints/last.h5.zip"}
+"""Backend -> where a training run keeps its last finished epoch."""
 MODEL_SEARCH = {
     "pytorch": ("checkpoints/last.ckpt", "wts.pt", "model.pt", BUNDLE_NAME, CHECKPOINT_BUNDLE),
     "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE),
@@ -67,7 +72,7 @@ def require_backend(backend: str) -> None:
     if missing or importlib.util.find_spec(module) is None:
         raise MissingPackageError(
             f"backend {backend}: not installed (missing {', '.join(missing) or module}). "
-            f"Install with: pip install -e .[{extra}]"
+            f"Install with: pip install -e .[{extra}] (without a checkout: pip install 'ptychopinn[{extra}]')"
         )
 
 
@@ -127,6 +132,35 @@ def check_training_settings(
     engine = load_engine(config.backend)
     engine.check_settings(config, execution, native or {})
     return engine
+
+
+def resume_advice(config: TrainingConfig, *, checkpoints: bool, resumed: Path | None, since_s: float) -> str:
+    """Return how a training run that was interrupted can be continued.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        ``backend`` and ``output_dir``.
+    checkpoints : bool
+        Whether the run writes checkpoints.
+    resumed : Path or None
+        Checkpoint that the run itself continued.
+    since_s : float
+        When it began [s since the epoch]; an older checkpoint is not its own.
+
+    Returns
+    -------
+    str
+        One line.
+    """
+    last = Path(config.output_dir) / LAST_CHECKPOINT[config.backend]
+    if checkpoints and last.is_file() and last.stat().st_mtime >= since_s:
+        return f"the last finished epoch is in {last}; --resume {last} continues it"
+    if not checkpoints:
+        return "this run writes no checkpoint, so there is nothing to resume"
+    if resumed is not None:
+        return f"no further epoch was finished; --resume {resumed} starts from the same checkpoint again"
+    return "no epoch was finished, so there is nothing to resume"
 
 
 def choose_device(engine: ModuleType, execution: PyTorchExecutionConfig, progress: Progress) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import check_target, collect, export_optics, write_export
 from ptycho.files.hdf5 import is_hdf5
 from ptycho.files.optics import FileOptions
-from ptycho.interrupts import ending_on_sigterm
+from ptycho.interrupts import advising, ending_on_sigterm
 from ptycho.isolation import untouched_process
 from ptycho.job import (
     Bounds,
@@ -51,6 +52,7 @@ from ptycho.models import (
     fitted_model,
     load_engine,
     masked_model,
+    resume_advice,
 )
 from ptycho.npz import npz_headers
 from ptycho.orientation import Orientation
@@ -196,7 +198,9 @@ def train(
         groups, validation = training_groups(scan, config, validate=validate, bounds_yx=bounds_yx)
         phase.update(1, groups=len(groups.indices))
     job = TrainingJob(config, execution, scan, groups, validation, test_scan, native or {}, progress, resume)
-    result = engine.fit(job)
+    kept, since_s = execution.enable_checkpointing, time.time()
+    with advising(lambda: resume_advice(config, checkpoints=kept, resumed=resume, since_s=since_s)):
+        result = engine.fit(job)
     write_run_record(folder, config, execution, scan.record)
     from ptycho.bundle import write_bundle
 

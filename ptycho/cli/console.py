@@ -152,7 +152,7 @@ def run_command(action: Callable[[], int | None], *, debug: bool) -> int:
         fault.
     """
     from ptycho.errors import MissingPackageError, PtychoError
-    from ptycho.interrupts import Terminated
+    from ptycho.interrupts import Terminated, advice_of
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -173,11 +173,7 @@ def run_command(action: Callable[[], int | None], *, debug: bool) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, Terminated) as stop:
-        print(
-            "interrupted: the last finished epoch is in <output_dir>/checkpoints/last.ckpt; go on from it "
-            "with --resume",
-            file=sys.stderr,
-        )
+        print(f"interrupted: {advice_of(stop)}", file=sys.stderr)
         return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except Exception as error:
         if debug:

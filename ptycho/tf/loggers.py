@@ -146,7 +146,7 @@ def check_installed(backend: str | None) -> None:
     if package and importlib.util.find_spec(package) is None:
         raise MissingPackageError(
             f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
-            "Install it with: pip install -e .[tensorflow], or pass --logger csv."
+            "Install it with: pip install 'ptychopinn[tensorflow]', or pass --logger csv."
         )
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ptycho.config.config import ModelConfig, TrainingConfig
 from ptycho.interrupts import Terminated
+from ptycho.job import TrainingJob
+from ptycho.models import LAST_CHECKPOINT, resume_advice
 from ptycho.npz import read_npz, write_npz
 
 Command = Callable[..., Any]
@@ -98,7 +101,7 @@ def _wild(arrays: Arrays) -> None:
         (_flat, (), ("bad.npz", "diff3d", "(32, 32)", "(patterns, N, N)")),
         (_no_probe, (), ("bad.npz", "'probeGuess' is missing", "--probe-key probe")),
         (_no_positions, (), ("bad.npz", "'xcoords' is missing", "found: ")),
-        (_few_positions, (), ("bad.npz", "ycoords", "63 values for 64 patterns")),
+        (_few_positions, (), ("bad.npz", "ycoords 63", "64 patterns", "--match-lengths head")),
         (_small_probe, (), ("bad.npz", "probeGuess", "(16, 16)", "(32, 32)")),
         (_few, ("--gridsize", 2), ("bad.npz", "too few patterns for gridsize 2", "got 3", "at least 4")),
         (_dark, (), ("bad.npz", "diff3d")),
@@ -334,19 +337,58 @@ def test_our_own_fault_is_status_1_in_one_line(
 
 
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
-def test_an_interruption_has_its_status_and_says_how_to_go_on(
+@pytest.mark.parametrize(
+    ("epochs", "flags", "said"),
+    [
+        (0, (), "no epoch was finished, so there is nothing to resume"),
+        (1, (), "the last finished epoch is in {last}; --resume {last} continues it"),
+        (1, ("--disable_checkpointing",), "this run writes no checkpoint, so there is nothing to resume"),
+    ],
+)
+def test_an_interrupted_training_says_what_is_true_at_that_moment(
     stop: type[BaseException],
     code: int,
+    epochs: int,
+    flags: tuple[str, ...],
+    said: str,
     small_scan: Path,
     train_command: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def interrupted(job: object) -> None:
+    last = tmp_path / "out" / "checkpoints" / "last.ckpt"
+
+    def interrupted(job: TrainingJob) -> None:
+        if epochs and job.execution.enable_checkpointing:
+            last.parent.mkdir()
+            last.write_bytes(b"an epoch")
         raise stop
 
     monkeypatch.setattr("ptycho_torch.engine.fit", interrupted)
-    done = train_command(small_scan, tmp_path / "out")
-    assert done.code == code
-    assert "--resume" in done.err
-    assert len(done.err.splitlines()) == 1
+    done = train_command(small_scan, tmp_path / "out", *flags)
+    assert (done.code, done.err) == (code, f"interrupted: {said.format(last=last)}\n")
+
+
+def test_an_older_checkpoint_is_not_that_of_an_interrupted_run(tmp_path: Path) -> None:
+    for backend, name in LAST_CHECKPOINT.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"an epoch")
+        config = TrainingConfig(ModelConfig(), output_dir=tmp_path, backend=backend)
+        began = path.stat().st_mtime
+        own = resume_advice(config, checkpoints=True, resumed=None, since_s=began - 1)
+        assert own == f"the last finished epoch is in {path}; --resume {path} continues it"
+        assert "nothing to resume" in resume_advice(config, checkpoints=True, resumed=None, since_s=began + 1)
+        again = resume_advice(config, checkpoints=True, resumed=path, since_s=began + 1)
+        assert again.startswith(f"no further epoch was finished; --resume {path}")
+
+
+def test_an_interrupted_inference_speaks_of_no_checkpoint(
+    small_scan: Path, infer_command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ptycho_torch.engine.reconstruct", interrupted)
+    done = infer_command("pretrained", small_scan, tmp_path / "out")
+    assert (done.code, done.err) == (130, "interrupted: no file was left half-written\n")

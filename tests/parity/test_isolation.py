@@ -209,3 +209,14 @@ def test_everything_planted_is_put_back_after_an_error(tmp_path: Path) -> None:
     with untouched_process():
         random.random()
     assert changed(before) == []
+
+
+def test_the_last_epoch_lies_where_an_interruption_looks_for_it() -> None:
+    from ptycho.models import LAST_CHECKPOINT
+    from ptycho.tf import checkpoints
+    from ptycho_torch import engine
+
+    assert {
+        "pytorch": f"{engine.CHECKPOINT_FOLDER}/{engine.LAST_NAME}.ckpt",
+        "tensorflow": f"{checkpoints.FOLDER}/{checkpoints.LAST_NAME}",
+    } == LAST_CHECKPOINT

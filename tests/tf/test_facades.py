@@ -567,11 +567,9 @@ def test_counts_of_any_integer_type_are_counts(arrays: dict[str, NDArray[Any]], 
         ({"batch_size": 0}, "batch_size is 0"),
         ({"nepochs": 0}, "nepochs is 0"),
         ({"nphotons": -1.0}, "nphotons is -1.0"),
-        ({"probe_scale": 0.0}, "probe_scale is 0.0"),
         ({"amp_activation": "tanh"}, "amp_activation is 'tanh'"),
         ({"nll_weight": 0.0}, "no term of the loss compares with data"),
         ({"realspace_mae_weight": 0.5}, "realspace_weight is 0"),
-        ({"positions_provided": False}, "positions_provided is not implemented"),
         ({"N": 64}, r"got N=32, expected N=64"),
     ],
 )
@@ -584,6 +582,25 @@ def test_bad_settings_are_refused_in_one_line_before_anything_is_written(
         components.run_cdi_example(train, train, config(**options))
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["train_data.npz"]
+
+
+def test_what_the_window_sends_and_nothing_reads_is_named_and_left_out(
+    raw: RawData, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ptychodus sends 0.0 and more for the scale of the probe, whatever is trained."""
+    seen: list[Any] = []
+
+    def fit(job: Any) -> None:
+        seen.append(job.config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ptycho.tf.engine.fit", fit)
+    raw.to_file(tmp_path / "train_data.npz")
+    train = RawData.from_file(tmp_path / "train_data.npz")
+    with pytest.raises(KeyboardInterrupt):
+        components.run_cdi_example(train, train, config(probe_scale=0.0, positions_provided=False))
+    assert "left out, since it has no effect: positions_provided, probe_scale" in caplog.text
+    assert (seen[0].model.probe_scale, seen[0].positions_provided) == (4.0, True)
 
 
 def test_a_folder_that_cannot_be_written_to_moves_the_checkpoints(

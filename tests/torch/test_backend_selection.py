@@ -15,7 +15,10 @@ from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError, MissingPackageError
 
 Python = Callable[..., CompletedProcess[str]]
-SENTENCE = "PyTorch backend requires Lightning. Install with: pip install -e .[torch]"
+SENTENCE = (
+    "PyTorch backend requires Lightning. Install with: pip install -e .[torch] "
+    "(without a checkout: pip install 'ptychopinn[torch]')"
+)
 
 
 def test_the_disguise_hides_lightning_and_nothing_else(without_lightning: Path, run_python: Python) -> None:
@@ -86,7 +89,7 @@ def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
         (
             "tensorflow",
             "backend tensorflow: not installed (missing tensorflow). Install with: "
-            "pip install -e .[tensorflow]",
+            "pip install -e .[tensorflow] (without a checkout: pip install 'ptychopinn[tensorflow]')",
         ),
     ],
 )
