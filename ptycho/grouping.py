@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.cutting import cut_patches
 from ptycho.errors import ConfigError, DataError
+from ptycho.geometry import lay_on_canvas
 from ptycho.physics import filled_amplitude
-from ptycho.scaling import CHUNK, make_scale_record, measured_amplitude
+from ptycho.scaling import make_scale_record, measured_amplitude
 
 if TYPE_CHECKING:
     from ptycho.raw_data import RawData
@@ -268,7 +270,7 @@ def check_inside(
 def object_patches(
     object_yx: NDArray[Any], positions_yx_px: NDArray[np.float64], N: int, source: str = "object"
 ) -> NDArray[np.complex64]:
-    """Cut N x N patches out of an object, bilinearly between pixels.
+    """Cut N x N patches out of an object, by Fourier shift between pixels.
 
     Parameters
     ----------
@@ -292,19 +294,8 @@ def object_patches(
         If a patch is not wholly inside the object.
     """
     check_inside(object_yx.shape, positions_yx_px, N, source)
-    corners = np.asarray(positions_yx_px, dtype=np.float64) - (N - 1) / 2
-    corners = np.clip(corners, 0, np.array(object_yx.shape) - N)
-    whole = np.floor(corners).astype(np.int64)
-    part = (corners - whole)[:, :, None, None]
-    padded = np.pad(object_yx, (0, 1), mode="edge")  # a corner on the last pixel has a neighbour of weight 0
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (N + 1, N + 1))
-    patches = np.empty((len(corners), N, N), dtype=np.complex64)
-    for start in range(0, len(corners), CHUNK):
-        rows = slice(start, start + CHUNK)
-        cut = windows[whole[rows, 0], whole[rows, 1]]
-        cut = cut[:, :-1] * (1 - part[rows, 0]) + cut[:, 1:] * part[rows, 0]
-        patches[rows] = cut[:, :, :-1] * (1 - part[rows, 1]) + cut[:, :, 1:] * part[rows, 1]
-    return patches
+    plan = lay_on_canvas(positions_yx_px, N, shape_yx=object_yx.shape, origin_yx_px=np.zeros(2))
+    return cut_patches(object_yx, plan)
 
 
 def _checked(positions_yx_px: NDArray[np.float64], gridsize: int) -> NDArray[np.float64]:

@@ -50,13 +50,7 @@ class Labels:
         rows = np.asarray(indices).reshape(-1)
         if self.stored is not None:
             return np.ascontiguousarray(self.stored[rows], dtype=np.complex64)
-        # Only the part of the object that these patches lie on is copied.
-        positions = self.positions_yx_px[rows]
-        room = (self.n_px - 1) / 2
-        low = np.maximum(np.floor(positions.min(axis=0) - room).astype(np.int64), 0)
-        high = np.ceil(positions.max(axis=0) + room).astype(np.int64) + 1
-        part = np.asarray(self.obj)[low[0] : high[0], low[1] : high[1]]
-        return object_patches(part, positions - low, self.n_px)
+        return object_patches(np.asarray(self.obj), self.positions_yx_px[rows], self.n_px)
 
 
 def wanted_labels(wanted: bool, scan: Scan | None) -> Labels | None:
