@@ -219,16 +219,34 @@ def _closest(name: str, options: Sequence[str]) -> str | None:
     return best if best is not None and likeness(best) > _ALIKE else None
 
 
+def no_such_file(path: Path, problem: str = ": no such file (expected a data file). ") -> DataError:
+    """Build the error for an absent file: it proposes the closest name in the folder.
+
+    Parameters
+    ----------
+    path : Path
+        Where the file should be.
+    problem : str
+        What is said of it.
+
+    Returns
+    -------
+    DataError
+        To be raised.
+    """
+    folder = path.parent
+    names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+    mend = f"Did you mean {', '.join(close)}?" if close else "Check the path."
+    return DataError(f"{path}{problem}{mend}")
+
+
 def _check_is_archive(path: Path) -> None:
     """Refuse what is not a complete zip archive, saying what it is instead."""
     if path.is_dir():
         raise DataError(f"{path}: cannot be read (got a folder, expected an NPZ file). Name the file in it.")
     if not path.is_file():
-        folder = path.parent
-        names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
-        close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
-        mend = f"Did you mean {', '.join(close)}?" if close else "Check the path."
-        raise DataError(f"{path}: no such file (expected an NPZ file). {mend}")
+        raise no_such_file(path, ": no such file (expected an NPZ file). ")
     with _damage_named(path), path.open("rb") as stream:
         start = stream.read(4)
     if start == b"PK\x05\x06":

@@ -13,6 +13,7 @@ from ptycho.config.config import InferenceConfig, TrainingConfig
 from ptycho.errors import ConfigError
 from ptycho.files.hdf5 import is_hdf5
 from ptycho.files.product import sibling_product
+from ptycho.npz import no_such_file
 
 if TYPE_CHECKING:
     from ptycho.simulate import SimulationOptions
@@ -113,6 +114,24 @@ def check_outputs(inputs: Inputs, outputs: Iterable[tuple[str, Path]]) -> None:
                     )
 
 
+def check_there(*paths: Path | None) -> None:
+    """Refuse a run whose inputs do not exist, before it reads the first of them.
+
+    Parameters
+    ----------
+    *paths : Path or None
+        Data files; None stands for a file that nobody named.
+
+    Raises
+    ------
+    DataError
+        At the first one that is not there.
+    """
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            raise no_such_file(Path(path))
+
+
 def _in_folder(folder: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
     return [("--output_dir", Path(folder) / name) for name in names]
 
@@ -191,6 +210,7 @@ def check_inference(config: InferenceConfig, also_read: Inputs | None = None) ->
     ConfigError
         If an output is an input, or the output folder is that of a training.
     """
+    check_there(config.test_data_file, config.product_file)
     folder, model = Path(config.output_dir), Path(config.model_path)
     inputs = {
         "--test_data": config.test_data_file,
@@ -224,6 +244,7 @@ def check_evaluation(inputs: Inputs, folder: Path) -> None:
     check_outputs(inputs, _in_folder(folder, EVALUATION_FILES))
     if holds_training(folder) or _settings_in(folder) is not None:
         _refuse_run(folder, "a run")
+    check_there(*(path for flag, path in inputs.items() if flag != "--model-path"))
 
 
 def check_simulation(options: SimulationOptions, flag: str, path: Path) -> None:
@@ -244,6 +265,6 @@ def check_simulation(options: SimulationOptions, flag: str, path: Path) -> None:
         If it is one of the pictures.
     """
     named = {"--picture": options.picture, "--phase-picture": options.phase_picture}
-    check_outputs(
-        {name: None if read is None else Path(read) for name, read in named.items()}, [(flag, path)]
-    )
+    inputs = {name: None if read is None else Path(read) for name, read in named.items()}
+    check_there(*inputs.values())
+    check_outputs(inputs, [(flag, path)])

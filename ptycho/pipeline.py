@@ -65,7 +65,7 @@ from ptycho.outputs import (
     write_run_record,
     write_training_curves,
 )
-from ptycho.overwrites import check_inference, check_training
+from ptycho.overwrites import check_inference, check_there, check_training
 from ptycho.progress import Progress
 from ptycho.scan import Scan, mask_of, open_scan
 from ptycho.verdict import Verdict, announce, judge
@@ -183,6 +183,7 @@ def train(
     populate_legacy(config, progress)
     engine = check_training_settings(config, execution, native)
     choose_device(engine, execution, progress)
+    check_there(config.train_data_file if scan is None else None, config.test_data_file)
     check_training(config)
     folder = prepare_folder(config.output_dir)
     if scan is None:
@@ -221,6 +222,29 @@ def train(
         engine.log_artifacts(result.run_id, folder, [path for path in files if path.suffix != ".npz"])
     announce(verdict, progress)
     return TrainingOutcome(result, found, files, scores, verdict)
+
+
+def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:
+    """Refuse settings of an inference that cannot work, or that nothing would read; no file is opened.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        Settings.
+    execution : PyTorchExecutionConfig
+        Accelerator and batch size.
+
+    Raises
+    ------
+    ConfigError
+        At the first one.
+    """
+    refinement(config)
+    validate_inference_config(config)
+    validate_execution_config(execution)
+    validate_inference_effects(config, execution)
+    if config.export is not None:
+        check_target(config.export)
 
 
 def refinement(config: InferenceConfig) -> RefineOptions | None:
@@ -309,13 +333,8 @@ def infer(
     config = copy.copy(config)
     engine = load_engine(config.backend)
     path = find_model(Path(config.model_path), config.backend)
-    refinement(config)
-    validate_inference_config(config)
-    validate_execution_config(execution)
-    validate_inference_effects(config, execution)
+    check_inference_settings(config, execution)
     choose_device(engine, execution, progress)
-    if config.export is not None:
-        check_target(config.export)
     check_inference(config)
     check_search(config)
     model = engine.load(path)

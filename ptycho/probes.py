@@ -62,7 +62,7 @@ def _check_diameter(n_px: int, diameter_px: float) -> None:
     if not 2.0 <= diameter_px <= DIAMETER_LIMIT * n_px:
         raise ConfigError(
             f"probe: the diameter does not fit (got {diameter_px:g} px, expected 2 to "
-            f"{DIAMETER_LIMIT * n_px:.4g} px in a {n_px} px window). Change the diameter or the pattern size."
+            f"{DIAMETER_LIMIT * n_px:.4g} px in a {n_px} px window). Change diameter_px or n_px."
         )
 
 
@@ -92,7 +92,7 @@ def _check_frequency(frequency: float, defocus_waves: float, diameter_px: float)
         raise ConfigError(
             f"probe: the pixels are too coarse (got {frequency:.3g} cycles/px for {defocus_waves:g} waves of "
             f"defocus over {diameter_px:g} px, expected at most {FREQUENCY_LIMIT:g} cycles/px). "
-            "Lower the defocus or raise the diameter."
+            "Lower defocus_waves, or raise diameter_px or n_px."
         )
 
 
@@ -242,7 +242,7 @@ def incoherent_modes(probe: Complex, n_modes: int, decay: float = 0.3) -> Comple
     if not 1 <= n_modes <= 10 or not 0.0 < decay <= 1.0:
         raise ConfigError(
             f"probe modes: out of range (got {n_modes} modes with decay {decay:g}, "
-            "expected 1 to 10 modes with 0 < decay <= 1). Change them."
+            "expected 1 to 10 modes with 0 < decay <= 1). Change n_modes or mode_decay."
         )
     n_px = probe.shape[-1]
     axis = (np.arange(n_px) - (n_px - 1) / 2) / n_px

@@ -121,12 +121,22 @@ class SimulationOptions:
             if self.scan != "spiral":
                 raise ConfigError(
                     f"simulation: n_positions is for the spiral (got {self.n_positions} with scan "
-                    f"{self.scan!r}, expected none). Give rows and columns, --grid, instead."
+                    f"{self.scan!r}, expected none). Set scan to spiral, or give rows and columns, --grid."
                 )
+        if self.picture is not None and self.scene != type(self).scene:
+            raise ConfigError(
+                f"simulation: scene has no effect beside picture (got {self.scene!r} and {self.picture!r}, "
+                "expected one of them). Leave scene out."
+            )
+        if self.n_modes == 1 and self.mode_decay != type(self).mode_decay:
+            raise ConfigError(
+                f"simulation: mode_decay has no effect on one mode (got {self.mode_decay!r}, expected its "
+                f"default {type(self).mode_decay}). Leave it out or set n_modes to 2."
+            )
         if self.phase_picture is not None and self.picture is None:
             raise ConfigError(
                 f"simulation: phase_picture needs a picture (got {self.phase_picture!r} alone, "
-                "expected both). Give the picture of the amplitude too."
+                "expected both). Set picture to that of the amplitude too."
             )
 
     @property

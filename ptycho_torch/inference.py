@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
+
+if TYPE_CHECKING:
+    from ptycho.config.config import PyTorchExecutionConfig
+    from ptycho.progress import Progress
 
 
 def save_individual_reconstructions(
@@ -48,6 +53,10 @@ def load_and_predict(
     file_index: int = 0,
     save_dir: str | Path = "inference/output",
     plot_name: str = "Test",
+    *,
+    settings: Mapping[str, Any] | None = None,
+    execution: PyTorchExecutionConfig | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Reconstruct a scan with the model that an MLflow run logged.
 
@@ -67,6 +76,12 @@ def load_and_predict(
         Where everything is written, in a folder called ``plot_name``.
     plot_name : str
         Name of that folder.
+    settings : mapping, optional
+        Inference settings by name; they win over the file.
+    execution : PyTorchExecutionConfig, optional
+        Accelerator and batch size.
+    progress : Progress, optional
+        Told what goes on; silent by default.
 
     Returns
     -------
@@ -78,16 +93,22 @@ def load_and_predict(
     PtychoError
         If the run, the file or a setting is wrong.
     """
+    from dataclasses import fields
+
+    from ptycho.config.choices import PRETRAINED
     from ptycho.config.config import (
         InferenceConfig,
+        ModelConfig,
+        PyTorchExecutionConfig,
         build_config,
         default_settings,
+        flat_settings,
         load_yaml_config,
         merge_settings,
     )
     from ptycho.models import require_backend
     from ptycho.overwrites import check_inference
-    from ptycho.pipeline import infer
+    from ptycho.pipeline import check_inference_settings, infer
 
     require_backend("pytorch")
     from ptycho_torch.loggers import fetch_checkpoint
@@ -100,16 +121,22 @@ def load_and_predict(
         )
     with tempfile.TemporaryDirectory(prefix="ptychopinn-") as scratch:
         chosen = {
-            "model_path": fetch_checkpoint(run_id, Path(relative_mlflow_path), Path(scratch)),
+            "model_path": PRETRAINED,
             "test_data_file": files[file_index],
             "output_dir": Path(save_dir) / plot_name,
             "backend": "pytorch",
         }
         given = load_yaml_config(config_override_path) if config_override_path is not None else None
-        settings = merge_settings(default_settings(InferenceConfig), given, chosen)
-        config = build_config(InferenceConfig, settings)
+        asked = {**(settings or {}), **chosen}
+        config = build_config(
+            InferenceConfig, merge_settings(default_settings(InferenceConfig), given, asked)
+        )
+        # A model stands in while the settings are looked at; the store is asked last.
+        check_inference_settings(config, execution or PyTorchExecutionConfig())
         check_inference(config, {"--config": None if given is None else Path(str(config_override_path))})
-        return infer(config).files
+        stated = {*flat_settings(given or {}), *asked} & {item.name for item in fields(ModelConfig)}
+        config.model_path = fetch_checkpoint(run_id, Path(relative_mlflow_path), Path(scratch))
+        return infer(config, execution, progress=progress, stated=stated).files
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:

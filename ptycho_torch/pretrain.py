@@ -43,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 when the network was written, 2 when the input was bad.
     """
-    from ptycho.cli.console import run_command, with_dashes
+    from ptycho.cli.console import run_command, typed_flags, with_dashes
     from ptycho.cli.pretrain_options import build_parser
 
-    values = vars(build_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
-    return run_command(lambda: _run(values), debug="debug" in values)
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    values = vars(parser.parse_args(words))
+    return run_command(lambda: _run(values), debug="debug" in values, typed=typed_flags(parser, words))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import re
 import shutil
 import sys
 import time
@@ -19,8 +20,28 @@ PLAIN_INTERVAL_S = 30.0
 """Seconds between two lines of a long phase where the output is a file."""
 
 
+Typed = dict[str, tuple[tuple[str, ...], str]]
+"""Setting -> names of its flag, the one that was typed first, and the value."""
+
+
+ALSO_CALLED = {
+    "accum_steps": "accumulate_grad_batches",
+    "accelerator": "device",
+    "domain": "measurement_domain",
+    "polish": "refine_steps",
+    "diameter_px": "probe_diameter_px",
+}
+"""Setting in a message -> name under which a parser keeps it."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports bad flags in one line."""
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """Refuse an empty word, which a variable that is not set leaves behind."""
+        if not arg_string.strip():
+            raise argparse.ArgumentError(action, f"got {arg_string!r}, expected a value")
+        return super()._get_value(action, arg_string)  # type: ignore[misc]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the parsed values; an unknown flag is answered with the closest known one."""
@@ -58,6 +79,83 @@ def with_dashes(argv: Sequence[str]) -> list[str]:
             word = name.replace("_", "-") + equals + value
         words.append(word)
     return words
+
+
+def typed_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> Typed:
+    """Return which flags were typed, for messages that speak of settings.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+        Parser of the command.
+    words : sequence of str
+        Arguments, flags spelled with dashes.
+
+    Returns
+    -------
+    dict
+        By the name of the setting that the flag stands for.
+    """
+    found: Typed = {}
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        action = parser._option_string_actions.get(name)
+        if action is not None:
+            # The latter of two flags for the same thing wins, as it does in the parser.
+            others = tuple(other for other in action.option_strings if other != name)
+            found[action.dest] = (
+                (name, *others),
+                value if equals else "".join(words[number + 1 : number + 2]),
+            )
+    for setting, dest in ALSO_CALLED.items():
+        if dest in found:
+            found.setdefault(setting, found[dest])
+    return found
+
+
+def with_flags(text: str, typed: Typed) -> str:
+    """Add the flags to a message that names only their settings or files.
+
+    Parameters
+    ----------
+    text : str
+        One line.
+    typed : dict
+        From :func:`typed_flags`.
+
+    Returns
+    -------
+    str
+        The same line where it names the flags itself.
+    """
+    for dest, (names, _) in typed.items():
+        # A message may take the name of a setting for that of its flag.
+        text = re.sub(rf"--{dest}(?![\w-])", lambda said, names=names: _own_name(said[0], names), text)  # type: ignore[misc]
+    spelled = text.replace("_", "-")
+    unnamed = {
+        dest: (names[0], value)
+        for dest, (names, value) in typed.items()
+        if not any(re.search(rf"{re.escape(name)}(?![\w-])", spelled) for name in names)
+    }
+    places = [(re.search(rf"(?<![\w-]){dest}(?![\w-])", text), name) for dest, (name, _) in unnamed.items()]
+    said = sorted((place.start(), name) for place, name in places if place)
+    flags = [name for _, name in said] or [
+        name for name, value in unnamed.values() if _holds_path(text, value)
+    ]
+    if not flags:
+        return text
+    return f"{text} The flag{' is' if len(flags) == 1 else 's are'} {', '.join(flags)}."
+
+
+def _own_name(said: str, names: tuple[str, ...]) -> str:
+    return said if said.replace("_", "-") in names else names[0]
+
+
+def _holds_path(text: str, value: str) -> bool:
+    """Tell whether a line names this path, and not only one below it."""
+    return text.startswith(f"{value}: ") or (
+        "/" in value and re.search(rf"(?<![\w/]){re.escape(value)}(?![/.-]?\w)", text) is not None
+    )
 
 
 class _LivePhase(Phase):
@@ -135,7 +233,7 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def run_command(action: Callable[[], int | None], *, debug: bool) -> int:
+def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed | None = None) -> int:
     """Run a command's work and turn what goes wrong into one line and an exit status.
 
     Parameters
@@ -144,6 +242,8 @@ def run_command(action: Callable[[], int | None], *, debug: bool) -> int:
         The work; it returns a status of its own, or None for 0.
     debug : bool
         Let the traceback through.
+    typed : dict, optional
+        Flags that were typed, which messages about their settings shall name.
 
     Returns
     -------
@@ -170,7 +270,7 @@ def run_command(action: Callable[[], int | None], *, debug: bool) -> int:
     except (PtychoError, MissingPackageError, OSError) as error:
         if debug:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {with_flags(' '.join(str(error).split()), typed or {})}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, Terminated) as stop:
         print(f"interrupted: {advice_of(stop)}", file=sys.stderr)

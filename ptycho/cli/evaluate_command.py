@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ptycho.cli.console import ConsoleProgress, Parser, run_command, with_dashes
+from ptycho.cli.console import ConsoleProgress, Parser, run_command, typed_flags, with_dashes
 from ptycho.cli.flags import EPILOG, add_file_flags
 from ptycho.cli.train_command import DEFAULT_BACKEND, execution_settings, measurement_domain
 from ptycho.errors import ConfigError
@@ -119,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 done, 2 bad input, 130 interrupted, 1 our fault.
     """
-    values = vars(build_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    values = vars(parser.parse_args(words))
     debug = values.pop("debug", False)
-    return run_command(lambda: _run(values), debug=debug)
+    return run_command(lambda: _run(values), debug=debug, typed=typed_flags(parser, words))

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, with_dashes
+from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, typed_flags, with_dashes
 from ptycho.cli.flags import inference_parser
 from ptycho.cli.train_command import (
     DEFAULT_BACKEND,
@@ -23,6 +23,9 @@ from ptycho.cli.train_command import (
 from ptycho.errors import ConfigError
 from ptycho.progress import Progress
 
+if TYPE_CHECKING:
+    from ptycho.config.config import PyTorchExecutionConfig
+
 USAGE = (
     "Name a model, a scan and a folder: --model_path run --test_data scan.npz --output_dir pictures (or an "
     "MLflow run: --run_id ID --infer_dir folder)."
@@ -34,8 +37,17 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     quiet, strict = values.pop("quiet", False), values.pop("strict", False)
     progress = Progress() if quiet else ConsoleProgress()
     legacy = {name: values.pop(name) for name in LEGACY if name in values}
+    settings_file = settings_path(values)
+    execution = execution_settings(values, training=False, device=device)
+    domain = measurement_domain(values)
+    if domain is not None:
+        values["measurement_domain"] = domain
     if legacy:
-        return _run_legacy(legacy, values, quiet=quiet, strict=strict)
+        files = _run_legacy(legacy, values, settings_file, execution, progress)
+        if not quiet:
+            for path in files:
+                print(path)
+        return EXIT_FAILED if strict and _failed(files) else EXIT_OK
     from ptycho.config.config import (
         InferenceConfig,
         ModelConfig,
@@ -49,11 +61,6 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     from ptycho.overwrites import check_inference
     from ptycho.pipeline import infer
 
-    settings_file = settings_path(values)
-    execution = execution_settings(values, training=False, device=device)
-    domain = measurement_domain(values)
-    if domain is not None:
-        values["measurement_domain"] = domain
     defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
     from_file = load_yaml_config(settings_file) if settings_file else {}
     merged = merge_settings(defaults, from_file, values)
@@ -74,26 +81,46 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     return exit_status(outcome, strict=strict)
 
 
-def _run_legacy(legacy: dict[str, Any], values: dict[str, Any], *, quiet: bool, strict: bool) -> int:
+def _run_legacy(
+    legacy: dict[str, Any],
+    values: dict[str, Any],
+    settings_file: Path | None,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+) -> list[Path]:
     """Reconstruct with the model of an MLflow run."""
+    given = ", ".join(f"--{name}" for name in legacy)
     for name in ("run_id", "infer_dir"):
         if name not in legacy:
-            raise ConfigError(f"--{name} is missing (got nothing, expected a value). {USAGE}")
-    inference = importlib.import_module("ptycho_torch.inference")
-    files = inference.load_and_predict(
+            raise ConfigError(f"--{name} is missing (got only {given}, expected it too). {USAGE}")
+    for name, flag in (("model_path", "model_path"), ("test_data_file", "test_data")):
+        if name in values:
+            raise ConfigError(
+                f"--{flag}: cannot be combined with {given} (got {str(values[name])!r}, expected the model "
+                f"of an MLflow run and a folder). {USAGE}"
+            )
+    if values.pop("backend", "pytorch") != "pytorch":
+        raise ConfigError(
+            f"--backend: cannot be combined with {given} (got another one, expected pytorch, which made the "
+            "model of an MLflow run). Leave it out."
+        )
+    files: list[Path] = importlib.import_module("ptycho_torch.inference").load_and_predict(
         legacy["run_id"],
         legacy["infer_dir"],
         relative_mlflow_path=legacy.get("mlruns", Path("mlruns")),
-        config_override_path=settings_path(values),
+        config_override_path=settings_file,
         file_index=legacy.get("file_index", 0),
-        save_dir=values.get("output_dir", Path("inference/output")),
+        save_dir=values.pop("output_dir", Path("inference/output")),
+        settings=values,
+        execution=execution,
+        progress=progress,
     )
-    if not quiet:
-        for path in files:
-            print(path)
+    return files
+
+
+def _failed(files: list[Path]) -> bool:
     (metrics,) = (path for path in files if path.name == "metrics.json")
-    failed = json.loads(metrics.read_text(encoding="utf-8"))["verdict"] == "failed"
-    return EXIT_FAILED if strict and failed else EXIT_OK
+    return bool(json.loads(metrics.read_text(encoding="utf-8"))["verdict"] == "failed")
 
 
 def main(
@@ -122,6 +149,7 @@ def main(
         0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 1 our fault.
     """
     words = with_dashes(sys.argv[1:] if argv is None else argv)
-    values = vars(inference_parser(prog, device).parse_args(words))
+    parser = inference_parser(prog, device)
+    values = vars(parser.parse_args(words))
     debug = values.pop("debug", False)
-    return run_command(lambda: _run(values, backend, device), debug=debug)
+    return run_command(lambda: _run(values, backend, device), debug=debug, typed=typed_flags(parser, words))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import Parser, run_command, with_dashes
+from ptycho.cli.console import Parser, run_command, typed_flags, with_dashes
 
 if TYPE_CHECKING:
     from ptycho.simulate import SimulationOptions
@@ -252,5 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 when the file was written, 2 when the input was bad.
     """
-    values = vars(build_parser().parse_args(with_dashes(sys.argv[1:] if argv is None else argv)))
-    return run_command(lambda: _run(values), debug="debug" in values)
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    values = vars(parser.parse_args(words))
+    return run_command(lambda: _run(values), debug="debug" in values, typed=typed_flags(parser, words))

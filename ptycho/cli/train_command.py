@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, with_dashes
+from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, typed_flags, with_dashes
 from ptycho.cli.flags import CONTRACTS, DOMAINS, LOGGERS, training_parser
 from ptycho.config.choices import COMMAND_DEFAULTS
 from ptycho.errors import ConfigError
@@ -249,6 +249,7 @@ def training_settings(
     )
     from ptycho.files.optics import FileOptions
     from ptycho.models import check_training_settings
+    from ptycho.overwrites import check_there
     from ptycho.raw_data import peek_pattern_size
 
     if values.pop("profile", None) == "ci":
@@ -266,6 +267,7 @@ def training_settings(
     validate_training_config(config)
     if execution is not None:
         check_training_settings(config, execution)
+    check_there(config.train_data_file, config.test_data_file, config.product_file)
     size = peek_pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
     if "N" not in flat_settings(from_file):
         config.model.N = size
@@ -410,6 +412,7 @@ def main(
         0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 1 our fault.
     """
     words = with_dashes(sys.argv[1:] if argv is None else argv)
-    values = vars(training_parser(prog, device).parse_args(words))
+    parser = training_parser(prog, device)
+    values = vars(parser.parse_args(words))
     debug = values.pop("debug", False)
-    return run_command(lambda: _run(values, backend, device), debug=debug)
+    return run_command(lambda: _run(values, backend, device), debug=debug, typed=typed_flags(parser, words))

@@ -1,0 +1,179 @@
+"""Every flag of every command reaches what the command builds, and a bad value is refused by its name.
+
+Doors and flags are found in the code, so a flag added tomorrow is walked over without a change here. What a
+setting does to an output is the matter of the walk over the settings.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flag_walk import MADE_UP, MISSING, Door, Stage, constructed_in, doors, walk, without, wrong_taken
+
+from ptycho.cli.console import with_flags
+
+DOORS = doors()
+PROCESS_ONLY = {
+    "--quiet": "what is printed",
+    "--debug": "tracebacks and debug messages",
+    "--strict": "the exit status of a failed verdict",
+}
+"""Flags that change no setting -> what they change instead."""
+ALWAYS_REFUSED = {
+    ("inference", "--num-workers"): "the specification has the flag; one process reads the scan",
+}
+"""Flags of the specification that nothing can use here -> why they are there."""
+TAKEN = {
+    **dict.fromkeys(
+        [("--probe-key", MADE_UP), ("--run-id", MADE_UP)], "any word; what it names is looked up later"
+    ),
+    **dict.fromkeys([("--phase-vmin", "-3"), ("--phase-vmax", "-3"), ("--probe-error", "-3")], "signed"),
+    ("--output-dir", MISSING): "made",
+    ("--mlruns", MISSING): "MLflow is asked last; MLFLOW_TRACKING_URI may stand for it",
+}
+"""Words that are no values of most flags of their type -> why this flag takes them."""
+
+
+NO_ARRAYS = ("--output", "--preview", "--no-compress", "--quiet", "--debug")
+"""Flags of a simulation that are not about the data."""
+
+
+@pytest.fixture(scope="module")
+def stage(require: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a place where commands run up to the reading of the first file."""
+    require("torch")
+    require("tensorflow")
+    with Stage(tmp_path_factory.mktemp("stage")) as found:
+        yield found
+
+
+def _kind(door: Door) -> str:
+    return next(
+        kind
+        for kind in ("pretrain", "train", "inference", "evaluate", "simulate", "datasets")
+        if kind in door.name
+    )
+
+
+def test_every_parser_of_the_code_belongs_to_a_door() -> None:
+    assert {door.parser_file for door in DOORS} == constructed_in()
+    assert len(DOORS) >= 10
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
+def test_another_value_of_every_flag_reaches_what_the_command_builds(door: Door, stage: Stage) -> None:
+    unheard, process_only, refused = [], set(), set()
+    for action in door.flags():
+        found = walk(stage, door, action)
+        name = action.option_strings[0]
+        if found.faults:
+            unheard.append((name, found.faults))
+        elif found.refused:
+            refused.add((_kind(door), name))
+        elif found.process_only:
+            process_only.add(name)
+    assert unheard == []
+    assert process_only == PROCESS_ONLY.keys() & door.names()
+    assert refused == {(kind, name) for kind, name in ALWAYS_REFUSED if kind == _kind(door)}
+
+
+@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
+def test_a_wrong_value_of_every_flag_is_refused_by_name_before_a_file_is_read(
+    door: Door, stage: Stage
+) -> None:
+    wrong, taken = [], set()
+    for action in door.flags():
+        fine, faults = wrong_taken(stage, door, action)
+        wrong += [(action.option_strings[0], fault) for fault in faults]
+        taken |= {(action.option_strings[0], value) for value in fine}
+    assert wrong == []
+    assert taken == {(name, value) for name, value in TAKEN if name in door.names()}
+    assert not (stage.folder / "out").exists()
+
+
+def test_a_flag_that_nobody_reads_and_one_that_is_not_named_are_reported(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptycho.cli import console, simulate_options
+
+    built = simulate_options.build_parser
+
+    def planted() -> Any:
+        parser = built()
+        parser.add_argument("--planted", type=int)
+        return parser
+
+    monkeypatch.setattr(simulate_options, "build_parser", planted)
+    monkeypatch.setattr(stage, "cache", {})
+    door = Door("ptycho_simulate", simulate_options.main, planted(), "")
+    (action,) = (action for action in door.flags() if action.option_strings[0] == "--planted")
+    found = walk(stage, door, action)
+    assert found.faults == ["changes nothing in {'--output': '@out/scan.npz'}"]
+    assert wrong_taken(stage, door, action)[0] == ["-3"]
+    (step,) = (action for action in door.flags() if action.option_strings[0] == "--step")
+    monkeypatch.setattr(console, "with_flags", lambda text, typed: text)
+    stage.cache.clear()
+    _, faults = wrong_taken(stage, door, step)
+    assert len(faults) == 3
+    assert all(
+        fault.startswith("does not name the flag: error: simulation: step_px is out") for fault in faults
+    )
+
+
+def test_a_message_names_the_flags_of_its_settings_and_files() -> None:
+    typed = {
+        "n_groups": (("--n-groups", "--n-images"), "-3"),
+        "photon_energy_eV": (("--photon-energy",), "8"),
+        "test_data_file": (("--test-data",), "data/scan.npz"),
+    }
+    for text, added in {
+        "training: n_groups is -3. Change it.": " The flag is --n-groups.",
+        "training: photon_energy_eV and n_groups.": " The flags are --photon-energy, --n-groups.",
+        "data/scan.npz: no such file.": " The flag is --test-data.",
+        "--n_images is -3, n_groups too": "",
+        "data/scan.npz.bak: no such file.": "",
+        "n_groups_of_others, my-n_groups": "",
+    }.items():
+        assert with_flags(text, typed) == text + added
+    assert with_flags("mixed with --photon_energy_eV.", typed) == "mixed with --photon-energy."
+
+
+def test_every_flag_of_a_simulation_counts_beside_every_other_or_is_refused(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ptycho.simulate as home
+    from ptycho.cli import simulate_options
+
+    door = next(door for door in DOORS if door.name == "ptycho_simulate")
+    given = {item.option_strings[0]: walk(stage, door, item).flags for item in door.flags()}
+    given = {name: flags for name, flags in given.items() if flags and name not in NO_ARRAYS}
+    given["--phase-picture"]["--phase-picture"] = "@picture2.png"
+    made: dict[str, Any] = {}
+    stage.close()
+    monkeypatch.setattr(home, "write_npz", lambda path, arrays, compressed: made.update(arrays))
+
+    @functools.cache
+    def answer(*words: str) -> dict[str, bytes] | str:
+        made.clear()
+        err = io.StringIO()
+        with contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
+            simulate_options.main(words)
+        return {name: item.tobytes() for name, item in made.items() if name != "simulation"} or err.getvalue()
+
+    def simulated(flags: dict[str, str | None]) -> dict[str, bytes] | str:
+        return answer(*stage.words({"--output": "@out/scan.npz", "--size": "32", "--grid": "2x3", **flags}))
+
+    idle = []
+    for one, flags in given.items():
+        for other, beside in given.items():
+            both, alone = simulated({**beside, **flags}), simulated(without({**beside, **flags}, one))
+            refused = isinstance(both, str) and (one in both or other in both) and len(both.splitlines()) == 1
+            if one != other and not refused and (isinstance(both, str) or both == alone):
+                idle.append((one, other, both if isinstance(both, str) else "the same arrays"))
+    assert idle == []
+    assert len(given) >= 17
