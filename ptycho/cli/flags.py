@@ -346,8 +346,7 @@ def _training_torch(parser: argparse.ArgumentParser) -> None:
         "--scheduler",
         "--torch-scheduler",
         metavar="NAME",
-        help="Default (constant), Exponential, Cosine, WarmupCosine, MultiStage, Adaptive or "
-        "ReduceLROnPlateau",
+        help="Default (constant), Exponential, Cosine, WarmupCosine, Adaptive or ReduceLROnPlateau",
     )
     group.add_argument(
         "--accumulate-grad-batches",

@@ -100,6 +100,8 @@ NOT_IMPLEMENTED: tuple[str, ...] = (
     "pad_eval",
 )
 """Settings that other programs know and that nothing here reads."""
+NOT_IMPLEMENTED_CHOICES: dict[str, tuple[str, ...]] = {"scheduler": ("MultiStage",)}
+"""Setting -> values that other programs know; their stages are no settings here."""
 CLIPPING: tuple[str, ...] = ("norm", "value")
 LIGHTNING_ONLY: tuple[str, ...] = (
     "strategy",
@@ -333,7 +335,24 @@ def validate_effects(config: TrainingConfig, execution: PyTorchExecutionConfig |
             "training: this gradient_clip_algorithm is not implemented (got "
             f"{config.gradient_clip_algorithm!r}, expected {' or '.join(CLIPPING)}). Choose one of them."
         )
+    _refuse_choices(config)
     refuse(idle_settings(config, execution))
+
+
+def _refuse_choices(config: TrainingConfig) -> None:
+    """Refuse values that would do what the default does."""
+    for name, values in NOT_IMPLEMENTED_CHOICES.items():
+        value = getattr(config, name)
+        if value in values:
+            raise ConfigError(
+                f"training: this {name} is not implemented (got {value!r}, expected another one). "
+                f"Choose another {name}, or leave it out."
+            )
+    if config.optimizer == "adamw" and config.weight_decay == 0:
+        raise ConfigError(
+            "training: optimizer adamw without weight_decay is adam (got weight_decay "
+            f"{config.weight_decay!r}, expected > 0). Set weight_decay, or leave optimizer out."
+        )
 
 
 def with_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> TrainingConfig:

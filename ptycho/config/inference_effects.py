@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from ptycho.config.effects import Idle, changed, idle_without, refuse
+from ptycho.config.effects import Idle, defaults_of, idle_without, refuse
 from ptycho.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def _idle_inference(config: InferenceConfig, execution: PyTorchExecutionConfig) 
     yield Idle(execution, others, "inference")
     if config.n_groups is None and config.n_subsample is None:
         action = " or set n_groups"
-        yield Idle(config, ("subsample_seed",), "inference of all patterns", action=action)
+        yield Idle(config, ("subsample_seed", "seed"), "inference of all patterns", action=action)
+    elif config.subsample_seed is not None:
+        yield Idle(config, ("seed",), "inference with subsample_seed, which draws the patterns")
     yield from (item for item in idle_without(config) if set(item.names) != {"subsample_seed"})
     yield from idle_without(config.model)
     if config.refine_steps == 0:
@@ -97,7 +99,9 @@ def refuse_other_network(asked: ModelConfig, trained: ModelConfig, stated: Itera
     ConfigError
         At the first one that differs; the mask of the probe may.
     """
-    names = {*changed(asked, [item.name for item in fields(asked)]), *stated}
+    # The commands put no defaults of their own in here, so only those of the class mean "not chosen".
+    defaults = defaults_of(asked)
+    names = {*(name for name, value in defaults.items() if getattr(asked, name) != value), *stated}
     for item in fields(asked):
         wanted, own = getattr(asked, item.name), getattr(trained, item.name)
         if item.name in names and item.name not in MASK and wanted != own:

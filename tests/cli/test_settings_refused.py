@@ -24,6 +24,8 @@ INFERENCE_WITHOUT_DATA = {
         "n_groups and n_subsample both choose",
     ),
     "a seed of nothing": (("--subsample-seed", 3), "subsample_seed has no effect"),
+    "a seed where all patterns take part": (("--seed", 3), "seed has no effect"),
+    "two seeds": (("--n-images", 9, "--seed", 3, "--subsample-seed", 4), "seed has no effect"),
     "a mask of nothing": (("--probe-mask-diameter", 9), "probe_mask_diameter has no effect"),
     "a likelihood of nothing": (("--refine-likelihood", "poisson"), "refine_likelihood has no effect"),
     "a limit of nothing": (("--patch-stats-limit", 4), "patch_stats_limit has no effect"),
@@ -37,6 +39,7 @@ TRAINING_WITHOUT_DATA = {
     "a batch of unrolled": (("--batch-size", 8), "batch_size has no effect"),
     "an unknown schedule": (("--scheduler", "Cosinus"), "scheduler is 'Cosinus'"),
     "a seed of nothing": (("--subsample-seed", 3), "subsample_seed has no effect"),
+    "a schedule without its stages": (("--scheduler", "MultiStage"), "scheduler is not implemented"),
     "a dose that the counts know": (("--nphotons", 7e3), "nphotons has no effect"),
 }
 YAML = {

@@ -233,3 +233,11 @@ def test_settings_that_need_another_are_refused_without_it(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         c.validate_effects(training(model, **changes))
+
+
+def test_a_choice_that_would_do_what_the_default_does_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"scheduler is not implemented \(got 'MultiStage'"):
+        c.validate_effects(training(scheduler="MultiStage"))
+    with pytest.raises(ConfigError, match="adamw without weight_decay is adam"):
+        c.validate_effects(training(optimizer="adamw"))
+    c.validate_effects(training(optimizer="adamw", weight_decay=0.1))

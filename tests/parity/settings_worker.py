@@ -1,0 +1,261 @@
+"""Change every setting once and note what came of it: ``python settings_worker.py torch|tf folder kind``.
+
+Written into the folder is ``settings_<backend>.json``: what a run is, which setting, and the verdict. A
+verdict begins with ``changed`` or ``refused``; every other one is a fault. Two frameworks never share a
+process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from file_makers import Instrument, cxi_tree, write_tree
+from settings_walk import Circumstances, Walk
+from watched import Kept
+
+from ptycho import pipeline
+from ptycho.cli.flags import inference_parser, training_parser
+from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.errors import ConfigError
+from ptycho.npz import write_npz
+from ptycho.simulate import SimulationOptions, simulate
+
+BACKENDS = {"torch": "pytorch", "tf": "tensorflow"}
+OPTICS = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m", "object_pixel_m")
+JUDGED_BY_THE_FILE = ("N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", *OPTICS)
+"""Only the file can say whether they fit it."""
+REFINED = {"refine_steps": 12}
+WORKER, TWO_EPOCHS = {"num_workers": 1}, {"nepochs": 2}
+TERMS = {"realspace_weight": 0.5}
+PLATEAU = {"plateau_threshold": 0.9, "plateau_patience": 0}
+PLATEAUED = {"scheduler": "Adaptive", "nepochs": 3, **PLATEAU}
+CONTEXTS: dict[str, dict[str, Any]] = {
+    "neighbor_pool_size": {"n_groups": 50, "enable_oversampling": True},
+    "subsample_seed": {"n_subsample": 24},
+    "seed": {"n_groups": 24},
+    "realspace_weight": {"realspace_weight": 0.5, "tv_weight": 0.5},
+    "gradient_clip_algorithm": {"gradient_clip_val": 1e-3},
+    "lr_warmup_epochs": {"scheduler": "WarmupCosine", "nepochs": 3},
+    "lr_min_ratio": {"scheduler": "Cosine", "nepochs": 3},
+    **dict.fromkeys(("plateau_factor", "plateau_min_lr", "plateau_patience"), PLATEAUED),
+    "plateau_threshold": {**PLATEAUED, "plateau_threshold": 0.0},
+    **dict.fromkeys(("persistent_workers", "prefetch_factor"), WORKER),
+    "optimizer": {"weight_decay": 0.1},
+    "momentum": {"optimizer": "sgd", "nepochs": 2},
+    **{f"refine_{name}": REFINED for name in ("probe", "positions", "frames", "likelihood", "tv", "start")},
+}
+WITH_VALUE: dict[tuple[str, str | None], dict[str, Any]] = {
+    ("scheduler", "Adaptive"): PLATEAU,
+    ("scheduler", "ReduceLROnPlateau"): PLATEAU,
+    ("tv_weight", None): TERMS,
+    ("realspace_mae_weight", None): TERMS,
+}
+SITUATIONS: dict[str, dict[str, Any]] = {
+    "early_stop_patience": {"nepochs": 3, "learning_rate": 1e-14},  # more epochs than it waits
+    "enable_oversampling": {"n_groups": 50},  # more groups than patterns
+    "scheduler": {"nepochs": 3},
+    **dict.fromkeys(("checkpoint_mode", "checkpoint_save_top_k"), TWO_EPOCHS),
+    "export": {"object_pixel_m": 5e-8},  # sizes, which an NPZ file does not hold
+}
+SCANS = {
+    "match_lengths": "uneven",
+    "centre_patterns": "moved",
+    "keep_frames": "dark",
+    "keep_pixels": "hot",
+    "keep_probe_power": "bright",
+    "flip_positions": "metres",
+    "swap_positions": "metres",
+    "pattern_axis": "cube",
+    **dict.fromkeys(OPTICS, "metres"),
+}
+LEFT_OUT = {
+    "model": "a section, whose fields are walked over themselves",
+    "n_images": "an old name, which has tests of its own",
+    "backend": "the process that runs this has one; the walk is done with each",
+}
+
+
+def write_scans(folder: Path) -> dict[str, Path]:
+    """Write the small scan, and one for every effect that needs a special one."""
+    options = SimulationOptions(n_px=32, n_y=6, n_x=6, step_px=3.0, photons=1e6, seed=3)
+    plain = simulate(options)
+    del plain["object_is_truth"]  # scores take longer than the run
+    plain["other_probe"] = plain["probeGuess"] * np.exp(1j * np.linspace(0, 1, 32))
+    made: dict[str, dict[str, Any]] = {"plain": plain, "other": simulate(replace(options, seed=4))}
+    made["uneven"] = {**plain, "diff3d": plain["diff3d"][:-1]}
+    made["moved"] = {**plain, "diff3d": np.roll(plain["diff3d"], (5, 3), axis=(1, 2))}
+    frames = plain["diff3d"].copy()
+    frames[::9] = 0
+    made["dark"] = {**plain, "diff3d": frames}
+    frames = plain["diff3d"].astype(np.uint32)
+    frames[:, 3, 4] = 60_000
+    made["hot"] = {**plain, "diff3d": frames}
+    made["bright"] = {**plain, "probeGuess": 3 * plain["probeGuess"]}
+    made["cube"] = simulate(replace(options, scan="spiral", n_positions=32))
+    paths = {}
+    for name, arrays in made.items():
+        paths[name] = folder / f"{name}.npz"
+        write_npz(paths[name], arrays)
+    instrument = Instrument(n_px=32, pixel_yx_m=(75e-6, 75e-6))
+    away_px = np.stack([plain["xcoords"], plain["ycoords"], 0 * plain["xcoords"]], axis=1)
+    translation_m = away_px * np.array([*instrument.object_pixel_yx_m[::-1], 0.0])
+    tree = cxi_tree(instrument, plain["diff3d"], translation_m)
+    tree["entry_1/instrument_1/source_1/illumination"] = plain["probeGuess"].reshape(-1, 32, 32)
+    paths["metres"] = write_tree(folder / "metres.cxi", tree)
+    return paths
+
+
+def flags_of(*parsers: Any) -> dict[str, list[str]]:
+    """Return the flags of every setting."""
+    found: dict[str, list[str]] = {}
+    for parser in parsers:
+        for action in parser._actions:
+            found.setdefault(action.dest, []).extend(action.option_strings)
+    return found
+
+
+FLAGS = flags_of(training_parser("train"), inference_parser("inference"))
+CNN = ModelConfig(N=32, n_filters_scale=1, architecture="cnn", gridsize=2)
+UNROLLED = ModelConfig(N=32, architecture="unrolled", unrolled_steps=4, unrolled_width=4)
+NETWORKS = {"unrolled": UNROLLED, "cnn": CNN}
+CPU = PyTorchExecutionConfig(accelerator="cpu")
+CIRCUMSTANCES = Circumstances(CONTEXTS, WITH_VALUE, SITUATIONS, SCANS, JUDGED_BY_THE_FILE, FLAGS)
+
+
+def _placed(config: Any, folder: Path, name: str, scan: Path) -> Any:
+    """Put the plain folder and the scan in, where the walk has not put others."""
+    if config.output_dir == type(config).output_dir:
+        config = replace(config, output_dir=folder)
+    return config if getattr(config, name) is not None else replace(config, **{name: scan})
+
+
+def trained(parts: dict[str, Any], folder: Path, scan: Path, progress: Kept) -> None:
+    """Train with settings."""
+    config = _placed(replace(parts["config"], model=parts["model"]), folder, "train_data_file", scan)
+    pipeline.train(config, parts["execution"], progress=progress)
+
+
+def inferred(parts: dict[str, Any], folder: Path, scan: Path, progress: Kept) -> None:
+    """Reconstruct with settings."""
+    config = _placed(replace(parts["config"], model=parts["model"]), folder, "test_data_file", scan)
+    pipeline.infer(config, parts["execution"], progress=progress)
+
+
+def training_settings(name: str, model: ModelConfig) -> TrainingConfig:
+    """Return the settings of the plain training."""
+    return TrainingConfig(
+        model,
+        nepochs=1,
+        n_groups=20,
+        seed=1,
+        batch_size=4,
+        neighbor_count=6,
+        torch_loss_mode="amplitude",
+        intensity_scale_trainable=False,
+        backend=BACKENDS[name],
+    )
+
+
+def training(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:
+    """Return the walk over a training."""
+    model, run = NETWORKS[architecture], folder / "run"
+    paths = dict.fromkeys(("train_data_file", "test_data_file", "product_file"), scans["other"])
+    paths["output_dir"] = run / "elsewhere"
+    parts = {"config": training_settings(name, model), "model": model, "execution": CPU}
+    kind = f"training {architecture}"
+    return Walk(name, kind, parts, trained, run, paths, scans, CIRCUMSTANCES, LEFT_OUT)
+
+
+def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:
+    """Return the walk over an inference, with a model of its own."""
+    run, models = folder / "run", [folder / f"model_{seed}" for seed in (1, 2)]
+    for seed, path in enumerate(models):
+        config = training_settings(name, NETWORKS[architecture])
+        pipeline.train(replace(config, seed=seed, output_dir=path, train_data_file=scans["plain"]), CPU)
+    paths = {"test_data_file": scans["other"], "product_file": scans["other"], "model_path": models[1]}
+    paths |= {"output_dir": run / "elsewhere", "export": run / "product.h5"}
+    asked = InferenceConfig(ModelConfig(), models[0], None, backend=BACKENDS[name])
+    parts = {"config": asked, "model": ModelConfig(), "execution": CPU}
+    kind, left_out = f"inference {architecture}", dict(LEFT_OUT)
+    if architecture == "unrolled":
+        left_out["architecture"] = "the default says nothing, and the only other value is the model's own"
+    return Walk(name, kind, parts, inferred, run, paths, scans, CIRCUMSTANCES, left_out)
+
+
+WALKS: dict[str, Callable[[str, Path, dict[str, Path]], Walk]] = {
+    f"{make.__name__} {architecture}": partial(make, architecture=architecture)
+    for make in (training, inference)
+    for architecture in NETWORKS
+}
+"""What is run -> who makes the walk over its settings."""
+
+
+@dataclass
+class Planted:
+    """Settings of which most are faulty."""
+
+    used: float = 0.001
+    refused: int = 1
+    idle: int = 1
+    late: int = 1
+    unnamed: int = 1
+    broken: int = 1
+    unknown: bytes = b""
+
+
+def _with_planted_faults(parts: dict[str, Any], folder: Path, scan: Path, progress: Kept) -> None:
+    asked = parts["planted"]
+    if asked.refused == 2:
+        raise ConfigError("planted: refused is 2 (got 2, expected 1). Leave it out.")
+    if asked.unnamed == 2:
+        raise ConfigError("planted: something is wrong (got 2, expected 1).")
+    if asked.broken == 2:
+        raise ValueError("planted")
+    parts = {**parts, "config": replace(parts["config"], learning_rate=asked.used)}
+    trained(parts, folder, scan, progress)
+    if asked.late == 2:
+        raise ConfigError("planted: late is 2 (got 2, expected 1).")
+
+
+def planted(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
+    """Return a walk that has something to find."""
+    walk = training(name, folder, scans, "unrolled")
+    walk.left_out = {item.name: "" for part in walk.parts.values() for item in fields(part)} | {"gone": ""}
+    walk.parts["planted"], walk.run, walk.kind = Planted(), _with_planted_faults, PLANTED
+    return walk
+
+
+PLANTED = "planted"
+
+
+def main(name: str, folder: Path, *kinds: str) -> None:
+    """Walk over everything, or over some kinds of run."""
+    if name == "torch":
+        import torch
+
+        torch.set_num_threads(1)
+    else:
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(True)
+    verdicts: dict[str, str] = {}
+    scans = write_scans(folder)
+    for kind in kinds or WALKS:
+        make = planted if kind == PLANTED else WALKS[kind]
+        verdicts |= make(name, folder, scans).walk()
+    (folder / f"settings_{name}.json").write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
