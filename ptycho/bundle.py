@@ -24,6 +24,7 @@ from ptycho.errors import BundleError, PtychoError
 from ptycho.network import architecture_table, check_weights
 from ptycho.npz import atomic_path
 from ptycho.scaling import ScaleRecord
+from ptycho.schedule import TrainedEpoch
 
 FORMAT_VERSION = 1
 MANIFEST, WEIGHTS, PROBE, PROBE_START = "manifest.json", "weights.npz", "probe", "probe_start"
@@ -53,6 +54,8 @@ class Bundle:
         File it came from, for messages.
     probe_start : complex64 array, shape (P, N, N), or None
         Probe that the training started from [sqrt(photons)]; None where it is not known.
+    trained_epoch : TrainedEpoch or None
+        Epoch that the weights are from; None where it is not known.
     """
 
     backend: str
@@ -64,6 +67,7 @@ class Bundle:
     scale_record: ScaleRecord | None = None
     where: str = "bundle"
     probe_start: NDArray[np.complex64] | None = None
+    trained_epoch: TrainedEpoch | None = None
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> Path:
@@ -94,6 +98,7 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
         "log_gain": bundle.log_gain,
         "probe_refined": bundle.probe_refined,
         "scale_record": bundle.scale_record.to_dict() if bundle.scale_record else None,
+        "trained_epoch": asdict(bundle.trained_epoch) if bundle.trained_epoch else None,
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
@@ -160,7 +165,7 @@ def _assembled(path: Path, manifest: dict[str, Any], weights: dict[str, NDArray[
     model = build_config(ModelConfig, manifest["model"])
     probe, start = weights.pop(PROBE), weights.pop(PROBE_START, None)
     check_weights(weights, architecture_table(model), str(path))
-    record = manifest["scale_record"]
+    record, epoch = manifest["scale_record"], manifest.get("trained_epoch")
     return Bundle(
         backend=str(manifest["backend"]),
         model=model,
@@ -171,4 +176,5 @@ def _assembled(path: Path, manifest: dict[str, Any], weights: dict[str, NDArray[
         scale_record=ScaleRecord.from_dict(record) if record else None,
         where=str(path),
         probe_start=start,
+        trained_epoch=TrainedEpoch(**epoch) if epoch else None,
     )

@@ -14,8 +14,8 @@ EXPERIMENT = "ptychopinn"
 STORE_FOLDER = "mlruns"
 STORE_FILE = "mlflow.db"
 CHECKPOINTS = "checkpoints"
-CHECKPOINT_NAMES = ("last.ckpt", "last.h5.zip")
-"""Checkpoints of the backends by the name they are logged under."""
+CHECKPOINT_NAMES = ("best-checkpoint.ckpt", "best-checkpoint.h5.zip", "last.ckpt", "last.h5.zip")
+"""Checkpoints of the backends by the name they are logged under; the best epoch before the last."""
 
 
 def store_uri(folder: Path) -> str:
@@ -117,7 +117,7 @@ def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
     Returns
     -------
     Path
-        The last checkpoint of the run, one of ``CHECKPOINT_NAMES``.
+        The first of ``CHECKPOINT_NAMES`` that the run holds.
 
     Raises
     ------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -35,13 +36,23 @@ LIGHTNING_MISSING = (
 )
 """The sentence that clients look for when the PyTorch extra is not installed."""
 CHECKPOINT_BUNDLE = "checkpoints/best-checkpoint.h5.zip"
+FORMER_BUNDLE = "wts-former.h5.zip"
+"""What the bundle of a former training run is called once a later one in the same folder was cut short."""
 LAST_CHECKPOINT = {"pytorch": "checkpoints/last.ckpt", "tensorflow": "checkpoints/last.h5.zip"}
 """Backend -> where a training run keeps its last finished epoch."""
 MODEL_SEARCH = {
-    "pytorch": ("checkpoints/last.ckpt", "wts.pt", "model.pt", BUNDLE_NAME, CHECKPOINT_BUNDLE),
-    "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE),
+    "pytorch": (
+        BUNDLE_NAME,
+        "checkpoints/best-checkpoint.ckpt",
+        CHECKPOINT_BUNDLE,
+        "checkpoints/last.ckpt",
+        "wts.pt",
+        "model.pt",
+    ),
+    "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE, "checkpoints/last.h5.zip"),
 }
-"""Backend -> where a training folder keeps its model; the first one found is taken. Either reads a bundle."""
+"""Backend -> where a training folder keeps its model; the first one found is taken, the best epoch before the
+last. Either reads a bundle."""
 PRETRAINED_FILE = Path(__file__).parent / "weights" / "unrolled_poisson.h5.zip"
 """Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
 
@@ -161,6 +172,34 @@ def resume_advice(config: TrainingConfig, *, checkpoints: bool, resumed: Path | 
     if resumed is not None:
         return f"no further epoch was finished; --resume {resumed} starts from the same checkpoint again"
     return "no epoch was finished, so there is nothing to resume"
+
+
+@contextmanager
+def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
+    """Put the model of a former training run aside where the new one ends too early to write its own.
+
+    The folder would answer with the former model, although its checkpoints are those of the new run.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        ``backend`` and ``output_dir``.
+    since_s : float
+        When the run began [s since the epoch].
+
+    Yields
+    ------
+    None
+        The block trains.
+    """
+    try:
+        yield
+    except BaseException:
+        bundle = Path(config.output_dir) / BUNDLE_NAME
+        last = Path(config.output_dir) / LAST_CHECKPOINT[config.backend]
+        if bundle.is_file() and last.is_file() and last.stat().st_mtime >= since_s:
+            bundle.replace(bundle.with_name(FORMER_BUNDLE))
+        raise
 
 
 def choose_device(engine: ModuleType, execution: PyTorchExecutionConfig, progress: Progress) -> str:

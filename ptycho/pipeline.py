@@ -52,6 +52,7 @@ from ptycho.models import (
     fitted_model,
     load_engine,
     masked_model,
+    replacing_model,
     resume_advice,
 )
 from ptycho.npz import npz_headers
@@ -200,7 +201,10 @@ def train(
         phase.update(1, groups=len(groups.indices))
     job = TrainingJob(config, execution, scan, groups, validation, test_scan, native or {}, progress, resume)
     kept, since_s = execution.enable_checkpointing, time.time()
-    with advising(lambda: resume_advice(config, checkpoints=kept, resumed=resume, since_s=since_s)):
+    with (
+        advising(lambda: resume_advice(config, checkpoints=kept, resumed=resume, since_s=since_s)),
+        replacing_model(config, since_s),
+    ):
         result = engine.fit(job)
     write_run_record(folder, config, execution, scan.record)
     from ptycho.bundle import write_bundle
@@ -354,6 +358,9 @@ def infer(
         scan = turned_scan(scan, used)
     optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
     progress.note(scan.record.summary())
+    epoch = engine.to_bundle(model).trained_epoch
+    if epoch is not None:
+        progress.note(epoch.found_in(path))
     wanted = config.n_groups if config.n_groups is not None else config.n_subsample
     members = subsample(
         scan, wanted, config.subsample_seed if config.subsample_seed is not None else config.seed

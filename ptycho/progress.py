@@ -7,6 +7,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+PROBE_PHASE = "fitting probe"
+"""Name of the phase that fits the probe before a training or a reconstruction."""
+
 
 class Phase:
     """One phase of a run: reading, grouping, training, reconstructing, writing. This class shows nothing."""
@@ -20,6 +23,15 @@ class Phase:
             Units done so far, of the total given to :meth:`Progress.phase`.
         **values
             Numbers shown beside, such as ``loss=0.02``.
+        """
+
+    def ended(self, why: str) -> None:
+        """Report that the phase is over before its total is reached.
+
+        Parameters
+        ----------
+        why : str
+            A few words, such as ``converged after 32``.
         """
 
     def __enter__(self) -> Phase:

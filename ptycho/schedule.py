@@ -15,6 +15,8 @@ WARMUP_START = 0.1
 """Share of the learning rate that a warm-up begins with."""
 SMALLEST_CHANGE = 1e-8
 """A learning rate is not lowered by less than this."""
+BEST_LOST = "the weights of its best epoch, {}, are not beside it; the best is looked for among those to come"
+"""What a training says that goes on from a checkpoint alone."""
 SCHEDULERS: tuple[str, ...] = allowed(Scheduler)
 
 
@@ -160,20 +162,25 @@ class Patience:
         Best value so far.
     waited : int
         Epochs without gain.
+    best_epoch : int or None
+        Epoch of the best value, from 1.
     """
 
     limit: int
     mode: str = "min"
     best: float | None = None
     waited: int = 0
+    best_epoch: int | None = None
 
-    def improves(self, value: float) -> bool:
+    def improves(self, value: float, epoch: int | None = None) -> bool:
         """Take the value of an epoch and say whether it is the best so far.
 
         Parameters
         ----------
         value : float
             What the training is judged by.
+        epoch : int, optional
+            Epoch, from 1.
 
         Returns
         -------
@@ -182,7 +189,7 @@ class Patience:
         """
         better = self.best is None or (value > self.best if self.mode == "max" else value < self.best)
         if better and not math.isnan(value):
-            self.best, self.waited = value, 0
+            self.best, self.waited, self.best_epoch = value, 0, epoch
             return True
         self.waited += 1
         return False
@@ -191,3 +198,74 @@ class Patience:
     def exhausted(self) -> bool:
         """True when the training should end."""
         return self.waited >= self.limit
+
+
+@dataclass(frozen=True)
+class TrainedEpoch:
+    """Which epoch of a training the weights of a model are from.
+
+    Attributes
+    ----------
+    number : int
+        Epoch, from 1.
+    monitor : str
+        The loss that decides which epoch is best: ``val_loss`` or ``train_loss``.
+    loss : float
+        Its value in this epoch.
+    """
+
+    number: int
+    monitor: str
+    loss: float
+
+    def best_of(self, trained: int) -> str:
+        """Return the line that a training reports.
+
+        Parameters
+        ----------
+        trained : int
+            Epochs in all.
+
+        Returns
+        -------
+        str
+            One line.
+        """
+        best = f"the best by {self.monitor} ({self.loss:.4g})"
+        return f"model: epoch {self.number} of {trained}, {best}"
+
+    def found_in(self, path: object) -> str:
+        """Return the line that a reconstruction reports.
+
+        Parameters
+        ----------
+        path : path-like
+            File the model was read from.
+
+        Returns
+        -------
+        str
+            One line.
+        """
+        return f"model: {path}, epoch {self.number} of its training ({self.monitor} {self.loss:.4g})"
+
+
+def early_end(epoch: int, monitor: str, mode: str) -> str:
+    """Say why a training ended before its last epoch.
+
+    Parameters
+    ----------
+    epoch : int
+        Epochs that were trained.
+    monitor : {'val_loss', 'train_loss'}
+        What the training is judged by.
+    mode : {'min', 'max'}
+        Which end is good.
+
+    Returns
+    -------
+    str
+        A few words.
+    """
+    loss = {"val_loss": "validation loss", "train_loss": "training loss"}[monitor]
+    return f"stopped early after epoch {epoch}: {loss} no longer {'rises' if mode == 'max' else 'falls'}"

@@ -23,6 +23,8 @@ from ptycho.labels import wanted_labels
 from ptycho.losses import LossTerms, loss_terms, monitored_loss
 from ptycho.progress import Progress
 from ptycho.scan import masked
+from ptycho.schedule import early_end
+from ptycho_torch.best import BestEpoch
 from ptycho_torch.checkpoints import check_resume, damaged
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.data import (
@@ -82,7 +84,7 @@ class _Report(Callback):
         self.phase.update(trainer.current_epoch + 1, **shown)
 
 
-def _callbacks(job: TrainingJob, monitor: str) -> list[Callback]:
+def _checkpoints(job: TrainingJob, monitor: str) -> list[Callback]:
     execution = job.execution
     found: list[Callback] = []
     if execution.enable_checkpointing:
@@ -93,6 +95,8 @@ def _callbacks(job: TrainingJob, monitor: str) -> list[Callback]:
             monitor=monitor,
             mode=execution.checkpoint_mode,
             save_top_k=top,
+            # By then validation and training loss are both known.
+            save_on_train_epoch_end=True,
             enable_version_counter=False,
             auto_insert_metric_name=False,
         )
@@ -101,11 +105,14 @@ def _callbacks(job: TrainingJob, monitor: str) -> list[Callback]:
             dirpath=folder, filename=LAST_NAME, save_on_train_epoch_end=True, enable_version_counter=False
         )
         found += [best, last]
-    patience = execution.early_stop_patience
-    found.append(
-        EarlyStopping(monitor=monitor, patience=patience, mode=execution.checkpoint_mode, strict=False)
-    )
     return found
+
+
+def _early_stopping(job: TrainingJob, monitor: str) -> EarlyStopping:
+    patience, mode = job.execution.early_stop_patience, job.execution.checkpoint_mode
+    return EarlyStopping(
+        monitor=monitor, patience=patience, mode=mode, strict=False, check_on_train_epoch_end=True
+    )
 
 
 def _loaders(
@@ -238,35 +245,38 @@ def fit(job: TrainingJob) -> TrainingResult:
             train, judge = _loaders(job, store, test_store, model)
             report = _Report(job, model)
             logger = build_logger(job)
-            called = [report, *_callbacks(job, _monitor(job, model, judge)), *job.native.get("callbacks", ())]
+            best = _best_epoch(job, model, judge)
+            patience = _early_stopping(job, best.logged)
+            called = [report, best, *_checkpoints(job, best.logged), patience]
+            called += job.native.get("callbacks", ())
             trainer = build_trainer(job, accelerator, logger, called)
-            with report.phase:
+            with report.phase as phase:
                 run_trainer(trainer, model, train, judge, job.resume)
+                if 0 < patience.stopped_epoch < job.config.nepochs - 1:
+                    epochs = patience.stopped_epoch + 1
+                    phase.ended(early_end(epochs, best.monitor, job.execution.checkpoint_mode))
         finally:
             if test_store is not None:
                 test_store.close()
-    best = _take_best(trainer, model)
+    model.trained_epoch = best.restore(model)
+    if model.trained_epoch is not None:
+        job.progress.note(model.trained_epoch.best_of(trainer.current_epoch))
     run_id = getattr(logger, "run_id", None) if logger else None
-    return TrainingResult(model, report.history, best, time.perf_counter() - start, run_id)
+    return TrainingResult(model, report.history, _written(trainer), time.perf_counter() - start, run_id)
 
 
-def _monitor(job: TrainingJob, model: PtychoPINN_Lightning, judge: Any) -> str:
-    """Return the logged name of what decides the best epoch."""
+def _best_epoch(job: TrainingJob, model: PtychoPINN_Lightning, judge: Any) -> BestEpoch:
+    """Return what keeps the best epoch."""
     chosen = monitored_loss(job.execution.checkpoint_monitor_metric, model.terms.kind)
-    return model.loss_name if judge is None or chosen == "train_loss" else model.val_loss_name
+    shown = "train_loss" if judge is None else chosen
+    logged = {"train_loss": model.loss_name, "val_loss": model.val_loss_name}[shown]
+    return BestEpoch(logged, shown, job.execution.checkpoint_mode, job.resume)
 
 
-def _take_best(trainer: L.Trainer, model: PtychoPINN_Lightning) -> list[Path]:
-    """Give the model the weights of its best epoch; return the checkpoints, the best first."""
-    files = [
-        Path(callback.best_model_path)
-        for callback in trainer.checkpoint_callbacks
-        if callback.best_model_path
-    ]
-    if files and files[0].is_file():
-        state = torch.load(files[0], map_location="cpu", weights_only=True)["state_dict"]
-        model.cpu().load_state_dict(state, strict=True)
-    return files
+def _written(trainer: L.Trainer) -> list[Path]:
+    """Return the checkpoints, the best first."""
+    paths = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
+    return [Path(path) for path in paths if path]
 
 
 def load(path: Path) -> PtychoPINN_Lightning:
@@ -322,6 +332,7 @@ def to_bundle(model: PtychoPINN_Lightning) -> Bundle:
         probe_refined=model.probe_refined,
         scale_record=model.scale_record,
         probe_start=model.probe_start,
+        trained_epoch=model.trained_epoch,
     )
 
 
@@ -350,6 +361,7 @@ def from_bundle(bundle: Bundle) -> PtychoPINN_Lightning:
     model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
     with torch.no_grad():
         model.log_gain.fill_(bundle.log_gain)
+    model.trained_epoch = bundle.trained_epoch
     return model.eval()
 
 

@@ -17,6 +17,7 @@ from ptycho.losses import LossTerms
 from ptycho.network import CANVAS_MULTIPLE_PX
 from ptycho.probe_choice import TrainedProbe
 from ptycho.scaling import ScaleRecord
+from ptycho.schedule import TrainedEpoch
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
@@ -135,6 +136,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         self.scale_record: ScaleRecord | None = None
         self.probe_refined = False
         self.probe_start: NDArray[np.complex64] | None = None
+        self.trained_epoch: TrainedEpoch | None = None
         self.register_buffer(
             "probe", torch.zeros(1, self.core_config.N, self.core_config.N, dtype=torch.complex64)
         )
@@ -377,11 +379,12 @@ class PtychoPINN_Lightning(L.LightningModule):
         return build_optimizer(self, self.training_config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the scale of the training scan beside the weights."""
+        """Store the scale of the training scan and the epoch beside the weights."""
         checkpoint["scale_record"] = self.scale_record.to_dict() if self.scale_record else None
         checkpoint["probe_refined"] = self.probe_refined
         start = self.probe_start
         checkpoint["probe_start"] = None if start is None else torch.from_numpy(start)
+        checkpoint["trained_epoch"] = asdict(self.trained_epoch) if self.trained_epoch else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the probe of the checkpoint and take its scale."""
@@ -392,6 +395,8 @@ class PtychoPINN_Lightning(L.LightningModule):
         self.probe_start = None if start is None else start.cpu().numpy()
         record = checkpoint.get("scale_record")
         self.scale_record = ScaleRecord.from_dict(record) if record else None
+        epoch = checkpoint.get("trained_epoch")
+        self.trained_epoch = TrainedEpoch(**epoch) if epoch else None
 
 
 def _shape(batch: dict[str, Tensor]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from ptycho import network
 from ptycho.batches import refined_members
 from ptycho.geometry import plan_canvas
 from ptycho.job import RefineOptions
-from ptycho.progress import Progress
+from ptycho.progress import PROBE_PHASE, Progress
 from ptycho.scan import Scan
 from ptycho.subsets import subset_momentum
 from ptycho_torch import physics
@@ -217,7 +217,9 @@ def refine(
     return Refined(obj, chunks.probe, misfit)
 
 
-def refine_shown(chunks: ScanChunks, obj: Tensor, options: RefineOptions, progress: Progress) -> Refined:
+def refine_shown(
+    chunks: ScanChunks, obj: Tensor, options: RefineOptions, progress: Progress, name: str = "refining"
+) -> Refined:
     """Refine as :func:`refine` does, and show every step.
 
     Parameters
@@ -230,16 +232,21 @@ def refine_shown(chunks: ScanChunks, obj: Tensor, options: RefineOptions, progre
         Steps and what is refined.
     progress : Progress
         Told the steps and their misfit.
+    name : str
+        What the phase is called.
 
     Returns
     -------
     Refined
         As :func:`refine`.
     """
-    with progress.phase("refining", options.steps) as phase:
-        return refine(
+    with progress.phase(name, options.steps) as phase:
+        found = refine(
             chunks, obj, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
         )
+        if len(found.misfit) < options.steps:
+            phase.ended(f"converged after {len(found.misfit)}")
+    return found
 
 
 def fit_probe(
@@ -270,4 +277,4 @@ def fit_probe(
     options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
     chunks = ScanChunks(store, plan, members, torch.from_numpy(scan.probe).to(device))
     flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
-    return refine_shown(chunks, flat, options, progress).probe.cpu().numpy()
+    return refine_shown(chunks, flat, options, progress, PROBE_PHASE).probe.cpu().numpy()

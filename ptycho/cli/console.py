@@ -158,34 +158,88 @@ def _holds_path(text: str, value: str) -> bool:
     )
 
 
+NAME_WIDTH, BAR_WIDTH = 15, 24
+TIMES = ((" [{elapsed}<{remaining}]", 18), (" [{elapsed}]", 10), ("", 0))
+"""What a live line tells about time, in the layout of tqdm, and the most columns it takes."""
+
+
+def live_layout(name: str, count: str, values: str, columns: int) -> str | None:
+    """Lay out a live line so that its values can be read: bar and times give way to them, then the name.
+
+    Parameters
+    ----------
+    name : str
+        Name of the phase.
+    count : str
+        How far it is, such as ``3/40``.
+    values : str
+        Numbers shown beside.
+    columns : int
+        Width of the terminal.
+
+    Returns
+    -------
+    str or None
+        ``bar_format`` of tqdm; None where the values do not fit whatever gives way.
+    """
+    name, room = name.ljust(NAME_WIDTH), columns - 1 - len(count) - len(values)
+    for times, width in TIMES:
+        bar = min(BAR_WIDTH, room - len(name) - 1 - width)
+        if bar >= 1:
+            return f"{_literal(name)}{{bar:{bar}}} {_literal(count)}{times}{_literal(values)}"
+    return _literal(f"{name[: room - 1].rstrip()} {count}{values}") if room >= 1 else None
+
+
+def _literal(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 class _LivePhase(Phase):
     """One line that is redrawn in place on a terminal."""
 
     def __init__(self, name: str, total: int) -> None:
         from tqdm import tqdm
 
-        layout = "{desc:<15}{bar:24} {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}"
+        self.name, self.total, self.values, self.reason, self.cut = name, total, "", "", False
         # A terminal may report a size of nothing; tqdm would then draw nothing.
         size = shutil.get_terminal_size()
         self._bar = tqdm(
             total=total,
-            desc=name,
             file=sys.stdout,
-            bar_format=layout,
+            bar_format=live_layout(name, f"0/{total}", "", size.columns),
             ascii=" =",
             ncols=size.columns,
             nrows=size.lines,
         )
 
+    def _lay_out(self, done: int, values: str) -> bool:
+        """Choose the layout of the line; False where the values do not fit."""
+        count = f"{done}/{self.total}"
+        layout = live_layout(self.name, count, values, self._bar.ncols)
+        self._bar.bar_format = layout or live_layout(self.name, count, "", self._bar.ncols)
+        return layout is not None
+
     def update(self, done: int, **values: Any) -> None:
         """Redraw the line."""
         if values:
-            self._bar.set_postfix({key: _short(value) for key, value in values.items()}, refresh=False)
+            self.values = "".join(f", {key}={_short(value)}" for key, value in values.items())
+        self.cut = not self._lay_out(done, self.values)
         self._bar.update(done - self._bar.n)
 
+    def ended(self, why: str) -> None:
+        """Keep the reason for the end of the line."""
+        self.reason = why
+
     def __exit__(self, *exc_info: object) -> None:
-        """Leave the finished line standing."""
+        """Leave the finished line standing; what it has no room for stands below."""
+        reason = self.reason and f", {self.reason}"
+        whole = not self.cut and self._lay_out(self._bar.n, self.values + reason)
+        if not whole:
+            self._lay_out(self._bar.n, self.values)
         self._bar.close()
+        below = [self.values.removeprefix(", ")] * self.cut + [self.reason] * (not whole)
+        for text in filter(None, below):
+            print(f"{self.name}: {text}", flush=True)
 
 
 class _PlainPhase(Phase):
@@ -194,7 +248,7 @@ class _PlainPhase(Phase):
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total = name, total
         self.start = self.shown = time.monotonic()
-        self.done, self.values = 0, ""
+        self.done, self.values, self.reason = 0, "", ""
 
     def update(self, done: int, **values: Any) -> None:
         """Keep the state; print it when the last line is old."""
@@ -206,10 +260,15 @@ class _PlainPhase(Phase):
             left = (now - self.start) / done * (self.total - done)
             print(f"{self.name}: {done}/{self.total}, about {left:.0f} s left{self.values}", flush=True)
 
+    def ended(self, why: str) -> None:
+        """Keep the reason for the end of the line."""
+        self.reason = f"; {why}"
+
     def __exit__(self, *exc_info: object) -> None:
-        """Print how far the phase came, and how long it took."""
+        """Print how far the phase came, how long it took, and why it ended early."""
         took = time.monotonic() - self.start
-        print(f"{self.name}: {self.done}/{self.total} in {took:.1f} s{self.values}", flush=True)
+        text = f"{self.name}: {self.done}/{self.total} in {took:.1f} s{self.values}{self.reason}"
+        print(text, flush=True)
 
 
 class ConsoleProgress(Progress):

@@ -45,6 +45,7 @@ def to_bundle(model: PtychoPINN) -> Bundle:
         probe_refined=model.probe_refined,
         scale_record=model.scale_record,
         probe_start=model.probe_start,
+        trained_epoch=model.trained_epoch,
     )
 
 
@@ -67,6 +68,7 @@ def fill(model: PtychoPINN, bundle: Bundle) -> None:
     start = bundle.probe_start
     model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
     model.log_gain.assign(bundle.log_gain)
+    model.trained_epoch = bundle.trained_epoch
 
 
 def from_bundle(bundle: Bundle) -> PtychoPINN:
@@ -195,6 +197,25 @@ class Checkpoints:
         """Return the files that are there, the best first."""
         found = [path for _, path in self.kept[:1]] + [self.folder / LAST_NAME]
         return [path for path in found if path.is_file()]
+
+
+def best_files(checkpoint: Path, number: int | None) -> list[Path]:
+    """Find the files beside a checkpoint that may hold the best epoch.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        Of the last epoch.
+    number : int or None
+        Best epoch, from 1.
+
+    Returns
+    -------
+    list of Path
+        Those that are there; none where no epoch is best.
+    """
+    names = [] if number is None else [BEST_NAME, f"{number - 1:03d}-{BEST_NAME}"]
+    return [path for path in map(checkpoint.with_name, names) if path.is_file()]
 
 
 def _state_path(bundle: Path) -> Path:

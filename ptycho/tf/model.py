@@ -9,6 +9,7 @@ from ptycho.config.config import ModelConfig
 from ptycho.losses import LossTerms
 from ptycho.probe_choice import TrainedProbe
 from ptycho.scaling import ScaleRecord
+from ptycho.schedule import TrainedEpoch
 from ptycho.tf import losses, physics
 from ptycho.tf.generators import UnrolledGenerator, build_generator
 from ptycho.tf.runtime import as_complex, tf
@@ -49,6 +50,7 @@ class PtychoPINN:
         self.probe = tf.zeros((1, model.N, model.N), tf.complex64)
         self.probe_refined = False
         self.probe_start: NDArray[np.complex64] | None = None
+        self.trained_epoch: TrainedEpoch | None = None
         self.scale_record: ScaleRecord | None = None
 
     @property

@@ -13,7 +13,7 @@ from ptycho import network
 from ptycho.batches import refined_members
 from ptycho.geometry import plan_canvas
 from ptycho.job import RefineOptions
-from ptycho.progress import Progress
+from ptycho.progress import PROBE_PHASE, Progress
 from ptycho.scan import Scan
 from ptycho.subsets import subset_momentum
 from ptycho.tf import physics
@@ -248,7 +248,9 @@ def refine(
     return Refined(obj, chunks.probe, misfit)
 
 
-def refine_shown(chunks: ScanChunks, obj: tf.Tensor, options: RefineOptions, progress: Progress) -> Refined:
+def refine_shown(
+    chunks: ScanChunks, obj: tf.Tensor, options: RefineOptions, progress: Progress, name: str = "refining"
+) -> Refined:
     """Refine as :func:`refine` does, and show every step.
 
     Parameters
@@ -261,16 +263,21 @@ def refine_shown(chunks: ScanChunks, obj: tf.Tensor, options: RefineOptions, pro
         Steps and what is refined.
     progress : Progress
         Told the steps and their misfit.
+    name : str
+        What the phase is called.
 
     Returns
     -------
     Refined
         As :func:`refine`.
     """
-    with progress.phase("refining", options.steps) as phase:
-        return refine(
+    with progress.phase(name, options.steps) as phase:
+        found = refine(
             chunks, obj, options, on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit)
         )
+        if len(found.misfit) < options.steps:
+            phase.ended(f"converged after {len(found.misfit)}")
+    return found
 
 
 def fit_probe(
@@ -298,4 +305,5 @@ def fit_probe(
     plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=network.CANVAS_MULTIPLE_PX)
     options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
     chunks = ScanChunks(store, plan, members, tf.constant(scan.probe))
-    return refine_shown(chunks, tf.ones(plan.shape_yx, tf.complex64), options, progress).probe.numpy()
+    flat = tf.ones(plan.shape_yx, tf.complex64)
+    return refine_shown(chunks, flat, options, progress, PROBE_PHASE).probe.numpy()

@@ -26,8 +26,8 @@ from ptycho.losses import loss_terms, monitored_loss
 from ptycho.network import check_weights
 from ptycho.progress import Progress
 from ptycho.scan import masked
-from ptycho.schedule import Patience, Plateau, base_rate, rate_factor
-from ptycho.tf.checkpoints import BEST_NAME, FOLDER, Checkpoints, fill, load_bundle, packed, read_state
+from ptycho.schedule import BEST_LOST, Patience, Plateau, TrainedEpoch, base_rate, early_end, rate_factor
+from ptycho.tf.checkpoints import FOLDER, Checkpoints, best_files, fill, load_bundle, packed, read_state
 from ptycho.tf.data import BatchSource, GroupSource, PatternStore, TileSource, stream
 from ptycho.tf.device import device_name, resolve_accelerator
 from ptycho.tf.loggers import RunLogger, build_logger, check_installed
@@ -254,14 +254,28 @@ class _Training:
                 log.log(epoch, {**named, "learning_rate": rate})
                 if config.scheduler in ("Adaptive", "ReduceLROnPlateau"):
                     self.rate = self.plateau.lowered(shown["train_loss"], rate)
-                if self.patience.improves(shown[self.monitor]):
+                value = shown[self.monitor]
+                self.model.trained_epoch = TrainedEpoch(epoch + 1, self.monitor, value)
+                if self.patience.improves(value, epoch + 1):
                     self.best = self.model.snapshot()
                 if execution.enable_checkpointing:
-                    self.checkpoints.save(self.model, epoch, shown[self.monitor], self._state(epoch))
+                    self.checkpoints.save(self.model, epoch, value, self._state(epoch))
                 phase.update(epoch + 1, **shown)
                 if self.patience.exhausted:
+                    if epoch + 1 < config.nepochs:
+                        phase.ended(early_end(epoch + 1, self.monitor, execution.checkpoint_mode))
                     break
+        self._take_best(epoch + 1)
+
+    def _take_best(self, trained: int) -> None:
+        """Give the model the weights of its best epoch."""
         self.model.restore(self.best)
+        best, number = self.patience.best, self.patience.best_epoch
+        if best is None or number is None:
+            self.model.trained_epoch = None
+            return
+        self.model.trained_epoch = TrainedEpoch(number, self.monitor, best)
+        self.job.progress.note(self.model.trained_epoch.best_of(trained))
 
     def _state(self, epoch: int) -> dict[str, Any]:
         progress: dict[str, Any] = {"epoch": epoch, "rate": self.rate}
@@ -280,16 +294,28 @@ class _Training:
         self.optimizer.load_state(state)
         self.first_epoch, self.rate = progress["epoch"] + 1, progress["rate"]
         for memory in (self.plateau, self.patience):
-            kept = progress[type(memory).__name__]
-            memory.best, memory.waited = kept["best"], kept["waited"]
-        best = path.with_name(BEST_NAME)
-        if best.is_file() and self.patience.best is not None:
-            last = self.best
-            fill(self.model, load_bundle(best))
-            self.best = self.model.snapshot()
-            self.model.restore(last)
-            if best.parent.resolve() == self.checkpoints.folder.resolve() and self.checkpoints.keep == 1:
-                self.checkpoints.kept = [(self.patience.best, best)]
+            for name, value in progress[type(memory).__name__].items():
+                setattr(memory, name, value)
+        self._find_best(path)
+
+    def _find_best(self, path: Path) -> None:
+        """Take up the best epoch so far, in the checkpoint or beside it; if it is lost, count from here."""
+        number = self.patience.best_epoch
+        for beside in best_files(path, number):
+            found = load_bundle(beside)
+            if found.trained_epoch is not None and found.trained_epoch.number == number:
+                last = self.best
+                fill(self.model, found)
+                self.best = self.model.snapshot()
+                self.model.restore(last)
+                same = beside.parent.resolve() == self.checkpoints.folder.resolve()
+                if same and self.checkpoints.keep == 1:
+                    self.checkpoints.kept = [(found.trained_epoch.loss, beside)]
+                return
+        if number != self.first_epoch:
+            if number is not None:
+                logger.warning("%s: %s", path, BEST_LOST.format(number))
+            self.patience.best = self.patience.best_epoch = None
 
 
 @untouched_process()

@@ -46,6 +46,10 @@ class _LoggedPhase(Phase):
         shown = "".join(f", {key} {value:.4g}" for key, value in values.items())
         logger.info("%s: %d/%d%s", self.name, done, self.total, shown)
 
+    def ended(self, why: str) -> None:
+        """Log one line."""
+        logger.info("%s: %s", self.name, why)
+
 
 class LoggedProgress(Progress):
     """Logs the epochs of a training and every note.

@@ -270,8 +270,8 @@ def _damaged_models(run: Path, folder: Path) -> dict[str, tuple[str, ...]]:
         "flipped.zip": ("damaged",),
         "forged.zip": ("SHA-256", "Copy the file again"),
         "newer.zip": ("version 99", "expected 1"),
-        "nothing.ckpt": ("no such file", "checkpoints/last.ckpt, wts.pt, model.pt, wts.h5.zip"),
-        "": ("no model in this folder", "checkpoints/last.ckpt, wts.pt, model.pt, wts.h5.zip"),
+        "nothing.ckpt": ("no such file", "wts.h5.zip, checkpoints/best-checkpoint.ckpt"),
+        "": ("no model in this folder", "wts.h5.zip, checkpoints/best-checkpoint.ckpt"),
     }
 
 
@@ -291,7 +291,7 @@ def test_a_model_of_another_pattern_size_is_refused(
     demo_scan: Path, small_run: tuple[Path, Any], infer_command: Command, tmp_path: Path
 ) -> None:
     done = infer_command(small_run[0], demo_scan, tmp_path / "out")
-    assert faults(done, tmp_path / "out", "demo_64.npz", "last.ckpt", "N=64", "N=32") == []
+    assert faults(done, tmp_path / "out", "demo_64.npz", "wts.h5.zip", "N=64", "N=32") == []
 
 
 @pytest.mark.parametrize(

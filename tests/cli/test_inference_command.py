@@ -18,7 +18,14 @@ from ptycho.npz import read_npz, write_npz
 Command = Callable[..., Any]
 PICTURES = ("reconstructed_amplitude.png", "reconstructed_phase.png")
 PICTURE_BYTES = 1000
-PLACES = ("checkpoints/last.ckpt", "wts.pt", "model.pt", "wts.h5.zip")
+PLACES = (
+    "wts.h5.zip",
+    "checkpoints/best-checkpoint.ckpt",
+    "checkpoints/best-checkpoint.h5.zip",
+    "checkpoints/last.ckpt",
+    "wts.pt",
+    "model.pt",
+)
 """Where a training folder keeps its model; the first one that is there is taken."""
 SAME_OBJECT = 1e-6
 """Largest difference of two objects that come from the same numbers, relative to the largest value."""
@@ -92,7 +99,7 @@ def test_every_place_of_a_model_gives_the_same_object(
     models = {name: tmp_path / name.replace("/", "-") for name in PLACES}
     for name, folder in models.items():
         (folder / name).parent.mkdir(parents=True)
-        shutil.copyfile(small_run[0] / name if name == "wts.h5.zip" else last, folder / name)
+        shutil.copyfile(small_run[0] / "wts.h5.zip" if name.endswith("zip") else last, folder / name)
     models["direct"] = last
     found = {}
     for name, model in models.items():

@@ -52,9 +52,10 @@ def test_a_wrong_probe_is_mended_before_the_network_sees_it(
     for backend in COMMANDS:
         objects[backend], error, told = reconstructed(run_python, backend, scan, tmp_path / backend)
         assert error < 0.03
-        assert "refining: 40/40" in told
+        assert "fitting probe: 40/40" in told
+        assert "refining" not in told
     _, kept, told = reconstructed(run_python, "pytorch", scan, tmp_path / "kept", "--no-fit-probe")
     assert kept > 0.05
-    assert "refining" not in told
+    assert "fitting probe" not in told
     largest = np.abs(objects["pytorch"]).max()
     assert np.abs(objects["pytorch"] - objects["tensorflow"]).max() < 1e-3 * largest
