@@ -10,9 +10,12 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from ptycho.errors import MissingPackageError, PtychoError
+from ptycho.interrupts import NOTHING_LEFT, Terminated, advice_of
 from ptycho.progress import Phase, Progress
 
 EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
@@ -295,6 +298,9 @@ def _short(value: Any) -> str:
 def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed | None = None) -> int:
     """Run a command's work and turn what goes wrong into one line and an exit status.
 
+    Logs, warning filters and all else of the process are as before at the end: a command may be called from
+    Python.
+
     Parameters
     ----------
     action : callable
@@ -310,13 +316,32 @@ def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed |
         0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 143 told to end, 1 our
         fault.
     """
-    from ptycho.errors import MissingPackageError, PtychoError
-    from ptycho.interrupts import Terminated, advice_of
+    try:
+        from ptycho.isolation import untouched_process
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A console without UTF-8 shows '?' rather than ending the run.
-            stream.reconfigure(errors="replace")
+        with untouched_process(), _every_character_shown():
+            _set_up_messages(debug=debug)
+            return _status_of(action, debug=debug, typed=typed or {})
+    except KeyboardInterrupt:
+        # It came before the work or after it.
+        print(f"interrupted: {NOTHING_LEFT}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+@contextmanager
+def _every_character_shown() -> Iterator[None]:
+    """Let a console without UTF-8 show '?' rather than end the run."""
+    kept = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    for stream, _ in kept:
+        stream.reconfigure(errors="replace")
+    try:
+        yield
+    finally:
+        for stream, errors in kept:
+            stream.reconfigure(errors=errors)
+
+
+def _set_up_messages(*, debug: bool) -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
     )
@@ -324,12 +349,16 @@ def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed |
         logging.getLogger(name).setLevel(logging.WARNING)
     if not debug:
         warnings.simplefilter("ignore")
+
+
+def _status_of(action: Callable[[], int | None], *, debug: bool, typed: Typed) -> int:
+    """Do the work; print what goes wrong in one line."""
     try:
         status = action()
     except (PtychoError, MissingPackageError, OSError) as error:
         if debug:
             raise
-        print(f"error: {with_flags(' '.join(str(error).split()), typed or {})}", file=sys.stderr)
+        print(f"error: {with_flags(' '.join(str(error).split()), typed)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, Terminated) as stop:
         print(f"interrupted: {advice_of(stop)}", file=sys.stderr)

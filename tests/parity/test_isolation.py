@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flag_walk import Door, doors
 
+from ptycho.cli.console import run_command
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import DataError, PtychoError
+from ptycho.interrupts import Terminated
 from ptycho.isolation import untouched_process
 from ptycho.models import load_engine
 from ptycho.pipeline import infer, train
@@ -90,6 +93,7 @@ def process_state() -> dict[str, Any]:
         "filters": list(warnings.filters),
         "shown by": warnings.showwarning,
         "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "streams": [getattr(stream, "errors", None) for stream in (sys.stdout, sys.stderr)],
         "threads": {thread.name for thread in threading.enumerate() if not thread.daemon},
     }
     for item in loggers:
@@ -167,6 +171,111 @@ def test_what_a_plug_in_calls_leaves_no_trace(backend: str, small_scan: Path, tm
         run_cdi_example_with_backend(raw, None, config, do_stitching=True)
         assert changed(before) == []
     assert asdict(config) == settings
+
+
+def commands(scan: Path, folder: Path) -> dict[str, list[str]]:
+    """Return words with which every command does its work in seconds."""
+    fast = "--max-epochs 1 --gridsize 1 --unrolled-steps 3 --unrolled-width 4 --n-images 24 --logger none"
+    train = f"--train-data-file {scan} --output-dir {folder}/run --device cpu {fast}"
+    infer = f"--model-path {folder}/run --test-data {scan} --output-dir {folder}/found --n-images 24"
+    judge = f"--reconstruction {folder}/found --truth {scan} --test-data {scan} --output-dir {folder}/scores"
+    return {
+        "train": train.split(),
+        "inference": infer.split(),
+        "evaluate": judge.split(),
+        "simulate": f"--output {folder}/new.npz --size 32 --grid 3 --preview {folder}/new.png".split(),
+        "pretrain": f"--output-dir {folder}/net --scans 1 --iterations 1 --batch-size 1 --width 4".split(),
+    }
+
+
+def kind_of(door: Door) -> str:
+    return next(
+        kind for kind in ("pretrain", "train", "inference", "evaluate", "simulate") if kind in door.name
+    )
+
+
+@pytest.mark.slow
+def test_every_command_called_from_python_leaves_no_trace(
+    small_scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words, done = commands(small_scan, tmp_path), set()
+    found = sorted(
+        (door for door in doors() if door.flags()), key=lambda door: list(words).index(kind_of(door))
+    )
+    with an_unusual_host():
+        root = logging.getLogger()
+        handlers, root.handlers = root.handlers, []
+        before = process_state()
+        for door in found:
+            if kind_of(door) not in done:
+                done.add(kind_of(door))
+                assert door.main(words[kind_of(door)]) == 0, capsys.readouterr().err
+                assert changed(before) == [], door.name
+            for wrong in (["--no-such-flag"], [*words[kind_of(door)], "--seed", "-3"], ["--debug"]):
+                with contextlib.suppress(SystemExit, PtychoError):
+                    assert door.main(wrong) == 2
+                assert changed(before) == [], (door.name, wrong)
+        root.handlers = handlers
+    assert done == words.keys()
+
+
+def test_a_command_that_is_interrupted_or_fails_leaves_no_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        assert warnings.filters[0][0] == "ignore"
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.environ["PLANTED"] = "1"
+        logging.getLogger("planted").setLevel(logging.CRITICAL)
+        raise planted[-1]
+
+    planted: list[BaseException] = []
+    with an_unusual_host():
+        before = process_state()
+        for stop, status in ((KeyboardInterrupt(), 130), (Terminated(), 143), (ZeroDivisionError(), 1)):
+            planted.append(stop)
+            assert run_command(work, debug=False) == status
+            assert changed(before) == []
+        with pytest.raises(ZeroDivisionError):
+            run_command(lambda: 1 // 0, debug=True)
+        assert changed(before) == []
+
+
+def test_what_the_classes_of_the_api_do_leaves_no_trace(small_scan: Path, tmp_path: Path) -> None:
+    from ptycho_torch.api import base_api
+    from ptycho_torch.config_params import DataConfig, TrainingConfig
+    from ptycho_torch.config_params import ModelConfig as TorchModel
+    from ptycho_torch.model import PtychoPINN_Lightning
+
+    raw = RawData.from_file(small_scan)
+    manager = base_api.ConfigManager(
+        DataConfig(N=32, C=1, grid_size=(1, 1)),
+        TorchModel(architecture="unrolled", unrolled_steps=3, unrolled_width=4),
+        TrainingConfig(epochs=1, device="cpu", num_workers=0, torch_loss_mode="amplitude"),
+    )
+    with an_unusual_host():
+        before = process_state()
+        model = base_api.PtychoModel._new_model(PtychoPINN_Lightning, manager)
+        assert changed(before) == []
+        loader = base_api.PtychoDataLoader(small_scan, manager, output_dir=tmp_path)
+        trainer = base_api.Trainer._from_lightning(model, loader, "lightning", manager)
+        settings = copy.deepcopy([asdict(item) for item in manager.to_tuple()])
+        trainer.train()
+        assert changed(before) == []
+        (last,) = tmp_path.rglob("last.ckpt")
+        base_api.PtychoModel._extract_configs_from_checkpoint(last)
+        loaded = base_api.PtychoModel._load(last)
+        asked = base_api.ConfigManager.from_loaded_model(loaded)
+        scan = base_api.PtychoDataLoader.from_np(raw.diff3d, raw.probe_modes, raw.positions_yx_px, asked)
+        base_api.InferenceEngine(asked, loaded).predict_and_stitch(scan)
+        assert changed(before) == []
+        broken = tmp_path / "broken.npz"
+        broken.write_bytes(b"no scan")
+        with pytest.raises(PtychoError):
+            base_api.PtychoDataLoader(broken, manager, output_dir=tmp_path)
+        loader.data_dir = broken
+        with pytest.raises(PtychoError):
+            trainer.train()
+        assert changed(before) == []
+    assert [asdict(item) for item in manager.to_tuple()] == settings
 
 
 def test_building_a_network_draws_from_no_generator_of_the_host() -> None:
