@@ -293,6 +293,8 @@ def _check_request(request: Request) -> None:
         where, action = "evaluation without patterns", " or pass --test-data"
         refuse_changed(request, ("domain", "probe_key", "pattern_axis"), where, "has no effect", action)
         refuse_changed(request.options, FileOptions.names(), where, "has no effect", action)
+    # The probe of the reconstruction counts, and its power with it.
+    refuse_changed(request.options, ("keep_probe_power",), "evaluation", "has no effect", "")
     _check_choices(request)
 
 

@@ -203,7 +203,8 @@ def missing_key(
     """
     close = _closest(key, [name for name in found if name not in in_use])
     flag = f" or pass --probe-key {close}" if key == "probeGuess" else ""
-    mend = f"Rename {close!r}{flag}." if close else f"Save the file again with {key!r} in it."
+    named = "Name its array with --probe-key, or save" if key == "probeGuess" else "Save"
+    mend = f"Rename {close!r}{flag}." if close else f"{named} the file again with {key!r} in it."
     return DataError(f"{where}: key {key!r} is missing (found: {', '.join(sorted(found))}). {mend}")
 
 

@@ -26,8 +26,9 @@ PROCESS_ONLY = {
 """Flags that change no setting -> what they change instead."""
 ALWAYS_REFUSED = {
     ("inference", "--num-workers"): "the specification has the flag; one process reads the scan",
+    ("evaluate", "--keep-probe-power"): "one of the flags of a data file; the reconstruction holds its probe",
 }
-"""Flags of the specification that nothing can use here -> why they are there."""
+"""Flags that nothing can use here -> why they are there."""
 TAKEN = {
     **dict.fromkeys(
         [("--probe-key", MADE_UP), ("--run-id", MADE_UP)], "any word; what it names is looked up later"

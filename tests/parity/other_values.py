@@ -11,6 +11,7 @@ from ptycho.config import validation as v
 from ptycho.config.effects import changed
 from ptycho.errors import PtychoError
 from ptycho.files.optics import FileOptions
+from ptycho.job import RefineOptions
 
 RULES: dict[type, dict[str, v.Rule]] = {
     c.ModelConfig: v.MODEL_RULES,
@@ -18,6 +19,9 @@ RULES: dict[type, dict[str, v.Rule]] = {
     c.InferenceConfig: v.INFERENCE_RULES,
     c.PyTorchExecutionConfig: v.EXECUTION_RULES,
     FileOptions: v.TRAINING_RULES,
+    RefineOptions: {
+        name.removeprefix("refine_"): rule for name, rule in v.INFERENCE_RULES.items() if "refine_" in name
+    },
 }
 WORDS: dict[str, tuple[str, ...]] = {
     "architecture": c.ARCHITECTURES,
@@ -45,6 +49,7 @@ BETTER: dict[str, Any] = {
     "refine_tv": 0.01,
     "phase_vmin": -1.0,
     "phase_vmax": 1.0,
+    "probe_diameter_px": 16.0,
     "photon_energy_eV": 7000.0,
     "detector_distance_m": 2.5,
     "detector_pixel_m": 6e-5,
@@ -74,8 +79,8 @@ def others(config: Any, name: str, paths: dict[str, Path]) -> list[Any]:
         return [paths[name]]
     if Path in kinds:
         raise LookupError(f"{kind.__name__}.{name}: no other path is known; add one to the walk")
-    candidates = [BETTER[name]] if name in BETTER else _candidates(kinds, name, own)
-    holds = _rule(config, name)
+    rule, holds = _rule(config, name)
+    candidates = [BETTER[name]] if name in BETTER else _candidates(kinds, name, own, rule)
     found = [value for value in candidates if value != own and holds(value)]
     # A value that is the default of some other caller always passes; where there is another, it is better.
     found = [value for value in found if name == "architecture" or _is_new(config, name, value)] or found
@@ -86,11 +91,11 @@ def others(config: Any, name: str, paths: dict[str, Path]) -> list[Any]:
     return found if several else found[:1]
 
 
-def _rule(config: Any, name: str) -> Any:
+def _rule(config: Any, name: str) -> v.Rule:
     for kind in type(config).__mro__:
         if name in RULES.get(kind, {}):
-            return RULES[kind][name][1]
-    return lambda value: True
+            return RULES[kind][name]
+    return "anything", lambda value: True
 
 
 def _is_new(config: Any, name: str, value: Any) -> bool:
@@ -101,7 +106,13 @@ def _is_new(config: Any, name: str, value: Any) -> bool:
         return False
 
 
-def _candidates(kinds: tuple[Any, ...], name: str, own: Any) -> list[Any]:
+def _choices(rule: str) -> list[str]:
+    """Return the words that a rule allows."""
+    _, named, words = rule.removesuffix(", or None").partition("one of ")
+    return words.split(", ") if named else []
+
+
+def _candidates(kinds: tuple[Any, ...], name: str, own: Any, rule: str) -> list[Any]:
     found: list[Any] = []
     for kind in kinds:
         if get_origin(kind) is Literal:
@@ -115,7 +126,7 @@ def _candidates(kinds: tuple[Any, ...], name: str, own: Any) -> list[Any]:
             base = own if isinstance(own, float) else 0.0
             found += [base / 2, base * 2, 0.5, 0.1, 2.0]
         elif kind is str:
-            found += WORDS.get(name, ())
+            found += WORDS.get(name, ()) or _choices(rule)
         elif get_origin(kind) is list:
             found += [[0]] if get_args(kind) == (int,) else [["one"]]
         elif get_origin(kind) is tuple and isinstance(own, tuple):

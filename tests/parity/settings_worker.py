@@ -99,7 +99,7 @@ def write_scans(folder: Path) -> dict[str, Path]:
     frames[::9] = 0
     made["dark"] = {**plain, "diff3d": frames}
     frames = plain["diff3d"].astype(np.uint32)
-    frames[:, 3, 4] = 60_000
+    frames[:, 3, 4] += 5_000
     made["hot"] = {**plain, "diff3d": frames}
     made["bright"] = {**plain, "probeGuess": 3 * plain["probeGuess"]}
     made["cube"] = simulate(replace(options, scan="spiral", n_positions=32))
@@ -177,12 +177,18 @@ def training(name: str, folder: Path, scans: dict[str, Path], architecture: str)
     return Walk(name, kind, parts, trained, run, paths, scans, CIRCUMSTANCES, LEFT_OUT)
 
 
-def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:
-    """Return the walk over an inference, with a model of its own."""
-    run, models = folder / "run", [folder / f"model_{seed}" for seed in (1, 2)]
+def trained_models(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> list[Path]:
+    """Train two models on the plain scan; return their folders."""
+    models = [folder / f"model_{seed}" for seed in (1, 2)]
     for seed, path in enumerate(models):
         config = training_settings(name, NETWORKS[architecture])
         pipeline.train(replace(config, seed=seed, output_dir=path, train_data_file=scans["plain"]), CPU)
+    return models
+
+
+def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:
+    """Return the walk over an inference, with a model of its own."""
+    run, models = folder / "run", trained_models(name, folder, scans, architecture)
     paths = {"test_data_file": scans["other"], "product_file": scans["other"], "model_path": models[1]}
     paths |= {"output_dir": run / "elsewhere", "export": run / "product.h5"}
     asked = InferenceConfig(ModelConfig(), models[0], None, backend=BACKENDS[name])
@@ -193,7 +199,8 @@ def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str
     return Walk(name, kind, parts, inferred, run, paths, scans, CIRCUMSTANCES, left_out)
 
 
-WALKS: dict[str, Callable[[str, Path, dict[str, Path]], Walk]] = {
+Maker = Callable[[str, Path, dict[str, Path]], Walk]
+WALKS: dict[str, Maker] = {
     f"{make.__name__} {architecture}": partial(make, architecture=architecture)
     for make in (training, inference)
     for architecture in NETWORKS
@@ -249,11 +256,12 @@ def main(name: str, folder: Path, *kinds: str) -> None:
         import tensorflow as tf
 
         tf.config.run_functions_eagerly(True)
+    from settings_beside import BESIDE  # its walks take their scans and models from here
+
     verdicts: dict[str, str] = {}
-    scans = write_scans(folder)
-    for kind in kinds or WALKS:
-        make = planted if kind == PLANTED else WALKS[kind]
-        verdicts |= make(name, folder, scans).walk()
+    scans, makers = write_scans(folder), WALKS | BESIDE | {PLANTED: planted}
+    for kind in kinds or makers:
+        verdicts |= makers[kind](name, folder, scans).walk()
     (folder / f"settings_{name}.json").write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
 
 

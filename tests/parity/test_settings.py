@@ -13,10 +13,12 @@ import pytest
 WORKER = Path(__file__).with_name("settings_worker.py")
 sys.path.insert(0, str(WORKER.parent))
 worker = importlib.import_module("settings_worker")
-KINDS = [("torch", kind) for kind in worker.WALKS] + [("tf", "training unrolled")]
+beside = importlib.import_module("settings_beside")
+KINDS = [("torch", kind) for kind in (*worker.WALKS, *beside.BESIDE)]
+KINDS += [("tf", kind) for kind in (*worker.WALKS, "evaluation")]
 """Backend and run that are walked over."""
-FEWEST = 100
-"""Values that a walk tries at least."""
+FEWEST = {"simulation": 20, "pretraining": 6, "evaluation": 70}
+"""Values that a walk tries at least; 100 for the others."""
 SECONDS = 900
 
 pytestmark = pytest.mark.slow
@@ -42,7 +44,7 @@ def test_another_value_of_every_setting_changes_the_run_or_is_refused_by_its_nam
 ) -> None:
     verdicts = verdicts_of(backend, kind, tmp_path)
     assert faults(verdicts) == {}
-    assert len(verdicts) > FEWEST
+    assert len(verdicts) > FEWEST.get(kind.partition(" ")[0], 100)
 
 
 def test_the_walk_reports_planted_settings(tmp_path: Path) -> None:

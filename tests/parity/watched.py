@@ -19,6 +19,8 @@ from ptycho.progress import Phase, Progress
 
 RECORDS = ("config.json", "hparams.yaml", "metrics.csv", "metrics.json")
 """Files that merely record settings, or times."""
+RECORDED = {"_metadata", "file_options", "scale_record", "simulation"}
+"""Arrays that record settings."""
 
 
 class _Kept(Phase):
@@ -75,8 +77,9 @@ def watched(backend: str, plain: Any = None) -> Iterator[dict[str, Any]]:
     def noting_result(called: Any, name: str) -> Any:
         def noted(*words: Any, **more: Any) -> Any:
             result = called(*words, **more)
-            computed = result.obj if name == "reconstruct" else _weights(engine.to_bundle(result.model))
-            seen[name] = _digest(computed)
+            # What is judged is the object that is stored; there may be others before it.
+            bundle = None if name == "judge" else engine.to_bundle(result.model)
+            seen[name] = _digest(words[0].obj if bundle is None else _weights(bundle))
             if isinstance(plain, dict) and plain.get(name) != seen[name]:
                 raise OtherResult(name)
             return result
@@ -100,9 +103,8 @@ def watched(backend: str, plain: Any = None) -> Iterator[dict[str, Any]]:
 
     replaced = [(owner, "open_scan", noting_opened(owner.open_scan)) for owner in (pipeline, evaluate)]
     replaced += [(owner, "save_figure", _drawn) for owner in (figures, charts)]
-    replaced += [
-        (engine, name, noting_result(getattr(engine, name), name)) for name in ("fit", "reconstruct")
-    ]
+    computing = ((engine, "fit"), (pipeline, "judge"))
+    replaced += [(owner, name, noting_result(getattr(owner, name), name)) for owner, name in computing]
     if backend == "torch":
         trainer, data = (importlib.import_module(f"ptycho_torch.{part}") for part in ("trainer", "data"))
         for owner, name in ((trainer.L, "Trainer"), (data, "DataLoader")):
@@ -140,7 +142,8 @@ def fingerprint(folder: Path, progress: Kept, seen: dict[str, Any]) -> dict[str,
         if path.name == "last.state.npz":
             found["best score"] = repr(json.loads(str(read_npz(path)["progress"]))["Patience"]["best"])
         elif path.suffix == ".npz":
-            found |= {f"{name}/{key}": _digest(value) for key, value in read_npz(path).items()}
+            arrays = read_npz(path)
+            found |= {f"{name}/{key}": _digest(arrays[key]) for key in arrays.keys() - RECORDED}
         elif path.name.endswith(".h5.zip"):
             bundle = read_bundle(path)
             found[f"{name}/weights"] = _digest(_weights(bundle))
