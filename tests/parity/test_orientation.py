@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ptycho.progress import Progress
 from ptycho.simulate import SimulationOptions, simulate
 
 PLANTED = [Orientation("x"), Orientation("y", True), Orientation("", True), Orientation("xy")]
+Command = Callable[..., Any]
 SAME = 1e-3
 """The canvas of a turned scan begins elsewhere by a fraction of a pixel."""
 
@@ -74,3 +76,93 @@ def test_the_planted_orientation_is_found_and_used(
         obj = read_npz(found)["object"]
         assert obj.shape == right["object"].shape
         assert np.abs(obj - right["object"]).max() < SAME * np.abs(right["object"]).max()
+
+
+def turned_file(small_scan: Path, planted: Orientation, folder: Path) -> Path:
+    arrays = read_npz(small_scan)
+    turned = planted.turn(np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1))
+    arrays |= {"ycoords": turned[:, 0], "xcoords": turned[:, 1]}
+    for name in ("xcoords_start", "ycoords_start"):
+        del arrays[name]
+    write_npz(folder / "turned.npz", arrays)
+    return folder / "turned.npz"
+
+
+def test_the_command_uses_what_it_found_and_drops_the_scores(
+    small_scan: Path, infer_command: Command, tmp_path: Path
+) -> None:
+    turned = turned_file(small_scan, Orientation("x"), tmp_path)
+    wrong = infer_command("pretrained", turned, tmp_path / "wrong")
+    assert "verdict: FAILED: " in wrong.out
+    done = infer_command("pretrained", turned, tmp_path / "out", "--find-orientation")
+    assert (done.code, done.err) == (0, "")
+    assert "orientation: --flip-positions x fits best, " in done.out
+    assert "verdict: good: " in done.out
+    assert "no scores: the truth of turned.npz lies in the frame of positions that were turned" in done.out
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["verdict"] == "good"
+    assert "complex_nrmse" not in metrics
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["config"]
+    assert (config["flip_positions"], config["find_orientation"]) == ("x", False)
+    by_flag = infer_command("pretrained", turned, tmp_path / "flag", "--flip-positions", "x")
+    assert by_flag.code == 0, by_flag.err
+    objects = [read_npz(tmp_path / name / "reconstruction.npz")["object"] for name in ("out", "flag")]
+    np.testing.assert_array_equal(*objects)
+
+
+def test_a_search_beside_flags_is_refused_before_any_file_is_read(
+    infer_command: Command, tmp_path: Path
+) -> None:
+    done = infer_command(
+        "pretrained", tmp_path / "none.npz", tmp_path / "out", "--find-orientation", "--swap-positions"
+    )
+    assert done.code == 2
+    assert "--find-orientation: it tries every orientation" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"), [((), 0), (("--strict",), 3), (("--strict", "--quiet"), 3), (("--quiet",), 0)]
+)
+def test_a_failed_verdict_ends_with_status_three_where_that_is_asked_for(
+    flags: tuple[str, ...],
+    code: int,
+    small_scan: Path,
+    infer_command: Command,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    turned = turned_file(small_scan, Orientation("x"), tmp_path)
+    done = infer_command("pretrained", turned, tmp_path / "out", *flags)
+    assert done.code == code
+    assert (tmp_path / "out" / "reconstruction.npz").is_file()
+    if "--quiet" in flags:
+        assert done.out == ""
+        assert "verdict: FAILED: " in caplog.text
+    else:
+        assert "verdict: FAILED: " in done.out
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))["verdict"] == "failed"
+
+
+def test_a_good_verdict_ends_with_status_zero_all_the_same(
+    small_scan: Path, infer_command: Command, tmp_path: Path
+) -> None:
+    done = infer_command("pretrained", small_scan, tmp_path / "out", "--strict", "--quiet")
+    assert (done.code, done.out, done.err) == (0, "", "")
+
+
+def test_positions_turned_by_flags_give_the_object_of_a_straight_file(
+    small_scan: Path, tmp_path: Path
+) -> None:
+    turned = turned_file(small_scan, Orientation("y", True), tmp_path)
+    objects = []
+    for name, path, flags in (
+        ("straight", small_scan, {}),
+        # The inverse: y and x exchanged, then x turned.
+        ("turned", turned, {"swap_positions": True, "flip_positions": "x"}),
+    ):
+        config = InferenceConfig(
+            ModelConfig(), Path("pretrained"), path, output_dir=tmp_path / name, backend="pytorch", **flags
+        )
+        objects.append(infer(config, PyTorchExecutionConfig(accelerator="cpu")).reconstruction.obj)
+    np.testing.assert_allclose(*objects, atol=1e-4)
