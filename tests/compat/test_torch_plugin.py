@@ -37,6 +37,7 @@ REACH_PX = 2.0
 """Features this far outside the bounding box of the scan count; farther out the light fades."""
 CANCEL_S = 10.0
 """The client kills a child that is still there after so long."""
+EPOCHS, SUPERVISED_EPOCHS = 8, 60
 SCAN = {"n_px": 32, "n_y": 7, "n_x": 7, "step_px": 3.0, "photons": 1e6, "seed": 3}
 QUICK = {"model_settings.num_filters_scale": 1, "data_settings.num_channels": 1}
 
@@ -83,7 +84,7 @@ def unsupervised(
     """Train with the client's defaults; only the epochs are fewer. The detector has a hole."""
     hole = np.zeros((32, 32), dtype=bool)
     hole[4:6, 20:22] = True
-    chosen = client.reconstructor("torch", "Unsupervised", {"training_settings.epochs": 2})
+    chosen = client.reconstructor("torch", "Unsupervised", {"training_settings.epochs": EPOCHS})
     folder = tmp_path_factory.mktemp("unsupervised")
     client.export(chosen, experiment.input(bad_pixels=hole), folder / "in")
     return Trained(chosen, client.train(chosen, folder / "in", folder / "out"), folder / "in", folder / "out")
@@ -91,10 +92,10 @@ def unsupervised(
 
 def test_the_defaults_of_the_client_train_and_deliver_both_loss_curves(unsupervised: Trained) -> None:
     training, validation = unsupervised.told.training_loss, unsupervised.told.validation_loss
-    assert [loss.epoch for loss in training] == [loss.epoch for loss in validation] == [0, 1]
-    assert training[1].value < 0.7 * training[0].value
-    assert validation[1].value < validation[0].value
-    assert unsupervised.told.progress == 2
+    assert [loss.epoch for loss in training] == [loss.epoch for loss in validation] == list(range(EPOCHS))
+    assert training[-1].value < 0.7 * training[0].value
+    assert validation[-1].value < validation[0].value
+    assert unsupervised.told.progress == EPOCHS
 
 
 def test_a_training_leaves_its_checkpoints_in_a_folder_of_its_own_and_nothing_elsewhere(
@@ -184,13 +185,14 @@ def test_a_supervised_training_learns_the_object_of_the_product(
 ) -> None:
     """Labels are cut from the object; the counts have another type, and a second scan judges."""
     experiment = client.simulate_experiment(dtype=np.int32, **SCAN)
-    chosen = start("Supervised", epochs=6, batch_size=8, num_dataloader_workers=0)
+    chosen = start("Supervised", epochs=SUPERVISED_EPOCHS, batch_size=8, num_dataloader_workers=0)
     for name in ("train_data", "test_data"):
         client.export(chosen, experiment.input(), tmp_path / "in", name)
     with caplog.at_level(logging.INFO):
         told = client.train(chosen, tmp_path / "in", tmp_path / "out")
-    assert [f"training: {epoch}/6, train_loss" in caplog.text for epoch in range(1, 7)] == [True] * 6
-    assert len(told.training_loss) == len(told.validation_loss) == 6
+    for epoch in range(1, SUPERVISED_EPOCHS + 1):
+        assert f"training: {epoch}/{SUPERVISED_EPOCHS}, train_loss" in caplog.text
+    assert len(told.training_loss) == len(told.validation_loss) == SUPERVISED_EPOCHS
     assert told.training_loss[-1].value < 0.75 * told.training_loss[0].value
     found = client.reconstruct(chosen, experiment.input())
     assert np.isfinite(found.get_array()).all()

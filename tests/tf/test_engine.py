@@ -62,14 +62,14 @@ def reconstruct(model: PtychoPINN, scan: Scan, **options: Any) -> Reconstruction
 def test_a_training_lowers_the_loss_and_keeps_its_best_epoch(
     scan: Scan, tmp_path: Path, model: ModelConfig
 ) -> None:
-    result = fit(scan, tmp_path, model=model, nepochs=4, n_groups=32)
+    result = fit(scan, tmp_path, model=model, nepochs=30, n_groups=32)
     history = result.history
     assert history["train_loss"][-1] < history["train_loss"][0]
     assert [path.name for path in result.checkpoints] == ["best-checkpoint.h5.zip", "last.h5.zip"]
     best, last = map(read_bundle, result.checkpoints)
     kept = engine.to_bundle(result.model).weights
     equal = [all((kept[name] == held.weights[name]).all() for name in kept) for held in (best, last)]
-    assert equal == [True, int(np.argmin(history["val_loss"])) == 3]
+    assert equal == [True, int(np.argmin(history["val_loss"])) == 29]
     assert result.model.probe_refined == best.probe_refined
 
 

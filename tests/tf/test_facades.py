@@ -526,7 +526,7 @@ def test_groups_are_one_for_each_point_unless_a_number_is_given() -> None:
 
 
 def test_a_supervised_training_needs_an_object(raw: RawData, arrays: dict[str, NDArray[Any]]) -> None:
-    *_, results = components.run_cdi_example(raw, raw, config(model_type="supervised", nepochs=3))
+    *_, results = components.run_cdi_example(raw, raw, config(model_type="supervised", nepochs=20))
     losses = results["history"]["train_loss"]
     assert losses[-1] < losses[0]
     with pytest.raises(DataError, match="no labels to compare with"):
