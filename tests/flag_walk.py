@@ -13,13 +13,15 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import numpy as np
+
+from ptycho.isolation import untouched_process
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ptycho", "ptycho_torch", "datasets")
@@ -52,12 +54,15 @@ class Door:
         The one that ``main`` builds.
     parser_file : str
         Where it is constructed.
+    first : bool
+        Whether no door before it has the same flags; the others are walked until a use takes the flag.
     """
 
     name: str
     main: Callable[[Sequence[str]], int]
     parser: argparse.ArgumentParser
     parser_file: str
+    first: bool = True
 
     def flags(self) -> list[argparse.Action]:
         """Return everything that a user may type with dashes."""
@@ -106,7 +111,11 @@ def doors() -> tuple[Door, ...]:
             if called:
                 module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 found.append((f"python -m {module}", module, called[1]))
-    return tuple(_door(*item) for item in found)
+    made: list[Door] = []
+    for item in found:
+        door = _door(*item)
+        made.append(replace(door, first=all(door.names() != other.names() for other in made)))
+    return tuple(made)
 
 
 def _door(name: str, module: str, function: str) -> Door:
@@ -218,6 +227,9 @@ class Stage(contextlib.ExitStack):
         for backend in ("ptycho_torch.engine", "ptycho.tf.engine"):
             home = importlib.import_module(backend)
             self._patch(f"{backend}.load", functools.cache(home.load))
+        # Once for all commands: it looks at a thousand loggers.
+        self.enter_context(untouched_process())
+        self._patch("ptycho.isolation.untouched_process", contextlib.nullcontext)
 
     def _patch(self, name: str, value: Any) -> None:
         module = importlib.import_module(name.rpartition(".")[0])
@@ -480,7 +492,8 @@ def walk(stage: Stage, door: Door, action: argparse.Action) -> Walked:
     bases = bases_of(stage, door)
     found = Walked([] if bases else [f"no use of {door.name} is known; add one to BASES"])
     for base in bases:
-        _walk_use(stage, door, action, base, found)
+        if door.first or not found.flags:
+            _walk_use(stage, door, action, base, found)
     return found
 
 

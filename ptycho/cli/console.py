@@ -324,8 +324,7 @@ def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed |
             return _status_of(action, debug=debug, typed=typed or {})
     except KeyboardInterrupt:
         # It came before the work or after it.
-        print(f"interrupted: {NOTHING_LEFT}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return _interrupted(NOTHING_LEFT)
 
 
 @contextmanager
@@ -351,6 +350,14 @@ def _set_up_messages(*, debug: bool) -> None:
         warnings.simplefilter("ignore")
 
 
+def _interrupted(advice: str) -> int:
+    print(f"interrupted: {advice}", file=sys.stderr)
+    # Python remembers an interruption that passed through the code of a text, as named tuples are made of, and
+    # would die of SIGINT at its end; the next such code makes it forget.
+    eval("None")
+    return EXIT_INTERRUPTED
+
+
 def _status_of(action: Callable[[], int | None], *, debug: bool, typed: Typed) -> int:
     """Do the work; print what goes wrong in one line."""
     try:
@@ -361,8 +368,8 @@ def _status_of(action: Callable[[], int | None], *, debug: bool, typed: Typed) -
         print(f"error: {with_flags(' '.join(str(error).split()), typed)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except (KeyboardInterrupt, Terminated) as stop:
-        print(f"interrupted: {advice_of(stop)}", file=sys.stderr)
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        status = _interrupted(advice_of(stop))
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else status
     except Exception as error:
         if debug:
             raise
