@@ -352,7 +352,7 @@ def _set_up_messages(*, debug: bool) -> None:
 
 def _interrupted(advice: str) -> int:
     print(f"interrupted: {advice}", file=sys.stderr)
-    # Python remembers an interruption that passed through the code of a text, as named tuples are made of, and
+    # Python remembers an interruption that passed through code from a text, as named tuples are made of, and
     # would die of SIGINT at its end; the next such code makes it forget.
     eval("None")
     return EXIT_INTERRUPTED
