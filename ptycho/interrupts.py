@@ -1,4 +1,7 @@
-"""SIGTERM ends a run as an exception does: scratch files, worker processes and open files go with it."""
+"""SIGTERM ends a run as an exception does: scratch files, worker processes and open files go with it.
+
+An interruption carries what is true at its moment, and waits where files belong together.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,33 @@ def advice_of(stop: BaseException) -> str:
         One line.
     """
     return str(getattr(stop, "advice", NOTHING_LEFT))
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait for the end of the block: files that belong together are written together.
+
+    Outside the main thread, which hears no signals, nothing changes.
+
+    Yields
+    ------
+    None
+        What came meanwhile is heard at the end, by the handler of before.
+    """
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread() or None in kept.values():
+        yield
+        return
+    came: list[int] = []
+    for number in kept:
+        signal.signal(number, lambda heard, frame: came.append(heard))
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.errors import BundleError
+from ptycho.interrupts import held_back
 from ptycho.npz import atomic_path, read_npz, write_npz
 from ptycho.tf.model import PtychoPINN
 
@@ -178,8 +179,9 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         bundle = to_bundle(model)
-        last = write_bundle(self.folder / LAST_NAME, bundle)
-        write_npz(_state_path(last), {**state, DIGEST_KEY: np.array(_digest(last))})
+        with held_back():
+            last = write_bundle(self.folder / LAST_NAME, bundle)
+            write_npz(_state_path(last), {**state, DIGEST_KEY: np.array(_digest(last))})
         order = -1 if self.mode == "max" else 1
         full = len(self.kept) >= self.keep
         if not self.keep or not np.isfinite(value) or (full and order * value >= order * self.kept[-1][0]):

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from ptycho.interrupts import Terminated, ending_on_sigterm
+from ptycho.interrupts import Terminated, ending_on_sigterm, held_back
 
 WAITING = """
 import signal, sys, time
@@ -75,6 +75,33 @@ def test_a_block_inside_another_leaves_the_signal_to_the_outer_one() -> None:
         with ending_on_sigterm():
             assert signal.getsignal(signal.SIGTERM) is outer
         assert signal.getsignal(signal.SIGTERM) is outer
+
+
+@pytest.mark.parametrize(
+    ("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
+def test_what_comes_in_a_block_that_holds_back_is_heard_at_its_end(
+    number: signal.Signals, stop: type[BaseException]
+) -> None:
+    done: list[str] = []
+    handlers = [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)]
+
+    def told_twice() -> None:
+        with held_back():
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            done.append("both files")
+
+    with pytest.raises(stop), ending_on_sigterm():
+        told_twice()
+    assert done == ["both files"]
+    assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
+    with held_back():
+        done.append("nothing came")
+    thread = threading.Thread(target=held_back().__enter__)
+    thread.start()
+    thread.join()
+    assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_it_can_be_used_outside_the_main_thread() -> None:

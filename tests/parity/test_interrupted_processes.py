@@ -18,9 +18,11 @@ import pytest
 from ptycho.interrupts import NOTHING_LEFT
 from ptycho.models import LAST_CHECKPOINT, load_engine
 from ptycho.overwrites import RECONSTRUCTION_FILES, TRAINING_FILES
+from ptycho.tf.checkpoints import read_state
 
 BACKENDS = {"pytorch": "ptycho_torch", "tensorflow": "ptycho"}
 LIBRARIES = {"pytorch": "libtorch_cpu", "tensorflow": "libtensorflow"}
+STATE = "checkpoints/last.state.npz"
 PATIENCE_S = 120
 TRAIN = "--max-epochs 500 --gridsize 1 --unrolled-steps 4 --logger none --early-stop-patience 500"
 REFINE = "--model-path pretrained --refine 5000 --refine-probe --refine-positions --init flat"
@@ -156,11 +158,12 @@ def test_an_interruption_ends_with_status_130_and_one_true_line(
         path = found.folder / last
         said = f"the last finished epoch is in {path}; --resume {path} continues it"
         assert load_engine(moment.backend).load(path) is not None
+        assert moment.backend == "pytorch" or read_state(path) is not None
     else:
         said = NOTHING_LEFT if moment.loaded or moment.command == "inference" else NO_EPOCH
         assert not moment.file
     assert (found.status, found.line) == (130, f"interrupted: {said}")
-    assert found.files <= {*TRAINING_FILES, *RECONSTRUCTION_FILES, last} | {
+    assert found.files <= {*TRAINING_FILES, *RECONSTRUCTION_FILES, last, STATE} | {
         text for text in found.files if re.fullmatch(r"checkpoints/best-checkpoint[.\w]*", text)
     }
     if moment.loaded:
