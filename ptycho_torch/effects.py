@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from ptycho.config.effects import refuse_changed
 from ptycho.errors import ConfigError
-from ptycho_torch.config_params import DataConfig, ModelConfig, TrainingConfig
+from ptycho_torch.config_params import (
+    DEFAULT_CHANNELS,
+    DataConfig,
+    DatagenConfig,
+    InferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 
 DATA: tuple[str, ...] = (
     "K_quadrant",
@@ -19,6 +27,9 @@ DATA: tuple[str, ...] = (
     "probe_normalize",
     "probe_ramp_removal",
     "data_scaling",
+    "scale_contract_version",
+    "n_subsample",
+    "phase_subtraction",
 )
 MODEL: tuple[str, ...] = (
     "spectral_bottleneck_blocks",
@@ -69,7 +80,22 @@ TRAINING: tuple[str, ...] = (
     "finetune_skip_stage3",
     "finetune_early_stop_patience",
     "finetune_val_split",
+    "framework",
 )
+INFERENCE: tuple[str, ...] = (
+    "middle_trim",
+    "experiment_number",
+    "pad_eval",
+    "window",
+    "log_patch_stats",
+    "patch_stats_limit",
+)
+ALSO_SENT: dict[str, tuple[str, ...]] = {
+    "strategy": ("auto", "ddp_spawn"),
+    "orchestrator": ("Mlflow", "Lightning"),
+}
+"""Setting of a training -> what clients send who never chose; one process trains on one device."""
+
 PENALTIES: tuple[str, ...] = ("amp_loss", "phase_loss")
 BOUNDS: tuple[str, ...] = ("x_bounds", "y_bounds")
 EVERYTHING = (0.0, 1.0)
@@ -99,6 +125,79 @@ def _check_bounds(data: DataConfig, name: str, architecture: str) -> None:
         refuse_changed(data, (name,), "unrolled", "has no effect", " or use architecture 'cnn'")
 
 
+def _check_sent(training: TrainingConfig) -> None:
+    """Refuse what clients send along, where somebody chose something else."""
+    refuse_changed(training, ("training_directories",), "training", "is not implemented", "")
+    for name, values in ALSO_SENT.items():
+        value = getattr(training, name)
+        if value not in values:
+            raise ConfigError(
+                f"training: {name} is not implemented (got {value!r}, expected {' or '.join(values)}). "
+                "Leave it out."
+            )
+
+
+def _check_channels(data: DataConfig, model: ModelConfig) -> None:
+    """Refuse numbers of patterns per group that disagree; ``C`` of the data counts."""
+    also = {"decoder_last_amp_channels": ModelConfig.decoder_last_amp_channels}
+    for name in ("C_model", "C_forward", "decoder_last_amp_channels"):
+        value = getattr(model, name)
+        if value not in (data.C, DEFAULT_CHANNELS, also.get(name)):
+            raise ConfigError(
+                f"training: {name} is not C of the data (got {value!r}, expected {data.C}). Leave it out."
+            )
+
+
+def check_inference(
+    inference: InferenceConfig, architecture: str, datagen: DatagenConfig | None = None
+) -> None:
+    """Refuse settings that would change nothing in a reconstruction, by name.
+
+    Parameters
+    ----------
+    inference : InferenceConfig
+        Settings of the reconstruction.
+    architecture : str
+        Network of the model.
+    datagen : DatagenConfig, optional
+        Synthetic data, which nothing here makes from it.
+
+    Raises
+    ------
+    ConfigError
+        At the first setting that was changed and that nothing reads.
+    """
+    refuse_changed(inference, INFERENCE, "reconstruction", "is not implemented", "")
+    if architecture == "unrolled":
+        names, action = ("batch_size", "patch_weighting"), " or use architecture 'cnn'"
+        refuse_changed(inference, names, "unrolled", "has no effect", action)
+    if datagen is not None:
+        names = tuple(item.name for item in fields(datagen))
+        action = "; ptycho_simulate makes scans"
+        refuse_changed(datagen, names, "synthetic data", "is not implemented", action)
+
+
+def check_all(native: Mapping[str, Any]) -> None:
+    """Refuse settings that would change nothing in a training or after it, by name.
+
+    Parameters
+    ----------
+    native : mapping
+        Configuration objects by name; without ``data_config`` nothing is looked at.
+
+    Raises
+    ------
+    ConfigError
+        At the first setting that was changed and that nothing reads.
+    """
+    if "data_config" not in native:
+        return
+    model = native["model_config"]
+    check_native(native["data_config"], model, native["training_config"])
+    inference = native.get("inference_config") or InferenceConfig()
+    check_inference(inference, model.architecture, native.get("datagen_config"))
+
+
 def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig) -> None:
     """Refuse settings that would change nothing in a training, by name.
 
@@ -119,6 +218,16 @@ def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig)
     settings: tuple[tuple[Any, Iterable[str]], ...] = ((data, DATA), (model, MODEL), (training, TRAINING))
     for config, names in settings:
         refuse_changed(config, names, "training", "is not implemented", "")
+    if model.loss_function == "MAE" and training.torch_loss_mode not in (
+        "mae",
+        TrainingConfig.torch_loss_mode,
+    ):
+        raise ConfigError(
+            "training: loss_function has no effect beside torch_loss_mode (got 'MAE' and "
+            f"{training.torch_loss_mode!r}, expected one loss). Leave loss_function out."
+        )
+    _check_sent(training)
+    _check_channels(data, model)
     _check_mask(model)
     for name in BOUNDS:
         _check_bounds(data, name, model.architecture)

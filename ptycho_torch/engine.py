@@ -34,7 +34,7 @@ from ptycho_torch.data import (
     group_loader,
     tile_loader,
 )
-from ptycho_torch.effects import check_native
+from ptycho_torch.effects import check_all
 from ptycho_torch.isolation import untouched_torch
 from ptycho_torch.loggers import build_logger, check_installed, log_artifacts
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
@@ -200,8 +200,7 @@ def check_settings(
     check_precision(execution.precision, resolved)
     check_installed(execution.logger_backend)
     monitored_loss(execution.checkpoint_monitor_metric, loss_terms(config).kind)
-    if "data_config" in native:
-        check_native(native["data_config"], native["model_config"], native["training_config"])
+    check_all(native)
 
 
 @untouched_torch()

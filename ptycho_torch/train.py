@@ -7,6 +7,7 @@ but ``python -m ptycho_torch.train --help`` still works.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ if __name__ != "__main__" and importlib.util.find_spec("lightning") is None:
     from ptycho.models import LIGHTNING_MISSING
 
     raise MissingPackageError(LIGHTNING_MISSING)
+
+logger = logging.getLogger(__name__)
 
 TRAIN_NAME, TEST_NAME = "train_data.npz", "test_data.npz"
 
@@ -58,6 +61,52 @@ def scans_in(folder: Path) -> tuple[Path, Path | None]:
     raise DataError(
         f"{folder}: it is not clear what to train on (found {names}, expected {TRAIN_NAME} or exactly one "
         f"NPZ file). Name one of them {TRAIN_NAME}, or pass --train_data_file."
+    )
+
+
+def _settings(config_path: Path | None, existing_config: Sequence[Any] | None) -> tuple[Any, ...]:
+    """Return data, model, training, inference and synthetic-data settings; defaults where none are given."""
+    from ptycho_torch import config_params as params
+
+    given = existing_config or (() if config_path is None else params.load_json_configs(config_path))
+    kinds = (
+        params.DataConfig, params.ModelConfig, params.TrainingConfig, params.InferenceConfig,
+        params.DatagenConfig,
+    )  # fmt: skip
+    return (*given, *(kind() for kind in kinds[len(given) :]))[: len(kinds)]
+
+
+def _scans_of(folder: Path, training: Any) -> tuple[Path, Path | None]:
+    """Return the scans of a folder, and the one to judge by that only the settings name.
+
+    Raises ``ConfigError`` where the settings name other ones than the folder holds.
+    """
+    train_file, test_file = scans_in(folder)
+    found = {"train_data_file": train_file, "test_data_file": test_file}
+    for name, path in found.items():
+        asked = getattr(training, name)
+        if asked is not None and path is not None and Path(asked) != path:
+            raise ConfigError(
+                f"training: {name} is not that of the folder (got {asked}, expected {path}). Leave it out."
+            )
+    asked = training.test_data_file
+    return train_file, Path(asked) if test_file is None and asked is not None else test_file
+
+
+def _execution(training: Any) -> PyTorchExecutionConfig:
+    """Return how a run executes that only the settings in the PyTorch form describe."""
+    from ptycho.config.config import PyTorchExecutionConfig
+
+    default = type(training)()
+    device = training.device.partition(":")[0]
+    workers = training.num_workers if training.num_workers != default.num_workers else 0
+    return PyTorchExecutionConfig(
+        # The default asks for CUDA where there is one.
+        accelerator="auto" if training.device == default.device else device,
+        accum_steps=training.accum_steps,
+        devices=training.n_devices,
+        num_workers=workers,
+        persistent_workers=workers > 0,
     )
 
 
@@ -106,19 +155,18 @@ def train_folder(
     from ptycho.pipeline import train
     from ptycho.raw_data import peek_pattern_size
     from ptycho_torch.config_bridge import to_model_config, to_training_config
-    from ptycho_torch.config_params import (
-        DataConfig,
-        InferenceConfig,
-        ModelConfig,
-        TrainingConfig,
-        load_json_configs,
-    )
+    from ptycho_torch.config_params import DataConfig
 
-    given = existing_config or (load_json_configs(config_path) if config_path is not None else ())
-    missing = (DataConfig(), ModelConfig(), TrainingConfig(), InferenceConfig())[len(given) :]
-    data, model, training, inference = (*given, *missing)[:4]
-    train_file, test_file = scans_in(folder)
-    data = replace(data, N=peek_pattern_size(train_file))
+    data, model, training, inference, datagen = _settings(config_path, existing_config)
+    train_file, test_file = _scans_of(folder, training)
+    n_px = peek_pattern_size(train_file)
+    if data.N not in (n_px, DataConfig.N):
+        logger.warning(
+            "%s: N is %d in the settings and %d in the data; the data count", train_file, data.N, n_px
+        )
+    data = replace(data, N=n_px)
+    if execution_config is None:
+        execution_config = _execution(training)
     chosen = {
         "train_data_file": train_file,
         "test_data_file": test_file,
@@ -134,7 +182,8 @@ def train_folder(
         config = to_training_config(core_model, data, model, training, chosen)
     check_training(config, {"--config": config_path})
     native = {"data_config": data, "model_config": model, "training_config": training}
-    native |= {"inference_config": inference, "callbacks": tuple(callbacks)}
+    native |= {"inference_config": inference, "datagen_config": datagen}
+    native["callbacks"] = tuple(callbacks)
     # A network for whole scans has no groups, and so no bounds.
     bounds = None if model.architecture == "unrolled" else (tuple(data.y_bounds), tuple(data.x_bounds))
     return train(config, execution_config, native=native, bounds_yx=bounds, progress=progress)
@@ -178,14 +227,14 @@ def main(
     from dataclasses import replace
 
     from ptycho.cli.train_command import default_logger
-    from ptycho.config.config import PyTorchExecutionConfig
 
     if config_path is not None and existing_config is not None:
         raise ConfigError(
             f"training: settings are given twice (got config_path={str(config_path)!r} and existing_config, "
             "expected one). Leave one of them out."
         )
-    execution = execution_config or PyTorchExecutionConfig(logger_backend=default_logger())
+    settings = _settings(None if config_path is None else Path(config_path), existing_config)
+    execution = execution_config or replace(_execution(settings[2]), logger_backend=default_logger())
     if disable_mlflow:
         execution = replace(execution, logger_backend=None)
     return train_folder(

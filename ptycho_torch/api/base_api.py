@@ -30,6 +30,7 @@ from ptycho_torch import checkpoints, engine
 from ptycho_torch.api.settings import TRAINED, ConfigManager, adopt_data, execution_of, write_settings
 from ptycho_torch.config_bridge import to_model_config
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_torch.effects import check_inference
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.train import scans_in, train_folder
 
@@ -381,6 +382,10 @@ class InferenceEngine:
                 "hand the patterns over with PtychoDataLoader.from_np."
             )
         settings, progress = self.config_manager.inference_config, LoggedProgress()
+        check_inference(settings, network.core_config.architecture, self.config_manager.datagen_config)
+        execution = execution_of(self.config_manager.training_config)
+        if settings.batch_size != InferenceConfig.batch_size:
+            execution.inference_batch_size = settings.batch_size
         populate_legacy(CoreInferenceConfig(network.core_config, Path(), Path(), backend="pytorch"), progress)
         positions = scan.positions_yx_px
         middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
@@ -388,7 +393,7 @@ class InferenceEngine:
             network,
             scan,
             scan.usable,
-            execution=execution_of(self.config_manager.training_config),
+            execution=execution,
             progress=progress,
             patch_weighting=settings.patch_weighting,
             fit_scale=settings.varpro_scaling,

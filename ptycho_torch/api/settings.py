@@ -177,7 +177,7 @@ def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
     if side < 1 or side**2 != data.C:
         raise ConfigError(
             f"settings: the number of channels is no square (got {data.C}, expected 1, 4, 9, ...: the "
-            "patterns of a group). Change num_channels."
+            "patterns of a group). Change num_channels (C)."
         )
     if tuple(data.grid_size) != (side, side):
         logger.warning(

@@ -12,6 +12,7 @@ from ptycho.config.effects import changed
 from ptycho.errors import PtychoError
 from ptycho.files.optics import FileOptions
 from ptycho.job import RefineOptions
+from ptycho_torch import config_params as native
 
 RULES: dict[type, dict[str, v.Rule]] = {
     c.ModelConfig: v.MODEL_RULES,
@@ -19,6 +20,7 @@ RULES: dict[type, dict[str, v.Rule]] = {
     c.InferenceConfig: v.INFERENCE_RULES,
     c.PyTorchExecutionConfig: v.EXECUTION_RULES,
     FileOptions: v.TRAINING_RULES,
+    native.TrainingConfig: v.TRAINING_RULES,
     RefineOptions: {
         name.removeprefix("refine_"): rule for name, rule in v.INFERENCE_RULES.items() if "refine_" in name
     },
@@ -29,6 +31,14 @@ WORDS: dict[str, tuple[str, ...]] = {
     "checkpoint_monitor_metric": ("train_loss",),
     "ffno_encoder_norm": ("batch",),
     "probe_key": ("other_probe",),
+    "cnn_output_mode": ("real_imag",),
+    "rect_s1s2_init": ("random",),
+    "physics_weight_schedule": ("linear",),
+    "framework": ("Default",),
+    "orchestrator": ("none",),
+    **dict.fromkeys(("notes", "model_name", "experiment_name"), ("something",)),
+    "object_class": ("lines",),
+    "reim_mode": ("range",),
 }
 """Words of the settings that are neither a choice nor a path."""
 BETTER: dict[str, Any] = {
@@ -71,7 +81,7 @@ def others(config: Any, name: str, paths: dict[str, Path]) -> list[Any]:
     Raises ``LookupError`` where none can be derived, so that a new field is never passed over.
     """
     kind = type(config)
-    hint = get_type_hints(kind)[name]
+    hint = get_type_hints(kind, localns={"Tensor": object})[name]
     parts = () if get_origin(hint) in (Literal, tuple, list) else get_args(hint)
     kinds = parts or (hint,)
     own = getattr(config, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import shutil
 import traceback
 import warnings
@@ -147,7 +148,7 @@ class Walk:
 
     def _is_named(self, name: str, text: str) -> bool:
         spelled = {name, name.replace("_", "-"), *self.circumstances.spellings.get(name, ())}
-        return any(word in text for word in spelled)
+        return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text) for word in spelled)
 
     def _refusal(self, name: str, message: str) -> str:
         when, _, text = message.partition(": ")
@@ -178,7 +179,8 @@ class Walk:
     def _walk_field(self, key: str, part: Any, name: str) -> None:
         where, plain = f"{self.kind}/{key}/{name}", self.scans["plain"]
         try:
-            values = others(part, name, self.paths)
+            own = {path.removeprefix(f"{key}."): value for path, value in self.paths.items()}
+            values = others(part, name, own)
         except LookupError as error:
             self.verdicts[where] = f"fault: {error}"
             return

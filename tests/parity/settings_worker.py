@@ -260,6 +260,10 @@ def main(name: str, folder: Path, *kinds: str) -> None:
 
     verdicts: dict[str, str] = {}
     scans, makers = write_scans(folder), WALKS | BESIDE | {PLANTED: planted}
+    if name == "torch":
+        from settings_native import NATIVE
+
+        makers |= NATIVE
     for kind in kinds or makers:
         verdicts |= makers[kind](name, folder, scans).walk()
     (folder / f"settings_{name}.json").write_text(json.dumps(verdicts, indent=1), encoding="utf-8")

@@ -13,8 +13,9 @@ import pytest
 WORKER = Path(__file__).with_name("settings_worker.py")
 sys.path.insert(0, str(WORKER.parent))
 worker = importlib.import_module("settings_worker")
-beside = importlib.import_module("settings_beside")
+beside, native = (importlib.import_module(f"settings_{name}") for name in ("beside", "native"))
 KINDS = [("torch", kind) for kind in (*worker.WALKS, *beside.BESIDE)]
+KINDS += [("torch", kind) for kind in native.NATIVE]
 KINDS += [("tf", kind) for kind in (*worker.WALKS, "evaluation")]
 """Backend and run that are walked over."""
 FEWEST = {"simulation": 20, "pretraining": 6, "evaluation": 70}

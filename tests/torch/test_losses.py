@@ -18,7 +18,7 @@ from ptycho_torch import config_bridge as bridge
 from ptycho_torch import config_params as p
 from ptycho_torch import losses as candidate
 from ptycho_torch import physics
-from ptycho_torch.effects import DATA, MODEL, TRAINING, check_native
+from ptycho_torch.effects import DATA, INFERENCE, MODEL, TRAINING, check_inference, check_native
 
 Array = NDArray[Any]
 
@@ -160,6 +160,12 @@ def test_a_changed_setting_that_nothing_reads_is_refused_by_name(group: str, nam
         ("data", {"y_bounds": (0.0, 1.1)}, r"y_bounds is no part of a range \(got \(0.0, 1.1\), expected"),
         ("model", {"architecture": "unrolled", "amp_loss": "Total_Variation"}, "unrolled: amp_loss has no"),
         ("model", {"mode": "Supervised", "phase_loss": "Mean_Deviation"}, "supervised: phase_loss has no"),
+        ("model", {"C_model": 9}, r"training: C_model is not C of the data \(got 9, expected 4\)"),
+        ("model", {"C_forward": 9}, r"training: C_forward is not C of the data \(got 9, expected 4\)"),
+        ("model", {"decoder_last_amp_channels": 9}, "decoder_last_amp_channels is not C of the data"),
+        ("training", {"strategy": "fsdp"}, "training: strategy is not implemented .got 'fsdp'"),
+        ("training", {"orchestrator": "none"}, "training: orchestrator is not implemented .got 'none'"),
+        ("training", {"training_directories": ["a"]}, "training: training_directories is not implemented"),
         ("model", {"amp_loss_coeff": 2.0}, "model without amp_loss: amp_loss_coeff has no effect"),
         ("model", {"amplitude_variance_coeff": 2.0}, "without amplitude_variance_loss: amplitude_variance_c"),
         ("model", {"probe_mask": np.ones((8, 8))}, r"probe_mask is not implemented as an array \(got shape"),
@@ -184,3 +190,30 @@ def test_native_defaults_of_cnn_do_not_stand_in_the_way_of_unrolled() -> None:
 def test_old_native_models_keep_their_attention() -> None:
     assert bridge.to_model_config(p.DataConfig(), p.ModelConfig()).cbam_encoder
     assert not bridge.from_core(core.ModelConfig())[1].cbam_encoder
+
+
+def test_a_loss_that_another_setting_overrules_is_refused() -> None:
+    data, model, training = native("model", loss_function="MAE")
+    check_native(data, model, training)
+    training.torch_loss_mode = "amplitude"
+    with pytest.raises(ConfigError, match="loss_function has no effect beside torch_loss_mode"):
+        check_native(data, model, training)
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+def test_a_changed_setting_of_a_reconstruction_that_nothing_reads_is_refused(name: str) -> None:
+    settings = p.InferenceConfig()
+    check_inference(settings, "cnn", p.DatagenConfig())
+    default = getattr(settings, name)
+    setattr(settings, name, not default if isinstance(default, bool) else (default or 0) + 1)
+    with pytest.raises(ConfigError, match=rf"^reconstruction: {name} is not implemented"):
+        check_inference(settings, "cnn")
+
+
+def test_what_only_cnn_reads_and_what_makes_no_data_here_is_refused() -> None:
+    check_inference(p.InferenceConfig(patch_weighting="uniform", batch_size=9), "cnn")
+    for name, value in (("patch_weighting", "uniform"), ("batch_size", 9)):
+        with pytest.raises(ConfigError, match=rf"^unrolled: {name} has no effect"):
+            check_inference(p.InferenceConfig(**{name: value}), "unrolled")
+    with pytest.raises(ConfigError, match=r"^synthetic data: image_size is not implemented"):
+        check_inference(p.InferenceConfig(), "cnn", p.DatagenConfig(image_size=(9, 9)))
