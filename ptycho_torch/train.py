@@ -167,6 +167,8 @@ def train_folder(
     data = replace(data, N=n_px)
     if execution_config is None:
         execution_config = _execution(training)
+    elif execution_config.accum_steps == 1:
+        execution_config = replace(execution_config, accum_steps=training.accum_steps)
     chosen = {
         "train_data_file": train_file,
         "test_data_file": test_file,
