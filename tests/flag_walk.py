@@ -534,6 +534,28 @@ def _opposites(stage: Stage, door: Door, action: argparse.Action, base: Flags) -
             )
 
 
+def idle_pairs(stage: Stage, door: Door) -> list[tuple[str, str, str]]:
+    """Give every two flags together; return which one changes nothing beside which other, and bad refusals."""
+    walked = [(action, walk(stage, door, action).flags) for action in door.flags()]
+    given = [(action, flags) for action, flags in walked if flags]
+    found = []
+    for one, flags in given:
+        for other, beside in given:
+            name, both = one.option_strings[0], {**beside, **flags}
+            if one.dest == other.dest or name in beside or any(both[key] != beside[key] for key in beside):
+                continue
+            done, plainly = (
+                stage.run(door, stage.words(both)),
+                stage.run(door, stage.words(without(both, name))),
+            )
+            if not done.accepted:
+                faults = [refusal_faults(action, done) for action in (one, other)]
+                found += [(name, other.option_strings[0], faults[0][0])] if all(faults) else []
+            elif (done.settings, done.process) == (plainly.settings, plainly.process):
+                found.append((name, other.option_strings[0], "changes nothing"))
+    return found
+
+
 WRONG = {int: ("-3", "abc", "1.5", "nan"), float: ("-3", "abc", "nan", "inf"), Path: (MISSING,)}
 """Type of a flag -> words that are no values of it."""
 

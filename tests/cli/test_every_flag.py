@@ -13,7 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flag_walk import MADE_UP, MISSING, Door, Stage, constructed_in, doors, walk, without, wrong_taken
+from flag_walk import (
+    MADE_UP,
+    MISSING,
+    Door,
+    Stage,
+    constructed_in,
+    doors,
+    idle_pairs,
+    walk,
+    without,
+    wrong_taken,
+)
 
 from ptycho.cli.console import with_flags
 
@@ -95,6 +106,12 @@ def test_a_wrong_value_of_every_flag_is_refused_by_name_before_a_file_is_read(
     assert wrong == []
     assert taken == {(name, value) for name, value in TAKEN if name in door.names()}
     assert not (stage.folder / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["ptycho_evaluate", "pretrain"])
+def test_every_flag_counts_beside_every_other_or_is_refused_by_name(kind: str, stage: Stage) -> None:
+    door = next(door for door in DOORS if kind in door.name)
+    assert idle_pairs(stage, door) == []
 
 
 def test_a_flag_that_nobody_reads_and_one_that_is_not_named_are_reported(

@@ -208,6 +208,17 @@ def test_a_model_of_an_mlflow_run_is_used_by_its_name(
     assert difference(object_in(tmp_path / "again"), object_in(tmp_path / "out" / "Test")) == 0.0
     done = run_command(
         "inference", "--run_id", run_id, "--infer_dir", small_scan.parent, "--mlruns", folder / "mlruns",
+        "--output_dir", tmp_path / "few", "--n_images", 30, "--refine", 2, "--quiet",
+    )  # fmt: skip
+    assert (done.code, done.out) == (0, "")
+    record = json.loads((tmp_path / "few" / "Test" / "config.json").read_text(encoding="utf-8"))
+    assert (record["config"]["n_groups"], record["config"]["refine_steps"]) == (30, 2)
+    assert (
+        len(read_npz(tmp_path / "few" / "Test" / "reconstruction.npz", ["pattern_index"])["pattern_index"])
+        == 30
+    )
+    done = run_command(
+        "inference", "--run_id", run_id, "--infer_dir", small_scan.parent, "--mlruns", folder / "mlruns",
         "--output_dir", tmp_path / "none", "--file_index", 1,
     )  # fmt: skip
     assert done.code == 2
