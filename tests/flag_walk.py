@@ -535,7 +535,7 @@ def _opposites(stage: Stage, door: Door, action: argparse.Action, base: Flags) -
 
 
 def idle_pairs(stage: Stage, door: Door) -> list[tuple[str, str, str]]:
-    """Give every two flags together; return which one changes nothing beside which other, and bad refusals."""
+    """Give every two flags together; return which changes nothing beside which, and bad refusals."""
     walked = [(action, walk(stage, door, action).flags) for action in door.flags()]
     given = [(action, flags) for action, flags in walked if flags]
     found = []
