@@ -68,8 +68,10 @@ class PretrainOptions:
                 f"pre-training: learning_rate is out of range (got {self.learning_rate}, expected 0 to 1). "
                 "Pass --learning-rate 2e-3."
             )
-        if self.seed < 0:
-            raise ConfigError(f"pre-training: seed is negative (got {self.seed}, expected >= 0). Raise it.")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(
+                f"pre-training: seed is out of range (got {self.seed}, expected >= 0 and < 2**63). Change it."
+            )
 
 
 def draw_scan(seed: int, index: int) -> SimulationOptions:

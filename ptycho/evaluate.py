@@ -303,7 +303,7 @@ def _check_choices(request: Request) -> None:
     refused = {
         "domain": (request.domain in (None, *allowed(MeasurementDomain)), "counts or amplitude"),
         "pattern_axis": (request.pattern_axis in (None, 0, 1, 2), "0, 1 or 2"),
-        "seed": (isinstance(request.seed, int) and request.seed >= 0, "an integer >= 0"),
+        "seed": (isinstance(request.seed, int) and 0 <= request.seed < 2**63, "an integer >= 0 and < 2**63"),
     }
     for name, (fine, expected) in refused.items():
         if not fine:

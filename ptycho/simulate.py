@@ -115,7 +115,7 @@ class SimulationOptions:
         _within("photons", self.photons, 1e-3, 1e15)
         _within("probe_error_waves", self.probe_error_waves, -100, 100)
         _within("background_counts", self.background_counts, 0, 1e6)
-        _within("seed", self.seed, 0, 2**63, whole=True)
+        _within("seed", self.seed, 0, 2**63 - 1, whole=True)
         if self.n_positions is not None:
             _within("n_positions", self.n_positions, 1, 1e7, whole=True)
             if self.scan != "spiral":

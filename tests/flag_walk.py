@@ -564,7 +564,8 @@ def wrong_values(action: argparse.Action) -> list[str]:
     """Return words that a flag has to refuse, unless it takes any."""
     if action.nargs == 0:
         return []
-    return ["", *WRONG.get(action.type, (MADE_UP,))]
+    too_large = [str(2**63)] if "seed" in action.dest else []
+    return ["", *WRONG.get(action.type, (MADE_UP,)), *too_large]
 
 
 def wrong_taken(stage: Stage, door: Door, action: argparse.Action) -> tuple[list[str], list[str]]:

@@ -41,6 +41,7 @@ def _is_real(value: Any) -> bool:
 
 COUNT: Rule = ("an integer >= 1", lambda v: _is_int(v) and v >= 1)
 COUNT_OR_ZERO: Rule = ("an integer >= 0", lambda v: _is_int(v) and v >= 0)
+SEED: Rule = ("an integer >= 0 and < 2**63", lambda v: _is_int(v) and 0 <= v < 2**63)
 POWER_OF_TWO: Rule = ("a power of two: 1, 2, 4, 8, ...", lambda v: _is_int(v) and v >= 1 and v & (v - 1) == 0)
 POSITIVE: Rule = ("a finite number > 0", lambda v: _is_real(v) and v > 0)
 NOT_NEGATIVE: Rule = ("a finite number >= 0", lambda v: _is_real(v) and v >= 0)
@@ -101,8 +102,8 @@ SELECTION_RULES: dict[str, Rule] = {
     "neighbor_count": COUNT,
     "neighbor_pool_size": _optional(COUNT),
     "backend": _one_of(choices.Backend),
-    "seed": COUNT_OR_ZERO,
-    "subsample_seed": _optional(COUNT_OR_ZERO),
+    "seed": SEED,
+    "subsample_seed": _optional(SEED),
     "measurement_domain": _optional(_one_of(choices.MeasurementDomain)),
     "output_dir": PATH,
     "test_data_file": _optional(PATH),
