@@ -91,6 +91,9 @@ class Fit:
         What the mean pattern, in the place of every expected one, leaves; and its noise [photons].
     pixel_count : float64 array, shape (N, N)
         Measured numbers.
+    paired_misfit, paired_varying : float
+        Covariance, from pattern to pattern, of neighbouring detector pixels: of A - measured, and of measured
+        [photons]. Noise differs from pixel to pixel and adds nothing on average, whatever its unit.
     photons : float or None
         Photons per unit of counts; None where the unit is unknown and taken as one photon.
     """
@@ -106,6 +109,8 @@ class Fit:
     pixel_varying: NDArray[np.float64]
     pixel_varying_expected: NDArray[np.float64]
     pixel_count: NDArray[np.float64]
+    paired_misfit: float
+    paired_varying: float
     photons: float | None
 
     @property
@@ -147,6 +152,7 @@ class FitTally:
         self.photons = photons
         self._rows = np.zeros((4, count))
         self._pixels = np.zeros((6, n_px, n_px))
+        self._pairs = np.zeros((2, 2, n_px, n_px))
 
     def add(
         self, rows: NDArray[np.int64], predicted: NDArray[np.float32], measured: NDArray[np.float32]
@@ -173,6 +179,16 @@ class FitTally:
         self._rows[:, rows] = [part.sum(axis=(1, 2), dtype=np.float64) for part in parts]
         parts = (misfit, noise, energy, measured, missed, good)
         self._pixels += [part.sum(axis=0, dtype=np.float64) for part in parts]
+        for kind, values in enumerate((missed, measured)):
+            self._pairs[kind, 0, 1:] += np.einsum("jyx,jyx->yx", values[:, 1:], values[:, :-1])
+            self._pairs[kind, 1, :, 1:] += np.einsum("jyx,jyx->yx", values[:, :, 1:], values[:, :, :-1])
+
+    def _paired(self, kind: int, total: NDArray[np.float64], number: NDArray[np.float64]) -> float:
+        """Return the covariance of neighbours, summed over both axes."""
+        mean = total / number
+        common = mean[1:] * mean[:-1] * np.minimum(number[1:], number[:-1])
+        aside = mean[:, 1:] * mean[:, :-1] * np.minimum(number[:, 1:], number[:, :-1])
+        return float(self._pairs[kind].sum() - common.sum() - aside.sum())
 
     def result(self) -> Fit:
         """Return what all patterns together say.
@@ -199,6 +215,8 @@ class FitTally:
             pixel_varying=2 * counts - 2 * mean * amplitude,
             pixel_varying_expected=good * noise_energy(mean * np.sqrt(unit)) / unit,
             pixel_count=good,
+            paired_misfit=self._paired(0, missed, number),
+            paired_varying=self._paired(1, amplitude, number),
             photons=self.photons,
         )
 

@@ -35,15 +35,20 @@ class Limits:
     """Good scans: below 0.02; positions off by half a pixel: 0.07; by one: 0.2; a wrong unit: 0.15."""
     unexplained_failed: float = 0.5
     """Mirrored or exchanged axes, a near field read as a far field, a wrong probe: 0.54 to 3."""
+    paired_failed: float = 0.3
+    """The same share by what neighbouring pixels have in common, 1e3 to 1e6 photons: mirrored axes 0.33 to 0.6,
+    positions off by a pixel 0.04 to 0.29, good scans below 0."""
     structure: float = 0.25
     """Energy that changes from pattern to pattern, over that of the noise, below which it tells nothing."""
     noise_error: float = 0.08
     faint_noise_error: float = 0.3
     """Part of the noise energy that may be wrong, taken off the above: amplitude steps leave faint pixels, of
     less than ``clear_photons``, too dark."""
-    without_noise_doubtful: float = 0.35
-    without_noise_failed: float = 0.65
-    """The unexplained share where no unit tells the noise, which then counts as unexplained too."""
+    paired_structure: float = 20.0
+    paired_chance: float = 5.0
+    """Standard errors of the covariance of neighbouring pixels, which tells where no unit tells the noise."""
+    worse_than_mean: float = 3.0
+    """Misfit beyond that of the mean pattern, over the noise, of an object that only adds error to dim scans."""
     bright_photons: float = 1.0
     clear_photons: float = 4.0
     """Mean photons of a detector pixel from which its noise hardly depends on what is expected there."""
@@ -186,15 +191,19 @@ def _fit_numbers(fit: Fit, n_unknowns: int) -> dict[str, Any]:
     # Counts after a flat field are no multiples of a photon, and still photons on average.
     known = fit.photons is not None or bool(structure > 0 and 0.8 <= misfit / max(noise, 1e-30) <= 1.3)
     dominated = known and bool(structure < LIMITS.structure * noise)
+    paired = _paired_share(fit)
     if not known:
-        unexplained = (fit.pixel_misfit - fit.pixel_common).sum() / max(fit.pixel_varying.sum(), 1e-30)
+        dominated, unexplained = paired is None, 0.0
     elif not dominated:
         # The noise is known to a part only; what that part could explain is no reason.
         faint = fit.pixel_expected[bright & ~clear].sum() / max(fit.pixel_expected[bright].sum(), 1e-30)
         doubt = (LIMITS.noise_error * (1 - faint) + LIMITS.faint_noise_error * faint) * noise
         unexplained = (misfit - common - noise - doubt) / structure
     else:
-        unexplained = 0.0
+        worse = (misfit - varying) / max(noise, 1e-30)
+        unexplained = 1.0 + worse if worse > LIMITS.worse_than_mean else 0.0
+    unexplained = max(unexplained, paired or 0.0)
+    dominated &= unexplained <= LIMITS.unexplained_doubtful
     worst = np.sort((fit.pixel_misfit - fit.pixel_expected).ravel())[-4:]
     # A factor common to all frames is the object's; noise alone gives each a quarter of a photon.
     gain_energy = (fit.power * (fit.gain - fit.gain.mean()) ** 2).sum()
@@ -206,6 +215,7 @@ def _fit_numbers(fit: Fit, n_unknowns: int) -> dict[str, Any]:
         "noise_known": known,
         "noise_dominates": dominated,
         "unexplained": float(max(unexplained, 0.0)),
+        "paired_unexplained": None if paired is None else float(max(paired, 0.0)),
         "common_misfit": float(fit.pixel_common[clear].sum() / energy),
         "worst_pixels_share": float(worst.sum() / max(fit.misfit.sum(), 1e-30)),
         "frame_gain_share": float(gain_energy / max(fit.misfit.sum(), 1e-30)),
@@ -215,20 +225,31 @@ def _fit_numbers(fit: Fit, n_unknowns: int) -> dict[str, Any]:
     }
 
 
+def _paired_share(fit: Fit) -> float | None:
+    """Return the unexplained share by what neighbouring pixels have in common; None where chance covers it.
+
+    Where few photons fall no object explains all of it, so the part of the noise is no reason.
+    """
+    chance = fit.pixel_misfit.sum() * math.sqrt(2 / max(fit.pixel_count.sum(), 1.0))
+    if fit.paired_varying < LIMITS.paired_structure * chance:
+        return None
+    return (fit.paired_misfit - LIMITS.paired_chance * chance) / fit.paired_varying - fit.relative
+
+
 def _fit_reasons(numbers: dict[str, Any]) -> list[Reason]:
     """Say what the misfit tells."""
     reasons: list[Reason] = []
     share, known, misfit = numbers["unexplained"], numbers["noise_known"], _misfit_words(numbers)
-    doubtful = LIMITS.unexplained_doubtful if known else LIMITS.without_noise_doubtful
-    failed = LIMITS.unexplained_failed if known else LIMITS.without_noise_failed
-    if share > doubtful:
+    paired = numbers["paired_unexplained"] or 0.0
+    has_failed = share > LIMITS.unexplained_failed or paired > LIMITS.paired_failed
+    if share > LIMITS.unexplained_doubtful:
         what = f"{100 * share:.0f} % of what changes from pattern to pattern is not explained"
         if numbers["object_contrast"] < LIMITS.flat_contrast:
             what = f"the object is flat (contrast {numbers['object_contrast']:.2g}) but the patterns change"
         elif share > 1:
             what = "the mean pattern explains the patterns better than the object does"
-        cure = "" if share <= failed else ", as with wrong positions, axes, probe or propagation"
-        reasons.append(("failed" if share > failed else "doubtful", f"{what} ({misfit}){cure}"))
+        cure = ", as with wrong positions, axes, probe or propagation" if has_failed else ""
+        reasons.append(("failed" if has_failed else "doubtful", f"{what} ({misfit}){cure}"))
     steep = numbers["steep_phase_share"]
     if known and steep > LIMITS.steep_phase and numbers["noise_ratio"] > LIMITS.steep_noise_ratio:
         what = f"the phase is steep ({100 * steep:.0f} % of its steps exceed pi/2) and may have slipped"

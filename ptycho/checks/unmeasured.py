@@ -91,9 +91,9 @@ def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
     everywhere = known if known.ndim == 2 else known.all(axis=0)
     marks = _Marks(_always(raw.diff3d, live) | everywhere)
     always = marks.always & ~everywhere
+    _find_limits(raw.diff3d, live, marks)
     if always.any():
         marks.numbers += np.unique(raw.diff3d[live[0]][always].astype(np.float64)).tolist()[:CODES]
-    _find_limits(raw.diff3d, live, marks)
     noise, lowest = _find_negative(raw.diff3d, marks, known)
     singles = marks.singles
     if known.ndim == 3:

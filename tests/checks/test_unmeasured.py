@@ -123,6 +123,17 @@ def test_a_saturated_middle_is_marked_where_it_is() -> None:
     np.testing.assert_array_equal(scan.raw.bad_pixels, raw.diff3d >= limit)
 
 
+@pytest.mark.parametrize("seed", [9, 14, 18])
+def test_saturation_is_marked_also_beside_pixels_that_are_saturated_in_every_pattern(seed: int) -> None:
+    raw = honest_scan(seed)
+    limit = int(raw.diff3d.min(axis=0).max())
+    saturated = raw.diff3d >= limit
+    assert saturated.all(axis=0).any()
+    scan = prepare_scan(with_patterns(raw, np.minimum(raw.diff3d, limit)))
+    assert scan.raw.bad_pixels is not None
+    np.testing.assert_array_equal(scan.raw.bad_pixels, saturated)
+
+
 @pytest.mark.parametrize("number", [np.nan, -5.0])
 def test_a_pattern_that_measured_nothing_is_left_out(number: float) -> None:
     raw = honest_scan(13)

@@ -146,6 +146,40 @@ def test_an_object_of_few_measured_numbers_is_doubtful(tmp_path: Path) -> None:
     assert any("measured numbers per unknown of the object" in text for text in found.reasons)
 
 
+@pytest.mark.parametrize("photons", [1e3, 3e3, 1e4, 1e5])
+@pytest.mark.parametrize("uneven", [0.0, 0.05])
+def test_positions_off_by_a_pixel_are_doubtful_at_every_dose_with_and_without_a_unit(
+    photons: float, uneven: float, tmp_path: Path
+) -> None:
+    arrays = simulate(SimulationOptions(**BASE, photons=photons, seed=5))
+    rng = np.random.default_rng(1)
+    arrays["diff3d"] = arrays["diff3d"] * (1 + uneven * rng.normal(size=(32, 32)))
+    scan = scan_of(arrays, tmp_path)
+    true = true_object(arrays, scan)
+    assert judge(true, scan).word == "good"
+    moved = replace(true, positions_yx_px=scan.positions_yx_px + rng.normal(0, 1, (81, 2)))
+    assert judge(moved, scan).word != "good"
+    assert judge(replace(true, obj=true.obj[:, ::-1]), scan).word == "failed"
+
+
+def test_blurred_patterns_of_unknown_noise_are_doubtful(tmp_path: Path) -> None:
+    from scipy.ndimage import gaussian_filter
+
+    arrays = simulate(SimulationOptions(**BASE, photons=1e6, seed=5))
+    arrays["diff3d"] = gaussian_filter(arrays["diff3d"].astype(float), (0, 1.5, 1.5))
+    scan = scan_of(arrays, tmp_path)
+    found = judge(true_object(arrays, scan), scan)
+    assert not found.numbers["noise_known"]
+    assert found.word != "good"
+
+
+def test_an_object_drawn_into_patterns_of_nothing_but_noise_has_failed(tmp_path: Path) -> None:
+    arrays = simulate(SimulationOptions(**BASE, photons=1e6, seed=5))
+    arrays["diff3d"] = np.random.default_rng(1).poisson(200, arrays["diff3d"].shape).astype(np.uint16)
+    scan = scan_of(arrays, tmp_path)
+    assert judge(true_object(arrays, scan), scan).word == "failed"
+
+
 def test_a_scan_too_dim_to_show_a_fault_says_so(tmp_path: Path) -> None:
     found = verdict_on({"photons": 3e2}, tmp_path)
     assert found.numbers["noise_dominates"]

@@ -32,12 +32,18 @@ def run(backend: str, scan: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["pytorch", "tensorflow"])
-def test_no_run_reads_the_legacy_dictionary(
-    backend: str, small_scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_run_reads_the_legacy_dictionary_and_each_reports_once_that_it_filled_it(
+    backend: str,
+    small_scan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     cfg = _WriteOnly()
     monkeypatch.setattr(params, "cfg", cfg)
     run(backend, small_scan, tmp_path)
+    told = [line for line in capsys.readouterr().out.splitlines() if "params.cfg populated" in line]
+    assert told == [f"✓ params.cfg populated: N=32, gridsize=1, n_groups={groups}" for groups in (512, None)]
     assert dict.__getitem__(cfg, "gridsize") == 1
     assert dict.__getitem__(cfg, "N") == 32
     assert (tmp_path / "found" / "reconstructed_phase.png").stat().st_size > 1000

@@ -110,11 +110,11 @@ def test_the_command_uses_what_it_found_and_drops_the_scores(
     np.testing.assert_array_equal(*objects)
 
 
-def test_a_search_beside_flags_is_refused_before_any_file_is_read(
-    infer_command: Command, tmp_path: Path
+def test_a_search_beside_flags_is_refused_before_a_folder_is_made(
+    small_scan: Path, infer_command: Command, tmp_path: Path
 ) -> None:
     done = infer_command(
-        "pretrained", tmp_path / "none.npz", tmp_path / "out", "--find-orientation", "--swap-positions"
+        "pretrained", small_scan, tmp_path / "out", "--find-orientation", "--swap-positions"
     )
     assert done.code == 2
     assert "--find-orientation: it tries every orientation" in done.err

@@ -54,6 +54,7 @@ def test_a_wrong_probe_is_mended_before_the_network_sees_it(
         assert error < 0.03
         assert "fitting probe: 40/40" in told
         assert "refining" not in told
+        assert told.count("params.cfg populated: N=64, ") == told.count("params.cfg populated") == 1
     _, kept, told = reconstructed(run_python, "pytorch", scan, tmp_path / "kept", "--no-fit-probe")
     assert kept > 0.05
     assert "fitting probe" not in told
