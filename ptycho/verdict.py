@@ -36,8 +36,8 @@ class Limits:
     unexplained_failed: float = 0.5
     """Mirrored or exchanged axes, a near field read as a far field, a wrong probe: 0.54 to 3."""
     paired_failed: float = 0.3
-    """The same share by what neighbouring pixels have in common, 1e3 to 1e6 photons: mirrored axes 0.33 to 0.6,
-    positions off by a pixel 0.04 to 0.29, good scans below 0."""
+    """The same share by what neighbouring pixels have in common, at 1e3 to 1e6 photons: mirrored axes 0.33 to
+    0.6, positions off by a pixel 0.04 to 0.29, good scans below 0."""
     structure: float = 0.25
     """Energy that changes from pattern to pattern, over that of the noise, below which it tells nothing."""
     noise_error: float = 0.08
@@ -48,7 +48,7 @@ class Limits:
     paired_chance: float = 5.0
     """Standard errors of the covariance of neighbouring pixels, which tells where no unit tells the noise."""
     worse_than_mean: float = 3.0
-    """Misfit beyond that of the mean pattern, over the noise, of an object that only adds error to dim scans."""
+    """Misfit beyond that of the mean pattern, over the noise, of an object that adds error only."""
     bright_photons: float = 1.0
     clear_photons: float = 4.0
     """Mean photons of a detector pixel from which its noise hardly depends on what is expected there."""

@@ -113,9 +113,7 @@ def test_the_command_uses_what_it_found_and_drops_the_scores(
 def test_a_search_beside_flags_is_refused_before_a_folder_is_made(
     small_scan: Path, infer_command: Command, tmp_path: Path
 ) -> None:
-    done = infer_command(
-        "pretrained", small_scan, tmp_path / "out", "--find-orientation", "--swap-positions"
-    )
+    done = infer_command("pretrained", small_scan, tmp_path / "out", "--find-orientation", "--swap-positions")
     assert done.code == 2
     assert "--find-orientation: it tries every orientation" in done.err
     assert not (tmp_path / "out").exists()
