@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.files.hdf5 import reading
+from ptycho.files.hdf5 import reading, unwritten
 
 if TYPE_CHECKING:
     import h5py
@@ -132,6 +132,11 @@ def read_stack(
     DataError
         If the data are damaged, or compressed with an unknown filter.
     """
+    holes = unwritten(dataset)
+    if holes is not None:
+        # Whole patterns of nothing are left out later; those in parts are found by their dead pixels.
+        where = dataset.file.filename
+        logger.warning("%s: '%s' has holes (%s); nothing was measured there", where, dataset.name, holes)
     lead = dataset.shape[:-2]
     count = int(np.prod(lead))
     kept = np.arange(count) if rows is None else rows
