@@ -148,7 +148,7 @@ def test_a_settings_file_says_the_same_as_the_flags(
     ("flags", "words"),
     [
         (("--photon_energy", -1), "photon_energy_eV is -1.0, expected a finite number > 0"),
-        (("--product", "none.h5"), "--product does not apply"),
+        (("--product", __file__), "--product does not apply"),
     ],
 )
 def test_flags_that_do_not_fit_the_file_are_refused(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -77,6 +78,15 @@ def test_a_block_inside_another_leaves_the_signal_to_the_outer_one() -> None:
         assert signal.getsignal(signal.SIGTERM) is outer
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Take SIGINT as an interruption also where the shell that started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(
     ("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
 )
