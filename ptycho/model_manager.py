@@ -15,13 +15,14 @@ from ptycho import params
 from ptycho.batches import CHUNK_PIXELS
 from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.cutting import cut_patches
 from ptycho.errors import BundleError, DataError
 from ptycho.geometry import group_canvases, lay_on_canvas
 from ptycho.interrupts import ending_on_sigterm
 from ptycho.models import fitted_model, load_engine
+from ptycho.physics import extract_patches, shift_field
 from ptycho.probe import probe_window
 from ptycho.probe_choice import network_gain
+from ptycho.scaling import CHUNK
 from ptycho.scan import mask_of, prepare_scan
 from ptycho.verdict import announce, judge
 
@@ -150,7 +151,13 @@ class DiffractionToObject:
         room = max(0, int(np.ceil(np.abs(off.shifts_yx_px).max() - 0.5)))
         obj = np.pad(obj, room, constant_values=1.0)
         plan = lay_on_canvas(positions, n_px, shape_yx=obj.shape, origin_yx_px=origin - room)
-        return cut_patches(obj, plan)[..., None]
+        # The assembly of the client shifts back by the same transform, so the periodic shift is undone exactly.
+        patches = np.empty((len(positions), n_px, n_px, 1), np.complex64)
+        for start in range(0, len(positions), CHUNK):
+            rows = slice(start, start + CHUNK)
+            cut = extract_patches(obj, plan.corners_yx[rows], n_px)
+            patches[rows, ..., 0] = shift_field(cut[:, None], -plan.shifts_yx_px[rows])[:, 0]
+        return patches
 
     def _patches(
         self, amplitude: NDArray[np.float32], offsets_yx_px: NDArray[np.float64]
