@@ -151,7 +151,7 @@ class DiffractionToObject:
         room = max(0, int(np.ceil(np.abs(off.shifts_yx_px).max() - 0.5)))
         obj = np.pad(obj, room, constant_values=1.0)
         plan = lay_on_canvas(positions, n_px, shape_yx=obj.shape, origin_yx_px=origin - room)
-        # The assembly of the client shifts back by the same transform, so the periodic shift is undone exactly.
+        # The assembly of the client shifts back by the same transform: a periodic shift is undone exactly.
         patches = np.empty((len(positions), n_px, n_px, 1), np.complex64)
         for start in range(0, len(positions), CHUNK):
             rows = slice(start, start + CHUNK)
