@@ -450,7 +450,7 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
     share = power / max(float(power.sum()), np.finfo(np.float64).tiny)
     drawn = modes[:MAX_PROBE_MODES]
     figure = new_figure(3.4 * len(drawn), 5.6)
-    figure.set_layout_engine("constrained")
+    figure.set_layout_engine("compressed")
     grid = figure.subplots(2, len(drawn), squeeze=False)
     whole = (slice(0, modes.shape[1]), slice(0, modes.shape[2]))
     for index, mode in enumerate(drawn):

@@ -151,6 +151,25 @@ def test_loss_and_probe_pictures_are_written(tmp_path):
     assert imread(two).shape[:2] == (840, 1020)
 
 
+@pytest.mark.parametrize("n_px", [64, 128, 256])
+@pytest.mark.parametrize("n_modes", [1, 2, 8])
+def test_no_label_of_a_probe_is_cut_at_the_rim(n_px, n_modes, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        figures, "new_figure", lambda *size, new=figures.new_figure: drawn.append(new(*size)) or drawn[-1]
+    )
+    y, x = np.indices((n_px, n_px)) - n_px // 2
+    mode = np.exp(-(y**2 + x**2) / n_px**2 * 20) * np.exp(1j * x)
+    written = figures.save_probe_png(np.stack([mode * k for k in range(1, n_modes + 1)]), tmp_path / "p.png")
+    height, width = imread(written).shape[:2]
+    for axes in drawn[0].axes:
+        box = axes.get_tightbbox()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= width
+        assert box.y1 <= height
+
+
 def test_a_loss_that_falls_is_drawn_falling(tmp_path):
     rising, falling = ({"train": list(v)} for v in (np.logspace(0, 3, 20), np.logspace(3, 0, 20)))
     lines = [imread(figures.save_loss_png(h, tmp_path / "l.png"))[:, 150:900] for h in (rising, falling)]
