@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ptycho.config.choices import CHECKPOINT_FOLDER, CHECKPOINT_NAMES
 from ptycho.errors import DataError
 
 EXPERIMENT = "ptychopinn"
 STORE_FOLDER = "mlruns"
 STORE_FILE = "mlflow.db"
-CHECKPOINTS = "checkpoints"
-CHECKPOINT_NAMES = ("best-checkpoint.ckpt", "best-checkpoint.h5.zip", "last.ckpt", "last.h5.zip")
-"""Checkpoints of the backends by the name they are logged under; the best epoch before the last."""
 
 
 def store_uri(folder: Path) -> str:
@@ -99,7 +97,9 @@ def log_artifacts(run_id: str, folder: Path, files: Sequence[Path]) -> None:
     """
     client = quiet_client(os.environ.get("MLFLOW_TRACKING_URI") or store_uri(folder / STORE_FOLDER))
     for path in files:
-        client.log_artifact(run_id, str(path), CHECKPOINTS if path.parent.name == CHECKPOINTS else None)
+        client.log_artifact(
+            run_id, str(path), CHECKPOINT_FOLDER if path.parent.name == CHECKPOINT_FOLDER else None
+        )
 
 
 def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
@@ -135,7 +135,7 @@ def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
     from mlflow.exceptions import MlflowException
 
     try:
-        held = {Path(item.path).name for item in client.list_artifacts(run_id, CHECKPOINTS)}
+        held = {Path(item.path).name for item in client.list_artifacts(run_id, CHECKPOINT_FOLDER)}
     except MlflowException as error:
         raise DataError(
             f"{uri or store}: no such MLflow run (got {run_id!r}, expected the name that the training "
@@ -143,7 +143,7 @@ def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
         ) from error
     for name in CHECKPOINT_NAMES:
         if name in held:
-            return Path(client.download_artifacts(run_id, f"{CHECKPOINTS}/{name}", str(target)))
+            return Path(client.download_artifacts(run_id, f"{CHECKPOINT_FOLDER}/{name}", str(target)))
     found = ", ".join(sorted(held)) or "nothing"
     raise DataError(
         f"MLflow run {run_id}: no checkpoint is stored with it (got {found}, expected one of "

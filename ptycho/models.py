@@ -11,7 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ptycho.config.choices import BUNDLE_NAME, PRETRAINED
+from ptycho.config.choices import (
+    BEST_CHECKPOINT,
+    BUNDLE_NAME,
+    CHECKPOINT_FOLDER,
+    LAST_CHECKPOINT,
+    PRETRAINED,
+    PYTORCH_WEIGHTS,
+)
 from ptycho.config.config import (
     ModelConfig,
     PyTorchExecutionConfig,
@@ -35,21 +42,16 @@ LIGHTNING_MISSING = (
     "(without a checkout: pip install 'ptychopinn[torch]')"
 )
 """The sentence that clients look for when the PyTorch extra is not installed."""
-CHECKPOINT_BUNDLE = "checkpoints/best-checkpoint.h5.zip"
 FORMER_BUNDLE = "wts-former.h5.zip"
 """What the bundle of a former training run is called once a later one in the same folder was cut short."""
-LAST_CHECKPOINT = {"pytorch": "checkpoints/last.ckpt", "tensorflow": "checkpoints/last.h5.zip"}
-"""Backend -> where a training run keeps its last finished epoch."""
+BEST, LAST = (
+    {backend: f"{CHECKPOINT_FOLDER}/{name}" for backend, name in names.items()}
+    for names in (BEST_CHECKPOINT, LAST_CHECKPOINT)
+)
+"""Backend -> where a training run keeps its best epoch, and its last finished one."""
 MODEL_SEARCH = {
-    "pytorch": (
-        BUNDLE_NAME,
-        "checkpoints/best-checkpoint.ckpt",
-        CHECKPOINT_BUNDLE,
-        "checkpoints/last.ckpt",
-        "wts.pt",
-        "model.pt",
-    ),
-    "tensorflow": (BUNDLE_NAME, CHECKPOINT_BUNDLE, "checkpoints/last.h5.zip"),
+    "pytorch": (BUNDLE_NAME, BEST["pytorch"], BEST["tensorflow"], LAST["pytorch"], *PYTORCH_WEIGHTS),
+    "tensorflow": (BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
 }
 """Backend -> where a training folder keeps its model; the first one found is taken, the best epoch before the
 last. Either reads a bundle."""
@@ -164,7 +166,7 @@ def resume_advice(config: TrainingConfig, *, checkpoints: bool, resumed: Path | 
     str
         One line.
     """
-    last = Path(config.output_dir) / LAST_CHECKPOINT[config.backend]
+    last = Path(config.output_dir) / LAST[config.backend]
     if checkpoints and last.is_file() and last.stat().st_mtime >= since_s:
         return f"the last finished epoch is in {last}; --resume {last} continues it"
     if not checkpoints:
@@ -196,7 +198,7 @@ def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
         yield
     except BaseException:
         bundle = Path(config.output_dir) / BUNDLE_NAME
-        last = Path(config.output_dir) / LAST_CHECKPOINT[config.backend]
+        last = Path(config.output_dir) / LAST[config.backend]
         if bundle.is_file() and last.is_file() and last.stat().st_mtime >= since_s:
             bundle.replace(bundle.with_name(FORMER_BUNDLE))
         raise

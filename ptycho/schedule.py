@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ptycho.config.choices import Scheduler, allowed
+from ptycho.config.choices import BEST_CHECKPOINT, Scheduler, allowed
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ConfigError
 
@@ -198,6 +198,25 @@ class Patience:
     def exhausted(self) -> bool:
         """True when the training should end."""
         return self.waited >= self.limit
+
+
+def best_names(backend: str, number: int) -> tuple[str, str]:
+    """Return what the checkpoint of the best epoch may be called.
+
+    Parameters
+    ----------
+    backend : {'pytorch', 'tensorflow'}
+        Who wrote it.
+    number : int
+        The epoch, from 1.
+
+    Returns
+    -------
+    tuple of str
+        Its name where one epoch is kept, and where several are.
+    """
+    name = BEST_CHECKPOINT[backend]
+    return name, f"{number - 1:03d}-{name}"
 
 
 @dataclass(frozen=True)

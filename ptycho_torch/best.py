@@ -11,11 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ptycho.schedule import BEST_LOST, Patience, TrainedEpoch
+from ptycho.schedule import BEST_LOST, Patience, TrainedEpoch, best_names
 
 logger = logging.getLogger(__name__)
-
-BEST_FILE = "best-checkpoint.ckpt"
 
 
 class BestEpoch(Callback):
@@ -82,7 +80,7 @@ class BestEpoch(Callback):
         if self._former is None or self.resume is None:
             return
         value, number = self._former
-        names = (self.resume.name, BEST_FILE, f"{number - 1:03d}-{BEST_FILE}")
+        names = (self.resume.name, *best_names("pytorch", number))
         written = [Path(found.best_model_path) for found in trainer.checkpoint_callbacks]
         for path in filter(Path.is_file, [*map(self.resume.with_name, names), *written]):
             content = torch.load(path, map_location="cpu", weights_only=True)

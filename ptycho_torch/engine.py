@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from ptycho.batches import tile_members
 from ptycho.bundle import Bundle, read_bundle
+from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
 from ptycho.errors import BundleError, ConfigError, DataError
@@ -54,9 +55,8 @@ __all__ = [
     "to_bundle",
 ]
 
-CHECKPOINT_FOLDER = "checkpoints"
-BEST_NAME = "best-checkpoint"
-LAST_NAME = "last"
+BEST_STEM, LAST_STEM = (Path(names["pytorch"]).stem for names in (BEST_CHECKPOINT, LAST_CHECKPOINT))
+"""Lightning adds the suffix of its own."""
 
 
 class _Report(Callback):
@@ -91,7 +91,7 @@ def _checkpoints(job: TrainingJob, monitor: str) -> list[Callback]:
         top, folder = execution.checkpoint_save_top_k, Path(job.config.output_dir) / CHECKPOINT_FOLDER
         best = ModelCheckpoint(
             dirpath=folder,
-            filename=BEST_NAME if top <= 1 else "{epoch:03d}-" + BEST_NAME,
+            filename=BEST_STEM if top <= 1 else "{epoch:03d}-" + BEST_STEM,
             monitor=monitor,
             mode=execution.checkpoint_mode,
             save_top_k=top,
@@ -102,7 +102,7 @@ def _checkpoints(job: TrainingJob, monitor: str) -> list[Callback]:
         )
         # The last epoch has a callback of its own: the other one writes only when an epoch is among the best.
         last = ModelCheckpoint(
-            dirpath=folder, filename=LAST_NAME, save_on_train_epoch_end=True, enable_version_counter=False
+            dirpath=folder, filename=LAST_STEM, save_on_train_epoch_end=True, enable_version_counter=False
         )
         found += [best, last]
     return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CHECKPOINTS = "checkpoints"
-PREFERRED = ("best-checkpoint.ckpt", "last.ckpt")
+from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECKPOINT
+
+PREFERRED = (BEST_CHECKPOINT["pytorch"], LAST_CHECKPOINT["pytorch"])
 
 
 def find_best_checkpoint(run_dir: str | Path) -> Path | None:
@@ -26,7 +27,7 @@ def find_best_checkpoint(run_dir: str | Path) -> Path | None:
     """
     folder = Path(run_dir)
     for name in PREFERRED:
-        for path in (folder / CHECKPOINTS / name, folder / name):
+        for path in (folder / CHECKPOINT_FOLDER / name, folder / name):
             if path.is_file():
                 return path
     # A dot marks the unfinished file of a run that was killed.

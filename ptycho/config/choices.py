@@ -7,6 +7,14 @@ from typing import Any, Literal, get_args
 
 ARCHITECTURES: tuple[str, ...] = ("cnn", "unrolled")
 BUNDLE_NAME = "wts.h5.zip"
+CHECKPOINT_FOLDER = "checkpoints"
+BEST_CHECKPOINT = {"pytorch": "best-checkpoint.ckpt", "tensorflow": "best-checkpoint.h5.zip"}
+LAST_CHECKPOINT = {"pytorch": "last.ckpt", "tensorflow": "last.h5.zip"}
+"""Backend -> what a training calls the checkpoint of its best epoch, and of the last finished one."""
+CHECKPOINT_NAMES: tuple[str, ...] = (*BEST_CHECKPOINT.values(), *LAST_CHECKPOINT.values())
+"""All of them, the best epoch before the last."""
+PYTORCH_WEIGHTS = ("wts.pt", "model.pt")
+"""Weights that PyTorch programs save."""
 PRETRAINED = "pretrained"
 """What ``model_path`` says for the network that comes with the package."""
 

@@ -18,12 +18,8 @@ if TYPE_CHECKING:
 MODEL_FILES: tuple[str, ...] = (
     choices.BUNDLE_NAME,
     "manifest.json",
-    "checkpoints/best-checkpoint.ckpt",
-    "checkpoints/best-checkpoint.h5.zip",
-    "checkpoints/last.ckpt",
-    "checkpoints/last.h5.zip",
-    "wts.pt",
-    "model.pt",
+    *(f"{choices.CHECKPOINT_FOLDER}/{name}" for name in choices.CHECKPOINT_NAMES),
+    *choices.PYTORCH_WEIGHTS,
 )
 """What makes a directory a trained model: a bundle, the content of an unpacked one, PyTorch weights, or the
 bundle that an unfinished training left."""

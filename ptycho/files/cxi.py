@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
+from ptycho.files.arrays import read_array
 from ptycho.files.assemble import make_raw_data, on_object_pixels, require_optics
 from ptycho.files.cxi_layout import Detector, EntryPaths, entry_of, is_nexus, read_detector
 from ptycho.files.frames import Window, beam_window, read_stack
-from ptycho.files.hdf5 import find_dataset, opened, read_array, require_dataset
+from ptycho.files.hdf5 import find_dataset, opened, require_dataset
 from ptycho.files.numbers import energy_eV, size_m, unit_factor
 from ptycho.files.optics import HC_EV_M, FileOptions, Optics
 from ptycho.files.product import read_product

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.files.hdf5 import find_dataset, read_array
+from ptycho.files.arrays import read_array
+from ptycho.files.hdf5 import find_dataset
 from ptycho.files.numbers import length_m, read_number, size_m, unit_factor
 from ptycho.files.optics import FileOptions
 

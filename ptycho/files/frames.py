@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.files.hdf5 import reading, unwritten
+from ptycho.files.arrays import unwritten
+from ptycho.files.hdf5 import reading
 
 if TYPE_CHECKING:
     import h5py

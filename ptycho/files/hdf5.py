@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from numpy.typing import NDArray
-
 from ptycho.errors import DataError, MissingPackageError, PtychoError
-from ptycho.files.contents import complex_of
 
 if TYPE_CHECKING:
     import h5py
@@ -23,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OFFSETS = (0, 512, 1024, 2048)
-_MOST_LINKS = 16
+MOST_LINKS = 16
 _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError)
 """What h5py and NumPy raise on damaged bytes and impossible sizes."""
 
@@ -130,8 +125,8 @@ def lookup(file: h5py.File, path: str, links: int = 0) -> Any:
             return None
         if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
             links += 1
-            if links > _MOST_LINKS:
-                raise _endless(where, path)
+            if links > MOST_LINKS:
+                raise endless(where, path)
         if isinstance(link, h5py.SoftLink):
             absolute = posixpath.normpath(posixpath.join(here.name, link.path))
             here, parts = here.file["/"], [*(p for p in absolute.split("/") if p), *parts]
@@ -180,8 +175,8 @@ def _require_own_data(dataset: h5py.Dataset, where: str, path: str, links: int) 
         )
     if not dataset.is_virtual:
         return
-    if links >= _MOST_LINKS:
-        raise _endless(where, path)
+    if links >= MOST_LINKS:
+        raise endless(where, path)
     for name, inner in dict.fromkeys((item.file_name, item.dset_name) for item in dataset.virtual_sources()):
         if name != ".":
             _require_neighbour(dataset, where, path, name, inner, links + 1)
@@ -191,9 +186,23 @@ def _require_own_data(dataset: h5py.Dataset, where: str, path: str, links: int) 
             )
 
 
-def _endless(where: str, path: str) -> DataError:
+def endless(where: str, path: str) -> DataError:
+    """Build the error for links that lead nowhere.
+
+    Parameters
+    ----------
+    where : str
+        File.
+    path : str
+        Path inside it.
+
+    Returns
+    -------
+    DataError
+        To be raised by the caller.
+    """
     return DataError(
-        f"{where}: the links at '{path}' do not end (got more than {_MOST_LINKS}, expected a dataset). "
+        f"{where}: the links at '{path}' do not end (got more than {MOST_LINKS}, expected a dataset). "
         "Write the file again."
     )
 
@@ -273,131 +282,6 @@ def missing(file: h5py.File, paths: Sequence[str], what: str, action: str) -> Da
     """
     looked = " or ".join(f"'{path}'" for path in paths)
     return DataError(f"{file.filename}: {what} is missing (expected {looked}). {action}")
-
-
-def read_array(dataset: h5py.Dataset, kinds: str, shapes: str, fits: bool) -> NDArray[Any]:
-    """Read a small dataset whole, after a look at its shape and type.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        What to read.
-    kinds : str
-        NumPy kinds that are allowed, such as ``'iuf'``.
-    shapes : str
-        Allowed shapes, for the message.
-    fits : bool
-        Whether the shape is one of them.
-
-    Returns
-    -------
-    array
-        In the dtype of the file.
-
-    Raises
-    ------
-    DataError
-        If shape or type is another one, or the data are damaged.
-    """
-    pairs = "c" in kinds and dataset.dtype.names is not None
-    if not fits or not (dataset.dtype.kind in kinds or pairs) or not dataset.size:
-        raise DataError(
-            f"{dataset.file.filename}: '{dataset.name}' has the wrong shape or type (got {dataset.shape}, "
-            f"{dataset.dtype}, expected {shapes}). Write it in that shape."
-        )
-    holes = unwritten(dataset)
-    if holes is not None:
-        raise DataError(
-            f"{dataset.file.filename}: '{dataset.name}' has holes (got {holes}, expected all {dataset.size} "
-            "values). Write it again, or copy all files that it is made of."
-        )
-    with reading(dataset):
-        return complex_of(dataset[()]) if pairs else dataset[()]
-
-
-def unwritten(dataset: h5py.Dataset, links: int = 0) -> str | None:
-    """Tell what part of a dataset nobody wrote; HDF5 reads a fill value there, mostly 0.
-
-    An acquisition that was aborted leaves chunks unwritten; a virtual dataset may map no source, or one that
-    is shorter than the part it should fill.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Any dataset.
-    links : int
-        Virtual datasets that led here.
-
-    Returns
-    -------
-    str or None
-        How much is not there, in words; None where everything was written.
-    """
-    import h5py
-
-    if not dataset.size:
-        return None
-    if dataset.is_virtual:
-        return _unmapped(dataset, links)
-    if dataset.chunks is not None:
-        expected = math.prod(
-            -(-side // chunk) for side, chunk in zip(dataset.shape, dataset.chunks, strict=True)
-        )
-        missed = expected - dataset.id.get_num_chunks()
-        return f"{missed} of {expected} chunks that were never written" if missed > 0 else None
-    if dataset.id.get_space_status() == h5py.h5d.SPACE_STATUS_NOT_ALLOCATED:
-        return "none that was ever written"
-    return None
-
-
-def _unmapped(dataset: h5py.Dataset, links: int) -> str | None:
-    """Tell what part of a virtual dataset no source fills; refuse it where a source is too short."""
-    import h5py
-
-    if links > _MOST_LINKS:
-        raise _endless(dataset.file.filename, dataset.name)
-    mapped = 0
-    for item in dataset.virtual_sources():
-        if _is_open_ended(item.vspace):
-            return None
-        mapped += item.vspace.get_select_npoints()
-        with contextlib.ExitStack() as stack:
-            file = dataset.file
-            if item.file_name != ".":
-                beside = Path(file.filename).parent / item.file_name
-                file = stack.enter_context(h5py.File(beside, "r", locking="best-effort"))
-            source = lookup(file, item.dset_name, links + 1)
-            if item.vspace.get_select_npoints() > source.size or not _holds(source, item.src_space):
-                raise DataError(
-                    f"{dataset.file.filename}: '{dataset.name}' reads more of '{item.file_name}' than there "
-                    f"is (got '{item.dset_name}' of shape {source.shape}, expected a longer one). Copy that "
-                    "file again, or write this one again."
-                )
-            inner = unwritten(source, links + 1)
-            if inner is not None:
-                return f"{inner} in '{item.dset_name}' of '{item.file_name}'"
-    missed = dataset.size - mapped
-    return f"{missed} of {dataset.size} values that no source fills" if missed > 0 else None
-
-
-def _holds(source: h5py.Dataset, space: Any) -> bool:
-    """Tell whether a dataset is as large as the part of it that is read."""
-    import h5py
-
-    if space.get_select_type() != h5py.h5s.SEL_HYPERSLABS:
-        return True
-    _, last = space.get_select_bounds()
-    return all(end < side for end, side in zip(last, source.shape, strict=True))
-
-
-def _is_open_ended(space: Any) -> bool:
-    """Tell whether a mapping grows with its source, and so never has a hole."""
-    import h5py
-
-    if not space.is_regular_hyperslab():
-        return False
-    _, _, count, block = space.get_regular_hyperslab()
-    return h5py.h5s.UNLIMITED in (*count, *block)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ptycho.errors import DataError
-from ptycho.files.hdf5 import read_array
+from ptycho.files.arrays import read_array
 from ptycho.files.optics import ELECTRON_VOLT_J
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
+from ptycho.files.arrays import read_array
 from ptycho.files.cxi_layout import EntryPaths, entry_of
-from ptycho.files.hdf5 import find_dataset, is_hdf5, missing, opened, read_array, require_dataset
+from ptycho.files.hdf5 import find_dataset, is_hdf5, missing, opened, require_dataset
 from ptycho.files.numbers import energy_eV, length_m, read_number
 from ptycho.files.optics import Optics
 from ptycho.npz import npz_headers, read_npz

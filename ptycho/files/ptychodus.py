@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from ptycho.data_checks import canonical_column, canonical_patterns, pixel_mask
 from ptycho.errors import ConfigError, DataError
+from ptycho.files.arrays import read_array
 from ptycho.files.assemble import make_raw_data, on_object_pixels
 from ptycho.files.cxi import pattern_layout, read_frames
 from ptycho.files.cxi_layout import entry_of
 from ptycho.files.frames import Window, read_stack
-from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, read_array, require_dataset
+from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, require_dataset
 from ptycho.files.numbers import read_number
 from ptycho.files.optics import FileOptions, Optics
 from ptycho.files.product import (

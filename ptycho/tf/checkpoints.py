@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.bundle import Bundle, read_bundle, write_bundle
+from ptycho.config.choices import LAST_CHECKPOINT
 from ptycho.errors import BundleError
 from ptycho.interrupts import held_back
 from ptycho.npz import atomic_path, read_npz, write_npz
+from ptycho.schedule import best_names
 from ptycho.tf.model import PtychoPINN
 
-FOLDER = "checkpoints"
-LAST_NAME, BEST_NAME = "last.h5.zip", "best-checkpoint.h5.zip"
+LAST_NAME = LAST_CHECKPOINT["tensorflow"]
 STATE_SUFFIX = ".state.npz"
 """Beside the last bundle: what the optimiser remembers, so that a training goes on as if never stopped."""
 PROGRESS_KEY, DIGEST_KEY = "progress", "bundle_sha256"
@@ -186,7 +187,7 @@ class Checkpoints:
         full = len(self.kept) >= self.keep
         if not self.keep or not np.isfinite(value) or (full and order * value >= order * self.kept[-1][0]):
             return
-        path = self.folder / (BEST_NAME if self.keep == 1 else f"{epoch:03d}-{BEST_NAME}")
+        path = self.folder / best_names("tensorflow", epoch + 1)[self.keep > 1]
         with atomic_path(path) as temporary:
             Path(temporary).write_bytes(last.read_bytes())
         dropped = self.kept[self.keep - 1 :]
@@ -216,7 +217,7 @@ def best_files(checkpoint: Path, number: int | None) -> list[Path]:
     list of Path
         Those that are there; none where no epoch is best.
     """
-    names = [] if number is None else [BEST_NAME, f"{number - 1:03d}-{BEST_NAME}"]
+    names = () if number is None else best_names("tensorflow", number)
     return [path for path in map(checkpoint.with_name, names) if path.is_file()]
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho.batches import batch_rows, judging_centres, tile_centres, tile_members
 from ptycho.bundle import Bundle
+from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
 from ptycho.errors import ConfigError, DataError
@@ -27,7 +28,7 @@ from ptycho.network import check_weights
 from ptycho.progress import Progress
 from ptycho.scan import masked
 from ptycho.schedule import BEST_LOST, Patience, Plateau, TrainedEpoch, base_rate, early_end, rate_factor
-from ptycho.tf.checkpoints import FOLDER, Checkpoints, best_files, fill, load_bundle, packed, read_state
+from ptycho.tf.checkpoints import Checkpoints, best_files, fill, load_bundle, packed, read_state
 from ptycho.tf.data import BatchSource, GroupSource, PatternStore, TileSource, stream
 from ptycho.tf.device import device_name, resolve_accelerator
 from ptycho.tf.loggers import RunLogger, build_logger, check_installed
@@ -180,7 +181,7 @@ class _Training:
         self.best = model.snapshot()
         self.history: dict[str, list[float]] = {"train_loss": [], "val_loss": []}
         self.monitor = self._monitor()
-        folder = Path(config.output_dir) / FOLDER
+        folder = Path(config.output_dir) / CHECKPOINT_FOLDER
         self.checkpoints = Checkpoints(folder, execution.checkpoint_save_top_k, execution.checkpoint_mode)
         self._step = tf.function(self._gradients, input_signature=[train.source.signature])
         if judge is not None:

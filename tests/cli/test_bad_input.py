@@ -14,7 +14,7 @@ import pytest
 from ptycho.config.config import ModelConfig, TrainingConfig
 from ptycho.interrupts import Terminated
 from ptycho.job import TrainingJob
-from ptycho.models import LAST_CHECKPOINT, resume_advice
+from ptycho.models import LAST, resume_advice
 from ptycho.npz import read_npz, write_npz
 
 Command = Callable[..., Any]
@@ -370,7 +370,7 @@ def test_an_interrupted_training_says_what_is_true_at_that_moment(
 
 
 def test_an_older_checkpoint_is_not_that_of_an_interrupted_run(tmp_path: Path) -> None:
-    for backend, name in LAST_CHECKPOINT.items():
+    for backend, name in LAST.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"an epoch")

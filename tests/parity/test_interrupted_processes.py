@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ptycho.interrupts import NOTHING_LEFT
-from ptycho.models import LAST_CHECKPOINT, load_engine
+from ptycho.models import LAST, load_engine
 from ptycho.overwrites import RECONSTRUCTION_FILES, TRAINING_FILES
 from ptycho.tf.checkpoints import read_state
 
@@ -56,7 +56,7 @@ MOMENTS = {
     for name, moment in {
         "import": Moment(backend, "train", loaded=LIBRARIES[backend]),
         "first epoch": Moment(backend, "train", line="fitting probe: "),
-        "later epoch": Moment(backend, "train", file=LAST_CHECKPOINT[backend]),
+        "later epoch": Moment(backend, "train", file=LAST[backend]),
         "inference": Moment(backend, "inference", line="scale: "),
         "refinement": Moment(backend, "inference", line="reading: "),
     }.items()
@@ -153,7 +153,7 @@ def test_an_interruption_ends_with_status_130_and_one_true_line(
     name: str, answers: dict[str, Answer]
 ) -> None:
     found, moment = answers[name], MOMENTS[name]
-    last = LAST_CHECKPOINT[moment.backend]
+    last = LAST[moment.backend]
     if last in found.files:
         path = found.folder / last
         said = f"the last finished epoch is in {path}; --resume {path} continues it"

@@ -321,11 +321,10 @@ def test_everything_planted_is_put_back_after_an_error(tmp_path: Path) -> None:
 
 
 def test_the_last_epoch_lies_where_an_interruption_looks_for_it() -> None:
-    from ptycho.models import LAST_CHECKPOINT
+    from ptycho.models import LAST
     from ptycho.tf import checkpoints
     from ptycho_torch import engine
 
-    assert {
-        "pytorch": f"{engine.CHECKPOINT_FOLDER}/{engine.LAST_NAME}.ckpt",
-        "tensorflow": f"{checkpoints.FOLDER}/{checkpoints.LAST_NAME}",
-    } == LAST_CHECKPOINT
+    expected = {"pytorch": "checkpoints/last.ckpt", "tensorflow": "checkpoints/last.h5.zip"}
+    written = {"pytorch": f"{engine.LAST_STEM}.ckpt", "tensorflow": checkpoints.LAST_NAME}
+    assert {backend: f"checkpoints/{name}" for backend, name in written.items()} == expected == LAST
