@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class DiffractionToObject:
         if self.bundle.model.architecture == "unrolled":
             return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
+        self._populate(self.bundle.model.N)
         gain = np.float32(self._beam_gain(inputs))
         groups, n_px, _, size = amplitude.shape
         step = max(1, CHUNK_PIXELS // (4 * size * n_px**2))
@@ -88,6 +89,13 @@ class DiffractionToObject:
             rows = slice(start, start + step)
             patches[rows, ..., 0] = gain * self._patches(amplitude[rows], offsets_yx_px[rows])
         return patches
+
+    def _populate(self, n_px: int) -> None:
+        """Fill ``params.cfg`` for a reconstruction, and log that line."""
+        from ptycho.pipeline import populate_legacy
+        from ptycho.workflows.training import LoggedProgress
+
+        populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())
 
     def _beam_gain(self, inputs: Any) -> float:
         """Return the factor that the beam behind the offsets asks for; 1 where it is not known."""
@@ -134,6 +142,7 @@ class DiffractionToObject:
         scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
         engine = load_engine("tensorflow")
         model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
+        self._populate(scan.n_px)
         progress = LoggedProgress()
         with ending_on_sigterm():
             found = engine.reconstruct(

@@ -20,6 +20,7 @@ from ptycho import params
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import (
     InferenceConfig,
+    ModelConfig,
     PyTorchExecutionConfig,
     TrainingConfig,
     update_legacy_dict,
@@ -121,21 +122,20 @@ class InferenceOutcome:
     verdict: Verdict
 
 
-def populate_legacy(config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
+def populate_legacy(config: TrainingConfig | InferenceConfig | ModelConfig, progress: Progress) -> None:
     """Fill ``params.cfg`` from the settings, before anything else runs (CONFIG-001).
 
     Parameters
     ----------
-    config : TrainingConfig or InferenceConfig
-        Settings of the run.
+    config : TrainingConfig, InferenceConfig or ModelConfig
+        Settings of the run, once its pattern size is known.
     progress : Progress
         Told the one line that clients look for.
     """
     update_legacy_dict(params.cfg, config)
-    progress.note(
-        f"✓ params.cfg populated: N={config.model.N}, gridsize={config.model.gridsize}, "
-        f"n_groups={config.n_groups}"
-    )
+    model = config if isinstance(config, ModelConfig) else config.model
+    groups = getattr(config, "n_groups", None)
+    progress.note(f"✓ params.cfg populated: N={model.N}, gridsize={model.gridsize}, n_groups={groups}")
 
 
 @ending_on_sigterm()

@@ -260,7 +260,8 @@ def _idle_by_network(config: TrainingConfig) -> Iterator[Idle]:
     if model.model_type == "supervised":
         action = " or pass --model-type pinn"
         yield Idle(config, PHYSICS_ONLY, "supervised", action=action)
-        yield Idle(model, ("gaussian_smoothing_sigma",), "supervised", action=action)
+        yield Idle(model, ("gaussian_smoothing_sigma", "object_big"), "supervised", action=action)
+        yield Idle(config, ("torch_loss_mode",), "supervised", action=action)
 
 
 def idle_without(part: Any) -> Iterator[Idle]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -188,6 +189,7 @@ def make_raw_data(
     bad_pixels: NDArray[np.bool_] | None = None,
     indexes: NDArray[np.int64] | None = None,
     lengths: str | None = None,
+    unused: Mapping[str, tuple[int, ...]] | None = None,
 ) -> RawData:
     """Make the checked data set of what a reader found.
 
@@ -211,6 +213,8 @@ def make_raw_data(
         Number of each pattern in its file.
     lengths : {'refuse', 'head'}, optional
         What happens where patterns and positions differ in number.
+    unused : mapping of str to tuple of int, optional
+        Arrays of the file that are not read -> shape.
 
     Returns
     -------
@@ -233,6 +237,7 @@ def make_raw_data(
         x, y, None, None, patterns, probe, None, obj,
         metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, lengths=lengths, source=source,
     )  # fmt: skip
+    raw.unused = dict(unused or {})
     if probe is None:
         raw.probeGuess = mean_pattern_probe(raw)
     return raw

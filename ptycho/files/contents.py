@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import h5py
 
 PARTS = (("real", "imag"), ("re", "im"), ("r", "i"))
 """Names of the real and imaginary part where a number is a record."""
@@ -62,3 +65,36 @@ def unused_arrays(
         for key, (shape, dtype) in headers.items()
         if key not in taken and not dtype.hasobject and shape.count(n_px) >= 2
     }
+
+
+def unread_datasets(
+    file: h5py.File, taken: Collection[h5py.Dataset | None], n_px: int
+) -> dict[str, tuple[int, ...]]:
+    """Return the datasets of an HDF5 file that are not read and have the size of frames or patterns.
+
+    Parameters
+    ----------
+    file : h5py.File
+        Open file.
+    taken : collection of h5py.Dataset or None
+        What is read, the frames first; links to one of them count as it.
+    n_px : int
+        Side N of a pattern, a window of the frames [px].
+
+    Returns
+    -------
+    dict of str to tuple of int
+        Path -> shape, as :func:`unused_arrays`.
+    """
+    kept = [dataset for dataset in taken if dataset is not None]
+    frame = kept[0].shape[-2:]
+    unread: dict[str, tuple[int, ...]] = {}
+
+    def look(path: str, item: Any) -> None:
+        shape = getattr(item, "shape", None) or ()
+        sized = shape[-2:] == frame or shape.count(n_px) >= 2
+        if sized and item.dtype.kind in "biufcV" and item not in kept:
+            unread[path] = shape
+
+    file.visititems(look)
+    return unread

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ptycho.errors import DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.assemble import make_raw_data, on_object_pixels, require_optics
+from ptycho.files.contents import unread_datasets
 from ptycho.files.cxi_layout import Detector, EntryPaths, entry_of, is_nexus, read_detector
 from ptycho.files.frames import Window, beam_window, read_stack
 from ptycho.files.hdf5 import find_dataset, opened, require_dataset
@@ -163,10 +164,11 @@ def read_cxi(path: Path, options: FileOptions, probe_key: str | None = None) -> 
         positions_m = options.orient(_beam_on_sample(file, paths, dataset, detector.basis, options))
         probe = _probe(file, paths, probe_key, options)
         patterns, bad, _ = read_frames(file, entry, options)
+        unused = unread_datasets(file, [dataset, *_other(file, paths, probe_key, options)], window.side)
     positions, optics = on_object_pixels(positions_m, optics, window.side, str(path))
     return make_raw_data(
         patterns, positions, probe, optics, source=str(path), file_format="cxi", bad_pixels=bad,
-        lengths=options.match_lengths,
+        lengths=options.match_lengths, unused=unused,
     )  # fmt: skip
 
 
@@ -257,3 +259,12 @@ def _probe(
         return None
     probe = read_array(dataset, "fc", "(N, N) or (P, N, N) complex numbers", dataset.ndim in (2, 3, 4))
     return probe[0] if probe.ndim == 4 else probe
+
+
+def _other(
+    file: h5py.File, paths: EntryPaths, probe_key: str | None, options: FileOptions
+) -> list[h5py.Dataset | None]:
+    """Return what is read beside the frames; where the user names a probe, no other one is missed."""
+    chosen = probe_key is not None or options.product_file is not None
+    probes = [[path] for path in (*paths.probe, probe_key or "")] if chosen else [paths.probe]
+    return [find_dataset(file, found) for found in (paths.mask, *probes)]

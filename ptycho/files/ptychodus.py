@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from ptycho.data_checks import canonical_column, canonical_patterns, pixel_mask
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.assemble import make_raw_data, on_object_pixels
+from ptycho.files.contents import unread_datasets, unused_arrays
 from ptycho.files.cxi import pattern_layout, read_frames
-from ptycho.files.cxi_layout import entry_of
+from ptycho.files.cxi_layout import EntryPaths, entry_of
 from ptycho.files.frames import Window, read_stack
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, require_dataset
 from ptycho.files.numbers import read_number
@@ -73,6 +75,7 @@ class _Frames:
     positions_yx_m: NDArray[np.float64]
     bad_pixels: NDArray[np.bool_] | None
     detector_pixel_yx_m: tuple[float, float] | None = None
+    unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def _frames_from_hdf5(path: Path, product: Product, options: FileOptions) -> _Frames:
@@ -80,10 +83,12 @@ def _frames_from_hdf5(path: Path, product: Product, options: FileOptions) -> _Fr
     with opened(path) as file:
         entry = entry_of(file)
         if entry is not None:
-            dataset, _ = pattern_layout(file, entry, options)
+            dataset, window = pattern_layout(file, entry, options)
             rows, positions = pair_by_index(np.arange(int(np.prod(dataset.shape[:-2]))), product, str(path))
             patterns, bad, detector = read_frames(file, entry, options, rows)
-            return _Frames(patterns, rows, positions, bad, detector.pixel_yx_m)
+            paths = EntryPaths(entry)
+            unused = unread_datasets(file, [dataset, find_dataset(file, paths.mask)], window.side)
+            return _Frames(patterns, rows, positions, bad, detector.pixel_yx_m, unused)
         dataset = pattern_dataset(file)
         item = require_dataset(file, ["indexes"], "the index of each pattern", WRITE_AGAIN)
         count = (len(dataset),)
@@ -93,8 +98,9 @@ def _frames_from_hdf5(path: Path, product: Product, options: FileOptions) -> _Fr
         rows, positions = pair_by_index(indexes, product, str(path))
         bad = bad if bad is None or bad.ndim == 2 else bad[rows]
         patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]), rows)
+        unused = _unread(file, dataset)
     pixel = (float(sides[0]), float(sides[1])) if None not in sides and min(sides) > 0 else None
-    return _Frames(patterns, indexes[rows], positions, bad, pixel)
+    return _Frames(patterns, indexes[rows], positions, bad, pixel, unused)
 
 
 def _frames_from_npz(path: Path, product: Product) -> _Frames:
@@ -109,10 +115,11 @@ def _frames_from_npz(path: Path, product: Product) -> _Frames:
             f"one each). {WRITE_AGAIN}"
         )
     rows, positions = pair_by_index(indexes, product, str(path))
+    unused = unused_arrays(npz_headers(path), keys, stack.shape[-1])
     bad = pixel_mask(arrays["bad_pixels"], stack.shape, str(path)) if len(keys) == 3 else None
     bad = bad if bad is None or bad.ndim == 2 else bad[rows]
     stack = stack if len(rows) == len(stack) else stack[rows]
-    return _Frames(stack, indexes[rows], positions, bad)
+    return _Frames(stack, indexes[rows], positions, bad, unused=unused)
 
 
 def _in_frame_of_product(product: Product, frames: _Frames, options: FileOptions, path: Path) -> RawData:
@@ -129,6 +136,7 @@ def _in_frame_of_product(product: Product, frames: _Frames, options: FileOptions
     return make_raw_data(
         frames.patterns, positions, product.probe, optics.completed(n_px), source=str(path),
         file_format="ptychodus", obj=product.obj, bad_pixels=frames.bad_pixels, indexes=frames.indexes,
+        unused=frames.unused,
     )  # fmt: skip
 
 
@@ -173,6 +181,12 @@ def _bad_pixels(file: h5py.File, shape: tuple[int, ...]) -> NDArray[np.bool_] | 
     return read_array(dataset, "biu", f"{shape[1:]} flags", fits).astype(bool)
 
 
+def _unread(file: h5py.File, patterns: h5py.Dataset, *others: str) -> dict[str, tuple[int, ...]]:
+    """Return the datasets that are not read, beside the patterns, their bad pixels and others."""
+    read = [find_dataset(file, [path]) for path in ("bad_pixels", *others)]
+    return unread_datasets(file, [patterns, *read], patterns.shape[-1])
+
+
 def read_training_file(path: Path, options: FileOptions) -> RawData:
     """Read HDF5 training data, which hold patterns, positions in object pixels, probe and object in one file.
 
@@ -210,12 +224,14 @@ def read_training_file(path: Path, options: FileOptions) -> RawData:
         optics = _training_optics(file).overridden(options)
         bad = _bad_pixels(file, dataset.shape)
         patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]))
+        unused = _unread(file, dataset, "probe", "object")
     probe, obj = incoherent_modes(probe, path), first_layer(obj, path)
     if optics.object_pixel_yx_m is not None and obj is not None:
         optics = optics.centred((0.0, 0.0), obj.shape)
     return make_raw_data(
         patterns, positions, probe, optics.completed(patterns.shape[-1]), source=str(path),
         file_format="ptychodus training data", obj=obj, bad_pixels=bad,
+        unused=unused,
     )  # fmt: skip
 
 

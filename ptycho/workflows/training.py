@@ -14,7 +14,6 @@ from ptycho.config.config import (
     DEFAULT_N_GROUPS,
     PyTorchExecutionConfig,
     TrainingConfig,
-    update_legacy_dict,
     validate_effects,
     validate_execution_config,
     validate_training_config,
@@ -23,6 +22,7 @@ from ptycho.config.effects import changed, defaults_of, idle_settings, with_exec
 from ptycho.interrupts import Terminated, ending_on_sigterm
 from ptycho.job import TrainingJob, TrainingResult, training_groups
 from ptycho.models import check_size, load_engine
+from ptycho.pipeline import populate_legacy
 from ptycho.probe import set_probe_guess
 from ptycho.progress import Phase, Progress
 from ptycho.raw_data import RawData
@@ -122,7 +122,7 @@ def train_cdi_model_with_backend(
     """
     execution = execution or PyTorchExecutionConfig(logger_backend=None)
     config = _without_idle_settings(with_execution(config, execution))
-    update_legacy_dict(params.cfg, config)
+    populate_legacy(config, LoggedProgress())
     validate_training_config(config, any_batch=True)
     validate_execution_config(execution)
     validate_effects(_of_known_dose(config), execution)

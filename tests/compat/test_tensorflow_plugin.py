@@ -92,6 +92,11 @@ def pinn(experiment: client.Experiment, in_folder: Path, tmp_path_factory: pytes
     return trained(chosen, experiment, tmp_path_factory.mktemp("pinn"), in_folder, bad_pixels=hole)
 
 
+def populated_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the lines that say that the legacy dictionary was filled."""
+    return [line for line in caplog.messages if "params.cfg populated" in line]
+
+
 def check_object(found: Object, experiment: client.Experiment, rows: NDArray[np.int64] | None = None) -> None:
     """Judge what every reconstruction must be: one complex layer, at its place in the world."""
     assert found.num_layers == 1
@@ -230,13 +235,16 @@ def test_a_supervised_training_of_groups_learns_the_object(in_folder: Path, tmp_
     assert "\n" not in str(caught.value.child_exception)
 
 
-def test_groups_of_nine_find_their_neighbours(
+def test_groups_of_nine_find_their_neighbours_and_each_run_says_once_that_it_filled_the_dictionary(
     in_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     experiment = client.simulate_experiment(dtype=np.uint8, **{**SCAN, "photons": 2e3, "n_y": 6, "n_x": 6})
-    run = trained(start("PINN", nepochs=1, gridsize=3), experiment, tmp_path, in_folder)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
+        run = trained(start("PINN", nepochs=1, gridsize=3), experiment, tmp_path, in_folder)
+        assert populated_lines(caplog) == ["✓ params.cfg populated: N=32, gridsize=3, n_groups=512"]
+        caplog.clear()
         found = client.reconstruct(run.chosen, experiment.input())
+    assert populated_lines(caplog) == ["✓ params.cfg populated: N=32, gridsize=3, n_groups=None"]
     assert "neighbor_count 7 is below the group size, 9 is used" in caplog.text
     assert found.num_layers == 1
     assert np.isfinite(found.get_array()).all()

@@ -129,6 +129,7 @@ FLAGS = flags_of(training_parser("train"), inference_parser("inference"))
 CNN = ModelConfig(N=32, n_filters_scale=1, architecture="cnn", gridsize=2)
 UNROLLED = ModelConfig(N=32, architecture="unrolled", unrolled_steps=4, unrolled_width=4)
 NETWORKS = {"unrolled": UNROLLED, "cnn": CNN}
+SUPERVISED = replace(CNN, model_type="supervised")
 CPU = PyTorchExecutionConfig(accelerator="cpu")
 CIRCUMSTANCES = Circumstances(CONTEXTS, WITH_VALUE, SITUATIONS, SCANS, JUDGED_BY_THE_FILE, FLAGS)
 
@@ -169,12 +170,27 @@ def training_settings(name: str, model: ModelConfig) -> TrainingConfig:
 
 def training(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:
     """Return the walk over a training."""
-    model, run = NETWORKS[architecture], folder / "run"
+    model, run = NETWORKS.get(architecture, SUPERVISED), folder / "run"
     paths = dict.fromkeys(("train_data_file", "test_data_file", "product_file"), scans["other"])
     paths["output_dir"] = run / "elsewhere"
+    if architecture == "supervised":
+        return _supervised(name, run, paths, scans)
     parts = {"config": training_settings(name, model), "model": model, "execution": CPU}
     kind = f"training {architecture}"
     return Walk(name, kind, parts, trained, run, paths, scans, CIRCUMSTANCES, LEFT_OUT)
+
+
+def _supervised(name: str, run: Path, paths: dict[str, Any], scans: dict[str, Path]) -> Walk:
+    """Return the walk over a training on labels, which the scan in metres does not have."""
+    special = {key: scan for key, scan in SCANS.items() if scan != "metres"}
+    schedules = {key: value for key, value in WITH_VALUE.items() if key[0] == "scheduler"}
+    needs = replace(CIRCUMSTANCES, scans=special, with_value=schedules)
+    left_out = LEFT_OUT | dict.fromkeys(OPTICS, "only looked at in a file in pixels; others walk over them")
+    turned = "a scan whose positions are turned has no labels, which is refused"
+    left_out |= dict.fromkeys(("flip_positions", "swap_positions"), turned)
+    left_out["intensity_scale_trainable"] = "either value is a default, of the class or of the commands"
+    parts = {"config": training_settings(name, SUPERVISED), "model": SUPERVISED, "execution": CPU}
+    return Walk(name, "training supervised", parts, trained, run, paths, scans, needs, left_out)
 
 
 def trained_models(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> list[Path]:
@@ -205,6 +221,7 @@ WALKS: dict[str, Maker] = {
     for make in (training, inference)
     for architecture in NETWORKS
 }
+WALKS["training supervised"] = partial(training, architecture="supervised")
 """What is run -> who makes the walk over its settings."""
 
 

@@ -39,7 +39,7 @@ from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.trainer import build_trainer
 
 PLACE_PX = 0.02
-"""Band-limited shifts and bilinear labels place the features of a scene this well."""
+"""Shifts of a scene with sharp edges, and the spline it is compared with, place its features this well."""
 
 
 class KnownPatches(nn.Module):
