@@ -33,6 +33,11 @@ class Limits:
 
     unexplained_doubtful: float = 0.04
     """Good scans: below 0.02; positions off by half a pixel: 0.07; by one: 0.2; a wrong unit: 0.15."""
+    unexplained_above_noise: float = 0.015
+    noise_ratio_above: float = 1.2
+    """The same where the misfit is clearly above a known noise. Positions stretched by 10 %, which a fitted
+    probe takes up to a part: 0.019 to 0.06 at 1.2 to 60 times the noise from 1e5 photons on; good scans: 0 at
+    0.95 to 0.98."""
     unexplained_failed: float = 0.5
     """Mirrored or exchanged axes, a near field read as a far field, a wrong probe: 0.54 to 3."""
     paired_failed: float = 0.3
@@ -242,7 +247,8 @@ def _fit_reasons(numbers: dict[str, Any]) -> list[Reason]:
     share, known, misfit = numbers["unexplained"], numbers["noise_known"], _misfit_words(numbers)
     paired = numbers["paired_unexplained"] or 0.0
     has_failed = share > LIMITS.unexplained_failed or paired > LIMITS.paired_failed
-    if share > LIMITS.unexplained_doubtful:
+    above = known and numbers["noise_ratio"] > LIMITS.noise_ratio_above
+    if share > (LIMITS.unexplained_above_noise if above else LIMITS.unexplained_doubtful):
         what = f"{100 * share:.0f} % of what changes from pattern to pattern is not explained"
         if numbers["object_contrast"] < LIMITS.flat_contrast:
             what = f"the object is flat (contrast {numbers['object_contrast']:.2g}) but the patterns change"

@@ -110,6 +110,18 @@ def test_a_wrong_scan_is_not_good(backend: str, spoil: Any, words: tuple[str, ..
     assert reconstructed(spoil(simulated()), tmp_path, backend, FLAT).word in words
 
 
+@pytest.mark.parametrize("factor", [0.9, 1.1])
+@pytest.mark.parametrize("photons", [3e5, 1e6, 1e7])
+def test_positions_of_a_wrong_scale_are_not_good_although_the_probe_takes_part_of_it_up(
+    factor: float, photons: float, tmp_path: Path
+) -> None:
+    arrays = simulated(photons=photons)
+    stretched = {name: factor * arrays[name] for name in ("xcoords", "ycoords")}
+    found = reconstructed({**arrays, **stretched}, tmp_path)
+    assert found.word == "doubtful"
+    assert "is not explained" in found.reasons[0]
+
+
 @pytest.mark.parametrize("spoil", [mirrored, shaken])
 def test_a_wrong_scan_is_not_good_with_a_fitted_probe_either(spoil: Any, tmp_path: Path) -> None:
     assert reconstructed(spoil(simulated()), tmp_path).word != "good"
