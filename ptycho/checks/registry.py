@@ -22,6 +22,7 @@ from ptycho.checks.overlap import check_overlap
 from ptycho.checks.pixels import check_pixels
 from ptycho.checks.units import check_optics, check_positions
 from ptycho.checks.unmeasured import check_unmeasured
+from ptycho.checks.zingers import check_zingers
 
 if TYPE_CHECKING:
     from ptycho.files.optics import FileOptions
@@ -38,6 +39,7 @@ PATTERN_CHECKS: tuple[PatternCheck, ...] = (
     check_frames,
     check_centre,
     check_pixels,
+    check_zingers,
 )
 """Run before the scale is decided; each may mend the data set, leave patterns out, or refuse it."""
 SCAN_CHECKS: tuple[ScanCheck, ...] = (

@@ -179,7 +179,12 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
         help="move a beam that is certainly not on pixel N // 2 there: auto (default) or off",
     )
     _switch(faults, "keep-frames", "keep_frames", "use dark, saturated and broken frames too (default no)")
-    _switch(faults, "keep-pixels", "keep_pixels", "use pixels that look hot or dead too (default no)")
+    _switch(
+        faults,
+        "keep-pixels",
+        "keep_pixels",
+        "use pixels that look hot, dead or struck too (default no)",
+    )
     _switch(
         faults,
         "keep-probe-power",

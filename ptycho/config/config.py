@@ -191,7 +191,7 @@ class TrainingConfig:
     match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
     centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
     keep_frames: bool = False  # let frames take part that look damaged
-    keep_pixels: bool = False  # let pixels take part that look hot or dead
+    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
     keep_probe_power: bool = False  # the stored probe's power is the photons per frame
     log_patch_stats: bool = False
     patch_stats_limit: int | None = None  # first patterns only
@@ -234,7 +234,7 @@ class InferenceConfig:
     match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
     centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
     keep_frames: bool = False  # let frames take part that look damaged
-    keep_pixels: bool = False  # let pixels take part that look hot or dead
+    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
     keep_probe_power: bool = False  # the stored probe's power is the photons per frame
     log_patch_stats: bool = False
     patch_stats_limit: int | None = None  # first patterns only

@@ -62,7 +62,7 @@ class FileOptions:
     keep_frames : bool
         Let frames take part that look damaged.
     keep_pixels : bool
-        Let pixels take part that look hot or dead.
+        Let pixels take part that look hot, dead, or hit by a zinger.
     keep_probe_power : bool
         Take the power of the stored probe as photons per frame, whatever the patterns hold.
 
