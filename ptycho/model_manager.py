@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,11 @@ from ptycho.probe_choice import network_gain
 from ptycho.scaling import CHUNK
 from ptycho.scan import mask_of, prepare_scan
 from ptycho.verdict import announce, judge
+
+if TYPE_CHECKING:
+    from ptycho.job import Reconstruction
+    from ptycho.raw_data import RawData
+    from ptycho.scan import Scan
 
 __all__ = ["MODEL_NAMES", "DiffractionToObject", "ModelManager", "current_bundle", "remember", "save"]
 
@@ -81,13 +86,19 @@ class DiffractionToObject:
             return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
         self._populate(self.bundle.model.N)
-        gain = np.float32(self._beam_gain(inputs))
+        raw, indices = _behind(inputs)
+        scan = None if raw is None else self._prepared(raw)
+        # Without the beam behind the offsets, its power is that of the training.
+        known = scan is not None and raw.probeGuess is not None
+        gain = np.float32(network_gain(scan, self._model.trained_probe) if known else 1.0)
         groups, n_px, _, size = amplitude.shape
         step = max(1, CHUNK_PIXELS // (4 * size * n_px**2))
         patches = np.empty((groups, n_px, n_px, 1), np.complex64)
         for start in range(0, groups, step):
             rows = slice(start, start + step)
             patches[rows, ..., 0] = gain * self._patches(amplitude[rows], offsets_yx_px[rows])
+        if scan is not None:
+            self._judged(scan, indices)
         return patches
 
     def _populate(self, n_px: int) -> None:
@@ -97,13 +108,26 @@ class DiffractionToObject:
 
         populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())
 
-    def _beam_gain(self, inputs: Any) -> float:
-        """Return the factor that the beam behind the offsets asks for; 1 where it is not known."""
-        raw = getattr(inputs[1], "scan", None) if isinstance(inputs, list | tuple) and inputs[1:] else None
-        if raw is None or raw.probeGuess is None:
-            return 1.0
-        scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
-        return network_gain(scan, self._model.trained_probe)
+    def _prepared(self, raw: RawData) -> Scan:
+        """Return the scan that offsets belong to, after the checks."""
+        return prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
+
+    def _judged(self, scan: Scan, indices: NDArray[np.int64]) -> Reconstruction:
+        """Reconstruct some patterns of a scan with its own probe, and log the verdict."""
+        from ptycho.workflows.training import LoggedProgress
+
+        engine, progress = load_engine("tensorflow"), LoggedProgress()
+        model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
+        with ending_on_sigterm():
+            found = engine.reconstruct(
+                model,
+                scan,
+                np.intersect1d(indices, scan.usable),
+                execution=PyTorchExecutionConfig(),
+                progress=progress,
+            )
+        announce(judge(found, scan), progress)
+        return found
 
     def _checked(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return amplitude (B, N, N, C) and positions relative to the middle of the group (B, C, 2)."""
@@ -129,30 +153,16 @@ class DiffractionToObject:
 
     def _cut_patches(self, inputs: Any) -> NDArray[np.complex64]:
         """Reconstruct the scan behind the offsets; return the patch of every group, shape (B, N, N, 1)."""
-        from ptycho.workflows.training import LoggedProgress
-
-        offsets = inputs[1] if isinstance(inputs, list | tuple) and len(inputs) == 2 else None
-        raw, indices = getattr(offsets, "scan", None), getattr(offsets, "indices", None)
+        raw, indices = _behind(inputs)
         if raw is None or len(indices) != len(inputs[0]):
             raise DataError(
                 f"{self.bundle.where}: this network reconstructs a whole scan at once (got offsets without a "
                 "scan, or other patterns than theirs, expected those of one container). Pass X and "
                 "local_offsets of the same container."
             )
-        scan = prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
-        engine = load_engine("tensorflow")
-        model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
-        self._populate(scan.n_px)
-        progress = LoggedProgress()
-        with ending_on_sigterm():
-            found = engine.reconstruct(
-                model,
-                scan,
-                np.intersect1d(indices, scan.usable),
-                execution=PyTorchExecutionConfig(),
-                progress=progress,
-            )
-        announce(judge(found, scan), progress)
+        self._populate(raw.N)
+        scan = self._prepared(raw)
+        found = self._judged(scan, indices)
         positions = raw.positions_yx_px[indices].mean(axis=1)
         # A pattern that was left out may lie beside the object that the others make: no light fell there.
         obj, origin, n_px = found.obj, found.origin_yx_px, scan.n_px
@@ -191,6 +201,12 @@ class DiffractionToObject:
                 patches = tf.reshape(merged, (-1, side, side))[:, room : room + n_px, room : room + n_px]
             found: NDArray[np.complex64] = (patches * tf.cast(tf.exp(model.log_gain), tf.complex64)).numpy()
         return found
+
+
+def _behind(inputs: Any) -> tuple[Any, Any]:
+    """Return the data set that offsets were made from and its patterns of each group, or None twice."""
+    offsets = inputs[1] if isinstance(inputs, list | tuple) and len(inputs) == 2 else None
+    return getattr(offsets, "scan", None), getattr(offsets, "indices", None)
 
 
 @dataclass

@@ -82,7 +82,8 @@ def _usual(raw: RawData, used: NDArray[np.int64]) -> NDArray[np.float64]:
         values = raw.diff3d[rows, strip].astype(np.float64)
         if raw.bad_pixels is not None:
             bad = raw.bad_pixels[rows, strip] if raw.bad_pixels.ndim == 3 else raw.bad_pixels[strip]
-            values = np.where(bad, 0.0, values)
+            # What is bad because it was too bright must not make the rest look so.
+            values = np.where(bad, np.inf, values)
         usual[strip] = -np.partition(-values, USUAL_RANK - 1, axis=0)[USUAL_RANK - 1]
     return usual if holds_counts(raw) else usual**2
 
@@ -110,17 +111,16 @@ def _zingers(raw: RawData, usual: NDArray[np.float64], used: NDArray[np.int64]) 
 def _neighbour(
     counts: NDArray[np.float64], good: NDArray[np.bool_], place: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Return the counts of the neighbour of that rank of some pixels; infinite where too few are known."""
+    """Return the counts of the neighbour of that rank of some pixels; a bad one may be infinitely bright."""
     n_px = counts.shape[-1]
     steps = np.array([(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0)])
     spots = place[:, None, 1:] + steps
     inside = ((spots >= 0) & (spots < n_px)).all(axis=-1)
     y, x = np.moveaxis(spots.clip(0, n_px - 1), -1, 0)
     pattern = place[:, :1]
-    known = inside & good[pattern, y, x]
-    ordered = -np.sort(-np.where(known, counts[pattern, y, x], -1.0), axis=1)
-    value = ordered[:, NEIGHBOUR - 1]
-    return np.where(value >= 0, value, np.inf)
+    values = np.where(good[pattern, y, x], counts[pattern, y, x], np.inf)
+    ordered = -np.sort(-np.where(inside, values, -1.0), axis=1)
+    return ordered[:, NEIGHBOUR - 1]
 
 
 def _marked(raw: RawData, places: NDArray[np.int64]) -> RawData:

@@ -85,6 +85,16 @@ def test_a_pixel_as_bright_in_three_patterns_is_the_light() -> None:
     assert zinger_lines(prepare_scan(planted([3, 12], np.ones((1, 1))))) != []
 
 
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5])
+def test_what_a_saturated_detector_leaves_is_no_zinger(share: float) -> None:
+    raw = honest_scan(2)
+    found = copy.copy(raw)
+    found.diff3d = np.minimum(raw.diff3d, int(share * raw.diff3d.max()))
+    scan = prepare_scan(found)
+    assert scan.raw.bad_pixels is not None
+    assert zinger_lines(scan) == []
+
+
 def test_a_pattern_of_many_is_no_pattern_of_zingers() -> None:
     y, x = np.indices((24, 24))
     comb = ((y % 4 == 0) & (x % 4 == 0)) * (1.0 + 0.01 * x)

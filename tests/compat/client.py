@@ -151,6 +151,13 @@ def simulate_experiment(*, dtype: DTypeLike = np.uint16, **options: Any) -> Expe
     return Experiment(truth, Probe(arrays["probeGuess"], PIXEL), positions_m, arrays["diff3d"].astype(dtype))
 
 
+def fractions_px(experiment: Experiment) -> set[float]:
+    """Return the fractions of a pixel between the first position and the others."""
+    moves_m = experiment.positions_yx_m - experiment.positions_yx_m[0]
+    moves_px = moves_m / np.array([PIXEL.height_m, PIXEL.width_m])
+    return {float(part) for part in np.round(moves_px % 1, 6).ravel() % 1}
+
+
 def open_plugin(plugin: Literal["tensorflow", "torch"], settings: Mapping[str, Any] | None = None) -> Any:
     """Start a plug-in as the client's model does.
 

@@ -194,6 +194,14 @@ def test_features_lie_at_their_place_in_the_world(
     assert ranges[0] > 0.7 * ranges[1]
 
 
+def test_a_scan_in_steps_of_half_pixels_is_reconstructed(sharp: Path) -> None:
+    stepped = client.simulate_experiment(**{**SCAN, "step_px": 2.5, "jitter_px": 0.0})
+    assert client.fractions_px(stepped) == {0.0, 0.5}
+    chosen = start("PINN")
+    chosen.load_model_from_file(sharp)
+    check_object(client.reconstruct(chosen, stepped.input()), stepped)
+
+
 @pytest.mark.parametrize("place", ["60 x 60", "part of a scan"])
 def test_so_they_do_where_the_client_trained_the_network(
     pinn: Trained, experiment: client.Experiment, place: str
@@ -235,7 +243,7 @@ def test_a_supervised_training_of_groups_learns_the_object(in_folder: Path, tmp_
     assert "\n" not in str(caught.value.child_exception)
 
 
-def test_groups_of_nine_find_their_neighbours_and_each_run_says_once_that_it_filled_the_dictionary(
+def test_groups_of_nine_find_their_neighbours_and_each_run_says_what_it_did_once(
     in_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     experiment = client.simulate_experiment(dtype=np.uint8, **{**SCAN, "photons": 2e3, "n_y": 6, "n_x": 6})
@@ -245,6 +253,7 @@ def test_groups_of_nine_find_their_neighbours_and_each_run_says_once_that_it_fil
         caplog.clear()
         found = client.reconstruct(run.chosen, experiment.input())
     assert populated_lines(caplog) == ["✓ params.cfg populated: N=32, gridsize=3, n_groups=None"]
+    assert [line.startswith("verdict: ") for line in caplog.messages].count(True) == 1
     assert "neighbor_count 7 is below the group size, 9 is used" in caplog.text
     assert found.num_layers == 1
     assert np.isfinite(found.get_array()).all()

@@ -167,6 +167,16 @@ def test_features_lie_at_their_place_in_the_world(
     assert abs(moved).max() < PLACE_PX, f"the features lie {moved} px off their place"
 
 
+def test_a_scan_in_steps_of_half_pixels_is_reconstructed(whole_scan: Path) -> None:
+    stepped = client.simulate_experiment(**{**SCAN, "step_px": 2.5, "jitter_px": 0.0})
+    assert client.fractions_px(stepped) == {0.0, 0.5}
+    chosen = start("Unsupervised")
+    chosen.load_model_from_file(whole_scan)
+    found = client.reconstruct(chosen, stepped.input())
+    moved = client.displacement_px(found, stepped.truth, stepped.positions_yx_m, reach_px=REACH_PX)
+    assert abs(moved).max() < PLACE_PX, f"the features lie {moved} px off their place"
+
+
 @pytest.fixture(scope="module")
 def whole_scan(unsupervised: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train the network for whole scans as a command line does; return its checkpoint."""
