@@ -38,6 +38,9 @@ PROBE_REST_STEPS = 3
 """Joint steps in which the probe still rests."""
 PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
 """Length and momentum of a probe step, relative to the steepest safe one."""
+FRAME_MOMENTUM = 0.9
+"""Momentum of the intensity factors of frames. Without it object and factors push each other to and fro, and
+a drift that both can take in hardly moves."""
 CONVERGED, CONVERGED_STEPS = 2e-3, 10
 """A refinement ends when the misfit fell by less than this share over so many steps."""
 POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5

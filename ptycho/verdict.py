@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.checks.findings import FOLLOW_BEAM
 from ptycho.comparison import stored_fit
 from ptycho.job import Reconstruction
 from ptycho.misfit import Fit
@@ -33,16 +34,15 @@ class Limits:
 
     unexplained_doubtful: float = 0.04
     """Good scans: below 0.02; positions off by half a pixel: 0.07; by one: 0.2; a wrong unit: 0.15."""
-    unexplained_above_noise: float = 0.015
-    noise_ratio_above: float = 1.2
-    """The same where the misfit is clearly above a known noise. Positions stretched by 10 %, which a fitted
-    probe takes up to a part: 0.019 to 0.06 at 1.2 to 60 times the noise from 1e5 photons on; good scans: 0 at
-    0.95 to 0.98."""
     unexplained_failed: float = 0.5
     """Mirrored or exchanged axes, a near field read as a far field, a wrong probe: 0.54 to 3."""
     paired_failed: float = 0.3
     """The same share by what neighbouring pixels have in common, at 1e3 to 1e6 photons: mirrored axes 0.33 to
     0.6, positions off by a pixel 0.04 to 0.29, good scans below 0."""
+    paired_doubtful: float = 0.012
+    noise_ratio: float = 1.2
+    """The same where the misfit is clearly above a known noise. Positions stretched by 10 %, which a fitted
+    probe takes up to a part: 0.013 to 0.044 from 1e5 photons on; good scans, with twice the noise too: 0."""
     structure: float = 0.25
     """Energy that changes from pattern to pattern, over that of the noise, below which it tells nothing."""
     noise_error: float = 0.08
@@ -247,8 +247,8 @@ def _fit_reasons(numbers: dict[str, Any]) -> list[Reason]:
     share, known, misfit = numbers["unexplained"], numbers["noise_known"], _misfit_words(numbers)
     paired = numbers["paired_unexplained"] or 0.0
     has_failed = share > LIMITS.unexplained_failed or paired > LIMITS.paired_failed
-    above = known and numbers["noise_ratio"] > LIMITS.noise_ratio_above
-    if share > (LIMITS.unexplained_above_noise if above else LIMITS.unexplained_doubtful):
+    above = known and numbers["noise_ratio"] > LIMITS.noise_ratio and paired > LIMITS.paired_doubtful
+    if above or share > LIMITS.unexplained_doubtful:
         what = f"{100 * share:.0f} % of what changes from pattern to pattern is not explained"
         if numbers["object_contrast"] < LIMITS.flat_contrast:
             what = f"the object is flat (contrast {numbers['object_contrast']:.2g}) but the patterns change"
@@ -281,7 +281,7 @@ def _pixel_reasons(numbers: dict[str, Any]) -> list[Reason]:
     spread = numbers["frame_gain_spread"]
     if numbers["frame_gain_share"] > LIMITS.gain_share and spread > LIMITS.gain_spread:
         what = f"the amplitude changes by {100 * spread:.2g} % from frame to frame"
-        reasons.append(("doubtful", f"{what}; try --refine-frames"))
+        reasons.append(("doubtful", f"{what}; try {FOLLOW_BEAM}"))
     return reasons
 
 

@@ -120,7 +120,7 @@ def _gradient(
         sums.rows.append(chunk.rows)
         if options.positions and index >= network.POSITION_REST_STEPS:
             sums.moves.append(_position_equations(patches, residual, chunk))
-        if options.frames and index >= network.PROBE_REST_STEPS:
+        if options.frames:
             sums.gains.append(_frame_gains(patches, chunk))
         if options.likelihood == "poisson":
             residual = poisson_residual(patches, chunk.probes, chunk.amplitude)
@@ -134,8 +134,8 @@ def _gradient(
     return gradient
 
 
-def _move(chunks: ScanChunks, sums: _Sums) -> None:
-    """Move positions and frame intensities by what a pass found for them."""
+def _move(chunks: ScanChunks, sums: _Sums, previous_gain: Tensor) -> None:
+    """Move positions and frame intensities (eq. 21) by what a pass found for them."""
     back = torch.from_numpy(np.argsort(np.concatenate(sums.rows))).to(chunks.probe.device)
     if sums.moves:
         normal, right = (torch.cat(parts)[back] for parts in zip(*sums.moves, strict=True))
@@ -143,7 +143,9 @@ def _move(chunks: ScanChunks, sums: _Sums) -> None:
         # All positions together may drift; that is the object's freedom, not theirs.
         chunks.change(shifts=chunks.shifts + step - step.mean(dim=0))
     if sums.gains:
-        gain = chunks.frame_gain * torch.cat(sums.gains)[back]
+        gain = chunks.frame_gain
+        trend = torch.where(previous_gain > 0, gain / previous_gain, 1.0)
+        gain = gain * torch.cat(sums.gains)[back] * trend**network.FRAME_MOMENTUM
         mean = gain.mean()
         chunks.change(frame_gain=gain / torch.where(mean > 0, mean, 1.0))
 
@@ -158,8 +160,8 @@ def refine(
 ) -> Refined:
     """Refine an object by preconditioned accelerated steps, and on request what is known about the scan.
 
-    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16. The object moves alone at
-    first, so that a poor start does not spoil the rest.
+    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16, frame intensities by eq. 21.
+    Probe and positions rest at first, so that a poor start does not spoil them.
 
     Parameters
     ----------
@@ -179,10 +181,10 @@ def refine(
 
     References
     ----------
-    specs/physics.md, eqs. 11, 14, 16 and 19.
+    specs/physics.md, eqs. 11, 14, 16, 19 and 21.
     """
     power = chunks.probe.abs().square().sum()
-    previous, previous_probe, update = obj, chunks.probe, 0
+    previous, previous_probe, previous_gain, update = obj, chunks.probe, chunks.frame_gain, 0
     weights = SubsetWeights(chunks, scan_illumination(chunks, chunks.plan.shape_yx))
     misfit: list[float] = []
     whole = 0
@@ -195,7 +197,9 @@ def refine(
             weight = weights.of(subset, count)
             previous, obj = obj, leading - gradient / (weight + network.STEP_DAMPING * weight.max())
             update += 1
-        _move(chunks, sums)
+        gain = chunks.frame_gain
+        _move(chunks, sums, previous_gain)
+        previous_gain = gain
         if options.tv:
             obj = obj - options.tv * total_variation_gradient(obj)
         misfit.append(sums.error / sums.energy if sums.energy > 0 else 0.0)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.checks.findings import Finding
+from ptycho.checks.findings import FOLLOW_BEAM, Finding
 from ptycho.checks.spots import spot_px
 from ptycho.scaling import CHUNK, measured_amplitude
 
@@ -92,8 +92,8 @@ def check_beam(scan: Scan, options: FileOptions) -> Finding | None:
     )
     return Finding(
         "beam",
-        f"the counts {what}, wherever the beam is on the sample; where the beam changed, --refine-frames "
-        "follows it",
+        f"the counts {what}, wherever the beam is on the sample; where the beam changed, "
+        f"{FOLLOW_BEAM} follow it",
     )
 
 

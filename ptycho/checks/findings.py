@@ -33,6 +33,10 @@ class Finding:
     level: Level = "warning"
 
 
+FOLLOW_BEAM = "--init flat --refine 60 --refine-frames"
+"""The flags that follow a beam that changed; an object that starts from a network has taken the change in."""
+
+
 @dataclass(frozen=True)
 class Draft:
     """A data set on its way through the checks that come before its scale is decided.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.checks.findings import Draft, Finding
+from ptycho.checks.findings import FOLLOW_BEAM, Draft, Finding
 from ptycho.checks.measures import count_blocks, holds_counts, named
 from ptycho.errors import DataError
 
@@ -88,8 +88,8 @@ def check_frames(draft: Draft, options: FileOptions) -> Draft:
     if len(doubted):
         message = (
             f"{len(doubted)} of {raw.n_patterns} patterns do not fit their neighbours' counts "
-            f"({_range(totals, doubted, median)}): {named(doubted)}; where the beam changed, --refine-frames "
-            "follows it"
+            f"({_range(totals, doubted, median)}): {named(doubted)}; where the beam changed, "
+            f"{FOLLOW_BEAM} follow it"
         )
         draft = draft.found(Finding("frames", message))
     return draft

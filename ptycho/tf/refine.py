@@ -151,8 +151,13 @@ def _visited(
     return found
 
 
-def _move(chunks: ScanChunks, found: list[dict[str, tf.Tensor]], rows: list[NDArray[np.int64]]) -> None:
-    """Move positions and frame intensities by what a pass found for them."""
+def _move(
+    chunks: ScanChunks,
+    found: list[dict[str, tf.Tensor]],
+    rows: list[NDArray[np.int64]],
+    previous_gain: tf.Tensor,
+) -> None:
+    """Move positions and frame intensities (eq. 21) by what a pass found for them."""
     back = np.argsort(np.concatenate(rows))
     if "normal" in found[0]:
         normal, right = (
@@ -162,7 +167,10 @@ def _move(chunks: ScanChunks, found: list[dict[str, tf.Tensor]], rows: list[NDAr
         # All positions together may drift; that is the object's freedom, not theirs.
         chunks.change(shifts=chunks.shifts + step - tf.reduce_mean(step, axis=0))
     if "gain" in found[0]:
-        gain = chunks.frame_gain * tf.gather(tf.concat([part.pop("gain") for part in found], 0), back)
+        gain = chunks.frame_gain
+        trend = tf.where(previous_gain > 0, tf.math.divide_no_nan(gain, previous_gain), 1.0)
+        fit = tf.gather(tf.concat([part.pop("gain") for part in found], 0), back)
+        gain = gain * fit * trend**network.FRAME_MOMENTUM
         mean = tf.reduce_mean(gain)
         chunks.change(frame_gain=gain / tf.where(mean > 0, mean, 1.0))
 
@@ -172,7 +180,7 @@ def _asked(index: int, options: RefineOptions) -> _Asked:
     return _Asked(
         probe=options.probe and index >= network.PROBE_REST_STEPS,
         positions=options.positions and index >= network.POSITION_REST_STEPS,
-        frames=options.frames and index >= network.PROBE_REST_STEPS,
+        frames=options.frames,
         poisson=options.likelihood == "poisson",
     )
 
@@ -186,8 +194,8 @@ def refine(
 ) -> Refined:
     """Refine an object by preconditioned accelerated steps, and on request what is known about the scan.
 
-    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16. The object moves alone at
-    first, so that a poor start does not spoil the rest.
+    The object moves by eq. 11 and 19, the probe by eq. 14, positions by eq. 16, frame intensities by eq. 21.
+    Probe and positions rest at first, so that a poor start does not spoil them.
 
     Parameters
     ----------
@@ -207,10 +215,10 @@ def refine(
 
     References
     ----------
-    specs/physics.md, eqs. 11, 14, 16 and 19.
+    specs/physics.md, eqs. 11, 14, 16, 19 and 21.
     """
     power = _power(chunks.probe)
-    previous, previous_probe, update = obj, chunks.probe, 0
+    previous, previous_probe, previous_gain, update = obj, chunks.probe, chunks.frame_gain, 0
     weights = SubsetWeights(chunks, scan_illumination(chunks, chunks.plan.shape_yx))
     misfit: list[float] = []
     whole = 0
@@ -225,7 +233,9 @@ def refine(
             previous, obj = obj, leading - sum(part.pop("gradient") for part in parts) / damped
             update += 1
             found += parts
-        _move(chunks, found, rows)
+        gain = chunks.frame_gain
+        _move(chunks, found, rows, previous_gain)
+        previous_gain = gain
         sums = {name: sum(part[name] for part in found) for name in found[0]}
         if options.tv:
             obj = obj - options.tv * total_variation_gradient(obj)

@@ -120,7 +120,7 @@ def warned(found: Reconstruction, scan: Scan) -> tuple[Reconstruction, Scan]:
         (other_probe, "failed", "as with wrong positions, axes, probe or propagation"),
         (shaken, "doubtful", "% of what changes from pattern to pattern is not explained"),
         (hot, "doubtful", "of the misfit lies in 4 detector pixels"),
-        (brighter, "doubtful", "from frame to frame; try --refine-frames"),
+        (brighter, "doubtful", "from frame to frame; try --init flat --refine 60 --refine-frames"),
         (some_wrong, "doubtful", "6 of 81 patterns fit far worse than the others (together in time, "),
         (warned, "doubtful", "looks odd"),
     ],
