@@ -37,7 +37,7 @@ N_PX, SIDE = 64, 10
 ALL = SIDE**2
 ENERGY_EV, DISTANCE_M, DETECTOR_PIXEL_M = 8800.0, 2.0, 75e-6
 OBJECT_PIXEL_M = HC_EV_M / ENERGY_EV * DISTANCE_M / (N_PX * DETECTOR_PIXEL_M)
-FOLLOWED = {"refine_frames": True, "refine_steps": 60}
+FOLLOWED = {"refine_frames": True, "refine_steps": 60, "refine_start": "flat"}
 CPU = PyTorchExecutionConfig(accelerator="cpu")
 
 
@@ -208,7 +208,7 @@ def checks_off() -> Iterator[None]:
 
 
 def outcome(path: Path, folder: Path, **settings: Any) -> tuple[str, str, str]:
-    """Return error, verdict and what was found of one reconstruction."""
+    """Return error, verdict and what was found of one reconstruction, by the checks or else the verdict."""
     told = io.StringIO()
     handler = logging.StreamHandler(told)
     logger = logging.getLogger(registry.__name__)
@@ -224,7 +224,8 @@ def outcome(path: Path, folder: Path, **settings: Any) -> tuple[str, str, str]:
         return "–", f"crash ({type(error).__name__})", ""
     error = found.scores.get("complex_nrmse")
     lines = [line.partition(": ")[2] for line in told.getvalue().splitlines()]
-    return "–" if error is None else f"{error:.4f}", found.verdict.word, "; ".join(lines)
+    told = "; ".join(lines or found.verdict.reasons)
+    return "–" if error is None else f"{error:.4f}", found.verdict.word, told
 
 
 def row(name: str, path: Path, folder: Path, flag: dict[str, Any]) -> str:
@@ -232,11 +233,11 @@ def row(name: str, path: Path, folder: Path, flag: dict[str, Any]) -> str:
     with checks_off(), np.errstate(all="ignore"):
         before = outcome(path, folder)
     after = outcome(path, folder)
-    told = after[2] if len(after[2]) < 90 else after[2][:87] + "..."
+    told = after[2] if len(after[2]) < 80 else after[2][:77] + "..."
     cells = [name, f"{before[0]} {before[1]}", f"{after[0]} {after[1]}", told.replace("|", "/")]
     if flag:
         cured = outcome(path, folder, **flag)
-        cells.append(f"`{next(iter(flag))}`: {cured[0]} {cured[1]}")
+        cells.append(f"`{', '.join(flag)}`: {cured[0]} {cured[1]}")
     else:
         cells.append("")
     return f"| {' | '.join(cells)} |"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho.checks.findings import FOLLOW_BEAM
 from ptycho.comparison import stored_fit
+from ptycho.drift import BeamDrift, beam_drift
 from ptycho.job import Reconstruction
 from ptycho.misfit import Fit
 from ptycho.progress import Progress
@@ -71,6 +72,10 @@ class Limits:
     """Part of the misfit that one factor per frame takes away; +30 % halfway: 0.2, good scans: 0.01."""
     gain_spread: float = 0.01
     """Spread of those factors below which they do no harm."""
+    drift: float = 0.1
+    """Logarithm of a drift from which it does harm: 0.02 of complex NRMSE. Spirals without one reach 0.05."""
+    drift_errors: float = 4.0
+    """Standard errors of a drift so large: at most 0.9 in 100 honest scans, 2.2 in 60 with a wrong probe."""
     explained_power: float = 0.65
     """Photons of the object over those measured; amplitude steps at 3e2 photons: 0.45, others from 0.75."""
     bad_pattern: float = 3.0
@@ -164,14 +169,22 @@ def judge(found: Reconstruction, scan: Scan) -> Verdict:
         **_object_numbers(found),
         **_scan_numbers(found, fit, positions),
     }
+    drift = beam_drift(found, scan)
+    numbers["beam_drift"], numbers["beam_drift_error"] = drift or (None, None)
+    # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
+    told = any(finding.check == "beam" for finding in scan.findings)
+    warnings = [finding for finding in scan.findings if finding.level == "warning"]
+    if found.frame_gain is not None:
+        warnings = [finding for finding in warnings if finding.check != "beam"]
     bad = _bad_patterns(fit)
     numbers["bad_patterns"] = len(bad)
     reasons = [
         *_fit_reasons(numbers),
         *_pixel_reasons(numbers),
+        *([] if told else _drift_reasons(drift)),
         *_scan_reasons(numbers),
         *_bad_reasons(bad, fit, scan.pattern_numbers[found.rows_in(scan)], positions),
-        *(("doubtful", finding.message) for finding in scan.findings if finding.level == "warning"),
+        *(("doubtful", finding.message) for finding in warnings),
     ]
     words = {word for word, _ in reasons}
     word: Word = "failed" if "failed" in words else "doubtful" if words else "good"
@@ -283,6 +296,15 @@ def _pixel_reasons(numbers: dict[str, Any]) -> list[Reason]:
         what = f"the amplitude changes by {100 * spread:.2g} % from frame to frame"
         reasons.append(("doubtful", f"{what}; try {FOLLOW_BEAM}"))
     return reasons
+
+
+def _drift_reasons(drift: BeamDrift | None) -> list[Reason]:
+    """Say how the beam drifted."""
+    if drift is None or drift.errors < LIMITS.drift_errors or abs(drift.log_factor) < LIMITS.drift:
+        return []
+    change, error = math.expm1(drift.log_factor), math.exp(drift.log_factor) * drift.error
+    what = f"the beam seems to drift by {change:+.0%} (+-{error:.0%}) from the first pattern to the last"
+    return [("doubtful", f"{what}, and the amplitude of the object with it; try {FOLLOW_BEAM}")]
 
 
 def _object_numbers(found: Reconstruction) -> dict[str, float]:

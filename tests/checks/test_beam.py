@@ -53,6 +53,7 @@ def test_a_drift_on_a_spiral_is_reported() -> None:
     options = SimulationOptions(n_px=32, scan="spiral", n_positions=120, step_px=3, photons=1e5, seed=3)
     (line,) = lines(scan_of(options, np.linspace(1.0, 0.6, 120)))
     assert "drift by" in line
+    assert "--refine-frames" in line
 
 
 @pytest.mark.parametrize("seed", range(300, 312))

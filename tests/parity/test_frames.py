@@ -19,6 +19,7 @@ from ptycho.outputs import truth_on_canvas
 from ptycho.progress import Progress
 from ptycho.scan import open_scan
 from ptycho.simulate import SimulationOptions, simulate
+from ptycho.verdict import Verdict, judge
 
 COUNT = 81
 CHANGES = {
@@ -29,8 +30,10 @@ CHANGES = {
 """Intensity of the beam in every pattern."""
 
 
-def refined(path: Path, backend: str, steps: int = 60, **options: Any) -> tuple[Reconstruction, float]:
-    """Return what a refinement from flat finds, and its error."""
+def refined(
+    path: Path, backend: str, steps: int = 60, **options: Any
+) -> tuple[Reconstruction, float, Verdict]:
+    """Return what a refinement from flat finds, its error, and the verdict."""
     engine, scan = load_engine(backend), open_scan(path)
     found = engine.reconstruct(
         engine.load(find_model(Path("pretrained"), backend)),
@@ -41,7 +44,7 @@ def refined(path: Path, backend: str, steps: int = 60, **options: Any) -> tuple[
         polish=RefineOptions(steps, start="flat", **options),
     )
     truth, mask = truth_on_canvas(path, found) or (None, None)
-    return found, score(found.obj, truth, mask)["complex_nrmse"]
+    return found, score(found.obj, truth, mask)["complex_nrmse"], judge(found, scan)
 
 
 def written(path: Path, intensity: NDArray[np.float64], scan: str, seed: int) -> Path:
@@ -68,12 +71,13 @@ def test_the_factors_of_a_beam_that_changed_are_found(
     backend: str, change: str, scan: str, seed: int, tmp_path: Path
 ) -> None:
     path = written(tmp_path / "scan.npz", CHANGES[change], scan, seed)
-    _, without = refined(path, backend)
-    found, error = refined(path, backend, frames=True)
+    _, without, doubt = refined(path, backend)
+    found, error, verdict = refined(path, backend, frames=True)
     true = np.sqrt(CHANGES[change])
     assert found.frame_gain is not None
     np.testing.assert_allclose(found.frame_gain, true / true.mean(), atol=0.03)
     assert error < min(0.02, 0.4 * without)
+    assert (doubt.word, verdict.word) == ("doubtful", "good")
 
 
 def test_a_steady_beam_has_factors_of_one_however_long_it_is_refined(
@@ -82,7 +86,7 @@ def test_a_steady_beam_has_factors_of_one_however_long_it_is_refined(
     """Without momentum they leave it as soon as nothing else changes."""
     monkeypatch.setattr(network, "has_converged", lambda misfit: False)
     path = written(tmp_path / "scan.npz", np.ones(COUNT), "raster", 9)
-    found, error = refined(path, "pytorch", 200, frames=True)
+    found, error, _ = refined(path, "pytorch", 200, frames=True)
     np.testing.assert_allclose(found.frame_gain, 1.0, atol=0.03)
     assert error < 0.02
     monkeypatch.setattr(network, "FRAME_MOMENTUM", 0.0)

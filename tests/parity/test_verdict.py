@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,32 @@ def test_both_backends_find_the_same_numbers(tmp_path: Path) -> None:
     assert one.numbers.keys() == two.numbers.keys()
     for name in ("misfit", "misfit_expected", "noise_ratio", "overlap", "numbers_per_unknown"):
         assert one.numbers[name] == pytest.approx(two.numbers[name], rel=2e-3), name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_drift_of_the_beam_that_object_and_probe_took_in_is_named(backend: str, tmp_path: Path) -> None:
+    """The counts fit as well as those of a steady beam; the object is 5 % off."""
+    arrays = simulated(photons=2e6, jitter_px=1.0)
+    order = np.arange(100).reshape(10, 10)
+    order[1::2] = order[1::2, ::-1]
+    arrays.update({name: arrays[name][order.ravel()] for name in ("diff3d", "xcoords", "ycoords")})
+    assert reconstructed(arrays, tmp_path, backend).reasons == ()
+    share = np.linspace(1.0, 0.75, 100)[:, None, None]
+    arrays["diff3d"] = np.random.default_rng(0).binomial(arrays["diff3d"].astype(np.int64), share)
+    write_npz(tmp_path / "scan.npz", {**arrays, "diff3d": arrays["diff3d"].astype(np.uint32)})
+    found = verdict_on(replace(open_scan(tmp_path / "scan.npz"), findings=()), backend, None)
+    (reason,) = found.reasons
+    assert reason.startswith("the beam seems to drift by -2")
+    assert found.numbers["noise_ratio"] < 1.3
+    assert found.numbers["beam_drift"] == pytest.approx(np.log(0.75), abs=0.06)
+
+
+def test_a_drift_that_the_check_told_is_not_told_twice(tmp_path: Path) -> None:
+    arrays = simulated(scan="spiral")
+    share = np.linspace(1.0, 0.6, 100)[:, None, None]
+    arrays["diff3d"] = np.random.default_rng(0).binomial(arrays["diff3d"].astype(np.int64), share)
+    write_npz(tmp_path / "scan.npz", {**arrays, "diff3d": arrays["diff3d"].astype(np.uint32)})
+    scan = open_scan(tmp_path / "scan.npz")
+    assert [finding.check for finding in scan.findings] == ["beam"]
+    told = [reason for reason in verdict_on(scan, "pytorch", None).reasons if "drift by" in reason]
+    assert told == [scan.findings[0].message]
