@@ -32,7 +32,7 @@ from ptycho.config.inference_effects import refuse_other_network, validate_infer
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import check_target, collect, export_optics, write_export
 from ptycho.files.hdf5 import is_hdf5
-from ptycho.files.optics import FileOptions
+from ptycho.files.optics import NUMBERS, FileOptions
 from ptycho.interrupts import advising, ending_on_sigterm
 from ptycho.isolation import untouched_process
 from ptycho.job import (
@@ -190,7 +190,7 @@ def train(
     if scan is None:
         scan = _open(_given(config.train_data_file, "train_data_file"), config)
     check_size(scan, config.model.N, "the settings")
-    progress.note(scan.record.summary())
+    _note_scale(scan, config, progress)
     test_scan = None
     if config.test_data_file is not None:
         test_scan = _open(config.test_data_file, config, product=False)
@@ -357,7 +357,7 @@ def infer(
         used = _found_orientation(engine, scan, execution, progress)
         scan = turned_scan(scan, used)
     optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
-    progress.note(scan.record.summary())
+    _note_scale(scan, config, progress)
     epoch = engine.to_bundle(model).trained_epoch
     if epoch is not None:
         progress.note(epoch.found_in(path))
@@ -439,6 +439,18 @@ def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool
         pattern_axis=config.pattern_axis,
         options=FileOptions.of(config, product=product),
     )
+
+
+def _note_scale(scan: Scan, config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
+    """Tell the scale of a scan, and which optics nothing but an export looks at."""
+    progress.note(scan.record.summary())
+    stated = [flag for name, flag in NUMBERS.items() if getattr(config, name) is not None]
+    in_metres = "source_format" in (scan.raw.metadata or {})
+    if stated and not in_metres and getattr(config, "export", None) is None:
+        progress.note(
+            f"optics: {', '.join(stated)} stored with the run; positions in object pixels need none, the "
+            "--export of an inference does"
+        )
 
 
 def _given(path: Path | None, name: str) -> Path:

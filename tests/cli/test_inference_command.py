@@ -189,6 +189,20 @@ def test_flags_of_the_reconstruction_take_effect(
     assert len((tmp_path / "stats" / "patch_stats.csv").read_text(encoding="utf-8").splitlines()) == 1 + 3
 
 
+def test_optics_that_nothing_but_an_export_looks_at_are_named(
+    small_scan: Path, infer_command: Command, tmp_path: Path
+) -> None:
+    flags = ("--photon-energy", 9000, "--detector-distance", 2, "--detector-pixel", 75e-6)
+    told = "optics: --photon-energy, --detector-distance, --detector-pixel stored with the run"
+    plain = infer_command("pretrained", small_scan, tmp_path / "plain")
+    stated = infer_command("pretrained", small_scan, tmp_path / "stated", *flags)
+    taken = infer_command(
+        "pretrained", small_scan, tmp_path / "taken", *flags, "--export", tmp_path / "product.h5"
+    )
+    assert (plain.code, stated.code, taken.code) == (0, 0, 0)
+    assert [told in done.out for done in (plain, stated, taken)] == [False, True, False]
+
+
 def test_a_model_of_an_mlflow_run_is_used_by_its_name(
     mlflow_run: tuple[Path, str], small_scan: Path, run_command: Command, tmp_path: Path
 ) -> None:
