@@ -3,8 +3,8 @@
 usage: python benchmarks/faults.py [--seed 21] [--only WORD]
 
 One scan of 100 patterns of 64 px, 1e6 photons each, reconstructed by the network that comes with the package.
-`checks off` runs without the registry of checks; `as it is` is what a user gets; `with the flag` follows the
-line that the program prints. Errors are complex NRMSE against the truth of the simulation.
+`checks off` runs without the registry of checks; `as it is` is what a user gets; `with the flag` is the cure,
+`not named` where no line of the program tells it. Errors are complex NRMSE against the simulated truth.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import argparse
 import contextlib
 import io
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,8 +27,11 @@ import numpy as np
 from ptycho.checks import registry
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig
 from ptycho.errors import PtychoError
-from ptycho.files.optics import HC_EV_M
+from ptycho.files.optics import HC_EV_M, NUMBERS
+from ptycho.job import Reconstruction
+from ptycho.metrics import score
 from ptycho.npz import write_npz
+from ptycho.outputs import truth_on_canvas
 from ptycho.pipeline import infer
 from ptycho.progress import Progress
 from ptycho.simulate import SimulationOptions, simulate
@@ -43,7 +47,7 @@ CPU = PyTorchExecutionConfig(accelerator="cpu")
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: what it does to the arrays of a scan, and the flag that the program names.
+    """One fault: what it does to the arrays of a scan, and the flag that cures it.
 
     Attributes
     ----------
@@ -65,9 +69,7 @@ def counts(change: Callable[..., np.ndarray]) -> Callable[..., Arrays]:
     return lambda scan, rng: {**scan, "diff3d": change(scan["diff3d"].astype(np.int64), rng)}
 
 
-def placed(
-    change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
-) -> Callable[..., Arrays]:
+def placed(change: Callable[..., tuple[np.ndarray, np.ndarray]]) -> Callable[..., Arrays]:
     """Return a fault of the positions alone; the function takes x and y and returns them."""
 
     def plant(scan: Arrays, _: np.random.Generator) -> Arrays:
@@ -77,9 +79,10 @@ def placed(
     return plant
 
 
-def scaled(factor: float) -> Callable[..., Arrays]:
-    """Return a fault: the positions are in another unit."""
-    return placed(lambda x, y: (factor * x, factor * y))
+def scaled(factor: float, about_middle: bool = False) -> Callable[..., Arrays]:
+    """Return a fault: the positions have another unit or scale."""
+    rest = (1 - factor) * about_middle
+    return placed(lambda x, y: (factor * x + rest * x.mean(), factor * y + rest * y.mean()))
 
 
 def gap(value: float, dtype: Any) -> Callable[..., Arrays]:
@@ -156,48 +159,53 @@ FAULTS = (
         counts(lambda d, _: np.rint(8 * np.sqrt(d)).astype(np.uint16)),
         {"measurement_domain": "amplitude"},
     ),
+    Fault("amplitude in floats", counts(lambda d, _: np.sqrt(d).astype(np.float32))),
     Fault("beam 30 % brighter from pattern 51 on", brighter(1 + 0.3 * (np.arange(ALL) > 50)), FOLLOWED),
     Fault("beam that falls by 30 %", brighter(np.linspace(1, 0.7, ALL)), FOLLOWED),
     Fault("every pattern of another dose, 30 %", unsteady, FOLLOWED),
     Fault("positions in metres", scaled(OBJECT_PIXEL_M)),
     Fault("positions in micrometres", scaled(OBJECT_PIXEL_M * 1e6)),
-    Fault("positions stretched by 10 %", scaled(1.1)),
+    Fault("positions stretched by 10 %", scaled(1.1, about_middle=True)),
     Fault("x and y exchanged", placed(lambda x, y: (y, x)), {"find_orientation": True}),
     Fault("x mirrored", placed(lambda x, y: (x.max() + x.min() - x, y)), {"find_orientation": True}),
     Fault("steps of 34 px, 29 px lit", sparse),
 )
 
 
-def cxi_energy_in_keV(scan: Arrays, path: Path) -> None:
-    """Write a CXI file whose photon energy is in keV and does not say so."""
-    _write_cxi(scan, path, energy=ENERGY_EV / 1e3)
-
-
-def cxi_with_holes(scan: Arrays, path: Path) -> None:
-    """Write a CXI file whose virtual dataset maps 60 of 100 patterns."""
-    _write_cxi(scan, path, mapped=60)
-
-
-def _write_cxi(scan: Arrays, path: Path, energy: float = ENERGY_EV, mapped: int | None = None) -> None:
-    positions = np.stack([scan["xcoords"], scan["ycoords"], 0 * scan["xcoords"]], axis=1) * OBJECT_PIXEL_M
+def write_cxi(
+    scan: Arrays, path: Path, *, energy: float = ENERGY_EV, distance: float = DISTANCE_M,
+    pixel: float = DETECTOR_PIXEL_M, position_unit_m: float = 1.0, mapped: int = ALL, written: int = ALL,
+) -> None:  # fmt: skip
+    """Write a CXI file without units; of its patterns so many are mapped, or written."""
+    xyz_m = np.stack([scan["xcoords"], scan["ycoords"], 0 * scan["xcoords"]], axis=1) * OBJECT_PIXEL_M
+    patterns, place = scan["diff3d"], "entry_1/data_1/data"
     with h5py.File(path, "w") as file:
-        instrument = file.create_group("entry_1/instrument_1")
-        detector = instrument.create_group("detector_1")
-        detector["distance"], instrument["beam_1/incident_beam_energy"] = DISTANCE_M, energy
-        detector["x_pixel_size"] = detector["y_pixel_size"] = DETECTOR_PIXEL_M
-        file["entry_1/sample_1/geometry_1/translation"] = positions
+        detector = file.create_group("entry_1/instrument_1/detector_1")
+        file["entry_1/instrument_1/beam_1/incident_beam_energy"], detector["distance"] = energy, distance
+        detector["x_pixel_size"] = detector["y_pixel_size"] = pixel
+        file["entry_1/sample_1/geometry_1/translation"] = xyz_m / position_unit_m
         file["entry_1/instrument_1/source_1/illumination"] = scan["probeGuess"]
-        if mapped is None:
-            file["entry_1/data_1/data"] = scan["diff3d"]
+        if mapped == ALL:
+            chunked = file.create_dataset(place, patterns.shape, patterns.dtype, chunks=(1, N_PX, N_PX))
+            chunked[:written] = patterns[:written]
             return
-        with h5py.File(path.with_suffix(".h5"), "w") as source:
-            source["frames"] = scan["diff3d"][:mapped]
-        layout = h5py.VirtualLayout(scan["diff3d"].shape, scan["diff3d"].dtype)
-        layout[:mapped] = h5py.VirtualSource(path.with_suffix(".h5").name, "frames", (mapped, N_PX, N_PX))
-        file.create_virtual_dataset("entry_1/data_1/data", layout)
+        beside = path.with_suffix(".h5")
+        with h5py.File(beside, "w") as source:
+            source["frames"] = patterns[:mapped]
+        layout = h5py.VirtualLayout(patterns.shape, patterns.dtype)
+        layout[:mapped] = h5py.VirtualSource(beside.name, "frames", (mapped, N_PX, N_PX))
+        file.create_virtual_dataset(place, layout)
 
 
-FILES = (("CXI: energy in keV", cxi_energy_in_keV), ("CXI: 40 of 100 patterns unmapped", cxi_with_holes))
+FILES: dict[str, dict[str, Any]] = {
+    "CXI: none": {},
+    "CXI: energy in keV": {"energy": ENERGY_EV / 1e3},
+    "CXI: distance in mm": {"distance": DISTANCE_M * 1e3},
+    "CXI: detector pixel in um": {"pixel": DETECTOR_PIXEL_M * 1e6},
+    "CXI: positions in um": {"position_unit_m": 1e-6},
+    "CXI: 40 of 100 patterns unmapped": {"mapped": 60},
+    "CXI: 40 of 100 chunks not written": {"written": 60},
+}
 
 
 @contextlib.contextmanager
@@ -207,40 +215,58 @@ def checks_off() -> Iterator[None]:
         yield
 
 
-def outcome(path: Path, folder: Path, **settings: Any) -> tuple[str, str, str]:
-    """Return error, verdict and what was found of one reconstruction, by the checks or else the verdict."""
+def nrmse(found: Reconstruction, truth_file: Path, turned: bool) -> float:
+    """Return the error against the truth of the scan without a fault; a turned scan has its middle there."""
+    if turned:
+        with np.load(truth_file) as arrays:
+            shape = np.array(arrays["objectGuess"].shape)
+        found = replace(found, origin_yx_px=(shape - found.obj.shape) / 2)
+    truth, mask = truth_on_canvas(truth_file, found) or (found.obj, found.scanned)
+    return score(found.obj, truth, mask)["complex_nrmse"]
+
+
+def outcome(path: Path, folder: Path, **settings: Any) -> tuple[str, str]:
+    """Return error and verdict of one reconstruction, and what checks and verdict say."""
     told = io.StringIO()
-    handler = logging.StreamHandler(told)
     logger = logging.getLogger(registry.__name__)
-    logger.handlers, logger.propagate = [handler], False
+    logger.handlers, logger.propagate = [logging.StreamHandler(told)], False
     config = InferenceConfig(
         ModelConfig(), Path("pretrained"), path, output_dir=folder / "out", backend="pytorch", **settings
     )
     try:
         found = infer(config, CPU, progress=Progress())
+        error = found.scores.get("complex_nrmse")
+        if error is None:
+            error = nrmse(found.reconstruction, folder / "truth.npz", "find_orientation" in settings)
     except PtychoError as error:
-        return "–", "refused", str(error).partition(": ")[2]
+        return "refused", str(error).partition(": ")[2]
     except Exception as error:
-        return "–", f"crash ({type(error).__name__})", ""
-    error = found.scores.get("complex_nrmse")
+        return f"crash ({type(error).__name__})", ""
+    reasons = found.verdict.reasons
     lines = [line.partition(": ")[2] for line in told.getvalue().splitlines()]
-    told = "; ".join(lines or found.verdict.reasons)
-    return "–" if error is None else f"{error:.4f}", found.verdict.word, told
+    said = [f"{'warned' if line in reasons else 'repaired'}: {line}" for line in lines]
+    said += [f"verdict: {line}" for line in reasons if line not in lines]
+    return f"{error:.4f} {found.verdict.word}", "; ".join(said)
+
+
+def cure_of(fault: dict[str, Any], told: str) -> tuple[dict[str, Any], str]:
+    """Return the settings of a cure and their flag; a number of the instrument is the one that is named."""
+    for setting, flag in NUMBERS.items():
+        if number := re.search(rf"{flag} (\d[\d.]*(?:e[+-]?\d+)?)", told):
+            return {setting: float(number[1])}, f"`{number[0].rstrip('.')}`"
+    flag = f"--{next(iter(fault), '').replace('_', '-')}"
+    return fault, f"`{flag}`" if flag in told else f"`{flag}` (not named)"
 
 
 def row(name: str, path: Path, folder: Path, flag: dict[str, Any]) -> str:
     """Return one row of the table."""
     with checks_off(), np.errstate(all="ignore"):
-        before = outcome(path, folder)
-    after = outcome(path, folder)
-    told = after[2] if len(after[2]) < 80 else after[2][:77] + "..."
-    cells = [name, f"{before[0]} {before[1]}", f"{after[0]} {after[1]}", told.replace("|", "/")]
-    if flag:
-        cured = outcome(path, folder, **flag)
-        cells.append(f"`{', '.join(flag)}`: {cured[0]} {cured[1]}")
-    else:
-        cells.append("")
-    return f"| {' | '.join(cells)} |"
+        before, _ = outcome(path, folder)
+    after, told = outcome(path, folder)
+    settings, shown = cure_of(flag, told)
+    cure = f"{shown}: {outcome(path, folder, **settings)[0]}" if settings else ""
+    short = told if len(told) < 80 else f"{told[:77]}..."
+    return f"| {name} | {before} | {after} | {short.replace('|', '/')} | {cure} |"
 
 
 def main() -> None:
@@ -257,14 +283,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "scan.npz"
+        write_npz(folder / "truth.npz", {key: scan[key] for key in ("objectGuess", "object_is_truth")})
         for fault in FAULTS:
             if options.only in fault.name:
                 arrays = fault.plant(scan, np.random.default_rng(options.seed))
                 write_npz(path, {key: value for key, value in arrays.items() if key not in start | {"seed"}})
                 print(row(fault.name, path, folder, fault.flag), flush=True)
-        for name, write in FILES:
+        for name, mistake in FILES.items():
             if options.only in name:
-                write(scan, folder / "scan.cxi")
+                write_cxi(scan, folder / "scan.cxi", **mistake)
                 print(row(name, folder / "scan.cxi", folder, {}), flush=True)
 
 
