@@ -92,6 +92,8 @@ class Limits:
 
 
 LIMITS = Limits()
+WRONG = ", as with wrong positions, axes (--find-orientation), domain (--measurement-domain) or probe"
+"""What leaves so much unexplained, and the flags that find out."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ def _fit_reasons(numbers: dict[str, Any]) -> list[Reason]:
             what = f"the object is flat (contrast {numbers['object_contrast']:.2g}) but the patterns change"
         elif share > 1:
             what = "the mean pattern explains the patterns better than the object does"
-        cure = ", as with wrong positions, axes, probe or propagation" if has_failed else ""
+        cure = WRONG if has_failed or share > LIMITS.paired_failed else ""
         reasons.append(("failed" if has_failed else "doubtful", f"{what} ({misfit}){cure}"))
     steep = numbers["steep_phase_share"]
     if known and steep > LIMITS.steep_phase and numbers["noise_ratio"] > LIMITS.steep_noise_ratio:

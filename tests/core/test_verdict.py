@@ -18,7 +18,7 @@ from ptycho.physics import illumination
 from ptycho.progress import Progress
 from ptycho.scan import Scan, open_scan
 from ptycho.simulate import SimulationOptions, simulate
-from ptycho.verdict import Verdict, announce, judge
+from ptycho.verdict import WRONG, Verdict, announce, judge
 
 BASE = {"n_px": 32, "n_y": 9, "n_x": 9, "step_px": 3.0}
 Arrays = dict[str, Any]
@@ -117,7 +117,7 @@ def warned(found: Reconstruction, scan: Scan) -> tuple[Reconstruction, Scan]:
         (flat, "failed", "the object is flat (contrast "),
         (mirrored, "failed", "the mean pattern explains the patterns better than the object does"),
         (not_finite, "failed", "values that are no numbers"),
-        (other_probe, "failed", "as with wrong positions, axes, probe or propagation"),
+        (other_probe, "failed", WRONG),
         (shaken, "doubtful", "% of what changes from pattern to pattern is not explained"),
         (hot, "doubtful", "of the misfit lies in 4 detector pixels"),
         (brighter, "doubtful", "from frame to frame; try --init flat --refine 60 --refine-frames"),
