@@ -87,10 +87,9 @@ class DiffractionToObject:
         amplitude, offsets_yx_px = self._checked(inputs)
         self._populate(self.bundle.model.N)
         raw, indices = _behind(inputs)
-        scan = None if raw is None else self._prepared(raw)
         # Without the beam behind the offsets, its power is that of the training.
-        known = scan is not None and raw.probeGuess is not None
-        gain = np.float32(network_gain(scan, self._model.trained_probe) if known else 1.0)
+        scan = None if raw is None or raw.probeGuess is None else self._prepared(raw)
+        gain = np.float32(1.0 if scan is None else network_gain(scan, self._model.trained_probe))
         groups, n_px, _, size = amplitude.shape
         step = max(1, CHUNK_PIXELS // (4 * size * n_px**2))
         patches = np.empty((groups, n_px, n_px, 1), np.complex64)
