@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,28 @@ def count_blocks(raw: RawData) -> Iterator[tuple[slice, NDArray[np.float64]]]:
         rows = slice(start, min(start + CHUNK, raw.n_patterns))
         values = raw.diff3d[rows].astype(np.float64)
         yield rows, np.where(good_pixels(raw, rows), values**power, 0.0)
+
+
+def with_bad_pixels(raw: RawData, bad: NDArray[np.bool_]) -> RawData:
+    """Return a data set in which further pixels take no part.
+
+    Parameters
+    ----------
+    raw : RawData
+        Data set; it is not changed.
+    bad : bool array, shape (N, N), or (M, N, N) for each pattern
+        Pixels that are bad, beside those that are so already.
+
+    Returns
+    -------
+    RawData
+        With these pixels in ``bad_pixels``, and 0 as their value.
+    """
+    marked = copy.copy(raw)
+    marked.diff3d = raw.diff3d.copy()
+    np.copyto(marked.diff3d, 0, where=bad)
+    marked.bad_pixels = bad if raw.bad_pixels is None else raw.bad_pixels | bad
+    return marked
 
 
 def named(rows: NDArray[Any]) -> str:

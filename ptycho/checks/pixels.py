@@ -6,8 +6,6 @@ hits the detector and around it. A dark region fades out; the edge of a dead one
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.checks.findings import Draft, Finding
-from ptycho.checks.measures import count_blocks
+from ptycho.checks.measures import count_blocks, with_bad_pixels
 
 if TYPE_CHECKING:
     from ptycho.files.optics import FileOptions
@@ -88,7 +86,7 @@ def check_pixels(draft: Draft, options: FileOptions) -> Draft:
             draft = draft.found(Finding("pixels", f"{where}; mark them in bad_pixels if they are"))
             continue
         finding = Finding("pixels", f"{where}; they take no part, --keep-pixels keeps them", "repaired")
-        draft = replace(draft.found(finding), raw=_marked(draft.raw, pixels))
+        draft = draft.found(finding, raw=with_bad_pixels(draft.raw, pixels))
     return draft
 
 
@@ -197,12 +195,3 @@ def _dead(
                 if enough and (not in_middle or min(counts[low], counts[high]) >= DARK_RING):
                     along[line, run] = True
     return found & good
-
-
-def _marked(raw: RawData, pixels: NDArray[np.bool_]) -> RawData:
-    """Return a data set with further bad pixels, whose values are 0."""
-    marked = copy.copy(raw)
-    marked.diff3d = raw.diff3d.copy()
-    marked.diff3d[:, pixels] = 0
-    marked.bad_pixels = pixels if raw.bad_pixels is None else raw.bad_pixels | pixels
-    return marked

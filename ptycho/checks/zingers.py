@@ -6,15 +6,13 @@ grain that scatters strongly is the former only, the direct beam the latter only
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.checks.findings import Draft, Finding
-from ptycho.checks.measures import count_blocks, good_pixels, holds_counts, named
+from ptycho.checks.measures import count_blocks, good_pixels, holds_counts, named, with_bad_pixels
 
 if TYPE_CHECKING:
     from ptycho.files.optics import FileOptions
@@ -69,7 +67,9 @@ def check_zingers(draft: Draft, options: FileOptions) -> Draft:
         f"patterns: patterns {named(patterns)}; they take no part, --keep-pixels keeps them",
         "repaired",
     )
-    return replace(draft.found(finding), raw=_marked(raw, places))
+    bad = np.zeros(raw.diff3d.shape, bool)
+    bad[tuple(places.T)] = True
+    return draft.found(finding, raw=with_bad_pixels(raw, bad))
 
 
 def _usual(raw: RawData, used: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -121,16 +121,3 @@ def _neighbour(
     values = np.where(good[pattern, y, x], counts[pattern, y, x], np.inf)
     ordered = -np.sort(-np.where(inside, values, -1.0), axis=1)
     return ordered[:, NEIGHBOUR - 1]
-
-
-def _marked(raw: RawData, places: NDArray[np.int64]) -> RawData:
-    """Return a data set in which these pixels of these patterns are bad, and 0."""
-    marked, where = copy.copy(raw), tuple(places.T)
-    bad = raw.bad_pixels
-    marked.bad_pixels = (
-        np.zeros(raw.diff3d.shape, bool) if bad is None else np.broadcast_to(bad, raw.diff3d.shape).copy()
-    )
-    marked.bad_pixels[where] = True
-    marked.diff3d = raw.diff3d.copy()
-    marked.diff3d[where] = 0
-    return marked
