@@ -51,7 +51,7 @@ setup(
             "ptycho_train=ptycho.cli.train_command:main",
             "ptycho_inference=ptycho.cli.inference_command:main",
             "ptycho_evaluate=ptycho.cli.evaluate_command:main",
-            "ptycho_simulate=ptycho.cli.simulate_options:main",
+            "ptycho_simulate=ptycho.cli.simulate_command:main",
         ]
     },
 )

@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.drift import beam_drift
-from ptycho.job import Reconstruction, RefineOptions
-from ptycho.metrics import score
-from ptycho.models import find_model, load_engine
-from ptycho.npz import write_npz
-from ptycho.outputs import truth_on_canvas
-from ptycho.progress import Progress
-from ptycho.scan import Scan, open_scan
-from ptycho.scenes import SCENES
-from ptycho.simulate import SimulationOptions, simulate
-from ptycho.verdict import judge
+from ptycho.data.npz import write_npz
+from ptycho.data.scan import Scan, open_scan
+from ptycho.evaluation.drift import beam_drift
+from ptycho.evaluation.metrics import score
+from ptycho.evaluation.verdict import judge
+from ptycho.process.progress import Progress
+from ptycho.run.engines import find_model, load_engine
+from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.simulation.test_objects import SCENES
 
 GRIDS = ((12, 12), (9, 16), (16, 9))
 PATHS = ("raster", "serpentine", "spiral")

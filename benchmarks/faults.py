@@ -24,17 +24,17 @@ from unittest import mock
 import h5py
 import numpy as np
 
-from ptycho.checks import registry
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig
+from ptycho.data.checks import registry
+from ptycho.data.npz import write_npz
+from ptycho.data.optics import HC_EV_M, NUMBERS
 from ptycho.errors import PtychoError
-from ptycho.files.optics import HC_EV_M, NUMBERS
-from ptycho.job import Reconstruction
-from ptycho.metrics import score
-from ptycho.npz import write_npz
-from ptycho.outputs import truth_on_canvas
-from ptycho.pipeline import infer
-from ptycho.progress import Progress
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.evaluation.metrics import score
+from ptycho.process.progress import Progress
+from ptycho.run.job import Reconstruction
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.run.pipeline import infer
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 Arrays = dict[str, Any]
 N_PX, SIDE = 64, 10

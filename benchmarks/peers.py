@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from peers_cases import CASES, PEERS, Case, Peer, model_of
 
 from ptycho import physics
-from ptycho.job import Reconstruction
-from ptycho.metrics import score
-from ptycho.outputs import truth_on_canvas
-from ptycho.scan import Scan, open_scan
-from ptycho.simulate import write_scan
+from ptycho.data.scan import Scan, open_scan
+from ptycho.evaluation.metrics import score
+from ptycho.run.job import Reconstruction
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.simulation.simulate import write_scan
 
 BORDER_PX = 4
 """Border around the canvas of a peer, for patches at fractions of a pixel."""
@@ -185,7 +185,7 @@ def table(results: dict[str, Curves]) -> str:
 
 def draw(results: dict[str, Curves], path: Path) -> None:
     """Draw error against seconds, one panel per scan; dashed lines are peers."""
-    from ptycho.figures import new_figure, save_figure
+    from ptycho.evaluation.figures import new_figure, save_figure
 
     labels = list(dict.fromkeys(_stem(label) for curves in results.values() for label in curves))
     columns = min(3, len(results))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ptycho.simulate import SimulationOptions
+from ptycho.simulation.simulate import SimulationOptions
 
 DEFOCUS_WAVES = 0.3
 """Defocus error of the stored probe where it is off."""

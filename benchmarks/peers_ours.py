@@ -14,10 +14,10 @@ from peers_cases import Case
 
 from ptycho.config.choices import PRETRAINED
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.job import Reconstruction, RefineOptions, TrainingJob, training_groups
-from ptycho.models import find_model, fitted_model
-from ptycho.progress import Phase, Progress
-from ptycho.scan import Scan
+from ptycho.data.scan import Scan
+from ptycho.process.progress import Phase, Progress
+from ptycho.run.engines import find_model, fitted_model
+from ptycho.run.job import Reconstruction, RefineOptions, TrainingJob, training_groups
 from ptycho_torch import engine
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.model import PtychoPINN_Lightning

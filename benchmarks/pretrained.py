@@ -18,16 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from ptycho.bundle import Bundle, read_bundle
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.job import RefineOptions
-from ptycho.metrics import score
-from ptycho.models import find_model, load_engine
-from ptycho.network import architecture_table, initial_weights
-from ptycho.outputs import truth_on_canvas
-from ptycho.progress import Progress
-from ptycho.scan import open_scan
-from ptycho.simulate import SimulationOptions, write_scan
+from ptycho.data.scan import open_scan
+from ptycho.evaluation.metrics import score
+from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.bundle import Bundle, read_bundle
+from ptycho.process.progress import Progress
+from ptycho.run.engines import find_model, load_engine
+from ptycho.run.job import RefineOptions
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.simulation.simulate import SimulationOptions, write_scan
 
 WAYS = ("amplitude", "poisson", "TV", "network")
 STRENGTHS = (0.001, 0.002, 0.005, 0.01, 0.02)

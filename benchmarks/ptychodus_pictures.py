@@ -49,7 +49,7 @@ def on_grid_of(found: Any, truth: Any) -> NDArray[Any]:
 
 def scored(found: NDArray[Any], truth: NDArray[Any]) -> tuple[NDArray[Any], float]:
     """Return an object in the gauge of the truth, and its complex NRMSE inside the scanned region."""
-    from ptycho.gauge import fit_gauge
+    from ptycho.evaluation.gauge import fit_gauge
 
     mask = np.zeros(truth.shape, bool)
     mask[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX] = True

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptycho.progress import Phase, Progress
+from ptycho.process.progress import Phase, Progress
 
 
 @dataclass
@@ -60,10 +60,10 @@ def measure(path: Path, backend: str, architecture: str, repeats: int) -> dict[s
     import numpy as np
 
     from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-    from ptycho.grouping import make_groups
-    from ptycho.job import TrainingJob, training_groups
-    from ptycho.models import load_engine
-    from ptycho.scan import open_scan
+    from ptycho.data.scan import open_scan
+    from ptycho.geometry.grouping import make_groups
+    from ptycho.run.engines import load_engine
+    from ptycho.run.job import TrainingJob, training_groups
 
     scan = open_scan(path)
     count = scan.n_patterns

@@ -20,10 +20,10 @@ def measure(path: Path, xla: bool, refine: int) -> None:
     import numpy as np
 
     from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
-    from ptycho.job import RefineOptions
-    from ptycho.models import load_engine
-    from ptycho.progress import Progress
-    from ptycho.scan import open_scan
+    from ptycho.data.scan import open_scan
+    from ptycho.process.progress import Progress
+    from ptycho.run.engines import load_engine
+    from ptycho.run.job import RefineOptions
     from ptycho.tf import solver
     from ptycho.tf.model import PtychoPINN
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptycho.cli.simulate_options import main as simulate
+from ptycho.cli.simulate_command import main as simulate
 
 COMMANDS: dict[str, str] = {
     "demo_64.npz": (

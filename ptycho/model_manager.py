@@ -12,24 +12,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho import params
-from ptycho.batches import CHUNK_PIXELS
-from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data.probe_choice import network_gain
+from ptycho.data.scaling import CHUNK
+from ptycho.data.scan import mask_of, prepare_scan
 from ptycho.errors import BundleError, DataError
-from ptycho.geometry import group_canvases, lay_on_canvas
-from ptycho.interrupts import ending_on_sigterm
-from ptycho.models import fitted_model, load_engine
+from ptycho.evaluation.verdict import announce, judge
+from ptycho.geometry.batches import CHUNK_PIXELS
+from ptycho.geometry.canvas import group_canvases, lay_on_canvas
+from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
 from ptycho.physics import extract_patches, shift_field
 from ptycho.probe import probe_window
-from ptycho.probe_choice import network_gain
-from ptycho.scaling import CHUNK
-from ptycho.scan import mask_of, prepare_scan
-from ptycho.verdict import announce, judge
+from ptycho.process.interrupts import ending_on_sigterm
+from ptycho.run.engines import fitted_model, load_engine
 
 if TYPE_CHECKING:
-    from ptycho.job import Reconstruction
-    from ptycho.raw_data import RawData
-    from ptycho.scan import Scan
+    from ptycho.data.raw import RawData
+    from ptycho.data.scan import Scan
+    from ptycho.run.job import Reconstruction
 
 __all__ = ["MODEL_NAMES", "DiffractionToObject", "ModelManager", "current_bundle", "remember", "save"]
 
@@ -102,7 +102,7 @@ class DiffractionToObject:
 
     def _populate(self, n_px: int) -> None:
         """Fill ``params.cfg`` for a reconstruction, and log that line."""
-        from ptycho.pipeline import populate_legacy
+        from ptycho.run.pipeline import populate_legacy
         from ptycho.workflows.training import LoggedProgress
 
         populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho import params
-from ptycho.data_checks import canonical_probe
+from ptycho.data.canonical import canonical_probe
+from ptycho.data.scan import ProbeMask
 from ptycho.errors import DataError
-from ptycho.scan import ProbeMask
 
 __all__ = ["get_probe", "probe_window", "set_probe_guess"]
 

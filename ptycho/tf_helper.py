@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho.batches import CHUNK_PIXELS
 from ptycho.errors import DataError
-from ptycho.geometry import plan_canvas
+from ptycho.geometry.batches import CHUNK_PIXELS
+from ptycho.geometry.canvas import plan_canvas
 from ptycho.physics import illumination, shift_field, weighted_patches
 from ptycho.probe import probe_window
 

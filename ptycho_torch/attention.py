@@ -26,7 +26,7 @@ def attended(x: Tensor, place: str, convolutions: nn.ModuleDict, vectors: nn.Par
     x : real tensor, shape (B, C, H, W)
         Features.
     place : str
-        Block that the gates belong to, as in ``ptycho.layers.attention_table``.
+        Block that the gates belong to, as in ``ptycho.networks.layers.attention_table``.
     convolutions : ModuleDict
         Convolutions of the network by table name.
     vectors : ParameterDict

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from ptycho.schedule import BEST_LOST, Patience, TrainedEpoch, best_names
+from ptycho.networks.schedule import BEST_LOST, Patience, TrainedEpoch, best_names
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,11 @@ from tensordict import MemoryMappedTensor, TensorDict
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ptycho.batches import (
+from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data.labels import Labels
+from ptycho.data.scaling import CHUNK, measured_amplitude
+from ptycho.data.scan import Scan
+from ptycho.geometry.batches import (
     CHUNK_PIXELS,
     KEPT_PIXELS,
     batch_rows,
@@ -29,17 +33,13 @@ from ptycho.batches import (
     tile_centres,
     tile_plan,
 )
-from ptycho.batches import MIN_TILE_PATTERNS as MIN_TILE_PATTERNS
-from ptycho.batches import TILE_PIXELS as TILE_PIXELS
-from ptycho.batches import tile_patterns as tile_patterns
-from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.geometry import CanvasPlan, moved_plan
-from ptycho.grouping import Groups
-from ptycho.labels import Labels
-from ptycho.progress import Progress
-from ptycho.scaling import CHUNK, measured_amplitude
-from ptycho.scan import Scan
-from ptycho.subsets import BLOCKS, most_subsets, subset_order
+from ptycho.geometry.batches import MIN_TILE_PATTERNS as MIN_TILE_PATTERNS
+from ptycho.geometry.batches import TILE_PIXELS as TILE_PIXELS
+from ptycho.geometry.batches import tile_patterns as tile_patterns
+from ptycho.geometry.canvas import CanvasPlan, moved_plan
+from ptycho.geometry.grouping import Groups
+from ptycho.geometry.subsets import BLOCKS, most_subsets, subset_order
+from ptycho.process.progress import Progress
 from ptycho_torch import physics
 from ptycho_torch.solver import Chunk
 

@@ -1,4 +1,4 @@
-"""The PyTorch engine: train, load and reconstruct, as ``ptycho.pipeline`` asks for by name."""
+"""The PyTorch engine: train, load and reconstruct, as ``ptycho.run.pipeline`` asks for by name."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from ptycho.batches import tile_members
-from ptycho.bundle import Bundle, read_bundle
 from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
+from ptycho.data.labels import wanted_labels
+from ptycho.data.scan import masked
 from ptycho.errors import BundleError, ConfigError, DataError
-from ptycho.job import TrainingJob, TrainingResult, judging_groups
-from ptycho.labels import wanted_labels
-from ptycho.losses import LossTerms, loss_terms, monitored_loss
-from ptycho.progress import Progress
-from ptycho.scan import masked
-from ptycho.schedule import early_end
+from ptycho.geometry.batches import tile_members
+from ptycho.networks.bundle import Bundle, read_bundle
+from ptycho.networks.schedule import early_end
+from ptycho.physics.losses import LossTerms, loss_terms, monitored_loss
+from ptycho.process.progress import Progress
+from ptycho.run.job import TrainingJob, TrainingResult, judging_groups
 from ptycho_torch.best import BestEpoch
 from ptycho_torch.checkpoints import check_resume, damaged
 from ptycho_torch.config_bridge import from_core
@@ -284,7 +284,7 @@ def load(path: Path) -> PtychoPINN_Lightning:
     Parameters
     ----------
     path : Path
-        ``.ckpt`` file, or a bundle of ``ptycho.bundle``.
+        ``.ckpt`` file, or a bundle of ``ptycho.networks.bundle``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The networks in PyTorch, built from the tables of ``ptycho.network``.
+"""The networks in PyTorch, built from the tables of ``ptycho.networks.architectures``.
 
 Images inside are (batch, channel, y, x). ``CnnGenerator`` maps groups of patterns to groups of object
 patches; ``UnrolledGenerator`` maps a whole scan to one object canvas.
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ptycho import network
 from ptycho.config.config import ModelConfig
-from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.subsets import needed_passes
+from ptycho.geometry.subsets import needed_passes
+from ptycho.networks import architectures
+from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
 from ptycho_torch.attention import attended
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
@@ -47,7 +47,7 @@ class TableNetwork(nn.Module):
 
     mixed_dtype: torch.dtype | None = None
 
-    def __init__(self, table: list[network.LayerSpec], seed: int) -> None:
+    def __init__(self, table: list[architectures.LayerSpec], seed: int) -> None:
         super().__init__()
         self.table = table
         self.convolutions = nn.ModuleDict()
@@ -61,7 +61,7 @@ class TableNetwork(nn.Module):
                 )
             else:
                 self.vectors[layer.name] = nn.Parameter(torch.empty(layer.shape))
-        self.import_weights(network.initial_weights(table, seed), "initial weights")
+        self.import_weights(architectures.initial_weights(table, seed), "initial weights")
 
     @torch.no_grad()
     def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
@@ -79,7 +79,7 @@ class TableNetwork(nn.Module):
         BundleError
             If a weight is missing, unknown, or of another shape.
         """
-        network.check_weights(weights, self.table, where)
+        architectures.check_weights(weights, self.table, where)
         for name, layer in self.convolutions.items():
             layer.weight.copy_(torch.from_numpy(weights[f"{name}/kernel"].transpose(3, 2, 0, 1).copy()))
             layer.bias.copy_(torch.from_numpy(weights[f"{name}/bias"]))
@@ -126,14 +126,14 @@ class CnnGenerator(TableNetwork):
     """
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
-        super().__init__(network.architecture_table(model), seed)
+        super().__init__(architectures.architecture_table(model), seed)
         self.n_px = model.N
         self.pad_object = model.pad_object
         self.amplitude_activation = ACTIVATIONS[model.amp_activation]
-        encoder, decoder = network.cnn_ladder(model.N, model.n_filters_scale)
+        encoder, decoder = architectures.cnn_ladder(model.N, model.n_filters_scale)
         self.levels = (len(encoder), len(decoder))
         self.outer = (
-            network.outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
+            architectures.outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
         )
         border = torch.ones(model.N, model.N)
         quarter = model.N // 4
@@ -159,7 +159,7 @@ class CnnGenerator(TableNetwork):
                 x = F.max_pool2d(self._gated_block(x, f"encoder{level}"), 2)
             x = attended(x, "bottleneck", self.convolutions, self.vectors)
             amplitude = self._head(x, "amplitude", self.amplitude_activation).to(patterns.dtype)
-            phase = self._head(x, "phase", torch.tanh).to(patterns.dtype) * network.PHASE_LIMIT_RAD
+            phase = self._head(x, "phase", torch.tanh).to(patterns.dtype) * architectures.PHASE_LIMIT_RAD
         # The gradient of torch.polar has the wrong sign where swish makes the amplitude negative.
         return torch.complex(amplitude * phase.cos(), amplitude * phase.sin())
 
@@ -194,8 +194,8 @@ class UnrolledGenerator(TableNetwork):
     """
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
-        super().__init__(network.architecture_table(model), seed)
-        self.learned = network.learned_steps(model.unrolled_steps)
+        super().__init__(architectures.architecture_table(model), seed)
+        self.learned = architectures.learned_steps(model.unrolled_steps)
         self.plain = model.unrolled_steps - self.learned
         self.likelihood = model.unrolled_likelihood
 
@@ -205,7 +205,7 @@ class UnrolledGenerator(TableNetwork):
         Parameters
         ----------
         subsets : int
-            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``.
+            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``.
 
         Returns
         -------
@@ -233,7 +233,7 @@ class UnrolledGenerator(TableNetwork):
         on_step : callable, optional
             Called with the index of each finished step.
         subsets : int
-            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a
+            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``; more than 1 needs a
             ``ScanChunks``.
 
         Returns
@@ -282,12 +282,16 @@ class UnrolledGenerator(TableNetwork):
             Factor on its answer.
         """
         relative = weight / weight.max()
-        coverage = relative / (relative + network.STEP_DAMPING)
+        coverage = relative / (relative + architectures.STEP_DAMPING)
         if noise is None:
-            scaled, last, gain = network.STEP_INPUT_GAIN * step, torch.log10(relative + 1e-6) / 6, coverage
+            scaled, last, gain = (
+                architectures.STEP_INPUT_GAIN * step,
+                torch.log10(relative + 1e-6) / 6,
+                coverage,
+            )
         else:
             # In units of the noise a correction is of order one at every dose.
-            scaled, last = network.NOISE_STEP_GAIN * step / noise, torch.log10(noise) / 2 + 1
+            scaled, last = architectures.NOISE_STEP_GAIN * step / noise, torch.log10(noise) / 2 + 1
             gain = coverage * noise
         parts = (leading.real - 1, leading.imag, *torch.view_as_real(scaled).unbind(-1), coverage, last)
         return torch.stack(parts), gain
@@ -312,13 +316,17 @@ class UnrolledGenerator(TableNetwork):
         name = f"unet{index}_"
         height, width = x.shape[-2:]
         rows = max(
-            network.STRIP_HALO_PX, network.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX
+            architectures.STRIP_HALO_PX,
+            architectures.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX,
         )
-        if torch.is_grad_enabled() or height <= rows + 2 * network.STRIP_HALO_PX:
+        if torch.is_grad_enabled() or height <= rows + 2 * architectures.STRIP_HALO_PX:
             return self._unet(x, name)
         strips = []
         for top in range(0, height, rows):
-            first, last = max(0, top - network.STRIP_HALO_PX), min(height, top + rows + network.STRIP_HALO_PX)
+            first, last = (
+                max(0, top - architectures.STRIP_HALO_PX),
+                min(height, top + rows + architectures.STRIP_HALO_PX),
+            )
             strip = self._unet(x[:, :, first:last], name)
             strips.append(strip[:, :, top - first : min(rows, height - top) + top - first])
         return torch.cat(strips, dim=2)

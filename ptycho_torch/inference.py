@@ -18,7 +18,7 @@ from ptycho.errors import DataError
 
 if TYPE_CHECKING:
     from ptycho.config.config import PyTorchExecutionConfig
-    from ptycho.progress import Progress
+    from ptycho.process.progress import Progress
 
 
 def save_individual_reconstructions(
@@ -40,7 +40,7 @@ def save_individual_reconstructions(
     tuple of Path
         Amplitude picture, phase picture.
     """
-    from ptycho.figures import save_individual_images
+    from ptycho.evaluation.figures import save_individual_images
 
     return save_individual_images(np.asarray(amplitude), np.asarray(phase), output_dir)
 
@@ -106,9 +106,9 @@ def load_and_predict(
         load_yaml_config,
         merge_settings,
     )
-    from ptycho.models import require_backend
-    from ptycho.overwrites import check_inference
-    from ptycho.pipeline import check_inference_settings, infer
+    from ptycho.run.engines import require_backend
+    from ptycho.run.overwrites import check_inference
+    from ptycho.run.pipeline import check_inference_settings, infer
 
     require_backend("pytorch")
     from ptycho_torch.loggers import fetch_checkpoint

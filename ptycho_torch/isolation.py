@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from ptycho.isolation import untouched_process
+from ptycho.process.isolation import untouched_process
 
 
 def _kept_random_states(stack: ExitStack) -> None:
@@ -42,7 +42,7 @@ def untouched_torch() -> Iterator[None]:
     Yields
     ------
     None
-        Everything of :func:`ptycho.isolation.untouched_process`, and random states, deterministic mode,
+        Everything of :func:`ptycho.process.isolation.untouched_process`, and random states, deterministic mode,
         cuDNN's switches, precision, default dtype and number of threads.
     """
     with untouched_process(), ExitStack() as stack:

@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import Any
 
 from ptycho.errors import MissingPackageError
-from ptycho.job import TrainingJob
-from ptycho.mlflow_store import EXPERIMENT, fetch_checkpoint, log_artifacts, open_store, store_uri
+from ptycho.run.job import TrainingJob
+from ptycho.run.mlflow_store import EXPERIMENT, fetch_checkpoint, log_artifacts, open_store, store_uri
 
 __all__ = ["EXPERIMENT", "build_logger", "fetch_checkpoint", "log_artifacts", "store_uri"]
 

@@ -1,4 +1,4 @@
-"""The loss of a training in PyTorch; the real-space terms are twins of those in ``ptycho.losses``."""
+"""The loss of a training in PyTorch; the real-space terms are twins of those in ``ptycho.physics.losses``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptycho.losses import UNIT_FLOOR, LossTerms
+from ptycho.physics.losses import UNIT_FLOOR, LossTerms
 from ptycho_torch import physics
 
 MAIN_TERMS = {

@@ -11,18 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ptycho.data.probe_choice import TrainedProbe
+from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import BundleError
-from ptycho.geometry import plan_canvas
-from ptycho.losses import LossTerms
-from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.probe_choice import TrainedProbe
-from ptycho.scaling import ScaleRecord
-from ptycho.schedule import TrainedEpoch
+from ptycho.geometry.canvas import plan_canvas
+from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.networks.schedule import TrainedEpoch
+from ptycho.physics.losses import LossTerms
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.generators import UnrolledGenerator, build_generator
-from ptycho_torch.schedule import build_optimizer
+from ptycho_torch.optimizer import build_optimizer
 from ptycho_torch.solver import Chunk
 
 CONFIG_TYPES: dict[str, type] = {

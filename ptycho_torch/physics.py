@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ptycho.errors import DataError
-from ptycho.filling import FEWEST_WEIGHT, fill_spectrum
 from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
+from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
 
 
 def centring_phase(

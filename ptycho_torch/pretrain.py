@@ -11,13 +11,13 @@ from typing import Any
 
 
 def _run(values: dict[str, Any]) -> None:
-    from ptycho.bundle import write_bundle
     from ptycho.cli.console import ConsoleProgress
-    from ptycho.cli.pretrain_options import pretrain_options
+    from ptycho.cli.pretrain_command import pretrain_options
     from ptycho.config.choices import BUNDLE_NAME
-    from ptycho.models import require_backend
-    from ptycho.outputs import prepare_folder
-    from ptycho.progress import Progress
+    from ptycho.networks.bundle import write_bundle
+    from ptycho.process.progress import Progress
+    from ptycho.run.engines import require_backend
+    from ptycho.run.outputs import prepare_folder
 
     options = pretrain_options(values)
     require_backend("pytorch")
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when the network was written, 2 when the input was bad.
     """
     from ptycho.cli.console import run_command, typed_flags, with_dashes
-    from ptycho.cli.pretrain_options import build_parser
+    from ptycho.cli.pretrain_command import build_parser
 
     words = with_dashes(sys.argv[1:] if argv is None else argv)
     parser = build_parser()

@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho import network
-from ptycho.bundle import Bundle
 from ptycho.config.config import ModelConfig
-from ptycho.curriculum import PretrainOptions, draw_scan
-from ptycho.geometry import lay_on_canvas
-from ptycho.job import SCANNED_SHARE
-from ptycho.progress import Progress
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.geometry.canvas import lay_on_canvas
+from ptycho.networks import architectures
+from ptycho.networks.bundle import Bundle
+from ptycho.process.progress import Progress
+from ptycho.run.job import SCANNED_SHARE
+from ptycho.simulation.curriculum import PretrainOptions, draw_scan
+from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho_torch import physics
 from ptycho_torch.generators import UnrolledGenerator
 from ptycho_torch.isolation import untouched_torch
@@ -42,7 +42,7 @@ WARM_UP = 50
 """Iterations of rising learning rate."""
 ERROR_FLOOR = 1e-3
 """Error that counts as nothing, so that scans of many photons do not rule the loss [transmission]."""
-CHANNELS = network.UNROLLED_INPUTS
+CHANNELS = architectures.UNROLLED_INPUTS
 """Where the inputs of a U-Net end in an example; then come base (2), truth (2), mask and gain."""
 
 
@@ -82,7 +82,7 @@ def known_scan(options: SimulationOptions) -> KnownScan:
     """
     arrays = simulate(options)
     n_px, truth = options.n_px, arrays["objectGuess"]
-    room = [(0, -size % network.CANVAS_MULTIPLE_PX) for size in truth.shape]
+    room = [(0, -size % architectures.CANVAS_MULTIPLE_PX) for size in truth.shape]
     truth = torch.from_numpy(np.pad(truth, room, mode="edge"))
     positions = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
     plan = lay_on_canvas(positions, n_px, shape_yx=tuple(truth.shape), origin_yx_px=np.zeros(2))
@@ -242,7 +242,7 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Bund
     progress = progress or Progress()
     model = ModelConfig(
         architecture="unrolled",
-        unrolled_steps=PLAIN_STEPS + network.LEARNED_STEPS,
+        unrolled_steps=PLAIN_STEPS + architectures.LEARNED_STEPS,
         unrolled_width=options.width,
         unrolled_likelihood="poisson",
     )

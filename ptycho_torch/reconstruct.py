@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data.probe_choice import ProbeChoice, choose_probe, network_gain
+from ptycho.data.scan import Scan, masked
 from ptycho.errors import ConfigError
-from ptycho.geometry import CanvasPlan, plan_canvas
-from ptycho.grouping import covering_groups
-from ptycho.job import Reconstruction, RefineOptions
-from ptycho.misfit import Fit, FitTally, photon_unit
-from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.probe_choice import ProbeChoice, choose_probe, network_gain
-from ptycho.progress import Progress
-from ptycho.scan import Scan, masked
+from ptycho.evaluation.misfit import Fit, FitTally, photon_unit
+from ptycho.geometry.canvas import CanvasPlan, plan_canvas
+from ptycho.geometry.grouping import covering_groups
+from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.process.progress import Progress
+from ptycho.run.job import Reconstruction, RefineOptions
 from ptycho_torch import physics, refine
 from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
 from ptycho_torch.isolation import untouched_torch
@@ -96,7 +96,7 @@ def reconstruct(
         Refine the stitched object by the forward model.
     fit_probe : bool, optional
         Fit the probe of the file to the scan before the network sees it, or fit none; decided by default,
-        see ``ptycho.probe_choice``.
+        see ``ptycho.data.probe_choice``.
     given_probe : complex64 array, shape (P, N, N), optional
         Probe modes to use as they are [sqrt(photons)].
     centre_yx_px : tuple of float, optional

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho import network
-from ptycho.batches import refined_members
-from ptycho.geometry import plan_canvas
-from ptycho.job import RefineOptions
-from ptycho.progress import PROBE_PHASE, Progress
-from ptycho.scan import Scan
-from ptycho.subsets import subset_momentum
+from ptycho.data.scan import Scan
+from ptycho.geometry.batches import refined_members
+from ptycho.geometry.canvas import plan_canvas
+from ptycho.geometry.subsets import subset_momentum
+from ptycho.networks import architectures
+from ptycho.process.progress import PROBE_PHASE, Progress
+from ptycho.run.job import RefineOptions
 from ptycho_torch import physics
 from ptycho_torch.data import PatternStore, ScanChunks
 from ptycho_torch.solver import Chunk, SubsetWeights, poisson_residual, scan_illumination
@@ -73,8 +73,8 @@ def _position_steps(normal: Tensor, right: Tensor) -> Tensor:
     """Return the least-squares moves of all positions of a scan, shape (J, 2) [px] (eq. 16)."""
     # A flat region says nothing about its position; the ridge, one for the whole scan, keeps it where it is.
     ridge = 1e-3 * normal.diagonal(dim1=1, dim2=2).mean() * torch.eye(2, device=normal.device)
-    steps = network.POSITION_STEP * torch.linalg.solve(normal + ridge, right)
-    return steps.clamp(-network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
+    steps = architectures.POSITION_STEP * torch.linalg.solve(normal + ridge, right)
+    return steps.clamp(-architectures.POSITION_LIMIT_PX, architectures.POSITION_LIMIT_PX)
 
 
 def _frame_gains(patches: Tensor, chunk: Chunk) -> Tensor:
@@ -101,7 +101,7 @@ def total_variation_gradient(obj: Tensor) -> Tensor:
     """
     down = torch.diff(obj, dim=0, append=obj[-1:])
     right = torch.diff(obj, dim=1, append=obj[:, -1:])
-    length = torch.sqrt(down.abs() ** 2 + right.abs() ** 2 + network.TV_SMOOTHING**2)
+    length = torch.sqrt(down.abs() ** 2 + right.abs() ** 2 + architectures.TV_SMOOTHING**2)
     down, right = down / length, right / length
     flow = torch.diff(down, dim=0, prepend=torch.zeros_like(down[:1]))
     return -(flow + torch.diff(right, dim=1, prepend=torch.zeros_like(right[:, :1])))
@@ -118,7 +118,7 @@ def _gradient(
         sums.error += float(residual.abs().square().sum())
         sums.energy += float(physics.measured_energy(chunk.amplitude))
         sums.rows.append(chunk.rows)
-        if options.positions and index >= network.POSITION_REST_STEPS:
+        if options.positions and index >= architectures.POSITION_REST_STEPS:
             sums.moves.append(_position_equations(patches, residual, chunk))
         if options.frames:
             sums.gains.append(_frame_gains(patches, chunk))
@@ -126,7 +126,7 @@ def _gradient(
             residual = poisson_residual(patches, chunk.probes, chunk.amplitude)
         back = (chunk.probes.conj() * residual).sum(dim=1)
         gradient = gradient + physics.place_patches(back, chunk.corners_yx, tuple(leading.shape))
-        if options.probe and index >= network.PROBE_REST_STEPS:
+        if options.probe and index >= architectures.PROBE_REST_STEPS:
             sums.probe_gradient = sums.probe_gradient + physics.probe_gradient(
                 patches, residual, chunk.shifts_yx_px
             )
@@ -145,7 +145,7 @@ def _move(chunks: ScanChunks, sums: _Sums, previous_gain: Tensor) -> None:
     if sums.gains:
         gain = chunks.frame_gain
         trend = torch.where(previous_gain > 0, gain / previous_gain, 1.0)
-        gain = gain * torch.cat(sums.gains)[back] * trend**network.FRAME_MOMENTUM
+        gain = gain * torch.cat(sums.gains)[back] * trend**architectures.FRAME_MOMENTUM
         mean = gain.mean()
         chunks.change(frame_gain=gain / torch.where(mean > 0, mean, 1.0))
 
@@ -195,7 +195,7 @@ def refine(
             leading = obj + subset_momentum(update, max(counts)) * (obj - previous)
             gradient = _gradient(chunks.part(subset, count), leading, index, options, sums)
             weight = weights.of(subset, count)
-            previous, obj = obj, leading - gradient / (weight + network.STEP_DAMPING * weight.max())
+            previous, obj = obj, leading - gradient / (weight + architectures.STEP_DAMPING * weight.max())
             update += 1
         gain = chunks.frame_gain
         _move(chunks, sums, previous_gain)
@@ -205,8 +205,8 @@ def refine(
         misfit.append(sums.error / sums.energy if sums.energy > 0 else 0.0)
         if isinstance(sums.light, Tensor):
             probe = chunks.probe
-            step = network.PROBE_STEP * sums.probe_gradient / sums.light.max()
-            moved = probe - step + network.PROBE_MOMENTUM * (probe - previous_probe)
+            step = architectures.PROBE_STEP * sums.probe_gradient / sums.light.max()
+            moved = probe - step + architectures.PROBE_MOMENTUM * (probe - previous_probe)
             # Object and probe share one scale; it stays with the probe that came in.
             previous_probe = probe
             chunks.change(probe=moved * torch.sqrt(power / moved.abs().square().sum()))
@@ -216,7 +216,7 @@ def refine(
             on_step(index, misfit[-1])
         # Subsets differ by their noise: only passes in one piece tell whether the misfit still falls.
         whole += count == 1
-        if network.has_converged(misfit[len(misfit) - whole :]):
+        if architectures.has_converged(misfit[len(misfit) - whole :]):
             break
     return Refined(obj, chunks.probe, misfit)
 
@@ -277,8 +277,8 @@ def fit_probe(
         Probe modes [sqrt(photons)], of the power they had.
     """
     members = refined_members(scan.positions_yx_px, members, scan.n_px)
-    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=network.CANVAS_MULTIPLE_PX)
-    options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=architectures.CANVAS_MULTIPLE_PX)
+    options = RefineOptions(architectures.PROBE_REFINE_STEPS, probe=True, start="flat")
     chunks = ScanChunks(store, plan, members, torch.from_numpy(scan.probe).to(device))
     flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
     return refine_shown(chunks, flat, options, progress, PROBE_PHASE).probe.cpu().numpy()

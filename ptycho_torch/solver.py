@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.geometry.subsets import subset_momentum, subset_schedule
+from ptycho.networks.architectures import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
 from ptycho.physics import INTENSITY_FLOOR
-from ptycho.subsets import subset_momentum, subset_schedule
 from ptycho_torch import physics
 
 
@@ -221,7 +221,7 @@ def accelerated_steps(
     likelihood : {'amplitude', 'poisson'}
         What the steps descend on.
     subsets : int
-        Most subsets of a pass, from ``ptycho.subsets.most_subsets``.
+        Most subsets of a pass, from ``ptycho.geometry.subsets.most_subsets``.
 
     Returns
     -------

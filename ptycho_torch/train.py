@@ -18,11 +18,11 @@ from ptycho.errors import ConfigError, DataError, MissingPackageError
 
 if TYPE_CHECKING:
     from ptycho.config.config import PyTorchExecutionConfig
-    from ptycho.pipeline import TrainingOutcome
-    from ptycho.progress import Progress
+    from ptycho.process.progress import Progress
+    from ptycho.run.pipeline import TrainingOutcome
 
 if __name__ != "__main__" and importlib.util.find_spec("lightning") is None:
-    from ptycho.models import LIGHTNING_MISSING
+    from ptycho.run.engines import LIGHTNING_MISSING
 
     raise MissingPackageError(LIGHTNING_MISSING)
 
@@ -151,9 +151,9 @@ def train_folder(
     """
     from dataclasses import replace
 
-    from ptycho.overwrites import check_training
-    from ptycho.pipeline import train
-    from ptycho.raw_data import peek_pattern_size
+    from ptycho.data.raw import peek_pattern_size
+    from ptycho.run.overwrites import check_training
+    from ptycho.run.pipeline import train
     from ptycho_torch.config_bridge import to_model_config, to_training_config
     from ptycho_torch.config_params import DataConfig
 

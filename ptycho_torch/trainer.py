@@ -15,10 +15,10 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ptycho.data.npz import atomic_path
 from ptycho.errors import ConfigError
-from ptycho.interrupts import Terminated
-from ptycho.job import TrainingJob
-from ptycho.npz import atomic_path
+from ptycho.process.interrupts import Terminated
+from ptycho.run.job import TrainingJob
 
 
 class WholeCheckpoints(TorchCheckpointIO):

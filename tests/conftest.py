@@ -201,7 +201,7 @@ def demo_scan() -> Path:
 @pytest.fixture(scope="session")
 def small_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a scan of 8 x 8 patterns of 32 x 32 px with its truth."""
-    from ptycho.simulate import SimulationOptions, write_scan
+    from ptycho.simulation.simulate import SimulationOptions, write_scan
 
     path = tmp_path_factory.mktemp("scan") / "small.npz"
     write_scan(path, SimulationOptions(n_px=32, n_y=8, n_x=8, step_px=3.0, photons=1e6, seed=3))

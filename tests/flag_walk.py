@@ -21,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 
-from ptycho.isolation import untouched_process
+from ptycho.process.isolation import untouched_process
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("ptycho", "ptycho_torch", "datasets")
@@ -127,7 +127,7 @@ def _door(name: str, module: str, function: str) -> Door:
         spec.loader.exec_module(home)
     main = getattr(home, function, None)
     if main is None:  # imported below the test for __main__
-        main = importlib.import_module("ptycho.cli.simulate_options").main
+        main = importlib.import_module("ptycho.cli.simulate_command").main
     return Door(name, main, *_parser_of(main))
 
 
@@ -204,22 +204,24 @@ class Stage(contextlib.ExitStack):
         self.read = False
         self.cache: dict[Any, Any] = {}
         _fill(folder)
-        self._reached("ptycho.pipeline", "train", _outcome)
-        self._reached("ptycho.pipeline", "infer", _outcome)
+        self._reached("ptycho.run.pipeline", "train", _outcome)
+        self._reached("ptycho.run.pipeline", "infer", _outcome)
         self._reached(
-            "ptycho.evaluate", "evaluate", lambda: SimpleNamespace(scores={"a": 1.0}, files=[], verdict=None)
+            "ptycho.run.evaluate",
+            "evaluate",
+            lambda: SimpleNamespace(scores={"a": 1.0}, files=[], verdict=None),
         )
-        self._reached("ptycho.simulate", "write_scan", _arrays)
-        self._reached("ptycho.cli.simulate_options", "write_preview", lambda: None, real=False)
+        self._reached("ptycho.simulation.simulate", "write_scan", _arrays)
+        self._reached("ptycho.cli.simulate_command", "write_preview", lambda: None, real=False)
         self._reached("ptycho_torch.pretraining", "pretrain", lambda: None, real=False)
-        self._reached("ptycho.bundle", "write_bundle", lambda: folder / "bundle", real=False)
+        self._reached("ptycho.networks.bundle", "write_bundle", lambda: folder / "bundle", real=False)
         self._reached("ptycho_torch.inference", "load_and_predict", lambda: [folder / "metrics.json"])
-        self._reached("ptycho.outputs", "prepare_folder", lambda: folder, real=False)
+        self._reached("ptycho.run.outputs", "prepare_folder", lambda: folder, real=False)
         for name in (
-            "ptycho.pipeline.prepare_folder",
-            "ptycho.pipeline.open_scan",
-            "ptycho.evaluate.read_reconstruction",
-            "ptycho.simulate._draw_counts",
+            "ptycho.run.pipeline.prepare_folder",
+            "ptycho.run.pipeline.open_scan",
+            "ptycho.run.evaluate.read_reconstruction",
+            "ptycho.simulation.simulate._draw_counts",
             "ptycho_torch.loggers.fetch_checkpoint",
         ):
             self._patch(name, self._stop)
@@ -229,7 +231,7 @@ class Stage(contextlib.ExitStack):
             self._patch(f"{backend}.load", functools.cache(home.load))
         # Once for all commands: it looks at a thousand loggers.
         self.enter_context(untouched_process())
-        self._patch("ptycho.isolation.untouched_process", contextlib.nullcontext)
+        self._patch("ptycho.process.isolation.untouched_process", contextlib.nullcontext)
 
     def _patch(self, name: str, value: Any) -> None:
         module = importlib.import_module(name.rpartition(".")[0])
@@ -355,7 +357,7 @@ BASES: tuple[Flags, ...] = (
 def _fill(folder: Path) -> None:
     from matplotlib.image import imsave
 
-    from ptycho.bundle import write_bundle
+    from ptycho.networks.bundle import write_bundle
 
     for name in FILES:
         (folder / name).parent.mkdir(exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.geometry import plan_canvas
+from ptycho.geometry.canvas import plan_canvas
 
 FLOAT64 = 1e-10
 """Bar for two double-precision answers, relative to the largest value; rounding alone gives about 1e-15."""

@@ -13,18 +13,18 @@ from judges import SmallScan, small_scan
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.files.optics import FileOptions
-from ptycho.job import Reconstruction, RefineOptions, TrainingJob, training_groups
-from ptycho.metrics import score
-from ptycho.models import find_model, fitted_model
-from ptycho.network import POISSON_FLOOR
-from ptycho.npz import read_npz, write_npz
-from ptycho.outputs import truth_on_canvas
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.optics import FileOptions
+from ptycho.data.scaling import NOT_MEASURED
+from ptycho.data.scan import Scan, open_scan
+from ptycho.evaluation.metrics import score
+from ptycho.networks.architectures import POISSON_FLOOR
 from ptycho.physics import diffracted_intensity, extract_patches
-from ptycho.progress import Progress
-from ptycho.scaling import NOT_MEASURED
-from ptycho.scan import Scan, open_scan
-from ptycho.simulate import SimulationOptions, write_scan
+from ptycho.process.progress import Progress
+from ptycho.run.engines import find_model, fitted_model
+from ptycho.run.job import Reconstruction, RefineOptions, TrainingJob, training_groups
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.simulation.simulate import SimulationOptions, write_scan
 
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 EVERYTHING = RefineOptions(

@@ -27,12 +27,12 @@ OWN_FRAMEWORKS = {
 SETTINGS = (
     "ptycho",
     "ptycho.errors",
-    "ptycho.interrupts",
+    "ptycho.process.interrupts",
     "ptycho.params",
-    "ptycho.progress",
+    "ptycho.process.progress",
     "ptycho.config",
 )
-PIPELINE = ("ptycho.pipeline", "ptycho.models", "ptycho.outputs", "ptycho.evaluate")
+PIPELINE = ("ptycho.run.pipeline", "ptycho.run.engines", "ptycho.run.outputs", "ptycho.run.evaluate")
 DOORS = (
     "ptycho.train",
     "ptycho.inference",
@@ -203,17 +203,17 @@ def test_no_module_breaks_its_layer() -> None:
         ("ptycho.physics", "import torch", "framework outside its home"),
         ("ptycho.physics", "def f():\n    import tensorflow as tf", "framework outside its home"),
         ("ptycho.physics", "import scipy.ndimage", "heavy import at the top"),
-        ("ptycho.physics", "from ptycho.pipeline import train", "core may not import pipeline"),
+        ("ptycho.physics", "from ptycho.run.pipeline import train", "core may not import pipeline"),
         ("ptycho.physics", "from . import npz", "relative import"),
-        ("ptycho.mlflow_store", "import mlflow", "framework outside its home"),
-        ("ptycho.pipeline", "from ptycho_torch import engine", "pipeline may not import torch"),
+        ("ptycho.run.mlflow_store", "import mlflow", "framework outside its home"),
+        ("ptycho.run.pipeline", "from ptycho_torch import engine", "pipeline may not import torch"),
         ("ptycho.tf.engine", "from ptycho_torch.physics import fft", "tf may not import torch"),
         ("ptycho_torch.engine", "from ptycho.tf import physics", "torch may not import tf"),
         ("ptycho_torch.engine", "import keras", "framework outside its home"),
-        ("ptycho_torch.engine", "from ptycho.pipeline import train", "torch may not import pipeline"),
+        ("ptycho_torch.engine", "from ptycho.run.pipeline import train", "torch may not import pipeline"),
         ("ptycho_torch.model", "from ptycho_torch.train import main", "torch may not import door"),
         ("ptycho.cli.flags", "import ptycho_torch.engine", "cli may not import torch"),
-        ("ptycho.outputs", "from ptycho import loader", "pipeline may not import facade"),
+        ("ptycho.run.outputs", "from ptycho import loader", "pipeline may not import facade"),
     ],
 )
 def test_a_planted_import_across_the_layers_is_found(module: str, source: str, problem: str) -> None:
@@ -226,8 +226,11 @@ def test_a_planted_import_across_the_layers_is_found(module: str, source: str, p
     ("module", "source"),
     [
         ("ptycho.physics", "def f():\n    from scipy import ndimage"),
-        ("ptycho.simulate", "if __name__ == '__main__':\n    from ptycho.cli.simulate_options import main"),
-        ("ptycho_torch.engine", "import torch\nfrom ptycho.geometry import plan_canvas"),
+        (
+            "ptycho.simulation.simulate",
+            "if __name__ == '__main__':\n    from ptycho.cli.simulate_command import main",
+        ),
+        ("ptycho_torch.engine", "import torch\nfrom ptycho.geometry.canvas import plan_canvas"),
         ("ptycho_torch.train", "def cli_main():\n    from ptycho.cli import train_command"),
         ("ptycho.loader", "import tensorflow"),
     ],
@@ -256,7 +259,7 @@ def test_importing_core_commands_and_doors_prints_nothing_and_loads_no_framework
 ) -> None:
     # The import of ptycho_torch.train fails without Lightning, as it should.
     require("torch")
-    assert {"ptycho_torch.train", "ptycho_torch.inference", "ptycho.pipeline"} <= set(_light_modules())
+    assert {"ptycho_torch.train", "ptycho_torch.inference", "ptycho.run.pipeline"} <= set(_light_modules())
     done = run_python("-W", "error", "-c", _importing(_light_modules()))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

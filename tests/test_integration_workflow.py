@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho.bundle import read_bundle
-from ptycho.npz import read_npz
+from ptycho.data.npz import read_npz
+from ptycho.networks.bundle import read_bundle
 
 PICTURE_BYTES = 1000
 """A PNG of one flat colour is smaller."""

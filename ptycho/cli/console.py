@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from ptycho.errors import MissingPackageError, PtychoError
-from ptycho.interrupts import NOTHING_LEFT, Terminated, advice_of
-from ptycho.progress import Phase, Progress
+from ptycho.process.interrupts import NOTHING_LEFT, Terminated, advice_of
+from ptycho.process.progress import Phase, Progress
 
 EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
 PLAIN_INTERVAL_S = 30.0
@@ -317,7 +317,7 @@ def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed |
         fault.
     """
     try:
-        from ptycho.isolation import untouched_process
+        from ptycho.process.isolation import untouched_process
 
         with untouched_process(), _every_character_shown():
             _set_up_messages(debug=debug)

@@ -12,7 +12,7 @@ from ptycho.cli.console import ConsoleProgress, Parser, run_command, typed_flags
 from ptycho.cli.flags import EPILOG, add_file_flags
 from ptycho.cli.train_command import DEFAULT_BACKEND, execution_settings, measurement_domain
 from ptycho.errors import ConfigError
-from ptycho.progress import Progress
+from ptycho.process.progress import Progress
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,9 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _run(values: dict[str, Any]) -> None:
-    from ptycho.evaluate import Request, evaluate
-    from ptycho.files.optics import FileOptions
-    from ptycho.job import RefineOptions
+    from ptycho.data.optics import FileOptions
+    from ptycho.run.evaluate import Request, evaluate
+    from ptycho.run.job import RefineOptions
 
     for name in ("reconstruction", "output_dir"):
         if name not in values:

@@ -21,7 +21,7 @@ from ptycho.cli.train_command import (
     settings_path,
 )
 from ptycho.errors import ConfigError
-from ptycho.progress import Progress
+from ptycho.process.progress import Progress
 
 if TYPE_CHECKING:
     from ptycho.config.config import PyTorchExecutionConfig
@@ -57,9 +57,9 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
         load_yaml_config,
         merge_settings,
     )
-    from ptycho.models import require_backend
-    from ptycho.overwrites import check_inference
-    from ptycho.pipeline import infer
+    from ptycho.run.engines import require_backend
+    from ptycho.run.overwrites import check_inference
+    from ptycho.run.pipeline import infer
 
     defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
     from_file = load_yaml_config(settings_file) if settings_file else {}

@@ -13,11 +13,11 @@ from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_comman
 from ptycho.cli.flags import CONTRACTS, DOMAINS, LOGGERS, training_parser
 from ptycho.config.choices import COMMAND_DEFAULTS
 from ptycho.errors import ConfigError
-from ptycho.progress import Progress
+from ptycho.process.progress import Progress
 
 if TYPE_CHECKING:
     from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
-    from ptycho.pipeline import InferenceOutcome, TrainingOutcome
+    from ptycho.run.pipeline import InferenceOutcome, TrainingOutcome
 
 DEFAULT_BACKEND = "pytorch"
 USAGE = (
@@ -247,10 +247,10 @@ def training_settings(
         merge_settings,
         validate_training_config,
     )
-    from ptycho.files.optics import FileOptions
-    from ptycho.models import check_training_settings
-    from ptycho.overwrites import check_there
-    from ptycho.raw_data import peek_pattern_size
+    from ptycho.data.optics import FileOptions
+    from ptycho.data.raw import peek_pattern_size
+    from ptycho.run.engines import check_training_settings
+    from ptycho.run.overwrites import check_there
 
     if values.pop("profile", None) == "ci":
         values = {"measurement_domain": "counts", "torch_loss_mode": "poisson", **values}
@@ -296,8 +296,8 @@ def run_training(
     TrainingOutcome
         Model, object, files and scores.
     """
-    from ptycho.models import require_backend
-    from ptycho.pipeline import train
+    from ptycho.run.engines import require_backend
+    from ptycho.run.pipeline import train
 
     require_backend(config.backend)
     native = None
@@ -353,7 +353,7 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     if legacy is not None:
         outcome = _run_legacy(values, legacy, settings_file, progress, device)
     else:
-        from ptycho.overwrites import check_training
+        from ptycho.run.overwrites import check_training
 
         resume = values.pop("resume", None)
         if resume is not None and not resume.is_file():

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from ptycho.errors import DataError
 from ptycho.files.hdf5 import find_dataset, opened
 from ptycho.files.product import read_product
-from ptycho.geometry import lay_on_canvas
-from ptycho.job import Reconstruction, StoredFacts
+from ptycho.geometry.canvas import lay_on_canvas
 from ptycho.physics import illumination, shift_field
+from ptycho.run.job import Reconstruction, StoredFacts
 
 LOSS_KEYS = ("loss_values", "entry_1/ptychodus/loss_values")
 """Where a product and a CXI file hold the misfit of a refinement."""

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.checks.spots import step_px
+from ptycho.data.checks.spots import step_px
+from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
+from ptycho.data.plausible import USUAL_STEPS, mistaken_number, unit_of_metres
+from ptycho.data.raw import INDEX_KEY, RawData
+from ptycho.data.scaling import DOMAIN_KEY, NOT_MEASURED
 from ptycho.errors import ConfigError, DataError
-from ptycho.files.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
-from ptycho.files.plausible import USUAL_STEPS, mistaken_number, unit_of_metres
 from ptycho.physics import far_field_adjoint, filled_amplitude, shift_field
-from ptycho.raw_data import INDEX_KEY, RawData
-from ptycho.scaling import DOMAIN_KEY, NOT_MEASURED
-from ptycho.scans import centre_on_object
+from ptycho.simulation.trajectories import centre_on_object
 
 logger = logging.getLogger(__name__)
 

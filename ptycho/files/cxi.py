@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.optics import HC_EV_M, FileOptions, Optics
+from ptycho.data.raw import RawData
+from ptycho.data.scaling import CHUNK
 from ptycho.errors import DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.assemble import make_raw_data, on_object_pixels, require_optics
@@ -22,10 +25,7 @@ from ptycho.files.cxi_layout import Detector, EntryPaths, entry_of, is_nexus, re
 from ptycho.files.frames import Window, beam_window, read_stack
 from ptycho.files.hdf5 import find_dataset, opened, require_dataset
 from ptycho.files.numbers import energy_eV, size_m, unit_factor
-from ptycho.files.optics import HC_EV_M, FileOptions, Optics
 from ptycho.files.product import read_product
-from ptycho.raw_data import RawData
-from ptycho.scaling import CHUNK
 
 if TYPE_CHECKING:
     import h5py

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.optics import FileOptions
 from ptycho.errors import DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.hdf5 import find_dataset
 from ptycho.files.numbers import length_m, read_number, size_m, unit_factor
-from ptycho.files.optics import FileOptions
 
 if TYPE_CHECKING:
     import h5py

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.npz import atomic_path
+from ptycho.data.optics import ELECTRON_VOLT_J, FileOptions, Optics
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError, MissingPackageError
-from ptycho.files.optics import ELECTRON_VOLT_J, FileOptions, Optics
 from ptycho.files.product import FRAME_PHOTONS
-from ptycho.job import Reconstruction
-from ptycho.npz import atomic_path
-from ptycho.scan import Scan
+from ptycho.run.job import Reconstruction
 
 if TYPE_CHECKING:
     import h5py

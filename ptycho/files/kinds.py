@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ptycho.data.npz import npz_headers
 from ptycho.files.hdf5 import is_hdf5
-from ptycho.npz import npz_headers
 
 DIFFRACTION_KEYS = {"patterns", "indexes"}
 """Keys of an NPZ file with diffraction data of Ptychodus."""

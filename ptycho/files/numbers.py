@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ptycho.data.optics import ELECTRON_VOLT_J
 from ptycho.errors import DataError
 from ptycho.files.arrays import read_array
-from ptycho.files.optics import ELECTRON_VOLT_J
 
 if TYPE_CHECKING:
     import h5py

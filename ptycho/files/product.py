@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.npz import npz_headers, read_npz
+from ptycho.data.optics import Optics
 from ptycho.errors import DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.cxi_layout import EntryPaths, entry_of
 from ptycho.files.hdf5 import find_dataset, is_hdf5, missing, opened, require_dataset
 from ptycho.files.numbers import energy_eV, length_m, read_number
-from ptycho.files.optics import Optics
-from ptycho.npz import npz_headers, read_npz
 
 if TYPE_CHECKING:
     import h5py

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data_checks import canonical_column, canonical_patterns, pixel_mask
+from ptycho.data.canonical import canonical_column, canonical_patterns, pixel_mask
+from ptycho.data.npz import npz_headers, read_npz
+from ptycho.data.optics import FileOptions, Optics
+from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.assemble import make_raw_data, on_object_pixels
@@ -21,7 +24,6 @@ from ptycho.files.cxi_layout import EntryPaths, entry_of
 from ptycho.files.frames import Window, read_stack
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, require_dataset
 from ptycho.files.numbers import read_number
-from ptycho.files.optics import FileOptions, Optics
 from ptycho.files.product import (
     WRITE_AGAIN,
     Product,
@@ -31,8 +33,6 @@ from ptycho.files.product import (
     pair_by_index,
     read_product,
 )
-from ptycho.npz import npz_headers, read_npz
-from ptycho.raw_data import RawData
 
 if TYPE_CHECKING:
     import h5py

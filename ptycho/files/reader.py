@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptycho.data.npz import npz_headers
+from ptycho.data.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
+from ptycho.data.orientation import Orientation, turned_data
 from ptycho.errors import ConfigError, DataError
 from ptycho.files import cxi, ptychodus
 from ptycho.files.cxi_layout import entry_of
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
-from ptycho.files.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
 from ptycho.files.product import sibling_product
-from ptycho.npz import npz_headers
-from ptycho.orientation import Orientation, turned_data
 
 if TYPE_CHECKING:
     import h5py
 
-    from ptycho.raw_data import RawData
+    from ptycho.data.raw import RawData
 
 FORMATS = "Ptychodus diffraction or training data, CXI, NXcxi_ptycho"
 

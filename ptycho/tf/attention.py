@@ -30,7 +30,7 @@ def attended(
     x : real tensor, shape (B, H, W, C)
         Features.
     place : str
-        Block that the gates belong to, as in ``ptycho.layers.attention_table``.
+        Block that the gates belong to, as in ``ptycho.networks.layers.attention_table``.
     weights : mapping of str to tf.Variable
         Weights of the network by table name.
     convolved : callable

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.choices import LAST_CHECKPOINT
+from ptycho.data.npz import atomic_path, read_npz, write_npz
 from ptycho.errors import BundleError
-from ptycho.interrupts import held_back
-from ptycho.npz import atomic_path, read_npz, write_npz
-from ptycho.schedule import best_names
+from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
+from ptycho.networks.schedule import best_names
+from ptycho.process.interrupts import held_back
 from ptycho.tf.model import PtychoPINN
 
 LAST_NAME = LAST_CHECKPOINT["tensorflow"]
@@ -102,7 +102,7 @@ def load_bundle(path: Path) -> Bundle:
     Parameters
     ----------
     path : Path
-        Bundle of ``ptycho.bundle``.
+        Bundle of ``ptycho.networks.bundle``.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def load(path: Path) -> PtychoPINN:
     Parameters
     ----------
     path : Path
-        Bundle of ``ptycho.bundle``, written by any backend.
+        Bundle of ``ptycho.networks.bundle``, written by any backend.
 
     Returns
     -------

@@ -14,14 +14,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.batches import CHUNK_PIXELS, KEPT_PIXELS, group_plan, tile_plan
-from ptycho.geometry import CanvasPlan, moved_plan
-from ptycho.grouping import Groups
-from ptycho.labels import Labels
-from ptycho.progress import Progress
-from ptycho.scaling import CHUNK, measured_amplitude
-from ptycho.scan import Scan
-from ptycho.subsets import BLOCKS, most_subsets, subset_order
+from ptycho.data.labels import Labels
+from ptycho.data.scaling import CHUNK, measured_amplitude
+from ptycho.data.scan import Scan
+from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, group_plan, tile_plan
+from ptycho.geometry.canvas import CanvasPlan, moved_plan
+from ptycho.geometry.grouping import Groups
+from ptycho.geometry.subsets import BLOCKS, most_subsets, subset_order
+from ptycho.process.progress import Progress
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk

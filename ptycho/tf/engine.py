@@ -1,9 +1,9 @@
-"""The TensorFlow engine: train, load and reconstruct, as ``ptycho.pipeline`` asks for by name."""
+"""The TensorFlow engine: train, load and reconstruct, as ``ptycho.run.pipeline`` asks for by name."""
 
 from __future__ import annotations
 
 from ptycho.config.config import ModelConfig
-from ptycho.mlflow_store import log_artifacts
+from ptycho.run.mlflow_store import log_artifacts
 from ptycho.tf.checkpoints import from_bundle, load, to_bundle
 from ptycho.tf.device import resolve_accelerator
 from ptycho.tf.model import PtychoPINN

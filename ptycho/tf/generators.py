@@ -1,4 +1,4 @@
-"""The networks in TensorFlow, built from the tables of ``ptycho.network``.
+"""The networks in TensorFlow, built from the tables of ``ptycho.networks.architectures``.
 
 Images inside are (batch, y, x, channel); kernels are held in table layout. ``CnnGenerator`` maps groups of
 patterns to groups of object patches; ``UnrolledGenerator`` maps a whole scan to one object canvas.
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho import network
 from ptycho.config.config import ModelConfig
-from ptycho.subsets import needed_passes
+from ptycho.geometry.subsets import needed_passes
+from ptycho.networks import architectures
 from ptycho.tf.attention import attended
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
@@ -50,9 +50,9 @@ class TableNetwork:
 
     mixed_dtype: tf.DType | None = None
 
-    def __init__(self, table: list[network.LayerSpec], seed: int) -> None:
+    def __init__(self, table: list[architectures.LayerSpec], seed: int) -> None:
         self.table = table
-        start = network.initial_weights(table, seed)
+        start = architectures.initial_weights(table, seed)
         self.weights = {name: tf.Variable(array) for name, array in start.items()}
 
     def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
@@ -70,7 +70,7 @@ class TableNetwork:
         BundleError
             If a weight is missing, unknown, or of another shape.
         """
-        network.check_weights(weights, self.table, where)
+        architectures.check_weights(weights, self.table, where)
         for name, variable in self.weights.items():
             variable.assign(weights[name])
 
@@ -108,14 +108,14 @@ class CnnGenerator(TableNetwork):
     """
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
-        super().__init__(network.architecture_table(model), seed)
+        super().__init__(architectures.architecture_table(model), seed)
         self.n_px = model.N
         self.pad_object = model.pad_object
         self.amplitude_activation = ACTIVATIONS[model.amp_activation]
-        encoder, decoder = network.cnn_ladder(model.N, model.n_filters_scale)
+        encoder, decoder = architectures.cnn_ladder(model.N, model.n_filters_scale)
         self.levels = (len(encoder), len(decoder))
         bordered = model.probe_big and model.pad_object
-        self.outer = network.outer_channels(model.n_filters_scale) if bordered else 0
+        self.outer = architectures.outer_channels(model.n_filters_scale) if bordered else 0
         border = np.ones((model.N, model.N, 1), np.float32)
         quarter = model.N // 4
         border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
@@ -139,7 +139,7 @@ class CnnGenerator(TableNetwork):
             x = tf.nn.max_pool2d(self._gated_block(x, f"encoder{level}"), 2, 2, "VALID")
         x = attended(x, "bottleneck", self.weights, self._convolved)
         amplitude = tf.cast(self._head(x, "amplitude", self.amplitude_activation), patterns.dtype)
-        phase = network.PHASE_LIMIT_RAD * tf.cast(self._head(x, "phase", tf.tanh), patterns.dtype)
+        phase = architectures.PHASE_LIMIT_RAD * tf.cast(self._head(x, "phase", tf.tanh), patterns.dtype)
         patches = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
         return tf.transpose(patches, (0, 3, 1, 2))
 
@@ -176,8 +176,8 @@ class UnrolledGenerator(TableNetwork):
     """
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
-        super().__init__(network.architecture_table(model), seed)
-        self.learned = network.learned_steps(model.unrolled_steps)
+        super().__init__(architectures.architecture_table(model), seed)
+        self.learned = architectures.learned_steps(model.unrolled_steps)
         self.plain = model.unrolled_steps - self.learned
         self.likelihood = model.unrolled_likelihood
 
@@ -187,7 +187,7 @@ class UnrolledGenerator(TableNetwork):
         Parameters
         ----------
         subsets : int
-            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``.
+            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class UnrolledGenerator(TableNetwork):
         on_step : callable, optional
             Called with the index of each finished step.
         subsets : int
-            Most subsets of a plain step, from ``ptycho.subsets.most_subsets``; more than 1 needs a
+            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``; more than 1 needs a
             ``ScanChunks``.
 
         Returns
@@ -247,13 +247,13 @@ class UnrolledGenerator(TableNetwork):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what a U-Net sees, shape (H, W, 6), and the factor on what it answers, shape (H, W)."""
         relative = weight / tf.reduce_max(weight)
-        coverage = relative / (relative + network.STEP_DAMPING)
+        coverage = relative / (relative + architectures.STEP_DAMPING)
         if noise is None:
-            scale = network.STEP_INPUT_GAIN
+            scale = architectures.STEP_INPUT_GAIN
             last, gain = tf.math.log(relative + 1e-6) / (6 * math.log(10)), coverage
         else:
             # In units of the noise a correction is of order one at every dose.
-            scale = network.NOISE_STEP_GAIN / noise
+            scale = architectures.NOISE_STEP_GAIN / noise
             last, gain = tf.math.log(noise) / (2 * math.log(10)) + 1, coverage * noise
         parts = (
             tf.math.real(leading) - 1,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.errors import MissingPackageError
-from ptycho.job import TrainingJob
-from ptycho.mlflow_store import EXPERIMENT, open_store
+from ptycho.run.job import TrainingJob
+from ptycho.run.mlflow_store import EXPERIMENT, open_store
 from ptycho.tf.runtime import tf
 
 PACKAGES = {"mlflow": "mlflow", "tensorboard": "tensorboard"}

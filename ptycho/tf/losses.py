@@ -1,10 +1,10 @@
-"""The loss of a training in TensorFlow; the real-space terms are twins of those in ``ptycho.losses``."""
+"""The loss of a training in TensorFlow; the real-space terms are twins of those in ``ptycho.physics.losses``."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from ptycho.losses import UNIT_FLOOR, LossTerms
+from ptycho.physics.losses import UNIT_FLOOR, LossTerms
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 

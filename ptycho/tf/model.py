@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig
-from ptycho.losses import LossTerms
-from ptycho.probe_choice import TrainedProbe
-from ptycho.scaling import ScaleRecord
-from ptycho.schedule import TrainedEpoch
+from ptycho.data.probe_choice import TrainedProbe
+from ptycho.data.scaling import ScaleRecord
+from ptycho.networks.schedule import TrainedEpoch
+from ptycho.physics.losses import LossTerms
 from ptycho.tf import losses, physics
 from ptycho.tf.generators import UnrolledGenerator, build_generator
 from ptycho.tf.runtime import as_complex, tf

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ptycho.errors import DataError
-from ptycho.filling import FEWEST_WEIGHT, fill_spectrum
 from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
+from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
 from ptycho.tf.runtime import as_complex, tf
 
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.batches import CHUNK_PIXELS
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.geometry import CanvasPlan, plan_canvas
-from ptycho.grouping import covering_groups
-from ptycho.isolation import untouched_process
-from ptycho.job import Reconstruction, RefineOptions
-from ptycho.misfit import Fit, FitTally, photon_unit
-from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.probe_choice import ProbeChoice, choose_probe, network_gain
-from ptycho.progress import Progress
-from ptycho.scan import Scan, masked
+from ptycho.data.probe_choice import ProbeChoice, choose_probe, network_gain
+from ptycho.data.scan import Scan, masked
+from ptycho.evaluation.misfit import Fit, FitTally, photon_unit
+from ptycho.geometry.batches import CHUNK_PIXELS
+from ptycho.geometry.canvas import CanvasPlan, plan_canvas
+from ptycho.geometry.grouping import covering_groups
+from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.process.isolation import untouched_process
+from ptycho.process.progress import Progress
+from ptycho.run.job import Reconstruction, RefineOptions
 from ptycho.tf import physics, refine
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.device import device_name
@@ -64,7 +64,7 @@ def reconstruct(
         Refine the stitched object by the forward model.
     fit_probe : bool, optional
         Fit the probe of the file to the scan before the network sees it, or fit none; decided by default,
-        see ``ptycho.probe_choice``.
+        see ``ptycho.data.probe_choice``.
     given_probe : complex64 array, shape (P, N, N), optional
         Probe modes to use as they are [sqrt(photons)].
 

@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho import network
-from ptycho.batches import refined_members
-from ptycho.geometry import plan_canvas
-from ptycho.job import RefineOptions
-from ptycho.progress import PROBE_PHASE, Progress
-from ptycho.scan import Scan
-from ptycho.subsets import subset_momentum
+from ptycho.data.scan import Scan
+from ptycho.geometry.batches import refined_members
+from ptycho.geometry.canvas import plan_canvas
+from ptycho.geometry.subsets import subset_momentum
+from ptycho.networks import architectures
+from ptycho.process.progress import PROBE_PHASE, Progress
+from ptycho.run.job import RefineOptions
 from ptycho.tf import physics
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.runtime import as_complex, tf
@@ -79,8 +79,8 @@ def _position_steps(normal: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
     """Return the least-squares moves of all positions of a scan, shape (J, 2) [px] (eq. 16)."""
     # A flat region says nothing about its position; the ridge, one for the whole scan, keeps it where it is.
     ridge = 1e-3 * tf.reduce_mean(tf.linalg.diag_part(normal)) * tf.eye(2, dtype=normal.dtype)
-    steps = network.POSITION_STEP * tf.linalg.solve(normal + ridge, right[..., None])[..., 0]
-    return tf.clip_by_value(steps, -network.POSITION_LIMIT_PX, network.POSITION_LIMIT_PX)
+    steps = architectures.POSITION_STEP * tf.linalg.solve(normal + ridge, right[..., None])[..., 0]
+    return tf.clip_by_value(steps, -architectures.POSITION_LIMIT_PX, architectures.POSITION_LIMIT_PX)
 
 
 def _frame_gains(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
@@ -106,7 +106,7 @@ def total_variation_gradient(obj: tf.Tensor) -> tf.Tensor:
     """
     down = tf.concat([obj[1:], obj[-1:]], 0) - obj
     right = tf.concat([obj[:, 1:], obj[:, -1:]], 1) - obj
-    length = as_complex(tf.sqrt(tf.abs(down) ** 2 + tf.abs(right) ** 2 + network.TV_SMOOTHING**2))
+    length = as_complex(tf.sqrt(tf.abs(down) ** 2 + tf.abs(right) ** 2 + architectures.TV_SMOOTHING**2))
     down, right = down / length, right / length
     above = tf.concat([tf.zeros_like(down[:1]), down[:-1]], 0)
     before = tf.concat([tf.zeros_like(right[:, :1]), right[:, :-1]], 1)
@@ -170,7 +170,7 @@ def _move(
         gain = chunks.frame_gain
         trend = tf.where(previous_gain > 0, tf.math.divide_no_nan(gain, previous_gain), 1.0)
         fit = tf.gather(tf.concat([part.pop("gain") for part in found], 0), back)
-        gain = gain * fit * trend**network.FRAME_MOMENTUM
+        gain = gain * fit * trend**architectures.FRAME_MOMENTUM
         mean = tf.reduce_mean(gain)
         chunks.change(frame_gain=gain / tf.where(mean > 0, mean, 1.0))
 
@@ -178,8 +178,8 @@ def _move(
 def _asked(index: int, options: RefineOptions) -> _Asked:
     """Return what a pass looks for."""
     return _Asked(
-        probe=options.probe and index >= network.PROBE_REST_STEPS,
-        positions=options.positions and index >= network.POSITION_REST_STEPS,
+        probe=options.probe and index >= architectures.PROBE_REST_STEPS,
+        positions=options.positions and index >= architectures.POSITION_REST_STEPS,
         frames=options.frames,
         poisson=options.likelihood == "poisson",
     )
@@ -229,7 +229,7 @@ def refine(
             leading = obj + subset_momentum(update, max(counts)) * (obj - previous)
             parts = _visited(chunks.part(subset, count), leading, _asked(index, options), rows)
             weight = weights.of(subset, count)
-            damped = as_complex(weight + network.STEP_DAMPING * tf.reduce_max(weight))
+            damped = as_complex(weight + architectures.STEP_DAMPING * tf.reduce_max(weight))
             previous, obj = obj, leading - sum(part.pop("gradient") for part in parts) / damped
             update += 1
             found += parts
@@ -242,8 +242,10 @@ def refine(
         misfit.append(float(tf.math.divide_no_nan(sums["error"], sums["energy"])))
         if "light" in sums:
             probe = chunks.probe
-            step = network.PROBE_STEP * sums["probe_gradient"] / as_complex(tf.reduce_max(sums["light"]))
-            moved = probe - step + network.PROBE_MOMENTUM * (probe - previous_probe)
+            step = (
+                architectures.PROBE_STEP * sums["probe_gradient"] / as_complex(tf.reduce_max(sums["light"]))
+            )
+            moved = probe - step + architectures.PROBE_MOMENTUM * (probe - previous_probe)
             # Object and probe share one scale; it stays with the probe that came in.
             previous_probe = probe
             chunks.change(probe=moved * as_complex(tf.sqrt(power / _power(moved))))
@@ -253,7 +255,7 @@ def refine(
             on_step(index, misfit[-1])
         # Subsets differ by their noise: only passes in one piece tell whether the misfit still falls.
         whole += count == 1
-        if network.has_converged(misfit[len(misfit) - whole :]):
+        if architectures.has_converged(misfit[len(misfit) - whole :]):
             break
     return Refined(obj, chunks.probe, misfit)
 
@@ -312,8 +314,8 @@ def fit_probe(
         Probe modes [sqrt(photons)], of the power they had.
     """
     members = refined_members(scan.positions_yx_px, members, scan.n_px)
-    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=network.CANVAS_MULTIPLE_PX)
-    options = RefineOptions(network.PROBE_REFINE_STEPS, probe=True, start="flat")
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=architectures.CANVAS_MULTIPLE_PX)
+    options = RefineOptions(architectures.PROBE_REFINE_STEPS, probe=True, start="flat")
     chunks = ScanChunks(store, plan, members, tf.constant(scan.probe))
     flat = tf.ones(plan.shape_yx, tf.complex64)
     return refine_shown(chunks, flat, options, progress, PROBE_PHASE).probe.numpy()

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.network import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.geometry.subsets import subset_momentum, subset_schedule
+from ptycho.networks.architectures import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
 from ptycho.physics import INTENSITY_FLOOR
-from ptycho.subsets import subset_momentum, subset_schedule
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 
@@ -271,7 +271,7 @@ def accelerated_steps(
     likelihood : {'amplitude', 'poisson'}
         What the steps descend on.
     subsets : int
-        Most subsets of a pass, from ``ptycho.subsets.most_subsets``.
+        Most subsets of a pass, from ``ptycho.geometry.subsets.most_subsets``.
 
     Returns
     -------

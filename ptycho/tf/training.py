@@ -14,20 +14,28 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.batches import batch_rows, judging_centres, tile_centres, tile_members
-from ptycho.bundle import Bundle
 from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
+from ptycho.data.labels import Labels, wanted_labels
+from ptycho.data.scan import masked
 from ptycho.errors import ConfigError, DataError
-from ptycho.isolation import untouched_process
-from ptycho.job import TrainingJob, TrainingResult, judging_groups
-from ptycho.labels import Labels, wanted_labels
-from ptycho.losses import loss_terms, monitored_loss
-from ptycho.network import check_weights
-from ptycho.progress import Progress
-from ptycho.scan import masked
-from ptycho.schedule import BEST_LOST, Patience, Plateau, TrainedEpoch, base_rate, early_end, rate_factor
+from ptycho.geometry.batches import batch_rows, judging_centres, tile_centres, tile_members
+from ptycho.networks.architectures import check_weights
+from ptycho.networks.bundle import Bundle
+from ptycho.networks.schedule import (
+    BEST_LOST,
+    Patience,
+    Plateau,
+    TrainedEpoch,
+    base_rate,
+    early_end,
+    rate_factor,
+)
+from ptycho.physics.losses import loss_terms, monitored_loss
+from ptycho.process.isolation import untouched_process
+from ptycho.process.progress import Progress
+from ptycho.run.job import TrainingJob, TrainingResult, judging_groups
 from ptycho.tf.checkpoints import Checkpoints, best_files, fill, load_bundle, packed, read_state
 from ptycho.tf.data import BatchSource, GroupSource, PatternStore, TileSource, stream
 from ptycho.tf.device import device_name, resolve_accelerator

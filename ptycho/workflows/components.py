@@ -16,15 +16,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho import model_manager, params
-from ptycho.bundle import MANIFEST, read_bundle
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
+from ptycho.data.raw import RawData
+from ptycho.data.scan import mask_of, prepare_scan
 from ptycho.errors import BundleError
-from ptycho.models import ModelNotFoundError, find_model, fitted_model, load_engine
-from ptycho.outputs import prepare_folder, write_training_curves
-from ptycho.raw_data import RawData
-from ptycho.scan import mask_of, prepare_scan
-from ptycho.verdict import announce, judge
+from ptycho.evaluation.verdict import announce, judge
+from ptycho.networks.bundle import MANIFEST, read_bundle
+from ptycho.run.engines import ModelNotFoundError, find_model, fitted_model, load_engine
+from ptycho.run.outputs import prepare_folder, write_training_curves
 from ptycho.workflows.data import create_ptycho_data_container, load_data, with_moved_positions
 from ptycho.workflows.training import (
     LoggedProgress,
@@ -227,7 +227,7 @@ def save_outputs(
     DataError
         If the folder cannot be written to.
     """
-    from ptycho.figures import save_reconstruction_pngs
+    from ptycho.evaluation.figures import save_reconstruction_pngs
 
     folder = prepare_folder(output_prefix)
     files: list[Path] = []

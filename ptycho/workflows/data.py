@@ -8,8 +8,8 @@ import numpy as np
 
 from ptycho import loader
 from ptycho.config.config import InferenceConfig, TrainingConfig
-from ptycho.orientation import Orientation, turned_data
-from ptycho.raw_data import RawData
+from ptycho.data.orientation import Orientation, turned_data
+from ptycho.data.raw import RawData
 
 
 def load_data(

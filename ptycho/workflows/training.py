@@ -19,14 +19,14 @@ from ptycho.config.config import (
     validate_training_config,
 )
 from ptycho.config.effects import changed, defaults_of, idle_settings, with_execution
-from ptycho.interrupts import Terminated, ending_on_sigterm
-from ptycho.job import TrainingJob, TrainingResult, training_groups
-from ptycho.models import check_size, load_engine
-from ptycho.pipeline import populate_legacy
+from ptycho.data.raw import RawData
+from ptycho.data.scan import Scan, mask_of, prepare_scan
 from ptycho.probe import set_probe_guess
-from ptycho.progress import Phase, Progress
-from ptycho.raw_data import RawData
-from ptycho.scan import Scan, mask_of, prepare_scan
+from ptycho.process.interrupts import Terminated, ending_on_sigterm
+from ptycho.process.progress import Phase, Progress
+from ptycho.run.engines import check_size, load_engine
+from ptycho.run.job import TrainingJob, TrainingResult, training_groups
+from ptycho.run.pipeline import populate_legacy
 from ptycho.workflows.data import create_ptycho_data_container
 
 logger = logging.getLogger(__name__)

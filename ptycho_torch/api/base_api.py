@@ -18,13 +18,13 @@ import torch
 from numpy.typing import ArrayLike
 
 from ptycho.config.config import InferenceConfig as CoreInferenceConfig
+from ptycho.data.raw import RawData, peek_pattern_size
+from ptycho.data.scan import Scan, mask_of, prepare_scan
 from ptycho.errors import ConfigError
-from ptycho.interrupts import ending_on_sigterm
-from ptycho.models import check_size
-from ptycho.pipeline import populate_legacy
-from ptycho.raw_data import RawData, peek_pattern_size
-from ptycho.scan import Scan, mask_of, prepare_scan
-from ptycho.verdict import announce, judge
+from ptycho.evaluation.verdict import announce, judge
+from ptycho.process.interrupts import ending_on_sigterm
+from ptycho.run.engines import check_size
+from ptycho.run.pipeline import populate_legacy
 from ptycho.workflows.training import LoggedProgress
 from ptycho_torch import checkpoints, engine
 from ptycho_torch.api.settings import TRAINED, ConfigManager, adopt_data, execution_of, write_settings

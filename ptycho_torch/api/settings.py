@@ -242,7 +242,7 @@ def write_settings(manager: ConfigManager, folder: Path) -> None:
     folder : Path
         Made where it is absent.
     """
-    from ptycho.outputs import write_json
+    from ptycho.run.outputs import write_json
     from ptycho_torch.model import plain
 
     folder.mkdir(parents=True, exist_ok=True)

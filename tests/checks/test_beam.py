@@ -12,11 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_options
 
-from ptycho.checks.beam import beam_change
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.checks.beam import beam_change
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.scan import Scan, prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 
 def scan_of(options: SimulationOptions, factor: NDArray[np.float64] | None = None) -> Scan:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scan_makers import honest_scan
 
+from ptycho.data.optics import GUESSED_PROBE, FileOptions
+from ptycho.data.scan import open_scan, prepare_scan
 from ptycho.files.assemble import focus_of
-from ptycho.files.optics import GUESSED_PROBE, FileOptions
 from ptycho.raw_data import RawData
-from ptycho.scan import open_scan, prepare_scan
 
 
 def offset_by(raw: RawData, offset_yx: tuple[int, int], *, cut: bool = True) -> RawData:

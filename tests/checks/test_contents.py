@@ -18,10 +18,10 @@ from file_makers import (
     write_tree,
 )
 
-from ptycho.files.optics import FileOptions
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import open_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import open_scan
 
 
 def lines(path: Path, **options: Any) -> list[str]:

@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_options, honest_scan
 
-from ptycho.domain_evidence import steps_of
+from ptycho.data.domain_evidence import steps_of
+from ptycho.data.scan import Scan, prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
-from ptycho.simulate import simulate
+from ptycho.simulation.simulate import simulate
 
 
 def as_stored(counts: NDArray[Any], form: str, seed: int) -> NDArray[np.float32]:

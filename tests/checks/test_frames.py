@@ -10,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_scan
 
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import prepare_scan
 from ptycho.errors import DataError
-from ptycho.files.optics import FileOptions
-from ptycho.job import judging_groups, subsample
 from ptycho.raw_data import RawData
-from ptycho.scan import prepare_scan
+from ptycho.run.job import judging_groups, subsample
 
 Spoil = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 FAULTS: dict[str, Spoil] = {

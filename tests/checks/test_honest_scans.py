@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptycho.data.scan import open_scan, prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import open_scan, prepare_scan
 
 
 def test_no_check_says_a_word_about_random_simulated_scans(

@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_scan
 
+from ptycho.data.scan import prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import prepare_scan
 
 
 def masked(raw: RawData, bad: NDArray[np.bool_]) -> RawData:

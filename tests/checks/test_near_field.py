@@ -11,10 +11,10 @@ import pytest
 from scan_makers import honest_scan
 from scipy.ndimage import gaussian_filter
 
-from ptycho.checks.near_field import beam_width_px
+from ptycho.data.checks.near_field import beam_width_px
+from ptycho.data.scan import Scan, prepare_scan
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
 
 
 def projections(n_px: int, magnification: float, seed: int, step_px: float = 12.0) -> Scan:

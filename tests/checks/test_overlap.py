@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from scan_makers import honest_options, honest_scan
 
-from ptycho.checks.spots import coverage, diameter_px, lit_pixels, step_px
+from ptycho.data.checks.spots import coverage, diameter_px, lit_pixels, step_px
+from ptycho.data.scan import Scan, open_scan, prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, open_scan, prepare_scan
-from ptycho.simulate import SimulationOptions, make_probe, simulate, write_scan
+from ptycho.simulation.simulate import SimulationOptions, make_probe, simulate, write_scan
 
 
 def scan_of(options: SimulationOptions, rows: Any = slice(None)) -> Scan:

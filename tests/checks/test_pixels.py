@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_options, honest_scan
 
-from ptycho.files.optics import FileOptions
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import open_scan, prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import open_scan, prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 COUNTS = (0, 1, 2, 5, 6, 12, 13, 16, 17, 18)
 """Seeds of honest scans that hold counts, from 4e4 to 4e8 of them."""

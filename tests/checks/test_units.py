@@ -12,12 +12,12 @@ import pytest
 from file_makers import Instrument, cxi_tree, diffraction_tree, nexus_tree, product_tree, write_tree
 from scan_makers import honest_options, honest_scan
 
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import open_scan, prepare_scan
 from ptycho.errors import DataError
-from ptycho.files.optics import FileOptions
-from ptycho.npz import read_npz, write_npz
 from ptycho.raw_data import RawData
-from ptycho.scan import open_scan, prepare_scan
-from ptycho.simulate import simulate
+from ptycho.simulation.simulate import simulate
 
 PIXEL_M = {0: 12e-9, 1: 50e-9, 2: 110e-9, 5: 9e-9, 7: 31e-9}
 """Seed of a random scan -> its object pixel."""

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_scan
 
+from ptycho.data.scan import prepare_scan
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
-from ptycho.scan import prepare_scan
 
 SENTINELS = [
     (np.uint32, 2**32 - 1),

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_scan
 
-from ptycho.files.optics import FileOptions
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import Scan, prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
 
 AMPLITUDE = (3, 7, 11)
 """Seeds of honest scans that hold amplitude."""

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, TrainingConfig
-from ptycho.interrupts import Terminated
-from ptycho.job import TrainingJob
-from ptycho.models import LAST, resume_advice
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.process.interrupts import Terminated
+from ptycho.run.engines import LAST, resume_advice
+from ptycho.run.job import TrainingJob
 
 Command = Callable[..., Any]
 Arrays = dict[str, np.ndarray]

@@ -12,8 +12,8 @@ from ptycho.cli.console import with_dashes
 from ptycho.cli.flags import inference_parser, training_parser
 from ptycho.cli.train_command import execution_settings, training_settings
 from ptycho.config.config import InferenceConfig
-from ptycho.models import choose_device, load_engine
-from ptycho.progress import Progress
+from ptycho.process.progress import Progress
+from ptycho.run.engines import choose_device, load_engine
 
 Command = Callable[..., Any]
 NO_GPU_LINE = "a GPU is present and not used: the CPU computes; pass --device cuda to use the GPU"

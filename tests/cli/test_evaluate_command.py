@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ptycho.cli.evaluate_command import main
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.npz import read_npz, write_npz
 
 PICTURES = (
     "comparison_truth.png",

@@ -164,7 +164,7 @@ def test_a_message_names_the_flags_of_its_settings_and_files() -> None:
 def test_every_flag_of_a_simulation_counts_beside_every_other_or_is_refused(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import ptycho.simulate as home
+    import ptycho.simulation.simulate as home
     from ptycho.cli import simulate_options
 
     door = next(door for door in DOORS if door.name == "ptycho_simulate")

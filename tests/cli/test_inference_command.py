@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptycho.models import ModelNotFoundError, find_model
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.run.engines import ModelNotFoundError, find_model
 
 Command = Callable[..., Any]
 PICTURES = ("reconstructed_amplitude.png", "reconstructed_phase.png")

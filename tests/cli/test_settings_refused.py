@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.npz import read_npz, write_npz
 
 Command = Callable[..., Any]
 INFERENCE_WITHOUT_DATA = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho.cli.simulate_options import main
-from ptycho.npz import read_npz
+from ptycho.cli.simulate_command import main
+from ptycho.data.npz import read_npz
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP_SECONDS = 1.5
@@ -45,7 +45,7 @@ def test_help_is_quick_and_loads_no_numpy() -> None:
     assert time.perf_counter() - start < HELP_SECONDS
     assert done.returncode == 0
     assert "--probe-diameter" in done.stdout
-    code = "import sys, ptycho.cli.simulate_options as c; c.build_parser(); print('numpy' in sys.modules)"
+    code = "import sys, ptycho.cli.simulate_command as c; c.build_parser(); print('numpy' in sys.modules)"
     assert _python("-c", code).stdout.strip() == "False"
 
 

@@ -17,7 +17,7 @@ from ptycho import params
 from ptycho.cli.console import ConsoleProgress, with_dashes
 from ptycho.cli.flags import training_parser
 from ptycho.cli.train_command import default_logger, execution_settings, training_settings
-from ptycho.npz import read_npz
+from ptycho.data.npz import read_npz
 
 Command = Callable[..., Any]
 PHASES = ("grouping", "reading", "training", "reconstructing", "writing")

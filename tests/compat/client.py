@@ -23,7 +23,7 @@ from ptychodus.api.settings import SettingsRegistry
 from ptychodus.model.ptychopinn import PtychoPINNReconstructorLibrary
 from ptychodus.model.ptychopinn_torch import PtychoPINNTorchReconstructorLibrary
 
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 PIXEL = PixelGeometry(width_m=10e-9, height_m=12e-9)
 """Pixel of the object; not square, so that exchanged axes show."""
@@ -135,7 +135,7 @@ def simulate_experiment(*, dtype: DTypeLike = np.uint16, **options: Any) -> Expe
     dtype : dtype
         Type of the counts.
     **options
-        Of :class:`ptycho.simulate.SimulationOptions`.
+        Of :class:`ptycho.simulation.simulate.SimulationOptions`.
 
     Returns
     -------

@@ -29,12 +29,12 @@ from ptychodus.api.reconstruct import ReconstructInput, prepare_reconstruct_inpu
 from ptychodus.plugins.cxi_file import CXIDiffractionFileWriter, CXIProductFileIO
 from ptychodus.plugins.npz_product_file import NPZProductFileIO
 
+from ptycho.data.optics import FileOptions, Optics
+from ptycho.data.scan import Scan, open_scan, prepare_scan
 from ptycho.errors import DataError
 from ptycho.files.export import collect, export_optics, write_export
-from ptycho.files.optics import FileOptions, Optics
-from ptycho.job import Reconstruction
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, open_scan, prepare_scan
+from ptycho.run.job import Reconstruction
 
 EXACT_PX = 1e-6
 """Positions go through metres and back: rounding of a float64 in units of 1e-8 m."""

@@ -22,10 +22,10 @@ from ptychodus.api.object import Object, ObjectCenter
 from ptychodus.api.reconstruct import TrainableReconstructor
 from ptychodus.model.processing._subprocess_protocol import ChildError
 
-from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import ModelConfig
-from ptycho.models import PRETRAINED_FILE
-from ptycho.network import architecture_table, initial_weights
+from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
+from ptycho.run.engines import PRETRAINED_FILE
 
 pytestmark = pytest.mark.slow
 

@@ -13,12 +13,12 @@ from masked_scans import gaps, masked_small_scan
 from numpy.typing import NDArray
 
 from ptycho import physics
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.scaling import NOT_MEASURED, make_scale_record, measured_amplitude
+from ptycho.data.scan import prepare_scan
 from ptycho.errors import DataError
-from ptycho.npz import read_npz, write_npz
 from ptycho.raw_data import RawData
-from ptycho.scaling import NOT_MEASURED, make_scale_record, measured_amplitude
-from ptycho.scan import prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 Array = NDArray[Any]
 GARBAGE = (np.nan, -7.0, 2.0**32 - 1)

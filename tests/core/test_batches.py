@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptycho.batches import (
+from ptycho.geometry.batches import (
     MIN_TILE_PATTERNS,
     batch_rows,
     group_plan,
@@ -16,8 +16,8 @@ from ptycho.batches import (
     tile_patterns,
     tile_plan,
 )
-from ptycho.grouping import Groups, make_groups
-from ptycho.network import PROBE_REFINE_PIXELS
+from ptycho.geometry.grouping import Groups, make_groups
+from ptycho.networks.architectures import PROBE_REFINE_PIXELS
 
 
 def raster(side: int, step_px: float = 5.0) -> np.ndarray:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho.bundle import FORMAT_VERSION, MANIFEST, WEIGHTS, Bundle, read_bundle, write_bundle
 from ptycho.config.config import ModelConfig
+from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import BundleError
-from ptycho.network import architecture_table, initial_weights
-from ptycho.scaling import ScaleRecord
+from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.bundle import FORMAT_VERSION, MANIFEST, WEIGHTS, Bundle, read_bundle, write_bundle
 
 RECORD = ScaleRecord("counts", "integers", 1e5, 900.0, 1.0, 0.05, 20.0, 1.0)
 SETTINGS = (

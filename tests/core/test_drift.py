@@ -10,14 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_options
 
-from ptycho.drift import BeamDrift, beam_drift
-from ptycho.geometry import plan_canvas
-from ptycho.job import Reconstruction
+from ptycho.data.scan import Scan, prepare_scan
+from ptycho.evaluation.drift import BeamDrift, beam_drift
+from ptycho.evaluation.verdict import judge
+from ptycho.geometry.canvas import plan_canvas
 from ptycho.physics import illumination
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
-from ptycho.verdict import judge
+from ptycho.run.job import Reconstruction
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BASE = SimulationOptions(n_px=32, n_y=10, n_x=12, step_px=3.0, jitter_px=0.9, photons=1e6, seed=3)
 SERPENTINE = np.concatenate([np.arange(12 * y, 12 * y + 12)[:: 1 - 2 * (y % 2)] for y in range(10)])
@@ -146,7 +146,7 @@ def test_long_scans_are_measured_on_some_of_their_patterns(monkeypatch: pytest.M
     found, scan = drifting(BASE, 0.3)
     found = followed(found, 0.3)
     whole = measured(found, scan)
-    monkeypatch.setattr("ptycho.drift.MOST_PATTERNS", 60)
+    monkeypatch.setattr("ptycho.evaluation.drift.MOST_PATTERNS", 60)
     some = measured(found, scan)
     assert some.error == pytest.approx(np.sqrt(2) * whole.error, rel=0.4)
     assert some.log_factor == pytest.approx(np.log(1.3), abs=SURE * some.error)

@@ -12,16 +12,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptycho.comparison import correlate, on_canvas_of, pattern_residuals, read_reconstruction, stored_domain
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.scan import Scan, open_scan
 from ptycho.errors import ConfigError, DataError
-from ptycho.evaluate import Request, evaluate
-from ptycho.gauge import solve_gauge
-from ptycho.job import Reconstruction, RefineOptions
-from ptycho.npz import read_npz, write_npz
+from ptycho.evaluation.comparison import (
+    correlate,
+    on_canvas_of,
+    pattern_residuals,
+    read_reconstruction,
+    stored_domain,
+)
+from ptycho.evaluation.gauge import solve_gauge
 from ptycho.physics import illumination
-from ptycho.scan import Scan, open_scan
-from ptycho.scenes import make_scene
-from ptycho.simulate import SimulationOptions, expected_counts, write_scan
+from ptycho.run.evaluate import Request, evaluate
+from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.simulation.simulate import SimulationOptions, expected_counts, write_scan
+from ptycho.simulation.test_objects import make_scene
 
 OPTIONS = SimulationOptions(n_px=32, n_y=7, n_x=9, step_px=3.0, photons=1e6, seed=3)
 GAUGE_TOL = 1e-4

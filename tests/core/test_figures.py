@@ -10,8 +10,8 @@ import pytest
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
-from ptycho import figures
 from ptycho.errors import DataError
+from ptycho.evaluation import figures
 
 GREY = 0.85
 

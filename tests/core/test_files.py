@@ -25,14 +25,14 @@ from file_makers import (
 )
 from numpy.typing import NDArray
 
+from ptycho.data.npz import write_npz
+from ptycho.data.optics import FileOptions, Optics
+from ptycho.data.scan import open_scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.frames import beam_window
-from ptycho.files.optics import FileOptions, Optics
 from ptycho.files.reader import foreign_pattern_size
-from ptycho.npz import write_npz
 from ptycho.physics import diffracted_intensity, extract_patches
 from ptycho.raw_data import RawData, peek_pattern_size
-from ptycho.scan import open_scan
 
 EXACT_PX = 1e-6
 """Positions go through metres and back: rounding of a float64 in units of 1e-8 m."""

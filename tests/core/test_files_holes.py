@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from file_makers import Instrument, counts, cxi_tree, write_tree
 
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import prepare_scan
 from ptycho.errors import DataError
-from ptycho.files.optics import FileOptions
 from ptycho.raw_data import RawData
-from ptycho.scan import prepare_scan
 
 INSTRUMENT = Instrument()
 COUNT, WRITTEN = 25, 15

@@ -19,10 +19,10 @@ from file_makers import (
     write_tree,
 )
 
+from ptycho.data.optics import FileOptions, Optics
+from ptycho.data.scan import open_scan
 from ptycho.errors import ConfigError, DataError
-from ptycho.files.optics import FileOptions, Optics
 from ptycho.raw_data import RawData, peek_pattern_size
-from ptycho.scan import open_scan
 
 EXACT_PX = 1e-6
 """Positions go through metres and back: rounding of a float64 in units of 1e-8 m."""

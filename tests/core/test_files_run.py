@@ -14,8 +14,8 @@ import pytest
 from file_makers import Instrument, cxi_tree, write_tree
 from numpy.typing import NDArray
 
-from ptycho.metrics import score
-from ptycho.npz import read_npz
+from ptycho.data.npz import read_npz
+from ptycho.evaluation.metrics import score
 
 Command = Callable[..., Any]
 INSTRUMENT = Instrument(n_px=32, pixel_yx_m=(75e-6, 60e-6))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho import physics
 from ptycho.errors import DataError
-from ptycho.geometry import (
+from ptycho.geometry.canvas import (
     CanvasPlan,
     check_positions,
     group_canvases,

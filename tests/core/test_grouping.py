@@ -1,4 +1,4 @@
-"""Facts about ptycho.grouping, judged by brute force."""
+"""Facts about ptycho.geometry.grouping, judged by brute force."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError
-from ptycho.grouping import Groups, covering_groups, make_groups
+from ptycho.geometry.grouping import Groups, covering_groups, make_groups
 
 ROUND_OFF_PX = 1e-9  # float64 sums of positions of order 1e3 px
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ptycho.interrupts import Terminated, ending_on_sigterm, held_back
+from ptycho.process.interrupts import Terminated, ending_on_sigterm, held_back
 
 WAITING = """
 import signal, sys, time
-from ptycho.interrupts import ending_on_sigterm
+from ptycho.process.interrupts import ending_on_sigterm
 with ending_on_sigterm():
     try:
         print("ready", flush=True)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, TrainingConfig
+from ptycho.data.scan import Scan, open_scan, prepare_scan
 from ptycho.errors import DataError
-from ptycho.job import MIN_VALIDATED, VALIDATION_SHARE, Reconstruction, subsample, training_groups
-from ptycho.scan import Scan, open_scan, prepare_scan
+from ptycho.run.job import MIN_VALIDATED, VALIDATION_SHARE, Reconstruction, subsample, training_groups
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from ptycho.config import config as c
 from ptycho.config.effects import CNN_ONLY, NOT_IMPLEMENTED, UNROLLED_ONLY
+from ptycho.data.labels import scan_labels, wanted_labels
+from ptycho.data.scan import Scan, prepare_scan
 from ptycho.errors import ConfigError, DataError
-from ptycho.grouping import object_patches
-from ptycho.labels import scan_labels, wanted_labels
-from ptycho.losses import LossTerms, label_error, loss_terms, supervised_loss, total_variation
+from ptycho.geometry.grouping import object_patches
+from ptycho.physics.losses import LossTerms, label_error, loss_terms, supervised_loss, total_variation
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 Array = NDArray[Any]
 OTHER: dict[str, Any] = {

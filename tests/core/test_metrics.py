@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from ptycho import metrics
 from ptycho.errors import DataError
+from ptycho.evaluation import metrics
 
 SIZE_YX = (128, 112)  # not square, so that swapped axes show
 # A band-limited periodic scene is moved exactly by a Fourier shift: only rounding and the stop rule remain.

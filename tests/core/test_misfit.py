@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho.misfit import Fit, FitTally, noise_energy, photon_unit
-from ptycho.npz import write_npz
-from ptycho.scan import open_scan
-from ptycho.simulate import SimulationOptions, expected_counts, simulate
+from ptycho.data.npz import write_npz
+from ptycho.data.scan import open_scan
+from ptycho.evaluation.misfit import Fit, FitTally, noise_energy, photon_unit
+from ptycho.simulation.simulate import SimulationOptions, expected_counts, simulate
 
 SIGMAS = 4.0
 """Standard deviations that a fixed seed may be off."""

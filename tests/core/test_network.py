@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptycho import network
 from ptycho.config.config import ModelConfig
 from ptycho.errors import BundleError, ConfigError
+from ptycho.networks import architectures
 
 
-def cnn(n_px: int = 64, **options: Any) -> list[network.LayerSpec]:
+def cnn(n_px: int = 64, **options: Any) -> list[architectures.LayerSpec]:
     """Table of a small ``cnn``."""
-    return network.cnn_table(ModelConfig(N=n_px, **({"n_filters_scale": 1} | options)))
+    return architectures.cnn_table(ModelConfig(N=n_px, **({"n_filters_scale": 1} | options)))
 
 
 Weights = dict[str, NDArray[np.float32]]
@@ -34,12 +34,15 @@ PUBLISHED = {
 @pytest.mark.parametrize("scale", [1, 2, 3])
 def test_the_ladder_has_the_published_filters(n_px: int, scale: int) -> None:
     encoder, decoder = PUBLISHED[n_px]
-    assert network.cnn_ladder(n_px, scale) == ([f * scale for f in encoder], [f * scale for f in decoder])
+    assert architectures.cnn_ladder(n_px, scale) == (
+        [f * scale for f in encoder],
+        [f * scale for f in decoder],
+    )
 
 
 @pytest.mark.parametrize("n_px", [16, 24, 64, 96, 120, 128, 144, 240, 256, 512])
 def test_the_decoder_returns_to_half_the_pattern(n_px: int) -> None:
-    encoder, decoder = network.cnn_ladder(n_px, 1)
+    encoder, decoder = architectures.cnn_ladder(n_px, 1)
     assert n_px // 2 ** len(encoder) * 2 ** len(decoder) == n_px // 2
     assert encoder[-1] == 128
     assert decoder[-1] == 32
@@ -80,16 +83,16 @@ def test_the_border_branch_is_there_only_when_asked_for(probe_big: bool, pad_obj
     assert shapes["phase_inner"] == (3, 3, 64, 1)
 
 
-@pytest.mark.parametrize("table", [cnn(gridsize=2, **EVERY_ATTENTION), network.unrolled_table()])
-def test_layer_names_are_unique(table: list[network.LayerSpec]) -> None:
+@pytest.mark.parametrize("table", [cnn(gridsize=2, **EVERY_ATTENTION), architectures.unrolled_table()])
+def test_layer_names_are_unique(table: list[architectures.LayerSpec]) -> None:
     assert len({layer.name for layer in table}) == len(table)
 
 
 def test_every_learned_step_has_a_net_of_its_own() -> None:
-    shapes = network.weight_shapes(network.unrolled_table(width=6, n_learned=3))
+    shapes = architectures.weight_shapes(architectures.unrolled_table(width=6, n_learned=3))
     assert shapes["step_length"] == shapes["step_momentum"] == (3,)
     for k in range(3):
-        assert shapes[f"unet{k}_down0a/kernel"] == (3, 3, network.UNROLLED_INPUTS, 6)
+        assert shapes[f"unet{k}_down0a/kernel"] == (3, 3, architectures.UNROLLED_INPUTS, 6)
         assert shapes[f"unet{k}_up1a/kernel"] == (3, 3, 24 + 12, 12)
         assert shapes[f"unet{k}_up0a/kernel"] == (3, 3, 12 + 6, 6)
         assert shapes[f"unet{k}_out/kernel"] == (3, 3, 6, 2)
@@ -97,11 +100,11 @@ def test_every_learned_step_has_a_net_of_its_own() -> None:
 
 @pytest.mark.parametrize(("total", "learned"), [(1, 1), (2, 2), (3, 2), (22, 2)])
 def test_at_least_one_and_at_most_all_steps_are_learned(total: int, learned: int) -> None:
-    assert network.learned_steps(total) == learned
+    assert architectures.learned_steps(total) == learned
 
 
 def test_plain_momentum_starts_at_zero_and_stays_below_one() -> None:
-    values = [network.nesterov_momentum(k) for k in range(200)]
+    values = [architectures.nesterov_momentum(k) for k in range(200)]
     assert values[0] == 0.0
     assert values[1] == 0.25
     assert values[9] == 0.75
@@ -111,11 +114,11 @@ def test_plain_momentum_starts_at_zero_and_stays_below_one() -> None:
 
 def test_the_configuration_names_the_table() -> None:
     model = ModelConfig(N=128, gridsize=2, n_filters_scale=1, probe_big=False)
-    assert network.architecture_table(model) == cnn(128, gridsize=2, probe_big=False)
+    assert architectures.architecture_table(model) == cnn(128, gridsize=2, probe_big=False)
     unrolled = ModelConfig(architecture="unrolled", unrolled_steps=1, unrolled_width=5)
-    assert network.architecture_table(unrolled) == network.unrolled_table(width=5, n_learned=1)
+    assert architectures.architecture_table(unrolled) == architectures.unrolled_table(width=5, n_learned=1)
     with pytest.raises(ConfigError, match="got 'resnet', expected one of"):
-        network.architecture_table(ModelConfig(architecture="resnet"))
+        architectures.architecture_table(ModelConfig(architecture="resnet"))
 
 
 # --- attention ---
@@ -151,8 +154,8 @@ def test_few_channels_are_squeezed_into_one() -> None:
 
 
 def test_attention_leaves_the_start_of_all_other_layers_alone() -> None:
-    plain = network.initial_weights(cnn(), 4)
-    found = network.initial_weights(cnn(**EVERY_ATTENTION), 4)
+    plain = architectures.initial_weights(cnn(), 4)
+    found = architectures.initial_weights(cnn(**EVERY_ATTENTION), 4)
     assert_same_weights({name: found[name] for name in plain}, plain)
     gates = [name for name in found if name.endswith(("expand/kernel", "spatial/kernel", "_eca"))]
     assert len(gates) == 3 + 2 * 3 + 2 + 4 + 2 * 4 + 4
@@ -171,13 +174,13 @@ def assert_same_weights(first: Weights, second: Weights) -> None:
 
 def test_initial_weights_follow_the_seed_alone() -> None:
     table = cnn()
-    assert_same_weights(network.initial_weights(table, 7), network.initial_weights(table, 7))
+    assert_same_weights(architectures.initial_weights(table, 7), architectures.initial_weights(table, 7))
     with pytest.raises(AssertionError):
-        assert_same_weights(network.initial_weights(table, 7), network.initial_weights(table, 8))
+        assert_same_weights(architectures.initial_weights(table, 7), architectures.initial_weights(table, 8))
 
 
 def test_initial_weights_have_the_variance_of_he() -> None:
-    weights = network.initial_weights(cnn(n_filters_scale=2), 0)
+    weights = architectures.initial_weights(cnn(n_filters_scale=2), 0)
     wide, head = weights["encoder2b/kernel"], weights["phase_inner/kernel"]
     assert wide.dtype == np.float32
     assert wide.std() == pytest.approx(np.sqrt(2 / (9 * 256)), rel=0.01)  # 590,000 numbers: 0.1 % expected
@@ -186,21 +189,23 @@ def test_initial_weights_have_the_variance_of_he() -> None:
 
 
 def test_the_untrained_unrolled_network_is_plain_physics() -> None:
-    weights = network.initial_weights(network.unrolled_table(width=4), 0)
+    weights = architectures.initial_weights(architectures.unrolled_table(width=4), 0)
     np.testing.assert_array_equal(weights["step_length"], np.ones(2, np.float32))
-    np.testing.assert_array_equal(weights["step_momentum"], np.full(2, network.STEP_MOMENTUM, np.float32))
+    np.testing.assert_array_equal(
+        weights["step_momentum"], np.full(2, architectures.STEP_MOMENTUM, np.float32)
+    )
     assert (weights["unet0_out/kernel"] == 0).all()
     assert (weights["unet1_out/kernel"] == 0).all()
     assert (weights["unet1_up0b/kernel"] != 0).all()
 
 
-def small_weights() -> tuple[Weights, list[network.LayerSpec]]:
-    table = network.unrolled_table(width=2, n_learned=1)
-    return network.initial_weights(table, 0), table
+def small_weights() -> tuple[Weights, list[architectures.LayerSpec]]:
+    table = architectures.unrolled_table(width=2, n_learned=1)
+    return architectures.initial_weights(table, 0), table
 
 
 def test_weights_of_the_table_are_accepted() -> None:
-    network.check_weights(*small_weights(), "model.zip")
+    architectures.check_weights(*small_weights(), "model.zip")
 
 
 def missing(weights: Weights) -> None:
@@ -232,4 +237,4 @@ def test_weights_that_do_not_fit_are_refused_and_named(defect: Any, told: str) -
     weights, table = small_weights()
     defect(weights)
     with pytest.raises(BundleError, match=rf"^model\.zip: 1 weights do not fit .*{told}"):
-        network.check_weights(weights, table, "model.zip")
+        architectures.check_weights(weights, table, "model.zip")

@@ -1,4 +1,4 @@
-"""Facts about ptycho.npz: what is read back, what is refused, and what is left behind."""
+"""Facts about ptycho.data.npz: what is read back, what is refused, and what is left behind."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ptycho.data.npz import atomic_path, missing_key, npz_headers, read_npz, write_npz
 from ptycho.errors import DataError
-from ptycho.npz import atomic_path, missing_key, npz_headers, read_npz, write_npz
 
 ARRAYS = {
     "diff3d": np.arange(24, dtype=np.uint16).reshape(2, 3, 4),
@@ -181,7 +181,7 @@ def test_a_writer_that_dies_leaves_the_old_file_whole(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     write_npz(path, {"x": np.ones(3)})
     code = (
-        "import os, sys\nfrom ptycho.npz import atomic_path\n"
+        "import os, sys\nfrom ptycho.data.npz import atomic_path\n"
         "with atomic_path(sys.argv[1]) as t:\n    t.write_bytes(b'half')\n    os._exit(9)\n"
     )
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == 9

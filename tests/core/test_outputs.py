@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.scan import Scan, open_scan
 from ptycho.errors import DataError
-from ptycho.job import Reconstruction
-from ptycho.npz import read_npz, write_npz
-from ptycho.outputs import (
+from ptycho.evaluation.verdict import Verdict
+from ptycho.run.job import Reconstruction
+from ptycho.run.outputs import (
     prepare_folder,
     truth_on_canvas,
     write_json,
@@ -22,8 +24,6 @@ from ptycho.outputs import (
     write_run_record,
     write_training_curves,
 )
-from ptycho.scan import Scan, open_scan
-from ptycho.verdict import Verdict
 
 SHAPE = (64, 60)
 ORIGIN = (3.0, 5.0)

@@ -12,18 +12,18 @@ import h5py
 import numpy as np
 import pytest
 
-from ptycho.cli.simulate_options import main as simulate_command
+from ptycho.cli.simulate_command import main as simulate_command
 from ptycho.config.config import InferenceConfig, ModelConfig, TrainingConfig
 from ptycho.errors import ConfigError
-from ptycho.evaluate import Request, evaluate
-from ptycho.overwrites import (
+from ptycho.run.evaluate import Request, evaluate
+from ptycho.run.overwrites import (
     EVALUATION_FILES,
     RECONSTRUCTION_FILES,
     TRAINING_FILES,
     check_outputs,
     holds_training,
 )
-from ptycho.pipeline import infer, train
+from ptycho.run.pipeline import infer, train
 
 BACKENDS = ("pytorch", "tensorflow")
 

@@ -477,10 +477,10 @@ def test_the_precision_follows_the_input(complex_type: type, real_type: type) ->
 @pytest.mark.parametrize(
     "module",
     [
-        "ptycho/physics.py",
-        "ptycho/network.py",
-        "ptycho/losses.py",
-        "ptycho/subsets.py",
+        "ptycho/physics/forward.py",
+        "ptycho/networks/architectures.py",
+        "ptycho/physics/losses.py",
+        "ptycho/geometry/subsets.py",
         "ptycho_torch/physics.py",
     ],
 )

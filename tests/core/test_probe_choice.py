@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptycho.files.optics import FileOptions
-from ptycho.probe_choice import (
+from ptycho.data.optics import FileOptions
+from ptycho.data.probe_choice import (
     TrainedProbe,
     choose_probe,
     in_gauge_of,
@@ -16,10 +16,10 @@ from ptycho.probe_choice import (
     probe_overlap,
     probe_power,
 )
-from ptycho.probes import incoherent_modes, refocus, rim_frequency
+from ptycho.data.scan import Scan, prepare_scan
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
-from ptycho.simulate import SimulationOptions, make_probe, simulate
+from ptycho.simulation.probes import incoherent_modes, refocus, rim_frequency
+from ptycho.simulation.simulate import SimulationOptions, make_probe, simulate
 
 TRAINED = SimulationOptions(n_px=32, n_y=4, n_x=4, step_px=3.0, photons=1e6, seed=3)
 

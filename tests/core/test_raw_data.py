@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ptycho.data.npz import write_npz
+from ptycho.data.optics import FileOptions
 from ptycho.errors import ConfigError, DataError
-from ptycho.files.optics import FileOptions
-from ptycho.grouping import object_patches
-from ptycho.npz import write_npz
+from ptycho.geometry.grouping import object_patches
 from ptycho.raw_data import RawData
 
 N, M = 8, 30

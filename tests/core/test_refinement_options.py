@@ -9,8 +9,8 @@ import pytest
 
 from ptycho.config.config import InferenceConfig, ModelConfig
 from ptycho.errors import ConfigError
-from ptycho.job import RefineOptions
-from ptycho.pipeline import refinement
+from ptycho.run.job import RefineOptions
+from ptycho.run.pipeline import refinement
 
 
 def configuration(sigma_px: float = 0.0, **settings: Any) -> InferenceConfig:

@@ -1,4 +1,4 @@
-"""Facts about ptycho.scaling: which domain a file is in, and what its factors do to amplitude and probe."""
+"""Facts about ptycho.data.scaling: which domain a file is in, and what its factors do to amplitude and probe."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ptycho.data.scaling import (
+    ScaleRecord,
+    decide_domain,
+    make_scale_record,
+    measured_amplitude,
+    scaled_probe,
+)
 from ptycho.errors import ConfigError, DataError
 from ptycho.raw_data import RawData
-from ptycho.scaling import ScaleRecord, decide_domain, make_scale_record, measured_amplitude, scaled_probe
 
 N = 16
 FLOAT32 = 2e-6  # a float32 square root and product, relative

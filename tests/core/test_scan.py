@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.scaling import measured_amplitude
+from ptycho.data.scan import ProbeMask, mask_of, open_scan, prepare_scan
 from ptycho.errors import DataError
-from ptycho.npz import read_npz, write_npz
 from ptycho.raw_data import RawData
-from ptycho.scaling import measured_amplitude
-from ptycho.scan import ProbeMask, mask_of, open_scan, prepare_scan
 
 
 def test_a_file_becomes_a_scan_in_y_x_order(small_scan: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptycho.errors import ConfigError
-from ptycho.schedule import SCHEDULERS, Patience, Plateau, rate_factor
+from ptycho.networks.schedule import SCHEDULERS, Patience, Plateau, rate_factor
 
 LOSSES = [1.0, 0.9, 0.9, 0.9, 0.9, 0.95, 0.8, 0.8, 0.81, 0.82, 0.83, 0.8, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7]
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ptycho.data.npz import read_npz
 from ptycho.errors import ConfigError
-from ptycho.npz import read_npz
-from ptycho.probes import (
+from ptycho.simulation.probes import (
     disc_probe,
     incoherent_modes,
     refocus,
@@ -22,8 +22,8 @@ from ptycho.probes import (
     scale_to_photons,
     zone_plate_probe,
 )
-from ptycho.scans import MARGIN_PX, raster_points, spiral_points
-from ptycho.simulate import SimulationOptions, expected_counts, make_probe, simulate, write_scan
+from ptycho.simulation.simulate import SimulationOptions, expected_counts, make_probe, simulate, write_scan
+from ptycho.simulation.trajectories import MARGIN_PX, raster_points, spiral_points
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 EDGE = 1e-3
@@ -193,7 +193,7 @@ def test_counts_follow_the_dose_and_the_background() -> None:
 
 
 def test_counts_are_poisson_over_repeated_seeds() -> None:
-    from ptycho.simulate import _draw_counts
+    from ptycho.simulation.simulate import _draw_counts
 
     scan = simulate(SMALL)
     obj, probe = scan["objectGuess"].astype(complex), scan["probeGuess"].astype(complex)[None]
@@ -264,7 +264,7 @@ def test_keys_dtypes_and_frame_of_a_scan() -> None:
 
 def test_equal_options_give_equal_scans_and_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     first = simulate(SMALL)
-    monkeypatch.setattr("ptycho.simulate.CHUNK_PATTERNS", 7)
+    monkeypatch.setattr("ptycho.simulation.simulate.CHUNK_PATTERNS", 7)
     second = simulate(SMALL)
     assert all(np.array_equal(first[key], second[key]) for key in first)
     other = simulate(dataclasses.replace(SMALL, seed=12))

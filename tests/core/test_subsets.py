@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptycho.job import RefineOptions
-from ptycho.network import POSITION_REST_STEPS, PROBE_REST_STEPS, nesterov_momentum
-from ptycho.subsets import (
+from ptycho.geometry.subsets import (
     BLOCKS,
     MIN_PASSES,
     SUBSET_MOMENTUM,
@@ -17,6 +15,8 @@ from ptycho.subsets import (
     subset_order,
     subset_schedule,
 )
+from ptycho.networks.architectures import POSITION_REST_STEPS, PROBE_REST_STEPS, nesterov_momentum
+from ptycho.run.job import RefineOptions
 
 
 def raster(n_y: int, n_x: int, step_px: float = 5.0) -> np.ndarray:

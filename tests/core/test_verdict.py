@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho.checks.findings import Finding
-from ptycho.geometry import plan_canvas
-from ptycho.job import Reconstruction
-from ptycho.npz import write_npz
+from ptycho.data.checks.findings import Finding
+from ptycho.data.npz import write_npz
+from ptycho.data.scan import Scan, open_scan
+from ptycho.evaluation.verdict import WRONG, Verdict, announce, judge
+from ptycho.geometry.canvas import plan_canvas
 from ptycho.physics import illumination
-from ptycho.progress import Progress
-from ptycho.scan import Scan, open_scan
-from ptycho.simulate import SimulationOptions, simulate
-from ptycho.verdict import WRONG, Verdict, announce, judge
+from ptycho.process.progress import Progress
+from ptycho.run.job import Reconstruction
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BASE = {"n_px": 32, "n_y": 9, "n_x": 9, "step_px": 3.0}
 Arrays = dict[str, Any]

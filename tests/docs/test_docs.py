@@ -53,7 +53,7 @@ DOORS = {
     "python -m ptycho.train": ("ptycho.train", "cli_main"),
     "python -m ptycho.inference": ("ptycho.inference", "cli_main"),
     "ptycho_evaluate": ("ptycho.cli.evaluate_command", "main"),
-    "ptycho_simulate": ("ptycho.cli.simulate_options", "main"),
+    "ptycho_simulate": ("ptycho.cli.simulate_command", "main"),
 }
 """Commands that run in this process, which saves importing a framework every time."""
 FENCE = re.compile(r"(<!-- not run -->\n+)?```(bash|python)\n(.*?)```", re.DOTALL)

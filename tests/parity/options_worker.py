@@ -18,16 +18,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from judges import as_array
 from worker import CPU, Backend
 
-from ptycho.bundle import Bundle
 from ptycho.config.config import ModelConfig, TrainingConfig
+from ptycho.data.labels import scan_labels
+from ptycho.data.scan import Scan, mask_of, open_scan
 from ptycho.errors import DataError
-from ptycho.grouping import covering_groups
-from ptycho.job import TrainingJob, training_groups
-from ptycho.labels import scan_labels
-from ptycho.losses import loss_terms
-from ptycho.network import architecture_table, initial_weights
-from ptycho.progress import Progress
-from ptycho.scan import Scan, mask_of, open_scan
+from ptycho.geometry.grouping import covering_groups
+from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.bundle import Bundle
+from ptycho.physics.losses import loss_terms
+from ptycho.process.progress import Progress
+from ptycho.run.job import TrainingJob, training_groups
 
 Answers = dict[str, NDArray[Any]]
 PLAIN: dict[str, Any] = {"N": 32, "n_filters_scale": 1, "architecture": "cnn"}

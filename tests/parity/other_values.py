@@ -9,9 +9,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ptycho.config import config as c
 from ptycho.config import validation as v
 from ptycho.config.effects import changed
+from ptycho.data.optics import FileOptions
 from ptycho.errors import PtychoError
-from ptycho.files.optics import FileOptions
-from ptycho.job import RefineOptions
+from ptycho.run.job import RefineOptions
 from ptycho_torch import config_params as native
 
 RULES: dict[type, dict[str, v.Rule]] = {

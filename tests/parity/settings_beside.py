@@ -22,17 +22,17 @@ from settings_worker import (
 )
 from watched import Kept
 
-from ptycho import pipeline
-from ptycho.bundle import write_bundle
 from ptycho.cli.evaluate_command import build_parser as evaluation_parser
 from ptycho.config.config import InferenceConfig, ModelConfig
-from ptycho.curriculum import PretrainOptions
-from ptycho.evaluate import Request, evaluate
-from ptycho.files.optics import FileOptions
-from ptycho.job import RefineOptions
-from ptycho.npz import read_npz, write_npz
-from ptycho.scenes import SCENES
-from ptycho.simulate import SimulationOptions, write_scan
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.optics import FileOptions
+from ptycho.networks.bundle import write_bundle
+from ptycho.run import pipeline
+from ptycho.run.evaluate import Request, evaluate
+from ptycho.run.job import RefineOptions
+from ptycho.simulation.curriculum import PretrainOptions
+from ptycho.simulation.simulate import SimulationOptions, write_scan
+from ptycho.simulation.test_objects import SCENES
 
 SMALL = SimulationOptions(n_px=32, n_y=4, n_x=4, step_px=3.0)
 SIMULATIONS: dict[str, dict[str, Any]] = {

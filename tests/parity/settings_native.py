@@ -14,7 +14,7 @@ from settings_walk import Circumstances, Walk
 from settings_worker import NETWORKS, Maker
 from watched import Kept
 
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.npz import read_npz, write_npz
 from ptycho_torch import config_params as native
 from ptycho_torch.checkpoints import read_settings
 from ptycho_torch.train import train_folder

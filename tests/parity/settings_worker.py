@@ -24,12 +24,12 @@ from file_makers import Instrument, cxi_tree, write_tree
 from settings_walk import Circumstances, Walk
 from watched import Kept
 
-from ptycho import pipeline
 from ptycho.cli.flags import inference_parser, training_parser
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.npz import write_npz
 from ptycho.errors import ConfigError
-from ptycho.npz import write_npz
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.run import pipeline
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BACKENDS = {"torch": "pytorch", "tf": "tensorflow"}
 OPTICS = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m", "object_pixel_m")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho import pipeline
-from ptycho.bundle import read_bundle, write_bundle
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.models import FORMER_BUNDLE, find_model
-from ptycho.npz import read_npz
-from ptycho.progress import Phase, Progress
-from ptycho.schedule import TrainedEpoch
+from ptycho.data.npz import read_npz
+from ptycho.networks.bundle import read_bundle, write_bundle
+from ptycho.networks.schedule import TrainedEpoch
+from ptycho.process.progress import Phase, Progress
+from ptycho.run import pipeline
+from ptycho.run.engines import FORMER_BUNDLE, find_model
 
 pytestmark = pytest.mark.slow
 

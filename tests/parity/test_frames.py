@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptycho import network
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.job import Reconstruction, RefineOptions
-from ptycho.metrics import score
-from ptycho.models import find_model, load_engine
-from ptycho.npz import write_npz
-from ptycho.outputs import truth_on_canvas
-from ptycho.progress import Progress
-from ptycho.scan import open_scan
-from ptycho.simulate import SimulationOptions, simulate
-from ptycho.verdict import Verdict, judge
+from ptycho.data.npz import write_npz
+from ptycho.data.scan import open_scan
+from ptycho.evaluation.metrics import score
+from ptycho.evaluation.verdict import Verdict, judge
+from ptycho.networks import architectures
+from ptycho.process.progress import Progress
+from ptycho.run.engines import find_model, load_engine
+from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 COUNT = 81
 CHANGES = {
@@ -84,10 +84,10 @@ def test_a_steady_beam_has_factors_of_one_however_long_it_is_refined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without momentum they leave it as soon as nothing else changes."""
-    monkeypatch.setattr(network, "has_converged", lambda misfit: False)
+    monkeypatch.setattr(architectures, "has_converged", lambda misfit: False)
     path = written(tmp_path / "scan.npz", np.ones(COUNT), "raster", 9)
     found, error, _ = refined(path, "pytorch", 200, frames=True)
     np.testing.assert_allclose(found.frame_gain, 1.0, atol=0.03)
     assert error < 0.02
-    monkeypatch.setattr(network, "FRAME_MOMENTUM", 0.0)
+    monkeypatch.setattr(architectures, "FRAME_MOMENTUM", 0.0)
     assert refined(path, "pytorch", 200, frames=True)[1] > 0.1

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from ptycho.interrupts import NOTHING_LEFT
-from ptycho.models import LAST, load_engine
-from ptycho.overwrites import RECONSTRUCTION_FILES, TRAINING_FILES
+from ptycho.process.interrupts import NOTHING_LEFT
+from ptycho.run.engines import LAST, load_engine
+from ptycho.run.overwrites import RECONSTRUCTION_FILES, TRAINING_FILES
 from ptycho.tf.checkpoints import read_state
 
 BACKENDS = {"pytorch": "ptycho_torch", "tensorflow": "ptycho"}
@@ -174,7 +174,7 @@ def test_an_interruption_ends_with_status_130_and_one_true_line(
 
 def test_an_interrupted_simulation_leaves_no_file(tmp_path: Path) -> None:
     moment = Moment("", "simulate", loaded="_multiarray_umath")
-    process = started("ptycho.simulate", "--output", str(tmp_path / "new.npz"), "--grid", "300")
+    process = started("ptycho.simulation.simulate", "--output", str(tmp_path / "new.npz"), "--grid", "300")
     try:
         wait_for(process, moment, tmp_path)
         time.sleep(0.5)

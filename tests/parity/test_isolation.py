@@ -24,11 +24,11 @@ from flag_walk import Door, doors
 from ptycho.cli.console import run_command
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.errors import DataError, PtychoError
-from ptycho.interrupts import Terminated
-from ptycho.isolation import untouched_process
-from ptycho.models import load_engine
-from ptycho.pipeline import infer, train
+from ptycho.process.interrupts import Terminated
+from ptycho.process.isolation import untouched_process
 from ptycho.raw_data import RawData
+from ptycho.run.engines import load_engine
+from ptycho.run.pipeline import infer, train
 from ptycho.workflows.components import run_cdi_example_with_backend
 from ptycho_torch.isolation import untouched_torch
 
@@ -281,8 +281,8 @@ def test_what_the_classes_of_the_api_do_leaves_no_trace(small_scan: Path, tmp_pa
 def test_building_a_network_draws_from_no_generator_of_the_host() -> None:
     for backend in BACKENDS:
         engine = load_engine(backend)
-        from ptycho.bundle import read_bundle
-        from ptycho.models import PRETRAINED_FILE
+        from ptycho.networks.bundle import read_bundle
+        from ptycho.run.engines import PRETRAINED_FILE
 
         before = process_state()
         engine.from_bundle(read_bundle(PRETRAINED_FILE))
@@ -321,7 +321,7 @@ def test_everything_planted_is_put_back_after_an_error(tmp_path: Path) -> None:
 
 
 def test_the_last_epoch_lies_where_an_interruption_looks_for_it() -> None:
-    from ptycho.models import LAST
+    from ptycho.run.engines import LAST
     from ptycho.tf import checkpoints
     from ptycho_torch import engine
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from judges import assert_twin
 
-from ptycho.npz import read_npz
-from ptycho.simulate import SimulationOptions, write_scan
+from ptycho.data.npz import read_npz
+from ptycho.simulation.simulate import SimulationOptions, write_scan
 
 WORKER = Path(__file__).with_name("options_worker.py")
 sys.path.insert(0, str(WORKER.parent))

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig
-from ptycho.npz import read_npz, write_npz
-from ptycho.orientation import Orientation
-from ptycho.pipeline import infer
-from ptycho.progress import Progress
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.orientation import Orientation
+from ptycho.process.progress import Progress
+from ptycho.run.pipeline import infer
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 PLANTED = [Orientation("x"), Orientation("y", True), Orientation("", True), Orientation("xy")]
 Command = Callable[..., Any]

@@ -16,13 +16,13 @@ import pytest
 from judges import FLOAT32, assert_twin
 
 from ptycho import physics
-from ptycho.bundle import Bundle, write_bundle
 from ptycho.config.config import ModelConfig
-from ptycho.job import SCANNED_SHARE
-from ptycho.network import architecture_table, initial_weights
-from ptycho.npz import read_npz, write_npz
-from ptycho.scan import open_scan
-from ptycho.simulate import SimulationOptions, simulate, write_scan
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.scan import open_scan
+from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.bundle import Bundle, write_bundle
+from ptycho.run.job import SCANNED_SHARE
+from ptycho.simulation.simulate import SimulationOptions, simulate, write_scan
 
 WORKER = Path(__file__).with_name("worker.py")
 sys.path.insert(0, str(WORKER.parent))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho.simulate import SimulationOptions, write_scan
+from ptycho.simulation.simulate import SimulationOptions, write_scan
 
 COMMANDS = {"pytorch": "ptycho_torch.inference", "tensorflow": "ptycho.inference"}
 WRONG = SimulationOptions(n_y=12, n_x=12, step_px=5.0, photons=1e6, probe_error_waves=0.3, seed=3)

@@ -16,7 +16,6 @@ import pytest
 from numpy.typing import NDArray
 
 from ptycho import loader, params, probe, tf_helper
-from ptycho.bundle import read_bundle
 from ptycho.config.config import (
     InferenceConfig,
     ModelConfig,
@@ -24,13 +23,14 @@ from ptycho.config.config import (
     TrainingConfig,
     update_legacy_dict,
 )
-from ptycho.gauge import solve_gauge
-from ptycho.npz import read_npz, write_npz
-from ptycho.pipeline import train
-from ptycho.probe_choice import probe_overlap, probe_power
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.probe_choice import probe_overlap, probe_power
+from ptycho.data.scan import open_scan
+from ptycho.evaluation.gauge import solve_gauge
+from ptycho.networks.bundle import read_bundle
 from ptycho.raw_data import RawData
-from ptycho.scan import open_scan
-from ptycho.simulate import SimulationOptions, expected_counts, simulate
+from ptycho.run.pipeline import train
+from ptycho.simulation.simulate import SimulationOptions, expected_counts, simulate
 from ptycho.workflows import components
 
 pytestmark = pytest.mark.slow
@@ -232,7 +232,7 @@ def test_a_file_without_the_probe_of_the_start_still_loads(run: tuple[str, Path]
         torch.save(content, tmp_path / "old.ckpt")
         model = engine.load(tmp_path / "old.ckpt")
     else:
-        from ptycho.bundle import write_bundle
+        from ptycho.networks.bundle import write_bundle
         from ptycho.tf import engine
 
         old = replace(read_bundle(folder / "wts.h5.zip"), probe_start=None)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.job import RefineOptions, TrainingJob, training_groups
-from ptycho.models import find_model, fitted_model, load_engine
-from ptycho.progress import Progress
+from ptycho.data.scaling import make_scale_record, scaled_probe
+from ptycho.data.scan import Scan
+from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.scaling import make_scale_record, scaled_probe
-from ptycho.scan import Scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.run.engines import find_model, fitted_model, load_engine
+from ptycho.run.job import RefineOptions, TrainingJob, training_groups
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BACKENDS = ("pytorch", "tensorflow")
 LAYOUTS = {"row": lambda count: (1, count), "column": lambda count: (count, 1)}

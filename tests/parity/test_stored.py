@@ -10,21 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho import network, params
-from ptycho.comparison import read_reconstruction, stored_fit
+from ptycho import params
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import Scan, open_scan, prepare_scan
 from ptycho.errors import DataError
-from ptycho.evaluate import Request, evaluate
+from ptycho.evaluation.comparison import read_reconstruction, stored_fit
 from ptycho.files.export import collect, export_optics, write_export
-from ptycho.files.optics import FileOptions
-from ptycho.job import Reconstruction, RefineOptions
-from ptycho.models import find_model, fitted_model, load_engine
-from ptycho.npz import read_npz, write_npz
-from ptycho.outputs import write_patch_stats, write_reconstruction
-from ptycho.progress import Progress
+from ptycho.networks import architectures
+from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, open_scan, prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.run.engines import find_model, fitted_model, load_engine
+from ptycho.run.evaluate import Request, evaluate
+from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.outputs import write_patch_stats, write_reconstruction
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 SAME = 1e-4
 """Relative: single precision in the run, other chunks and other sums in the evaluation."""
@@ -36,8 +37,8 @@ BACKENDS = ("pytorch", "tensorflow")
 def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of the process; let positions move early and far, on to other pixels."""
     monkeypatch.setattr(params, "cfg", dict(params.cfg))
-    monkeypatch.setattr(network, "POSITION_REST_STEPS", 1)
-    monkeypatch.setattr(network, "POSITION_STEP", 8.0)
+    monkeypatch.setattr(architectures, "POSITION_REST_STEPS", 1)
+    monkeypatch.setattr(architectures, "POSITION_STEP", 8.0)
 
 
 def write(path: Path, *, modes: int, **changes: Any) -> Path:

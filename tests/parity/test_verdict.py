@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.job import RefineOptions
-from ptycho.models import find_model, fitted_model, load_engine
-from ptycho.npz import write_npz
-from ptycho.progress import Progress
-from ptycho.scan import Scan, open_scan
-from ptycho.simulate import SimulationOptions, simulate
-from ptycho.verdict import Verdict, judge
+from ptycho.data.npz import write_npz
+from ptycho.data.scan import Scan, open_scan
+from ptycho.evaluation.verdict import Verdict, judge
+from ptycho.process.progress import Progress
+from ptycho.run.engines import find_model, fitted_model, load_engine
+from ptycho.run.job import RefineOptions
+from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BASE: dict[str, Any] = {"n_px": 32, "n_y": 10, "n_x": 10, "step_px": 3.0, "photons": 1e6, "seed": 10}
 BACKENDS = ("pytorch", "tensorflow")

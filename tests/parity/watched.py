@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ptycho import charts, evaluate, figures, pipeline
-from ptycho.bundle import read_bundle
-from ptycho.npz import atomic_path, read_npz
-from ptycho.progress import Phase, Progress
+from ptycho.data.npz import atomic_path, read_npz
+from ptycho.evaluation import charts, figures
+from ptycho.networks.bundle import read_bundle
+from ptycho.process.progress import Phase, Progress
+from ptycho.run import evaluate, pipeline
 
 RECORDS = ("config.json", "hparams.yaml", "metrics.csv", "metrics.json")
 """Files that merely record settings, or times."""

@@ -23,14 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from judges import as_array, small_scan
 
 from ptycho import physics as reference
-from ptycho.bundle import read_bundle, write_bundle
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.job import RefineOptions, TrainingJob, training_groups
-from ptycho.metrics import score
-from ptycho.outputs import truth_on_canvas
-from ptycho.progress import Progress
-from ptycho.scaling import NOT_MEASURED
-from ptycho.scan import Scan, open_scan
+from ptycho.data.scaling import NOT_MEASURED
+from ptycho.data.scan import Scan, open_scan
+from ptycho.evaluation.metrics import score
+from ptycho.networks.bundle import read_bundle, write_bundle
+from ptycho.process.progress import Progress
+from ptycho.run.job import RefineOptions, TrainingJob, training_groups
+from ptycho.run.outputs import truth_on_canvas
 
 Array = NDArray[Any]
 ARCHITECTURES = ("cnn", "unrolled", "unrolled_poisson")

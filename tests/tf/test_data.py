@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, TrainingConfig
-from ptycho.grouping import make_groups
-from ptycho.progress import Progress
-from ptycho.scan import Scan, open_scan
+from ptycho.data.scan import Scan, open_scan
+from ptycho.geometry.grouping import make_groups
+from ptycho.process.progress import Progress
 from ptycho.tf.data import GroupSource, PatternStore, TileSource, stream
 from ptycho.tf.optimizer import Optimizer, clipped
 from ptycho.tf.runtime import tf

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.scan import Scan, open_scan
 from ptycho.errors import BundleError, ConfigError, DataError
-from ptycho.job import Reconstruction, TrainingJob, TrainingResult, training_groups
-from ptycho.network import architecture_table, initial_weights
-from ptycho.progress import Phase, Progress
-from ptycho.scan import Scan, open_scan
+from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
+from ptycho.process.progress import Phase, Progress
+from ptycho.run.job import Reconstruction, TrainingJob, TrainingResult, training_groups
 from ptycho.tf import engine
 from ptycho.tf.checkpoints import Checkpoints, read_state
 from ptycho.tf.model import PtychoPINN
@@ -175,7 +175,7 @@ def test_numbers_reach_the_other_loggers(scan: Scan, tmp_path: Path, kind: str) 
     if kind == "tensorboard":
         assert list((tmp_path / "tensorboard").glob("events.*"))
         return
-    from ptycho.mlflow_store import quiet_client, store_uri
+    from ptycho.run.mlflow_store import quiet_client, store_uri
 
     assert result.run_id is not None
     run = quiet_client(store_uri(tmp_path / "mlruns")).get_run(result.run_id)

@@ -19,7 +19,6 @@ import pytest
 from numpy.typing import NDArray
 
 from ptycho import loader, model_manager, params, probe, tf_helper
-from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.config.config import (
     InferenceConfig,
     ModelConfig,
@@ -27,12 +26,13 @@ from ptycho.config.config import (
     TrainingConfig,
     update_legacy_dict,
 )
+from ptycho.data.scan import prepare_scan
 from ptycho.errors import BundleError, ConfigError, DataError
-from ptycho.network import architecture_table, initial_weights
-from ptycho.progress import Progress
+from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
+from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.scan import prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.tf import engine
 from ptycho.workflows import components
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from judges import FLOAT32, FLOAT64, SmallScan, assert_twin, plain_steps, small_scan
 
-from ptycho import network
 from ptycho.config.config import ModelConfig
 from ptycho.errors import BundleError, ConfigError
+from ptycho.networks import architectures
 from ptycho.tf.generators import CnnGenerator, UnrolledGenerator, build_generator
 from ptycho.tf.runtime import tf
 from ptycho.tf.solver import Chunk, scan_illumination
@@ -56,7 +56,7 @@ def patterns(n_px: int = 32, channels: int = 1) -> Any:
 @pytest.mark.parametrize("generator", [cnn(gridsize=2), unrolled()])
 def test_exported_weights_are_those_of_the_table(generator: Any) -> None:
     exported = generator.export_weights()
-    initial = network.initial_weights(generator.table, 3)
+    initial = architectures.initial_weights(generator.table, 3)
     assert list(exported) == list(initial)
     for name, array in exported.items():
         assert array.dtype == np.float32
@@ -129,13 +129,13 @@ def test_the_untrained_unrolled_network_is_plain_accelerated_steps(steps: int) -
     found = reconstruct(unrolled(steps), chunked(scan, 7), scan.obj.shape)
     learned = min(2, steps)
     # Weights are stored in float32, so the learned momentum starts at the float32 number next to 0.8.
-    stored = float(np.float32(network.STEP_MOMENTUM))
+    stored = float(np.float32(architectures.STEP_MOMENTUM))
     momenta = [k / (k + 3) for k in range(steps - learned)] + [stored] * learned
     arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
-    assert_twin(plain_steps(*arguments, momenta, network.STEP_DAMPING), found, FLOAT64)
+    assert_twin(plain_steps(*arguments, momenta, architectures.STEP_DAMPING), found, FLOAT64)
     if steps > 2:
         with pytest.raises(AssertionError):
-            assert_twin(plain_steps(*arguments, momenta[:-1], network.STEP_DAMPING), found, 1e-4)
+            assert_twin(plain_steps(*arguments, momenta[:-1], architectures.STEP_DAMPING), found, 1e-4)
 
 
 @pytest.mark.parametrize("cuts", [(12,), (1, 5, 23)])

@@ -9,8 +9,8 @@ import pytest
 from judges import FLOAT32, FLOAT64, assert_twin, random_complex
 from numpy.typing import NDArray
 
-from ptycho import losses as reference
-from ptycho.losses import LossTerms
+from ptycho.physics import losses as reference
+from ptycho.physics.losses import LossTerms
 from ptycho.tf import losses as candidate
 from ptycho.tf import physics
 from ptycho.tf.runtime import tf

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptycho.geometry import plan_canvas
-from ptycho.job import RefineOptions
-from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.progress import Progress
+from ptycho.data.scan import prepare_scan
+from ptycho.geometry.canvas import plan_canvas
+from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.scan import prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.run.job import RefineOptions
+from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.tf import data
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.refine import refine

@@ -21,9 +21,9 @@ from ptycho.config.config import ModelConfig as CoreModelConfig
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.config.config import TrainingConfig as CoreTrainingConfig
 from ptycho.errors import BundleError, ConfigError, DataError
-from ptycho.grouping import object_patches
-from ptycho.job import TrainingJob
+from ptycho.geometry.grouping import object_patches
 from ptycho.raw_data import RawData
+from ptycho.run.job import TrainingJob
 from ptycho_torch.api.base_api import (
     ConfigManager,
     DataloaderFormats,

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from ptycho import models, params, pipeline
+from ptycho import params
 from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError, MissingPackageError
+from ptycho.run import engines, pipeline
 
 Python = Callable[..., CompletedProcess[str]]
 SENTENCE = (
@@ -60,7 +61,7 @@ def test_a_command_without_lightning_is_one_line_with_status_2(
 
 
 def test_the_other_modules_import_without_lightning(without_lightning: Path, run_python: Python) -> None:
-    code = "import ptycho.pipeline, ptycho_torch.config_params, ptycho_torch.inference; print('ok')"
+    code = "import ptycho.run.pipeline, ptycho_torch.config_params, ptycho_torch.inference; print('ok')"
     assert run_python("-c", code, hidden=without_lightning).stdout == "ok\n"
 
 
@@ -71,7 +72,7 @@ def test_importing_train_loads_no_framework(run_python: Python) -> None:
 
 
 def test_every_engine_has_what_the_pipeline_calls() -> None:
-    engine = models.load_engine("pytorch")
+    engine = engines.load_engine("pytorch")
     assert engine.__name__ == "ptycho_torch.engine"
     for name in ("fit", "load", "to_bundle", "from_bundle", "core_config", "reconstruct", "log_artifacts"):
         assert callable(getattr(engine, name))
@@ -79,7 +80,7 @@ def test_every_engine_has_what_the_pipeline_calls() -> None:
 
 def test_an_unknown_backend_is_named_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"unknown name \(got 'jax', expected one of pytorch, tensorflow\)"):
-        models.load_engine("jax")
+        engines.load_engine("jax")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,7 @@ def test_a_missing_backend_names_its_install_command(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackageError) as caught:
-        models.load_engine(backend)
+        engines.load_engine(backend)
     assert str(caught.value) == sentence
     assert isinstance(caught.value, RuntimeError)
 
@@ -125,7 +126,7 @@ def test_the_flag_chooses_the_engine_after_params_cfg_is_filled(
 
     # The command looks at its settings before; the run chooses its engine here.
     monkeypatch.setattr(pipeline, "check_training_settings", choose)
-    monkeypatch.setattr(models, "require_backend", lambda backend: None)
+    monkeypatch.setattr(engines, "require_backend", lambda backend: None)
     done = run_command(
         "train",
         "--train_data_file",

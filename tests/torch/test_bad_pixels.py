@@ -35,9 +35,9 @@ from masked_scans import (
 from numpy.typing import NDArray
 
 from ptycho import physics as reference
-from ptycho.files.optics import FileOptions
-from ptycho.network import NOISE_FLOOR, STEP_DAMPING
-from ptycho.scan import open_scan
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import open_scan
+from ptycho.networks.architectures import NOISE_FLOOR, STEP_DAMPING
 from ptycho_torch import engine, solver
 
 Array = NDArray[Any]

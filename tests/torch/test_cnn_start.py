@@ -10,8 +10,8 @@ import torch
 
 from ptycho.config.choices import AmpActivation, allowed
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.job import TrainingJob, training_groups
-from ptycho.scan import open_scan
+from ptycho.data.scan import open_scan
+from ptycho.run.job import TrainingJob, training_groups
 from ptycho_torch import engine, schedule
 from ptycho_torch.generators import build_generator
 

@@ -13,14 +13,14 @@ import torch
 from judges import assert_twin
 from numpy.typing import NDArray
 
-from ptycho.bundle import read_bundle, write_bundle
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.scan import Scan, open_scan
 from ptycho.errors import BundleError, ConfigError
-from ptycho.grouping import covering_groups
-from ptycho.job import TrainingJob, training_groups
-from ptycho.progress import Progress
-from ptycho.scan import Scan, open_scan
-from ptycho.simulate import SimulationOptions, write_scan
+from ptycho.geometry.grouping import covering_groups
+from ptycho.networks.bundle import read_bundle, write_bundle
+from ptycho.process.progress import Progress
+from ptycho.run.job import TrainingJob, training_groups
+from ptycho.simulation.simulate import SimulationOptions, write_scan
 from ptycho_torch import engine
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.data import GroupDataset, PatternStore

@@ -10,9 +10,9 @@ import torch
 from judges import FLOAT32, FLOAT64, SmallScan, assert_twin, plain_steps, small_scan
 from torch import Tensor
 
-from ptycho import network
 from ptycho.config.config import ModelConfig
 from ptycho.errors import BundleError, ConfigError
+from ptycho.networks import architectures
 from ptycho_torch.generators import CnnGenerator, UnrolledGenerator, build_generator
 from ptycho_torch.solver import Chunk, scan_illumination
 
@@ -79,7 +79,7 @@ def test_cnn_weights_travel_to_another_network() -> None:
 @pytest.mark.parametrize("generator", [cnn(gridsize=2), unrolled()])
 def test_exported_weights_are_those_of_the_table(generator: Any) -> None:
     exported = generator.export_weights()
-    initial = network.initial_weights(generator.table, 3)
+    initial = architectures.initial_weights(generator.table, 3)
     assert sorted(exported) == sorted(initial)
     for name, array in exported.items():
         assert array.dtype == np.float32
@@ -100,10 +100,10 @@ def test_exported_weights_do_not_follow_the_network() -> None:
 def test_a_kernel_keeps_its_axes() -> None:
     generator = unrolled(steps=1)
     weights = generator.export_weights()
-    kernel = np.zeros((3, 3, network.UNROLLED_INPUTS, 4), np.float32)
+    kernel = np.zeros((3, 3, architectures.UNROLLED_INPUTS, 4), np.float32)
     kernel[0, 2, 5, 1] = 1.0  # up one row, right one column, from input 5 to output 1
     generator.import_weights(weights | {"unet0_down0a/kernel": kernel}, "test")
-    picture = torch.zeros(1, network.UNROLLED_INPUTS, 8, 8)
+    picture = torch.zeros(1, architectures.UNROLLED_INPUTS, 8, 8)
     picture[0, 5, 3, 4] = 1.0
     found = generator.convolutions["unet0_down0a"](picture)[0]
     # A convolution layer correlates: output (y, x) reads input (y - 1, x + 1).
@@ -164,21 +164,21 @@ def test_the_untrained_unrolled_network_is_plain_accelerated_steps(steps: int) -
     found = reconstruct(unrolled(steps).double(), chunks, scan.obj.shape)
     learned = min(2, steps)
     # Weights are stored in float32, so the learned momentum starts at the float32 number next to 0.8.
-    stored = float(np.float32(network.STEP_MOMENTUM))
+    stored = float(np.float32(architectures.STEP_MOMENTUM))
     momenta = [k / (k + 3) for k in range(steps - learned)] + [stored] * learned
     arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
-    assert_twin(plain_steps(*arguments, momenta, network.STEP_DAMPING), found, FLOAT64)
+    assert_twin(plain_steps(*arguments, momenta, architectures.STEP_DAMPING), found, FLOAT64)
     if steps > 2:
         with pytest.raises(AssertionError):
-            assert_twin(plain_steps(*arguments, momenta[:-1], network.STEP_DAMPING), found, 1e-4)
+            assert_twin(plain_steps(*arguments, momenta[:-1], architectures.STEP_DAMPING), found, 1e-4)
 
 
 def test_single_precision_is_close_to_double() -> None:
     scan = small_scan(np.complex64, noisy=True)
     found = reconstruct(unrolled(), chunked(scan), scan.obj.shape)
-    momenta = [0.0, 0.25, 0.4, 0.5, network.STEP_MOMENTUM, network.STEP_MOMENTUM]
+    momenta = [0.0, 0.25, 0.4, 0.5, architectures.STEP_MOMENTUM, architectures.STEP_MOMENTUM]
     arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
-    exact = plain_steps(*arguments, momenta, network.STEP_DAMPING)
+    exact = plain_steps(*arguments, momenta, architectures.STEP_DAMPING)
     assert found.dtype == torch.complex64
     assert_twin(exact, found, STEPS * FLOAT32)
 
@@ -249,11 +249,11 @@ def test_a_large_canvas_in_strips_is_the_canvas_in_one_piece(monkeypatch: pytest
         if name.endswith("out/kernel"):
             weights[name] = rng.normal(size=weights[name].shape).astype(np.float32)
     generator.import_weights(weights, "test")
-    canvas = torch.from_numpy(rng.normal(size=(1, network.UNROLLED_INPUTS, 200, 40)).astype(np.float32))
+    canvas = torch.from_numpy(rng.normal(size=(1, architectures.UNROLLED_INPUTS, 200, 40)).astype(np.float32))
     with torch.no_grad():
         whole = generator._unet(canvas, "unet0_")
-        monkeypatch.setattr(network, "STRIP_PIXELS", 40 * 48)
+        monkeypatch.setattr(architectures, "STRIP_PIXELS", 40 * 48)
         assert_twin(whole.numpy(), generator.correction(canvas, 0), FLOAT32)
-        monkeypatch.setattr(network, "STRIP_HALO_PX", 8)
+        monkeypatch.setattr(architectures, "STRIP_HALO_PX", 8)
         with pytest.raises(AssertionError):
             assert_twin(whole.numpy(), generator.correction(canvas, 0), FLOAT32)

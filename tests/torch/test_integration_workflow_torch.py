@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptycho.gauge import fit_gauge
-from ptycho.metrics import complex_nrmse
-from ptycho.npz import read_npz, write_npz
+from ptycho.data.npz import read_npz, write_npz
+from ptycho.evaluation.gauge import fit_gauge
+from ptycho.evaluation.metrics import complex_nrmse
 from ptycho.params import cfg
-from ptycho.simulate import SimulationOptions, expected_counts, make_probe, simulate
+from ptycho.simulation.simulate import SimulationOptions, expected_counts, make_probe, simulate
 
 Command = Callable[..., Any]
 SAME_SCENE = 0.02

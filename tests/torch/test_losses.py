@@ -10,10 +10,10 @@ import torch
 from judges import FLOAT32, FLOAT64, assert_twin, random_complex
 from numpy.typing import NDArray
 
-from ptycho import losses as reference
 from ptycho.config import config as core
 from ptycho.errors import ConfigError
-from ptycho.losses import LossTerms
+from ptycho.physics import losses as reference
+from ptycho.physics.losses import LossTerms
 from ptycho_torch import config_bridge as bridge
 from ptycho_torch import config_params as p
 from ptycho_torch import losses as candidate

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho.bundle import Bundle, read_bundle, write_bundle
 from ptycho.cli import inference_command
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
-from ptycho.curriculum import PretrainOptions, draw_scan
+from ptycho.data.scan import open_scan
 from ptycho.errors import BundleError, ConfigError
-from ptycho.metrics import score
-from ptycho.models import PRETRAINED_FILE, find_model
-from ptycho.network import LEARNED_STEPS, architecture_table, check_weights, initial_weights
-from ptycho.outputs import truth_on_canvas
-from ptycho.progress import Progress
-from ptycho.scan import open_scan
-from ptycho.simulate import SimulationOptions, scan_positions, write_scan
+from ptycho.evaluation.metrics import score
+from ptycho.networks.architectures import LEARNED_STEPS, architecture_table, check_weights, initial_weights
+from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
+from ptycho.process.progress import Progress
+from ptycho.run.engines import PRETRAINED_FILE, find_model
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.simulation.curriculum import PretrainOptions, draw_scan
+from ptycho.simulation.simulate import SimulationOptions, scan_positions, write_scan
 from ptycho_torch import engine, pretrain, pretraining
 from ptycho_torch.generators import UnrolledGenerator
 

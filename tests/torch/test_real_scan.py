@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptycho.npz import read_npz
+from ptycho.data.npz import read_npz
 
 Command = Callable[..., Any]
 SPOKES = 30

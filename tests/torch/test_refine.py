@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho.geometry import plan_canvas
-from ptycho.job import RefineOptions
-from ptycho.metrics import score
-from ptycho.network import CANVAS_MULTIPLE_PX
-from ptycho.progress import Progress
+from ptycho.data.scan import Scan, prepare_scan
+from ptycho.evaluation.metrics import score
+from ptycho.geometry.canvas import plan_canvas
+from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.scan import Scan, prepare_scan
-from ptycho.simulate import SimulationOptions, simulate
+from ptycho.run.job import RefineOptions
+from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho_torch import data
 from ptycho_torch.data import PatternStore, ScanChunks
 from ptycho_torch.refine import refine

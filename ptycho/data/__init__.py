@@ -1,0 +1,1 @@
+"""One scan in memory: reading, checks, scale, labels."""

@@ -1,0 +1,407 @@
+"""Arrays of a data file brought to canonical axes, or refused with the file, key, value and mend named.
+
+Axes: patterns (M, N, N), probe modes (P, N, N), object (H, W), one number per pattern for positions. `where`
+is the name that messages start with: the file, or ``RawData`` for arrays handed over in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ptycho.data.scaling import CHUNK
+from ptycho.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+def canonical_column(values: ArrayLike, key: str, where: str) -> NDArray[np.float64]:
+    """Return one finite number per pattern.
+
+    Parameters
+    ----------
+    values : real array, shape (M,), (M, 1) or (1, M)
+        Coordinates [object pixels] or scan numbers.
+    key : str
+        Its key in the file.
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    float64 array, shape (M,)
+        The same numbers.
+
+    Raises
+    ------
+    DataError
+        If the shape or dtype is another one, or a value is not finite.
+    """
+    array = np.asarray(values)
+    if array.size != max(array.shape, default=0) or array.dtype.kind not in "iufb":
+        raise DataError(
+            f"{where}: {key} is not a list of numbers (got shape {array.shape}, dtype "
+            f"{array.dtype}, expected (patterns,)). Save one value per pattern."
+        )
+    column = array.reshape(-1).astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(column))
+    if bad.size:
+        raise DataError(
+            f"{where}: {key} has {bad.size} values that are not finite (got {column[bad[0]]} at "
+            f"row {bad[0]}, expected finite numbers). Remove these patterns."
+        )
+    return column
+
+
+def match_lengths(
+    columns: dict[str, NDArray[np.float64]], n_patterns: int, where: str, rule: str | None = None
+) -> int:
+    """Return how many patterns take part where patterns and positions may differ in number.
+
+    Parameters
+    ----------
+    columns : dict of str to float64 array
+        Coordinates and scan numbers by key.
+    n_patterns : int
+        Number of patterns M.
+    where : str
+        Name used in messages.
+    rule : {'refuse', 'head'}, optional
+        For files: refuse a difference, or keep the first of all. By default, for arrays in memory, values
+        beyond the patterns are dropped with a warning, and fewer are refused.
+
+    Returns
+    -------
+    int
+        Number of patterns and values to keep, from the start.
+
+    Raises
+    ------
+    DataError
+        If the numbers differ and the rule does not allow it.
+    """
+    lengths = {key: len(column) for key, column in columns.items()}
+    other = {key: length for key, length in lengths.items() if length != n_patterns}
+    if not other:
+        return n_patterns
+    named = ", ".join(f"{key} {length}" for key, length in other.items())
+    if rule == "head":
+        kept = min(n_patterns, *lengths.values())
+        logger.warning(
+            "%s: patterns and positions differ in number (%d patterns, %s); the first %d of each are used",
+            where,
+            n_patterns,
+            named,
+            kept,
+        )
+        return kept
+    if rule == "refuse":
+        raise DataError(
+            f"{where}: patterns and positions differ in number (got {n_patterns} patterns, {named}; expected "
+            "the same). Save one position per pattern; --match-lengths head uses the first of each, and "
+            "--pattern-axis reads the patterns along another axis."
+        )
+    for key, length in other.items():
+        if length < n_patterns:
+            raise DataError(
+                f"{where}: {key} is too short (got {length} values for {n_patterns} patterns, expected one "
+                "each). Save all of them, or pass --pattern-axis if the axes of the patterns are misread."
+            )
+    text = f"{where}: more positions than patterns ({named}; {n_patterns} patterns); the last are not used"
+    logger.warning(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=3)
+    return n_patterns
+
+
+def canonical_patterns(
+    values: ArrayLike, n_positions: int, pattern_axis: int | None, where: str
+) -> NDArray[Any]:
+    """Return patterns with the pattern axis first, in their own dtype.
+
+    When just one pair of neighbouring axes is square, the remaining axis counts patterns. Otherwise it is
+    the axis as long as the positions, then one shorter than them, then the last one if it is the longest; a
+    cube is taken as (M, N, N).
+
+    Parameters
+    ----------
+    values : real array, shape (M, N, N), (N, N, M) or (M, N, N, 1)
+        Counts or amplitude.
+    n_positions : int
+        Number of scan positions in the file.
+    pattern_axis : int or None
+        Axis that counts patterns, when the user says so.
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    real array, shape (M, N, N)
+        Contiguous; no copy is made when it is that already.
+
+    Raises
+    ------
+    DataError
+        If the rank or dtype is another one, or the patterns are not square.
+    """
+    array = np.asarray(values)
+    if array.ndim == 4 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or array.dtype.kind not in "iuf" or not array.size:
+        raise DataError(
+            f"{where}: diff3d is not a stack of patterns (got shape {array.shape}, dtype "
+            f"{array.dtype}, expected (patterns, N, N) integers or floats). Save it that way."
+        )
+    axis = _pattern_axis(array.shape, n_positions) if pattern_axis is None else pattern_axis
+    if axis not in (-3, -2, -1, 0, 1, 2):
+        raise DataError(f"{where}: no such pattern axis (got {axis}, expected 0, 1 or 2). Correct it.")
+    stack = np.moveaxis(array, axis, 0)
+    if stack.shape[1] != stack.shape[2]:
+        likely = [i for i in range(3) if len({*array.shape[:i], *array.shape[i + 1 :]}) == 1]
+        mend = f"Pass --pattern-axis {likely[0]}" if likely else "Crop or pad the patterns to squares"
+        raise DataError(
+            f"{where}: diff3d holds no square patterns (got shape {array.shape} with pattern "
+            f"axis {axis}, expected (patterns, N, N)). {mend}."
+        )
+    return np.ascontiguousarray(stack)
+
+
+def check_patterns(patterns: NDArray[Any], where: str) -> None:
+    """Refuse patterns without a single count; single values are for ``ptycho.data.checks`` to judge.
+
+    Parameters
+    ----------
+    patterns : real array, shape (M, N, N)
+        Counts or amplitude.
+    where : str
+        Name used in messages.
+
+    Raises
+    ------
+    DataError
+        If no value is a finite number above 0.
+    """
+    chunks = (patterns[start : start + CHUNK] for start in range(0, len(patterns), CHUNK))
+    # A comparison with not-a-number is false.
+    if any(((chunk > 0) & (chunk < np.inf)).any() for chunk in chunks):
+        return
+    value = patterns.reshape(-1)[0]
+    kind = "all zero" if not patterns.any() else "nothing but negative numbers, or none"
+    raise DataError(
+        f"{where}: diff3d is {kind} (got {value} in all {len(patterns)} patterns, expected photons). Check "
+        "the export."
+    )
+
+
+def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.complex64]:
+    """Return the probe as a stack of modes.
+
+    Parameters
+    ----------
+    values : complex array, shape (N, N), (N, N, 1) or (P, N, N)
+        Incoherent modes.
+    N : int
+        Side of a pattern [pixels].
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    complex64 array, shape (P, N, N)
+        The same modes.
+
+    Raises
+    ------
+    DataError
+        If the shape or dtype is another one, or if the probe is not finite or all zero.
+    """
+    probe = values[None] if values.ndim == 2 else values
+    if probe.shape == (N, N, 1):
+        probe = np.moveaxis(probe, -1, 0)
+    fits = probe.ndim == 3 and len(probe) > 0 and probe.shape[1:] == (N, N)
+    if not fits or probe.dtype.kind not in "iufc":
+        raise DataError(
+            f"{where}: probeGuess does not fit the patterns (got shape {values.shape}, dtype "
+            f"{values.dtype}, expected ({N}, {N}) or (P, {N}, {N})). Save a probe of that size."
+        )
+    finite = np.isfinite(probe)
+    if not finite.all():
+        raise DataError(
+            f"{where}: probeGuess is not finite (got {probe[~finite][0]}, expected complex "
+            f"numbers). Save a valid probe."
+        )
+    if not probe.any():
+        raise DataError(
+            f"{where}: probeGuess is all zero (got 0, expected an illumination). Save a valid probe."
+        )
+    return probe.astype(np.complex64)
+
+
+def canonical_object(values: ArrayLike, where: str) -> NDArray[Any]:
+    """Return the object as one picture.
+
+    Parameters
+    ----------
+    values : complex array, shape (H, W) or (1, H, W)
+        Object.
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    complex array, shape (H, W)
+        The same picture.
+
+    Raises
+    ------
+    DataError
+        If the shape or dtype is another one.
+    """
+    array = np.asarray(values)
+    picture = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
+    if picture.ndim != 2 or picture.dtype.kind not in "iufc":
+        raise DataError(
+            f"{where}: objectGuess is not one picture (got shape {array.shape}, dtype "
+            f"{array.dtype}, expected (H, W) complex). Save one layer."
+        )
+    return picture
+
+
+def patches_or_none(
+    values: ArrayLike | None, key: str, shape: tuple[int, ...], where: str
+) -> NDArray[Any] | None:
+    """Return one patch per pattern, or None, with a logged warning, when the array does not fit.
+
+    Parameters
+    ----------
+    values : complex array, shape (M, N, N) or (M, N, N, 1), or None
+        Patches.
+    key : str
+        Their key in the file.
+    shape : tuple of int
+        Shape of the patterns, (M, N, N).
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    complex array, shape (M, N, N), or None
+        The same patches.
+    """
+    if values is None:
+        return None
+    array = np.asarray(values)
+    array = array[..., 0] if array.ndim == 4 and array.shape[-1] == 1 else array
+    if array.shape == shape and array.dtype.kind in "iufc":
+        return array
+    logger.warning("%s: %s is ignored, it is %s %s and not %s", where, key, array.dtype, array.shape, shape)
+    return None
+
+
+def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray[np.bool_]:
+    """Return the mask of pixels that measured nothing.
+
+    Parameters
+    ----------
+    values : bool or number array, shape (N, N), (1, N, N) or (M, N, N)
+        Nonzero where nothing was measured: in all patterns, or in each.
+    shape : tuple of int
+        Shape of the patterns, (M, N, N).
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    bool array, shape (N, N), or (M, N, N) where patterns differ
+        The same mask.
+
+    Raises
+    ------
+    DataError
+        If the shape or dtype is another one.
+    """
+    mask, n_px = np.asarray(values), shape[-1]
+    if mask.shape not in (shape[1:], (1, *shape[1:]), shape) or mask.dtype.kind not in "biuf":
+        raise DataError(
+            f"{where}: bad_pixels does not fit the patterns (got shape {mask.shape}, dtype "
+            f"{mask.dtype}, expected bool ({n_px}, {n_px}) or {shape}). Save one flag per pixel."
+        )
+    # Not-a-number is no statement that a pixel is good.
+    mask = mask != 0
+    if mask.ndim == 3 and (mask[1:] == mask[:1]).all():
+        mask = mask[0]
+    return mask
+
+
+def checked_dose(value: Any, where: str) -> float:
+    """Return the mean photons per pattern.
+
+    Parameters
+    ----------
+    value : float or array of one number
+        Dose [photons per pattern].
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    float
+        The same number.
+
+    Raises
+    ------
+    DataError
+        If it is not one finite number > 0.
+    """
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "iuf" or not 0 < float(array.reshape(())) < np.inf:
+        raise DataError(
+            f"{where}: nphotons is no dose (got {value!r}, expected photons per pattern > 0). "
+            f"Leave it out when the dose is unknown."
+        )
+    return float(array.reshape(()))
+
+
+def parsed_metadata(stored: NDArray[Any] | None, where: str) -> dict[str, Any] | None:
+    """Return the metadata stored as JSON text, or None, with a logged warning, when it is not that.
+
+    Parameters
+    ----------
+    stored : text array, shape (), or None
+        A JSON object.
+    where : str
+        Name used in messages.
+
+    Returns
+    -------
+    dict or None
+        Its content.
+    """
+    if stored is None:
+        return None
+    try:
+        content = json.loads(str(stored))
+    except json.JSONDecodeError:
+        content = None
+    if isinstance(content, dict):
+        return content
+    logger.warning("%s: _metadata is ignored, it is not a JSON object", where)
+    return None
+
+
+def _pattern_axis(shape: tuple[int, ...], n_positions: int) -> int:
+    """Axis that counts patterns: what the square sides leave over, else what the positions say."""
+    first, last = shape[1] == shape[2], shape[0] == shape[1]
+    if first != last:
+        return 0 if first else 2
+    for axis in (0, 2):
+        if shape[axis] == n_positions:
+            return axis
+    for axis in (0, 2):
+        if shape[axis] < n_positions:
+            return axis
+    return 2 if shape[2] > max(shape[:2]) else 0

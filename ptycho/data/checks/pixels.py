@@ -1,0 +1,197 @@
+"""Hot and dead detector pixels that nobody marked, found by what the light of a probe cannot do.
+
+The far field of a probe that fits its window has no feature as small as a pixel, except where the direct beam
+hits the detector and around it. A dark region fades out; the edge of a dead one is as bright as the rest.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.checks.findings import Draft, Finding
+from ptycho.data.checks.measures import count_blocks, with_bad_pixels
+
+if TYPE_CHECKING:
+    from ptycho.data.optics import FileOptions
+    from ptycho.data.raw import RawData
+
+FEWEST_PATTERNS = 16
+"""In fewer patterns chance is no stranger than a fault."""
+HOT_FACTOR = 4.0
+"""Counts of a hot pixel in units of those of its neighbours."""
+SIGMAS = 6.0
+"""How far beyond that factor, in standard errors of the mean; 3.1 is the most in 500 simulated scans."""
+RANKS = ((4, 1.5, 0.0), (10, 0.0, 0.15))
+"""Rank of the neighbour, of 24, that a pixel is compared with, and how far from the direct beam: 3 faulty
+pixels may touch outside of 1.5 px, 9 outside of 0.15 N, where no structure is as sharp as near the beam."""
+LIT_AROUND = 10
+"""So many lit neighbours are enough to compare with."""
+DEAD_PATTERNS = 24.0
+"""Patterns in which both ends of a dead line of pixels have counts (13 in 500 simulated scans) ..."""
+DEAD_LIT = 0.5
+"""... or this share of the patterns, where they are few."""
+DEAD_LONGEST = 0.25
+"""Longest dead line in units of N; a longer one is where no light goes."""
+MIDDLE = 0.15
+"""Within this radius of the direct beam, in units of N, a probe that fills its window has dark rings ..."""
+DARK_RING = 2000.0
+"""... whose counts, in all patterns, are more than one for so many beside them."""
+RING_WIDTH = 3
+"""A dead line this long is no such ring."""
+MOST_IN_ROW = 3
+"""Brightest pixels of a row that do not count, since they may be hot."""
+BAND_COUNTS = 100.0
+"""Counts of the row on either side of dark ones, in all patterns, from which on these are a gap."""
+MOST_HOT, MOST_DEAD = 0.03, 0.3
+"""Share of the detector from which on so many faults are more likely the light."""
+
+
+def check_pixels(draft: Draft, options: FileOptions) -> Draft:
+    """Mark hot and dead pixels.
+
+    Parameters
+    ----------
+    draft : Draft
+        Data set in which what was not measured is marked, and damaged patterns are left out.
+    options : FileOptions
+        ``keep_pixels`` lets all of them take part.
+
+    Returns
+    -------
+    Draft
+        With these pixels in ``raw.bad_pixels``.
+    """
+    raw = draft.raw
+    if options.keep_pixels or raw.n_patterns - len(draft.left_out) < FEWEST_PATTERNS:
+        return draft
+    mean, error, lit, good = _measured(raw, draft.left_out)
+    count = raw.n_patterns - len(draft.left_out)
+    beam = _beam_distance(mean, good)
+    dead = _dead(mean * count, lit * count, good, beam, count)
+    hot = _hot(mean, error, good & ~dead, beam)
+    for pixels, kind, most in (
+        (hot, "hot, far brighter than all around them", MOST_HOT),
+        (dead, "dead, dark amid light", MOST_DEAD),
+    ):
+        if not pixels.any():
+            continue
+        places = ", ".join(f"({y}, {x})" for y, x in np.argwhere(pixels)[:4])
+        more = ", ..." if pixels.sum() > 4 else ""
+        where = f"{int(pixels.sum())} pixels are {kind}: row, column {places}{more}"
+        if pixels.mean() > most:
+            draft = draft.found(Finding("pixels", f"{where}; mark them in bad_pixels if they are"))
+            continue
+        finding = Finding("pixels", f"{where}; they take no part, --keep-pixels keeps them", "repaired")
+        draft = draft.found(finding, raw=with_bad_pixels(draft.raw, pixels))
+    return draft
+
+
+def _measured(
+    raw: RawData, left_out: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Return mean counts of every pixel, their standard error, how often there are any, and what is good."""
+    total, squares, lit = (np.zeros((raw.N, raw.N)) for _ in range(3))
+    used = np.setdiff1d(np.arange(raw.n_patterns), left_out)
+    for rows, counts in count_blocks(raw):
+        chosen = counts[np.isin(np.arange(rows.start, rows.stop), used)]
+        total += chosen.sum(axis=0)
+        squares += (chosen**2).sum(axis=0)
+        lit += (chosen > 0).sum(axis=0)
+    mean = total / len(used)
+    error = np.sqrt(np.maximum(squares / len(used) - mean**2, 0.0) / len(used))
+    bad = raw.bad_pixels
+    if bad is None:
+        return mean, error, lit / len(used), np.ones((raw.N, raw.N), dtype=bool)
+    lost = bad.astype(float) if bad.ndim == 2 else bad[used].mean(axis=0)
+    share = np.maximum(1.0 - lost, 1.0 / len(used))
+    return mean / share, error / share, lit / len(used) / share, lost < 0.5
+
+
+def _ranked(values: NDArray[np.float64], good: NDArray[np.bool_], rank: int) -> NDArray[np.float64]:
+    """Return the value of that rank, of 24, among the good neighbours of every pixel."""
+    padded = np.pad(np.where(good, values, -1.0), 2, mode="reflect")
+    around = np.lib.stride_tricks.sliding_window_view(padded, (5, 5)).reshape(*values.shape, 25)
+    around = -np.sort(-np.delete(around, 12, axis=-1), axis=-1)
+    # Dark pixels among lit ones may be dead.
+    lit = (around > 0).sum(axis=-1)
+    counted = np.where(lit >= LIT_AROUND, lit, (around >= 0).sum(axis=-1))
+    place = np.clip(np.ceil(rank / 24 * counted).astype(np.int64) - 1, 0, 23)
+    found = np.take_along_axis(around, place[..., None], axis=-1)[..., 0]
+    # Too few neighbours tell nothing: nothing is brighter than infinity.
+    return np.where(counted >= rank, found, np.inf)
+
+
+def _beam_distance(mean: NDArray[np.float64], good: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the smaller distance of every pixel, from the middle or the brightest spot [px]."""
+    from scipy.ndimage import uniform_filter
+
+    n_px = len(mean)
+    calm = np.where(good, np.minimum(mean, HOT_FACTOR * _ranked(mean, good, 4)), 0.0)
+    spot = np.unravel_index(np.argmax(uniform_filter(calm, 5, mode="wrap")), mean.shape)
+    y, x = np.indices(mean.shape)
+    middle = np.hypot(y - n_px // 2, x - n_px // 2)
+    if np.hypot(*(np.array(spot) - n_px // 2)) < MIDDLE * n_px:
+        return middle
+    away = [
+        (np.abs(axis - place) + n_px // 2) % n_px - n_px // 2 for axis, place in ((y, spot[0]), (x, spot[1]))
+    ]
+    return np.minimum(middle, np.hypot(*away))
+
+
+def _hot(
+    mean: NDArray[np.float64], error: NDArray[np.float64], good: NDArray[np.bool_], beam: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which pixels are far brighter than their neighbours."""
+    from scipy.ndimage import uniform_filter
+
+    hot = np.zeros(mean.shape, dtype=bool)
+    # Where neighbours are unknown, they may be the bright ones.
+    factor = HOT_FACTOR * (
+        1 + 0.5 * np.rint(25 * uniform_filter((~good).astype(np.float64), 5, mode="reflect"))
+    )
+    for rank, least_px, least_share in RANKS:
+        around = _ranked(mean, good, rank)
+        known = np.isfinite(around)
+        other = np.where(known, _ranked(error, good, rank), 0.0)
+        excess = mean - factor * np.where(known, around, 0.0)
+        noise = np.hypot(error, factor * other)
+        bright = known & (excess > SIGMAS * noise) & (excess > 0)
+        hot |= bright & (beam > max(least_px, least_share * len(mean)))
+    return hot & good
+
+
+def _dead(
+    total: NDArray[np.float64],
+    lit: NDArray[np.float64],
+    good: NDArray[np.bool_],
+    beam: NDArray[np.float64],
+    count: int,
+) -> NDArray[np.bool_]:
+    """Which pixels are dark in all patterns, on a line along a row or a column whose ends are lit in most."""
+    found = np.zeros(total.shape, dtype=bool)
+    for turned in (False, True):
+        arrays = [array.T if turned else array for array in (total, lit, good, beam)]
+        along = found.T if turned else found
+        counts = np.sort(np.where(arrays[2], arrays[0], 0.0), axis=1)
+        sums = counts[:, :-MOST_IN_ROW].sum(axis=1)
+        bright = np.flatnonzero(counts.sum(axis=1) > 0)
+        for low, high in pairwise(bright):
+            # A gap between two modules, as narrow as that: rows without a count between rows with many.
+            narrow = 1 < high - low <= 1 + DEAD_LONGEST * len(sums)
+            along[low + 1 : high] |= narrow and min(sums[low], sums[high]) >= BAND_COUNTS
+        for line, (counts, often, known, away) in enumerate(zip(*arrays, strict=True)):
+            dark = (counts == 0) | ~known
+            ends = np.flatnonzero(~dark)
+            for low, high in pairwise(ends):
+                run = np.arange(low + 1, high)
+                if not run.size or run.size > DEAD_LONGEST * len(counts) or not known[run].any():
+                    continue
+                in_middle = away[run].min() < MIDDLE * len(counts) and run.size < RING_WIDTH
+                enough = min(often[low], often[high]) >= min(DEAD_PATTERNS, DEAD_LIT * count)
+                if enough and (not in_middle or min(counts[low], counts[high]) >= DARK_RING):
+                    along[line, run] = True
+    return found & good

@@ -1,0 +1,190 @@
+"""Units: positions that cannot be object pixels, and numbers of an instrument that make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.checks.findings import Finding
+from ptycho.data.checks.spots import spot_px, step_px
+from ptycho.data.optics import Optics
+from ptycho.data.plausible import (
+    USUAL_STEPS,
+    implausible,
+    mistaken_number,
+    unit_of_metres,
+    unit_of_pixels,
+)
+from ptycho.data.scaling import measured_amplitude
+from ptycho.errors import DataError
+
+if TYPE_CHECKING:
+    from ptycho.data.optics import FileOptions
+    from ptycho.data.scan import Scan
+
+SMALLEST_STEP_PX = 0.5
+"""Neighbours closer than this have nearly the same pattern, whatever the sample: it has no finer detail."""
+ALIKE = 0.1
+"""Squared difference of neighbours, in units of that of any two patterns, up to which they are alike."""
+FEWEST_PATTERNS = 6
+"""In fewer patterns neighbours and any two are the same pairs."""
+SAMPLE = 64
+"""Pairs that are compared."""
+SAME_PIXEL = 0.01
+"""Relative difference of two object pixel sizes that are the same."""
+IN_METRES = ("cxi", "ptychodus")
+"""Formats whose positions are in metres."""
+
+
+def check_positions(scan: Scan, options: FileOptions) -> Finding | None:
+    """Refuse positions that cannot be object pixels.
+
+    Parameters
+    ----------
+    scan : Scan
+        Ready for an engine.
+    options : FileOptions
+        Not used.
+
+    Returns
+    -------
+    Finding or None
+        A warning where all patterns are at one place.
+
+    Raises
+    ------
+    DataError
+        If neighbours differ more than such a small step can change, or are further apart than a patch.
+    """
+    positions = scan.positions_yx_px[scan.usable]
+    if len(positions) < 2:
+        return None
+    step = step_px(positions)
+    if step > scan.n_px:
+        raise _wrong_unit(
+            scan, step, f"neighbours that are {step:.4g} px apart, where a patch is {scan.n_px} px wide"
+        )
+    if step >= SMALLEST_STEP_PX or len(positions) < FEWEST_PATTERNS:
+        return None
+    if _neighbours_differ(scan):
+        apart = "all positions the same" if step == 0 else f"neighbours that are {step:.4g} px apart"
+        raise _wrong_unit(scan, step, f"{apart}, whose patterns differ like any two")
+    if step == 0 or np.ptp(positions, axis=0).max() < SMALLEST_STEP_PX:
+        return Finding(
+            "units",
+            "all patterns are at one place, so object and probe cannot be told apart; scan the sample",
+        )
+    return None
+
+
+def check_optics(scan: Scan, options: FileOptions) -> Finding | None:
+    """Warn of numbers of the instrument that make no sense, or contradict each other.
+
+    Parameters
+    ----------
+    scan : Scan
+        Ready for an engine.
+    options : FileOptions
+        Not used.
+
+    Returns
+    -------
+    Finding or None
+        What is odd, and which flag corrects it.
+    """
+    optics = Optics.from_metadata(scan.raw.metadata, scan.raw.source)
+    odd = list(implausible(optics))
+    expected = replace(optics, object_pixel_yx_m=None).completed(scan.n_px).object_pixel_yx_m
+    if optics.object_pixel_yx_m is not None and expected is not None:
+        ratio = np.array(optics.object_pixel_yx_m) / np.array(expected)
+        if np.abs(ratio - 1).max() > SAME_PIXEL:
+            odd.append(
+                f"energy, distance and detector pixel give an object pixel of {expected[0]:.4g} m, not "
+                f"{optics.object_pixel_yx_m[0]:.4g} m, which is taken"
+            )
+    if not odd:
+        return None
+    return Finding(
+        "units",
+        f"{'; '.join(odd)}; correct it with --photon-energy, --detector-distance, --detector-pixel or "
+        "--object-pixel",
+    )
+
+
+def _neighbours_differ(scan: Scan) -> bool:
+    """Tell whether patterns of neighbours are as different as those of any two places."""
+    from scipy.spatial import cKDTree
+
+    rows = scan.usable
+    random = np.random.default_rng(0)
+    chosen = random.permutation(len(rows))[:SAMPLE]
+    positions = scan.positions_yx_px[rows]
+    # The exact copy of a place is a repeated exposure; where all are copies, any other pattern will do.
+    near = cKDTree(positions).query(positions[chosen], k=2)[1]
+    near = np.where(near[:, 1] == chosen, near[:, 0], near[:, 1])
+    far = (chosen + random.integers(1, len(rows), len(chosen))) % len(rows)
+    here = _shape(scan, rows[chosen])
+    neighbours, others = (_difference(here, _shape(scan, rows[found])) for found in (near, far))
+    noise = 2 * 0.25 * _measured_share(scan, rows[chosen]) / scan.record.mean_counts * scan.n_px**2
+    if np.ptp(positions, axis=0).max() == 0.0:
+        return others > max(4 * noise, 0.01)
+    return min(neighbours, others) > 2 * noise and neighbours - noise > ALIKE * (others - noise)
+
+
+def _shape(scan: Scan, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return amplitudes of unit power: the beam may change its strength."""
+    bad = scan.raw.bad_pixels_of(rows)
+    amplitude = measured_amplitude(scan.raw.diff3d[rows], scan.record, bad).astype(np.float64).clip(0.0)
+    return amplitude / np.sqrt((amplitude**2).sum(axis=(1, 2), keepdims=True)).clip(1e-300)
+
+
+def _difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    return float(np.median(((first - second) ** 2).sum(axis=(1, 2))))
+
+
+def _measured_share(scan: Scan, rows: NDArray[np.int64]) -> float:
+    """Share of the pixels that hold photons: only these have the noise of an amplitude, 1/4."""
+    return float((scan.raw.diff3d[rows] > 0).mean())
+
+
+def _wrong_unit(scan: Scan, step: float, found: str) -> DataError:
+    """Build the refusal, with the unit that explains it where there is one."""
+    optics = Optics.from_metadata(scan.raw.metadata, scan.raw.source)
+    spot = spot_px(scan)
+    low, high = (share * spot for share in USUAL_STEPS)
+    form = (scan.raw.metadata or {}).get("source_format")
+    mend = None
+    if form in IN_METRES:
+        mend = _mistake_in_metres(scan, optics, step, (low, high))
+    elif step > 0:
+        mend = unit_of_pixels(optics, step, low, high)
+    apart = "Patches that share no pixel cannot be put together: scan in smaller steps, or check the unit"
+    mend = mend or (apart if step > scan.n_px else "Save xcoords and ycoords in object pixels")
+    return DataError(
+        f"{scan.name}: the positions are not in object pixels (got {found}, expected steps of {low:.2g} to "
+        f"{high:.2g} px for a beam {spot:.3g} px wide). {mend}."
+    )
+
+
+def _mistake_in_metres(scan: Scan, optics: Optics, step: float, usual: tuple[float, float]) -> str:
+    """Say which number of a file in metres has the wrong unit."""
+    derived = (scan.raw.metadata or {}).get("source_format") == "cxi" and _follows(optics, scan.n_px)
+    low, high = usual
+    likely = None
+    if step > 0:
+        likely = mistaken_number(optics, low / step, high / step, derived=derived)
+        likely = likely or unit_of_metres(optics, step, low, high)
+    likely = likely or next(implausible(optics), None)
+    return f"It seems that {likely}" if likely else "Check the units of positions and of the instrument"
+
+
+def _follows(optics: Optics, n_px: int) -> bool:
+    """Tell whether the object pixel is the one of the far field."""
+    expected = replace(optics, object_pixel_yx_m=None).completed(n_px).object_pixel_yx_m
+    stated = optics.object_pixel_yx_m
+    return (
+        expected is not None and stated is not None and bool(np.allclose(stated, expected, rtol=SAME_PIXEL))
+    )

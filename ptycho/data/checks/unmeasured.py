@@ -1,0 +1,325 @@
+"""Values that are no measurement: gaps and dead pixels marked by a number, saturation, noise below zero.
+
+Detectors and their converters mark a pixel without a measurement with not-a-number, a negative number, or the
+largest number of some integer type, which may have been cast since. So no number is taken for granted:
+photons never give the same one in every pattern, and the largest one is never the most frequent of its size.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.checks.findings import Draft, Finding
+from ptycho.data.checks.measures import named
+from ptycho.data.scaling import CHUNK
+from ptycho.errors import DataError
+
+if TYPE_CHECKING:
+    from ptycho.data.optics import FileOptions
+    from ptycho.data.raw import RawData
+
+CHANCE = 1e-6
+"""Chance that any pixel of a stack of photons holds one number in all patterns, below which it is none."""
+FEWEST_ALIKE = 3
+"""Times that the largest number has to occur before it is the limit of a detector."""
+FEWEST_COUNTS = 16
+"""Smallest number that may be such a limit."""
+NEAR_LIMIT = 0.8
+"""Numbers from here to the limit, in units of it, are fewer than those at it where the detector saturates."""
+LIMITS = tuple(
+    sorted(float(2**bits - last) for bits in (8, 12, 14, 15, 16, 20, 31, 32, 63, 64) for last in (1, 2))
+)
+"""Numbers that a single value is called unmeasured for ..."""
+FAR_ABOVE = 4.0
+"""... where it is so many times larger than any other, or as frequent as any number near it."""
+LOWEST_LIMIT = 4000.0
+"""Smallest number that is looked for below the largest one; smaller ones are common counts."""
+MOST_OF_FRAME = 0.5
+"""Share of the pixels of a pattern without a measurement, from which on the pattern is left out."""
+CODES = 3
+"""Up to so many different whole numbers below 0 may be marks of the detector; more of them are noise."""
+BRIGHT = 8.0
+"""Mean counts of the pixels around one from which on noise makes no number below 0 of it."""
+
+
+@dataclass
+class _Marks:
+    """Values found to be no measurement: pixels of all patterns, and single values (pattern, y, x)."""
+
+    always: NDArray[np.bool_]
+    single: list[NDArray[np.int64]] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)
+
+    @property
+    def singles(self) -> NDArray[np.int64]:
+        """Return the single values outside of the pixels of all patterns, shape (K, 3)."""
+        if not self.single:
+            return np.empty((0, 3), np.int64)
+        found = np.unique(np.concatenate(self.single), axis=0)
+        return found[~self.always[found[:, 1], found[:, 2]]]
+
+
+def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
+    """Mark what was not measured as bad pixels, and set noise below zero to zero.
+
+    Parameters
+    ----------
+    draft : Draft
+        Data set as read.
+    options : FileOptions
+        ``keep_frames`` keeps patterns that hardly measured anything.
+
+    Returns
+    -------
+    Draft
+        With these pixels in ``raw.bad_pixels``, and their values 0.
+
+    Raises
+    ------
+    DataError
+        If nothing was measured.
+    """
+    raw = draft.raw
+    live = _live(raw.diff3d)
+    # What is known to be bad may hold anything, and is no news.
+    known = np.zeros((raw.N, raw.N), dtype=bool) if raw.bad_pixels is None else raw.bad_pixels
+    everywhere = known if known.ndim == 2 else known.all(axis=0)
+    marks = _Marks(_always(raw.diff3d, live) | everywhere)
+    always = marks.always & ~everywhere
+    _find_limits(raw.diff3d, live, marks)
+    if always.any():
+        marks.numbers += np.unique(raw.diff3d[live[0]][always].astype(np.float64)).tolist()[:CODES]
+    noise, lowest = _find_negative(raw.diff3d, marks, known)
+    singles = marks.singles
+    if known.ndim == 3:
+        singles = singles[~known[tuple(singles.T)]]
+    if not always.any() and not len(singles) and not noise:
+        return draft
+    if marks.always.all():
+        raise DataError(
+            f"{raw.source}: no pixel of diff3d was measured (got {_numbers(marks)} in all of them, expected "
+            "counts). Check the export."
+        )
+    mended = _mended(raw, always, singles, below=bool(noise))
+    draft = replace(draft, raw=mended)
+    if noise:
+        share = noise / raw.diff3d.size
+        message = (
+            f"{noise} values below 0 ({share:.2g} of all, the lowest {lowest:.4g}) are noise, and set to 0"
+        )
+        draft = draft.found(Finding("unmeasured", message, "repaired"))
+    if always.any() or len(singles):
+        draft = draft.found(Finding("unmeasured", _message(always, singles, marks), "repaired"))
+    return draft if options.keep_frames else _without_empty(draft, marks.always, singles)
+
+
+def _live(patterns: NDArray[Any]) -> NDArray[np.int64]:
+    """Patterns whose values differ from pixel to pixel; others are at fault as a whole."""
+    flat = patterns.reshape(len(patterns), -1)
+    live = np.zeros(len(flat), dtype=bool)
+    for start in range(0, len(flat), CHUNK):
+        chunk = flat[start : start + CHUNK]
+        live[start : start + CHUNK] = (chunk[:, :1] != chunk).any(axis=1) & np.isfinite(chunk).any(axis=1)
+    return np.flatnonzero(live) if live.any() else np.arange(len(flat))
+
+
+def _always(patterns: NDArray[Any], live: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Pixels that measured nothing in any pattern: never a number, or one number too steady for photons."""
+    first = patterns[live[0]]
+    steady = np.ones(first.shape, dtype=bool)
+    lost = np.ones(first.shape, dtype=bool)
+    for start in range(0, len(live), CHUNK):
+        chunk = patterns[live[start : start + CHUNK]]
+        steady &= (chunk == first).all(axis=0)
+        lost &= ~np.isfinite(chunk).any(axis=0)
+    value = np.abs(np.where(lost, 0, first).astype(np.float64))
+    if not (first == np.floor(first))[np.isfinite(first)].all():
+        value = value**2
+    # The most frequent number of a Poisson law of mean v has about the chance 1 / sqrt(2 pi v).
+    chance = np.minimum(np.log(0.37), -0.5 * np.log(2 * np.pi * np.maximum(value, 1.0)))
+    unlikely = len(live) * chance + np.log(first.size) < np.log(CHANCE)
+    limit = np.isin(value, LIMITS) & (value > np.median(value))
+    stuck = steady & (first != 0) & ((unlikely & (len(live) > 1)) | limit)
+    # Between -1 and 0 it may be what is left of no counts where the dark level was taken off.
+    stuck &= ~((first > -1) & (first < 0))
+    if stuck.mean() > 0.5 and not limit[stuck].all():
+        stuck[:] = False
+    return stuck | lost
+
+
+def _find_limits(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) -> None:
+    """Add single values that are not finite, or at the limit of the detector."""
+    if patterns.dtype.kind == "f":
+        marks.single += _places(patterns, np.arange(len(patterns)), lambda chunk: ~np.isfinite(chunk))
+    for _ in range(CODES):
+        top, at_top, near, alike, below = _largest(patterns, live, marks)
+        limit = at_top >= FEWEST_ALIKE and top >= FEWEST_COUNTS and at_top > near
+        limit |= at_top >= 2 * FEWEST_ALIKE and top >= FEWEST_COUNTS and at_top > FAR_ABOVE * alike
+        limit |= top in LIMITS and below > 0 and top > FAR_ABOVE * below
+        if not limit:
+            break
+        marks.single += _places(patterns, live, lambda chunk, top=top: chunk == top)
+        marks.numbers.append(top)
+    for number in _frequent(patterns, live, marks):
+        marks.single += _places(patterns, live, lambda chunk, number=number: chunk == number)
+        marks.numbers.append(number)
+
+
+def _places(patterns: NDArray[Any], rows: NDArray[np.int64], wrong: Any) -> list[NDArray[np.int64]]:
+    """Where single values are wrong, shape (K, 3)."""
+    found = []
+    for start in range(0, len(rows), CHUNK):
+        chosen = rows[start : start + CHUNK]
+        places = np.argwhere(wrong(patterns[chosen]))
+        places[:, 0] = chosen[places[:, 0]]
+        found.append(places)
+    return found
+
+
+def _largest(
+    patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks
+) -> tuple[float, int, int, int, float]:
+    """Return the largest value, its frequency, that of all near it, the highest of these, the next value."""
+    known = marks.numbers
+    values = [np.empty(0)]
+    counts = [np.empty(0, np.int64)]
+    for start in range(0, len(live), CHUNK):
+        chunk = patterns[live[start : start + CHUNK]][:, ~marks.always]
+        chunk = chunk[np.isfinite(chunk) & ~np.isin(chunk, known)] if known else chunk[np.isfinite(chunk)]
+        if not chunk.size:
+            continue
+        # Only the upper end of every block matters.
+        high = chunk[chunk >= NEAR_LIMIT * chunk.max() / FAR_ABOVE]
+        found, times = np.unique(high, return_counts=True)
+        values.append(found.astype(np.float64))
+        counts.append(times)
+    if sum(len(block) for block in values) == 0:
+        return 0.0, 0, 0, 0, 0.0
+    merged, inverse = np.unique(np.concatenate(values), return_inverse=True)
+    times = np.bincount(inverse, weights=np.concatenate(counts)).astype(np.int64)
+    near = times[(merged >= NEAR_LIMIT * merged[-1]) & (merged < merged[-1])]
+    below = float(merged[-2]) if len(merged) > 1 else float(merged[-1]) / (2 * FAR_ABOVE)
+    return float(merged[-1]), int(times[-1]), int(near.sum()), int(near.max(initial=0)), below
+
+
+def _frequent(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) -> list[float]:
+    """Return the limits of some integer type that occur far more often than any number near them."""
+    found: dict[float, int] = {}
+    for start in range(0, len(live), CHUNK):
+        chunk = patterns[live[start : start + CHUNK]][:, ~marks.always]
+        chunk = chunk[(chunk >= NEAR_LIMIT * LOWEST_LIMIT) & ~np.isin(chunk, marks.numbers)]
+        values, times = np.unique(chunk.astype(np.float64), return_counts=True)
+        for value, count in zip(values.tolist(), times.tolist(), strict=True):
+            found[value] = found.get(value, 0) + count
+    numbers = []
+    for limit in LIMITS:
+        times = found.get(limit, 0)
+        near = [
+            n for value, n in found.items() if value != limit and NEAR_LIMIT < value / limit < 1 / NEAR_LIMIT
+        ]
+        if times > FEWEST_ALIKE and times > FAR_ABOVE * max(near, default=0):
+            numbers.append(limit)
+    return numbers
+
+
+def _find_negative(patterns: NDArray[Any], marks: _Marks, known: NDArray[np.bool_]) -> tuple[int, float]:
+    """Add negative values that no noise explains; return how many others there are, and the lowest."""
+    if patterns.dtype.kind == "u":
+        return 0, 0.0
+    lines = np.flatnonzero(
+        np.any([(patterns[at : at + CHUNK] < 0).any(axis=(0, 2)) for at in range(0, len(patterns), CHUNK)], 0)
+    )
+    if not lines.size:
+        return 0, 0.0
+    found = np.unique(np.concatenate([np.unique(patterns[:, y][patterns[:, y] < 0]) for y in lines]))
+    whole = len(found) <= CODES and bool((found == np.floor(found)).all())
+    codes = whole and _regardless_of_light(patterns, marks.always)
+    noise, lowest = 0, 0.0
+    for y in lines:
+        values = patterns[:, y].astype(np.float64)
+        values[:, marks.always[y]] = 0
+        values[np.broadcast_to(known, patterns.shape)[:, y]] = 0
+        below = values < 0
+        if not below.any():
+            continue
+        positive = np.where(np.isfinite(values), values, 0.0)
+        typical = np.median(positive, axis=0)
+        spread = 1.4826 * np.median(np.abs(positive - typical), axis=0)
+        scale = np.maximum(np.maximum(spread, np.sqrt(np.maximum(typical, 0))), 1.0)
+        wrong = below & (codes | (typical - values > 10.0 * scale)) & (values <= -1)
+        places = np.argwhere(wrong)
+        marks.single.append(np.insert(places, 1, y, axis=1))
+        marks.numbers += [float(value) for value in np.unique(values[wrong])[:CODES]]
+        rest = below & ~wrong
+        if rest.any():
+            noise += int(rest.sum())
+            lowest = min(lowest, float(values[rest].min()))
+    return noise, lowest
+
+
+def _regardless_of_light(patterns: NDArray[Any], always: NDArray[np.bool_]) -> bool:
+    """Tell whether values below 0 are as likely between bright pixels as between dark ones."""
+    from scipy.ndimage import uniform_filter
+
+    seen, below = np.zeros(2), np.zeros(2)
+    for start in range(0, len(patterns), CHUNK):
+        chunk = patterns[start : start + CHUNK].astype(np.float64)
+        negative = (chunk < 0) & ~always
+        light = np.where(np.isfinite(chunk) & (chunk > 0) & ~always, chunk, 0.0)
+        bright = uniform_filter(light, size=(1, 3, 3), mode="nearest") >= BRIGHT
+        for kind, chosen in enumerate((~bright & ~always, bright & ~always)):
+            seen[kind] += chosen.sum()
+            below[kind] += (negative & chosen).sum()
+    dark_share, bright_share = below / np.maximum(seen, 1)
+    return bool(below[1] >= FEWEST_ALIKE and bright_share > 0.2 * dark_share)
+
+
+def _mended(raw: RawData, always: NDArray[np.bool_], singles: NDArray[np.int64], *, below: bool) -> RawData:
+    """Return a data set with these values marked bad and set to 0."""
+    mended = copy.copy(raw)
+    mended.diff3d = raw.diff3d.copy()
+    mended.diff3d[:, always] = 0
+    mended.diff3d[tuple(singles.T)] = 0
+    if below:
+        np.maximum(mended.diff3d, 0, out=mended.diff3d)
+    bad = always if raw.bad_pixels is None else raw.bad_pixels | always
+    if len(singles):
+        bad = np.array(np.broadcast_to(bad, raw.diff3d.shape))
+        bad[tuple(singles.T)] = True
+    mended.bad_pixels = bad if bad.any() else None
+    return mended
+
+
+def _without_empty(draft: Draft, always: NDArray[np.bool_], singles: NDArray[np.int64]) -> Draft:
+    """Leave out patterns in which most pixels measured nothing."""
+    raw = draft.raw
+    lost = np.bincount(singles[:, 0], minlength=raw.n_patterns)
+    rows = np.flatnonzero(lost > MOST_OF_FRAME * (~always).sum())
+    if not rows.size:
+        return draft
+    message = (
+        f"{len(rows)} of {raw.n_patterns} patterns measured nothing in most pixels, and are left out: "
+        f"{named(rows)}; --keep-frames keeps them"
+    )
+    return draft.found(Finding("unmeasured", message, "repaired"), left_out=rows)
+
+
+def _message(always: NDArray[np.bool_], singles: NDArray[np.int64], marks: _Marks) -> str:
+    parts = []
+    if always.any():
+        parts.append(f"{int(always.sum())} pixels of all patterns")
+    if len(singles):
+        parts.append(f"{len(singles)} single values in {len(np.unique(singles[:, 0]))} patterns")
+    return f"{' and '.join(parts)} hold no measurement ({_numbers(marks)}), and take no part"
+
+
+def _numbers(marks: _Marks) -> str:
+    """Name the numbers that stand for no measurement."""
+    found = sorted({number for number in marks.numbers if np.isfinite(number)})
+    shown = ", ".join(f"{number:.10g}" for number in found[:CODES])
+    return f"{shown}{', ...' if len(found) > CODES else ''}" if found else "not a number"

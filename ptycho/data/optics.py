@@ -1,0 +1,314 @@
+"""From metres to object pixels and back: the optics of a scan, and what the user says about its file.
+
+Symbols: wavelength lambda, distance z from sample to detector, side N of a pattern [px], detector pixel p.
+The far field gives an object pixel of lambda z / (N p). Pairs are (y, x).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.choices import CentrePatterns, FlipAxes, MatchLengths, allowed
+from ptycho.data.orientation import Orientation
+from ptycho.errors import ConfigError, DataError
+
+HC_EV_M = 6.62607015e-34 * 299792458 / 1.602176634e-19
+"""Photon energy times wavelength [eV m]."""
+ELECTRON_VOLT_J = 1.602176634e-19
+METADATA_KEY = "geometry"
+"""Key of the metadata of a data set that holds its :class:`Optics`."""
+GUESSED_PROBE = "guessed_probe"
+"""Key of the metadata of a file without a probe: the size of its spot is not known."""
+NUMBERS = {
+    "photon_energy_eV": "--photon-energy",
+    "detector_distance_m": "--detector-distance",
+    "detector_pixel_m": "--detector-pixel",
+    "object_pixel_m": "--object-pixel",
+}
+"""Setting -> the flag that sets it."""
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What the user says about a data file; it wins over what the file says.
+
+    Attributes
+    ----------
+    product_file : Path or None
+        Ptychodus product with positions, probe and object of a diffraction file.
+    photon_energy_eV : float or None
+        Photon energy [eV].
+    detector_distance_m : float or None
+        Distance from sample to detector [m].
+    detector_pixel_m : float or None
+        Side of a detector pixel [m].
+    object_pixel_m : float or None
+        Side of an object pixel [m].
+    flip_positions : {'x', 'y', 'xy'} or None
+        Axes of the positions whose sign is turned, after the swap.
+    swap_positions : bool
+        Take x of the file for y and y for x.
+    match_lengths : {'refuse', 'head'}
+        What happens where patterns and positions differ in number: ``head`` keeps the first of both.
+    centre_patterns : {'auto', 'off'}
+        Whether patterns whose beam is certainly not on pixel N // 2 are moved there.
+    keep_frames : bool
+        Let frames take part that look damaged.
+    keep_pixels : bool
+        Let pixels take part that look hot, dead, or hit by a zinger.
+    keep_probe_power : bool
+        Take the power of the stored probe as photons per frame, whatever the patterns hold.
+
+    Raises
+    ------
+    ConfigError
+        If a number is not positive, or a choice is unknown.
+    """
+
+    product_file: Path | None = None
+    photon_energy_eV: float | None = None
+    detector_distance_m: float | None = None
+    detector_pixel_m: float | None = None
+    object_pixel_m: float | None = None
+    flip_positions: str | None = None
+    swap_positions: bool = False
+    match_lengths: str = "refuse"
+    centre_patterns: str = "auto"
+    keep_frames: bool = False
+    keep_pixels: bool = False
+    keep_probe_power: bool = False
+
+    def __post_init__(self) -> None:
+        for name, flag in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{flag}: out of range (got {value}, expected a number > 0). Correct it.")
+        if self.flip_positions not in (None, *allowed(FlipAxes)):
+            raise ConfigError(
+                f"--flip-positions: unknown axes (got {self.flip_positions!r}, expected x, y or xy). "
+                "Choose one of them."
+            )
+        for name, choice in (("match_lengths", MatchLengths), ("centre_patterns", CentrePatterns)):
+            if getattr(self, name) not in allowed(choice):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: unknown (got {getattr(self, name)!r}, expected one of "
+                    f"{', '.join(allowed(choice))}). Choose one of them."
+                )
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are not the default, by name."""
+        return {
+            item.name: value for item in fields(self) if (value := getattr(self, item.name)) != item.default
+        }
+
+    @classmethod
+    def names(cls) -> set[str]:
+        """Return the names of the options.
+
+        Returns
+        -------
+        set of str
+            Those of the settings.
+        """
+        return {item.name for item in fields(cls)}
+
+    @classmethod
+    def of(cls, config: Any, *, product: bool = True) -> FileOptions:
+        """Return the options that a configuration holds.
+
+        Parameters
+        ----------
+        config : TrainingConfig or InferenceConfig
+            Settings of the run.
+        product : bool
+            Whether the file is the one that ``product_file`` belongs to.
+
+        Returns
+        -------
+        FileOptions
+            The same values.
+
+        Raises
+        ------
+        ConfigError
+            If a number is not positive, or the axes to flip are unknown.
+        """
+        values = {name: getattr(config, name) for name in cls.names()}
+        return cls(**values if product else values | {"product_file": None})
+
+    def orient(self, positions_yx_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn positions the way the user asks for.
+
+        Parameters
+        ----------
+        positions_yx_m : float64 array, shape (M, 2)
+            Positions, y and x along the rows and columns of the patterns [m].
+
+        Returns
+        -------
+        float64 array, shape (M, 2)
+            Swapped first, then flipped [m].
+        """
+        return Orientation(self.flip_positions or "", self.swap_positions).turn(positions_yx_m)
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Sizes in metres that tie a scan in object pixels to the instrument.
+
+    Attributes
+    ----------
+    photon_energy_eV : float or None
+        Photon energy [eV].
+    detector_distance_m : float or None
+        Distance from sample to detector [m].
+    detector_pixel_yx_m : tuple of float or None
+        Height and width of a detector pixel [m].
+    object_pixel_yx_m : tuple of float or None
+        Height and width of an object pixel [m].
+    origin_yx_m : tuple of float
+        Where object pixel (0, 0) lies [m].
+    """
+
+    photon_energy_eV: float | None = None
+    detector_distance_m: float | None = None
+    detector_pixel_yx_m: tuple[float, float] | None = None
+    object_pixel_yx_m: tuple[float, float] | None = None
+    origin_yx_m: tuple[float, float] = (0.0, 0.0)
+
+    def completed(self, n_px: int) -> Optics:
+        """Fill in the one pixel size that follows from the far field.
+
+        Parameters
+        ----------
+        n_px : int
+            Side N of a pattern [px].
+
+        Returns
+        -------
+        Optics
+            With object pixel lambda z / (N p), or detector pixel from the object pixel, where it was missing.
+        """
+        if self.photon_energy_eV is None or self.detector_distance_m is None:
+            return self
+        scale_m2 = HC_EV_M / self.photon_energy_eV * self.detector_distance_m / n_px
+        if self.object_pixel_yx_m is None and self.detector_pixel_yx_m is not None:
+            return replace(
+                self, object_pixel_yx_m=tuple(scale_m2 / side for side in self.detector_pixel_yx_m)
+            )
+        if self.detector_pixel_yx_m is None and self.object_pixel_yx_m is not None:
+            return replace(
+                self, detector_pixel_yx_m=tuple(scale_m2 / side for side in self.object_pixel_yx_m)
+            )
+        return self
+
+    def overridden(self, options: FileOptions) -> Optics:
+        """Put what the user says in the place of what the file says.
+
+        Parameters
+        ----------
+        options : FileOptions
+            None in it keeps the value.
+
+        Returns
+        -------
+        Optics
+            A new one.
+        """
+        given = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
+        for name in ("detector_pixel", "object_pixel"):
+            if f"{name}_m" in given:
+                side = given.pop(f"{name}_m")
+                given[f"{name}_yx_m"] = (side, side)
+        return replace(self, **given)
+
+    def centred(self, middle_yx_m: Any, shape_yx: tuple[int, ...]) -> Optics:
+        """Place the middle of an object.
+
+        Parameters
+        ----------
+        middle_yx_m : pair of float
+            Where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies [m].
+        shape_yx : tuple of int
+            Shape of the object (H, W) [px].
+
+        Returns
+        -------
+        Optics
+            With the origin that follows; it needs an object pixel.
+        """
+        reach_m = (np.array(shape_yx) - 1) / 2 * np.array(self.object_pixel_yx_m)
+        return replace(self, origin_yx_m=tuple((np.array(middle_yx_m) - reach_m).tolist()))
+
+    def to_metres(self, positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return positions in metres.
+
+        Parameters
+        ----------
+        positions_yx_px : float64 array, shape (M, 2)
+            Positions [object px].
+
+        Returns
+        -------
+        float64 array, shape (M, 2)
+            Positions (y, x) [m].
+        """
+        return np.asarray(positions_yx_px) * np.array(self.object_pixel_yx_m) + np.array(self.origin_yx_m)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the metadata of a data set."""
+        return asdict(self)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any] | None, where: str) -> Optics:
+        """Read the optics from the metadata of a data set.
+
+        Parameters
+        ----------
+        metadata : mapping or None
+            Metadata, with or without :data:`METADATA_KEY`.
+        where : str
+            Name used in messages.
+
+        Returns
+        -------
+        Optics
+            Empty where the metadata hold none.
+
+        Raises
+        ------
+        DataError
+            If a name is unknown or a value is not a positive number, or a pair of them.
+        """
+        stored = (metadata or {}).get(METADATA_KEY)
+        if stored is None:
+            return cls()
+        names = tuple(cls.__dataclass_fields__)
+        if not isinstance(stored, Mapping) or not set(stored) <= set(names):
+            raise DataError(
+                f"{where}: _metadata.{METADATA_KEY} is not understood (got {stored!r}, expected an object "
+                f"with {', '.join(names)}). Correct it."
+            )
+        values = {name: value for name, value in stored.items() if value is not None}
+        found = {name: _checked(name, value, where) for name, value in values.items()}
+        return cls(**found)
+
+
+def _checked(name: str, value: Any, where: str) -> float | tuple[float, float]:
+    """Return a positive number, or a pair where the name says so; an origin may have any sign."""
+    pair = "_yx_" in name
+    numbers = value if pair and isinstance(value, list | tuple) else [value]
+    real = all(isinstance(item, int | float) and math.isfinite(item) for item in numbers)
+    if not real or len(numbers) != 1 + pair or (name != "origin_yx_m" and min(numbers) <= 0):
+        raise DataError(
+            f"{where}: _metadata.{METADATA_KEY}.{name} is out of range (got {value!r}, expected "
+            f"{'two numbers' if pair else 'a number'} > 0). Correct it."
+        )
+    return (float(numbers[0]), float(numbers[1])) if pair else float(numbers[0])

@@ -1,0 +1,238 @@
+"""Whose probe a trained model reconstructs a scan with, and why: decided here, for every caller and backend.
+
+Symbols: P is a probe of P modes [sqrt(photons)]; its power, sum(|P|**2), is the photons per pattern of an
+empty object. Axes: (mode, y, x).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.scaling import ScaleRecord
+from ptycho.data.scan import Scan
+
+AGREEMENT = 0.99
+"""Overlap from which two probes count as one."""
+SAME_COUNTS = 1e-6
+"""Relative difference up to which two scans have the same mean counts; photon noise alone makes more."""
+
+
+@dataclass(frozen=True)
+class TrainedProbe:
+    """What a trained model knows about the beam.
+
+    Attributes
+    ----------
+    probe : complex64 array, shape (P, N, N)
+        Probe of the training [sqrt(photons)]; all zero where the training saw no scan.
+    start : complex64 array, shape (P, N, N), or None
+        Probe that the training started from [sqrt(photons)]; None in files that do not hold it.
+    refined : bool
+        The training changed the probe.
+    record : ScaleRecord or None
+        Scale of the training scan.
+    """
+
+    probe: NDArray[np.complex64]
+    start: NDArray[np.complex64] | None = None
+    refined: bool = False
+    record: ScaleRecord | None = None
+
+    @property
+    def first(self) -> NDArray[np.complex64]:
+        """Probe to compare with: the one of the start, else the probe itself."""
+        return self.probe if self.start is None else self.start
+
+
+@dataclass(frozen=True)
+class ProbeChoice:
+    """The probe to reconstruct with.
+
+    Attributes
+    ----------
+    probe : complex64 array, shape (P, N, N)
+        Probe modes in the gauge of the scan [sqrt(photons)].
+    fit : bool
+        Fit it to the scan first.
+    summary : str
+        Whose probe it is and why, one line.
+    """
+
+    probe: NDArray[np.complex64]
+    fit: bool
+    summary: str
+
+
+def probe_power(probe: NDArray[Any]) -> float:
+    """Return the power of all modes together.
+
+    Parameters
+    ----------
+    probe : complex array, shape (P, N, N)
+        Probe modes [sqrt(photons)].
+
+    Returns
+    -------
+    float
+        Photons per pattern of an empty object.
+    """
+    return float((np.abs(probe).astype(np.float64) ** 2).sum())
+
+
+def probe_overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
+    r"""Return how much two probes agree; a common phase, a scale and a mixing of the modes do not count.
+
+    .. math:: \sqrt{\mathrm{tr}(J_1 J_2)} / (\mathrm{tr}(J_1^2)\,\mathrm{tr}(J_2^2))^{1/4},
+              \quad J = \sum_p P_p P_p^\dagger
+
+    Parameters
+    ----------
+    one, other : complex array, shape (P, N, N)
+        Incoherent modes; the numbers of modes may differ.
+
+    Returns
+    -------
+    float
+        From 0 to 1; :math:`|\langle a, b\rangle| / (\|a\|\,\|b\|)` for one mode each, 0 where one is zero.
+
+    Examples
+    --------
+    >>> probe = np.ones((1, 4, 4)) + 0j
+    >>> probe_overlap(probe, 3j * probe)
+    1.0
+    """
+    a, b = (np.asarray(probe, np.complex128).reshape(len(probe), -1) for probe in (one, other))
+    mixed, own, others = (float((np.abs(x.conj() @ y.T) ** 2).sum()) for x, y in ((a, b), (a, a), (b, b)))
+    return float((mixed**2 / (own * others)) ** 0.25) if own > 0 and others > 0 else 0.0
+
+
+def is_training_scan(scan: Scan, trained: TrainedProbe) -> bool:
+    """Return whether a scan holds the patterns of the training.
+
+    Mean and largest counts tell, whatever the order of the patterns and the type of their numbers.
+
+    Parameters
+    ----------
+    scan : Scan
+        Patterns to reconstruct.
+    trained : TrainedProbe
+        What the model knows.
+
+    Returns
+    -------
+    bool
+        True for the scan of the training, all of it.
+    """
+    if trained.record is None:
+        return False
+    counts = [(record.mean_counts, record.max_counts) for record in (scan.record, trained.record)]
+    return bool(np.allclose(*counts, rtol=SAME_COUNTS, atol=0.0))
+
+
+def in_gauge_of(scan: Scan, trained: TrainedProbe) -> NDArray[np.complex64]:
+    """Return the probe of a training for the beam of a scan.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its own probe says how strong the beam is.
+    trained : TrainedProbe
+        What the model knows.
+
+    Returns
+    -------
+    complex64 array, shape (P, N, N)
+        Probe modes [sqrt(photons)]; on the training scan those of the training.
+    """
+    ratio = probe_power(scan.probe) / probe_power(trained.first)
+    return (trained.probe * np.float32(ratio**0.5)).astype(np.complex64)
+
+
+def choose_probe(
+    scan: Scan,
+    trained: TrainedProbe,
+    *,
+    fit_probe: bool | None = None,
+    uses_probe: bool = True,
+    given: NDArray[np.complex64] | None = None,
+) -> ProbeChoice:
+    """Decide whose probe a scan is reconstructed with.
+
+    The probe of the training serves the training scan, and a scan whose own probe agrees with the one that
+    the training started from. Every other scan is reconstructed with its own. On any but the training scan
+    the probe is fitted first, since equal probes in two files do not make equal beams.
+
+    Parameters
+    ----------
+    scan : Scan
+        Patterns to reconstruct, and the probe of their file.
+    trained : TrainedProbe
+        What the model knows.
+    fit_probe : bool, optional
+        The user's word: fit the probe of the file, or fit none.
+    uses_probe : bool
+        Whether the reconstruction looks at the probe before it refines anything.
+    given : complex64 array, shape (P, N, N), optional
+        Probe to use as it is.
+
+    Returns
+    -------
+    ProbeChoice
+        Probe, whether to fit it, and the reason.
+    """
+    own = scan.probe
+    if given is not None:
+        return ProbeChoice(given, False, "probe: the one of the stored reconstruction, as it is")
+    if fit_probe:
+        return ProbeChoice(own, True, "probe: the scan's own, fitted to it first, as asked for")
+    fits = uses_probe and fit_probe is None
+    first = ", fitted to it first" if fits else ", as it is"
+    if not trained.probe.any():
+        return ProbeChoice(own, fits, f"probe: the scan's own{first} (the network was trained without one)")
+    if trained.probe.shape != own.shape:
+        modes = f"{len(own)} modes, the training had {len(trained.probe)}"
+        return ProbeChoice(own, fits, f"probe: the scan's own{first} (it has {modes})")
+    if is_training_scan(scan, trained):
+        if trained.refined:
+            used, whose = in_gauge_of(scan, trained), "the training's, refined there"
+        else:
+            used, whose = own, "the scan's own, as in the training"
+        return ProbeChoice(used, False, f"probe: {whose} (the model was trained on this scan)")
+    overlap = probe_overlap(own, trained.first)
+    if overlap < AGREEMENT:
+        why = f"the training had another one: overlap {overlap:.3f}, expected >= {AGREEMENT}"
+        return ProbeChoice(own, fits, f"probe: the scan's own{first} ({why})")
+    whose = "the one that the training started from" if trained.start is not None else "it"
+    why = f"the scan's own agrees with {whose}: overlap {overlap:.4f}"
+    first = ", fitted to this scan first" if fits else ", as it is"
+    return ProbeChoice(in_gauge_of(scan, trained), fits, f"probe: the training's{first} ({why})")
+
+
+def network_gain(scan: Scan, trained: TrainedProbe) -> float:
+    r"""Return the factor on the object of a network that sees normalised patterns and no probe.
+
+    It returns objects as dark as those of its training. The beam says how dark this one is:
+
+    .. math:: \sqrt{\frac{\bar k / \sum|P|^2}{\bar k_0 / \sum|P_0|^2}}
+
+    Parameters
+    ----------
+    scan : Scan
+        Mean counts and probe of the scan.
+    trained : TrainedProbe
+        Those of the training.
+
+    Returns
+    -------
+    float
+        1 on the training scan, and where nothing is known about the training.
+    """
+    if trained.record is None or not trained.probe.any():
+        return 1.0
+    through = scan.record.mean_counts / probe_power(scan.probe)
+    through_training = trained.record.mean_counts / probe_power(trained.first)
+    return float((through / through_training) ** 0.5)

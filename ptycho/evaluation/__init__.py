@@ -1,0 +1,1 @@
+"""Metrics, comparison with a reference, verdict, figures."""

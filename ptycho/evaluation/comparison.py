@@ -1,0 +1,325 @@
+"""A stored reconstruction beside what it is compared with: another one, a correlation, its own patterns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.npz import npz_headers, read_npz
+from ptycho.data.optics import FileOptions
+from ptycho.data.scaling import ScaleRecord, measured_amplitude
+from ptycho.data.scan import Scan
+from ptycho.errors import DataError
+from ptycho.evaluation.gauge import gauge_fit_region
+from ptycho.evaluation.metrics import FRC, fourier_ring_correlation
+from ptycho.evaluation.misfit import Fit, FitTally, photon_unit
+from ptycho.files.answer import read_answer
+from ptycho.files.hdf5 import is_hdf5
+from ptycho.process.progress import Progress
+from ptycho.run.job import Reconstruction, StoredFacts
+
+REQUIRED = {
+    "object": 2, "coverage": 2, "origin_yx_px": 1, "probe": 3, "positions_yx_px": 2, "pattern_index": 1
+}  # fmt: skip
+"""Keys of a ``reconstruction.npz`` that are needed, and the number of axes of each."""
+OPTIONAL = ("frame_gain", "misfit", "scale_record", "bad_pixels", "file_options")
+"""Keys that an older one lacks."""
+CHUNK = 64
+"""Patterns compared at a time."""
+
+
+def read_reconstruction(path: str | Path) -> Reconstruction:
+    """Read a ``reconstruction.npz``, or what ``--export`` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        The file, or the folder that holds the ``reconstruction.npz``.
+
+    Returns
+    -------
+    Reconstruction
+        Object and its place.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, or holds something else.
+    """
+    path = reconstruction_file(path)
+    if is_hdf5(path):
+        return read_answer(path)
+    headers = npz_headers(path)
+    for key, rank in REQUIRED.items():
+        if key not in headers:
+            raise DataError(
+                f"{path}: not a reconstruction (key {key!r} is missing, expected {', '.join(REQUIRED)}). "
+                "Name a reconstruction.npz that an inference wrote."
+            )
+        shape = headers[key][0]
+        if len(shape) != rank or (key == "coverage" and shape != headers["object"][0]):
+            rule = f"{rank} axes" if key != "coverage" else f"{headers['object'][0]}, the shape of the object"
+            raise DataError(
+                f"{path}: not a reconstruction ({key} has shape {shape}, expected {rule}). "
+                "Name a reconstruction.npz that an inference wrote."
+            )
+    found = read_npz(path, [*REQUIRED, *(key for key in OPTIONAL if key in headers)])
+    _check_rows(found, path)
+    return Reconstruction(
+        obj=found["object"],
+        coverage=found["coverage"],
+        origin_yx_px=found["origin_yx_px"],
+        probe=found["probe"],
+        members=found["pattern_index"],
+        seconds=0.0,
+        misfit=tuple(found.get("misfit", np.zeros(0)).tolist()),
+        positions_yx_px=found["positions_yx_px"],
+        frame_gain=found.get("frame_gain"),
+        stored=StoredFacts(_stored_record(found), found.get("bad_pixels"), _stored_options(found)),
+    )
+
+
+def _check_rows(found: Mapping[str, NDArray[Any]], path: Path) -> None:
+    """Refuse a file whose patterns, positions and factors are not one each."""
+    count = len(found["pattern_index"])
+    wanted = {"positions_yx_px": (count, 2), "frame_gain": (count,)}
+    for key, shape in wanted.items():
+        if key in found and found[key].shape != shape:
+            raise DataError(
+                f"{path}: not a reconstruction ({key} has shape {found[key].shape}, expected {shape}, one "
+                "row for each pattern). Name a reconstruction.npz that an inference wrote."
+            )
+
+
+def _stored_record(found: Mapping[str, NDArray[Any]]) -> ScaleRecord | None:
+    """Return the scale of the scan it was made from; None where the file does not tell all of it."""
+    values = json.loads(str(found["scale_record"])) if "scale_record" in found else {}
+    whole = values.keys() == {item.name for item in fields(ScaleRecord)}
+    return ScaleRecord.from_dict(values) if whole else None
+
+
+def _stored_options(found: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what the user said about the data file, as far as this version knows it."""
+    values = json.loads(str(found["file_options"])) if "file_options" in found else {}
+    return {name: value for name, value in values.items() if name in FileOptions.names()}
+
+
+def reconstruction_file(path: str | Path) -> Path:
+    """Return the file of a reconstruction that is named by itself or by its folder.
+
+    Parameters
+    ----------
+    path : path-like
+        File or folder.
+
+    Returns
+    -------
+    Path
+        ``reconstruction.npz``, perhaps absent.
+    """
+    path = Path(path)
+    return path / "reconstruction.npz" if path.is_dir() else path
+
+
+def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
+    """Return what the patterns held when a reconstruction was made.
+
+    Parameters
+    ----------
+    path : path-like
+        As in ``read_reconstruction``.
+
+    Returns
+    -------
+    {'counts', 'amplitude'} or None
+        None where the file does not say.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged.
+    """
+    path = reconstruction_file(path)
+    if is_hdf5(path) or "scale_record" not in npz_headers(path):
+        return None
+    return json.loads(str(read_npz(path, ["scale_record"])["scale_record"])).get("domain")
+
+
+def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Lay another reconstruction on the canvas of the first, to whole pixels.
+
+    Parameters
+    ----------
+    other, found : Reconstruction
+        The two; a fraction of a pixel between them is left to the gauge fit.
+
+    Returns
+    -------
+    obj, mask : complex array and bool array, shape (H, W)
+        The other object (1 where it has none), and the pixels both have scanned.
+    """
+    offset = np.round(found.origin_yx_px - other.origin_yx_px).astype(int)
+    height, width = found.obj.shape
+    rows, columns = np.arange(height) + offset[0], np.arange(width) + offset[1]
+    inside_y = (rows >= 0) & (rows < other.obj.shape[0])
+    inside_x = (columns >= 0) & (columns < other.obj.shape[1])
+    target, source = np.ix_(inside_y, inside_x), np.ix_(rows[inside_y], columns[inside_x])
+    obj = np.ones((height, width), dtype=np.complex128)
+    seen = np.zeros((height, width), dtype=bool)
+    obj[target], seen[target] = other.obj[source], other.scanned[source]
+    return obj, seen & found.scanned
+
+
+def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = None) -> Fit:
+    """Return what a reconstruction leaves unexplained, as the run that made it found out.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Object, probe and place; its own positions and frame intensities count, and where it was read from a
+        file, the scale and the bad pixels of that file.
+    scan : Scan
+        Measured patterns.
+    progress : Progress, optional
+        Told how many patterns are compared.
+
+    Returns
+    -------
+    Fit
+        One number for each pattern that took part, and by detector pixel.
+
+    Raises
+    ------
+    DataError
+        If the patterns are not those of the reconstruction.
+    """
+    from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
+
+    check_patterns(found, scan)
+    plan, gain = found.plan_in(scan), found.frame_gain
+    count = len(plan.corners_yx)
+    tally = FitTally(count, scan.n_px, photon_unit(scan))
+    with (progress or Progress()).phase("comparing", count) as phase:
+        for start in range(0, count, CHUNK):
+            rows = np.arange(start, min(start + CHUNK, count))
+            patches = extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)
+            probes = shift_field(found.probe, plan.shifts_yx_px[rows])
+            if gain is not None:
+                probes = probes * gain[rows, None, None, None]
+            tally.add(rows, diffracted_amplitude(patches, probes), compared_amplitude(found, scan, rows))
+            phase.update(int(rows[-1]) + 1)
+    return tally.result()
+
+
+def pattern_residuals(
+    found: Reconstruction, scan: Scan, progress: Progress | None = None
+) -> NDArray[np.float64]:
+    """Return how badly each pattern is explained: its amplitude misfit relative to its energy (eq. 7a).
+
+    Parameters
+    ----------
+    found, scan, progress : Reconstruction, Scan, Progress
+        As for :func:`stored_fit`.
+
+    Returns
+    -------
+    float64 array, shape (J,)
+        One number for each pattern that took part. Noise alone leaves a quarter of the lit detector pixels
+        over the counts.
+    """
+    return stored_fit(found, scan, progress).residuals
+
+
+def compared_amplitude(found: Reconstruction, scan: Scan, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return what was measured where a reconstruction predicts something.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Where it was read from a file, its scale counts, and its bad pixels beside those of the scan.
+    scan : Scan
+        Measured patterns.
+    chosen : int64 array, shape (B,)
+        Which of the J patterns that took part.
+
+    Returns
+    -------
+    float32 array, shape (B, N, N)
+        Amplitude, negative where nothing was measured [sqrt(photons)].
+    """
+    stored = found.stored or StoredFacts()
+    rows = found.rows_in(scan)[chosen]
+    bad, more = scan.raw.bad_pixels_of(rows), stored.bad_pixels
+    if more is not None:
+        more = more if more.ndim == 2 else more[chosen]
+        bad = more if bad is None else bad | more
+    return measured_amplitude(scan.raw.diff3d[rows], stored.record or scan.record, bad)
+
+
+def scan_positions(found: Reconstruction, scan: Scan) -> NDArray[np.float64]:
+    """Return where a reconstruction puts its patterns.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Members, and their positions where it has them.
+    scan : Scan
+        Positions of the data file.
+
+    Returns
+    -------
+    float64 array, shape (J, 2)
+        Patch centres [object px].
+    """
+    return found.positions_in(scan)
+
+
+def check_patterns(found: Reconstruction, scan: Scan) -> None:
+    """Refuse patterns that a reconstruction was not made from.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Object, probe and place.
+    scan : Scan
+        Measured patterns.
+
+    Raises
+    ------
+    DataError
+        If their size or their number does not fit.
+    """
+    if found.probe.shape[-1] != scan.n_px:
+        raise DataError(
+            f"{scan.name}: the patterns do not fit the reconstruction (got N={scan.n_px}, expected "
+            f"N={found.probe.shape[-1]}). Name the file it was made from."
+        )
+    found.rows_in(scan)
+
+
+def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_], *, known_truth: bool = False) -> FRC:
+    """Return the Fourier ring correlation of two objects inside the smallest box around what was scanned.
+
+    Parameters
+    ----------
+    a, b : complex array, shape (H, W)
+        Objects in one gauge.
+    mask : bool array, shape (H, W)
+        Scanned pixels; outside of them both are set to their mean.
+    known_truth : bool
+        ``b`` is free of noise.
+
+    Returns
+    -------
+    FRC
+        Correlation by frequency [cycles / px] with the half-bit curve.
+    """
+    box = gauge_fit_region(mask)
+    first, second = (np.where(mask, image, image[mask].mean())[box] for image in (a, b))
+    return fourier_ring_correlation(first, second, known_truth=known_truth)

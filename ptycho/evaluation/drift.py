@@ -1,0 +1,164 @@
+r"""Drift of the beam that a reconstruction gives away: counts that rise or fall evenly with time.
+
+Symbols: pattern j is taken at time t_j, from -1/2 to 1/2, and at place r_j; its amplitude A_j is the modulus
+of Psi_j, the far field of P O_j, with the probe P and O_j(s) = O(r_j + s). A drift by exp(2 b) multiplies it
+by exp(b t_j).
+
+An object takes in a drift that is a function of the place, and a probe its slope: where t is linear in r, as
+on a raster without jitter, no pattern tells them apart. What is left is the part of the time that neither can
+follow: u_j, t_j without its best plane in r_j, less its mean T over the patterns that light a point of the
+object, less its mean S over the patterns at a point of the probe. The residual is projected on it:
+
+.. math:: V_j = F[P O_j (u_j - T(r_j + s) - S(s))], \quad D_j = \Re(\bar\Psi_j V_j) / A_j, \quad
+          b = \sum (m_j - A_j) D_j / \sum D_j^2
+
+In the wave field errors of object and probe are orthogonal to V_j; of the amplitude, which is all that is
+measured, most of them cancels, so neither has to have converged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.scan import Scan
+from ptycho.evaluation.comparison import compared_amplitude
+from ptycho.geometry.canvas import CanvasPlan
+from ptycho.physics import extract_patches, far_field, shift_field
+from ptycho.run.job import Reconstruction
+
+FEWEST_PATTERNS = 25
+"""Fewer say nothing."""
+MOST_PATTERNS = 600
+"""Patterns whose far field is computed; of more, as many spread over the time."""
+CHUNK = 64
+"""Patterns that are computed at once."""
+LEAST_SPREAD = 1e-4
+"""Standard deviation of u below which the place tells the time: jitter by 1 % of a step in 60 rows."""
+DARK = 1e-6
+"""Light of a point of the object, relative to the brightest, below which it counts as dark."""
+
+
+class BeamDrift(NamedTuple):
+    """A drift of the beam, as far as the patterns tell.
+
+    Attributes
+    ----------
+    log_factor : float
+        Logarithm of the counts of the last pattern over those of the first, on the same place.
+    error : float
+        Its standard error, from the scatter of the patterns.
+    """
+
+    log_factor: float
+    error: float
+
+    @property
+    def errors(self) -> float:
+        """Size of the drift in standard errors."""
+        return abs(self.log_factor) / max(self.error, 1e-30)
+
+
+def beam_drift(found: Reconstruction, scan: Scan) -> BeamDrift | None:
+    """Measure the drift of the beam that a reconstruction does not explain.
+
+    Parameters
+    ----------
+    found : Reconstruction
+        Object, probe and place; factors it found for its frames count as explained.
+    scan : Scan
+        The scan it was made from.
+
+    Returns
+    -------
+    BeamDrift or None
+        None where there are too few patterns, or where the place tells the time.
+    """
+    plan = found.plan_in(scan)
+    time = _unfollowed_time(scan.pattern_numbers[found.rows_in(scan)], found.positions_in(scan))
+    if time is None or time.std() < LEAST_SPREAD:
+        return None
+    count = len(time)
+    rows = np.unique(np.linspace(0, count - 1, min(count, MOST_PATTERNS)).astype(np.int64))
+    mean = _mean_over_light(found, plan, time)
+    weight, total = np.zeros((2, scan.n_px, scan.n_px))
+    for chosen in _chunks(rows):
+        power = np.abs(extract_patches(found.obj, plan.corners_yx[chosen], scan.n_px)) ** 2
+        weight += power.sum(axis=0)
+        total += (power * _local(time, mean, plan, chosen)).sum(axis=0)
+    of_probe = total / np.maximum(weight, 1e-30)
+    along, norm = np.zeros((2, len(rows)))
+    done = 0
+    for chosen in _chunks(rows):
+        local = (_local(time, mean, plan, chosen) - of_probe).astype(np.float32)
+        part = slice(done, done + len(chosen))
+        along[part], norm[part] = _projected(found, scan, plan, chosen, local)
+        done = part.stop
+    power = norm.sum()
+    if power <= 0:
+        return None
+    slope = along.sum() / power
+    error = np.sqrt(((along - slope * norm) ** 2).sum()) / power
+    return BeamDrift(float(2 * slope), float(2 * error))
+
+
+def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+
+
+def _unfollowed_time(
+    numbers: NDArray[np.int64], positions_yx_px: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Return time without its best plane in the place, shape (J,); the whole time is 1 long."""
+    if len(numbers) < FEWEST_PATTERNS:
+        return None
+    time = (numbers - numbers.mean()) / max(float(np.ptp(numbers)), 1.0)
+    plane = np.column_stack([np.ones(len(time)), positions_yx_px - positions_yx_px.mean(axis=0)])
+    return time - plane @ np.linalg.lstsq(plane, time, rcond=None)[0]
+
+
+def _mean_over_light(
+    found: Reconstruction, plan: CanvasPlan, time: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean time of the light on every object pixel, to whole pixels, shape (H, W)."""
+    from scipy.signal import fftconvolve
+
+    light = (np.abs(found.probe).astype(np.float64) ** 2).sum(axis=0)
+    shape = tuple(size - len(light) + 1 for size in found.obj.shape)
+    index = np.ravel_multi_index(tuple(plan.corners_yx.T), shape)
+    places = [
+        np.bincount(index, weights=values, minlength=shape[0] * shape[1]).reshape(shape)
+        for values in (time, np.ones(len(time)))
+    ]
+    summed, total = (fftconvolve(place, light) for place in places)
+    return np.where(total > DARK * total.max(), summed / np.maximum(total, DARK * total.max()), 0.0)
+
+
+def _local(
+    time: NDArray[np.float64], mean: NDArray[np.float64], plan: CanvasPlan, rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return u - T on the patches of some patterns, shape (B, N, N)."""
+    return time[rows, None, None] - extract_patches(mean, plan.corners_yx[rows], plan.patch_px)
+
+
+def _projected(
+    found: Reconstruction,
+    scan: Scan,
+    plan: CanvasPlan,
+    rows: NDArray[np.int64],
+    local: NDArray[np.float32],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the residual along the drift, and the power of the drift, of some patterns."""
+    probes = shift_field(found.probe, plan.shifts_yx_px[rows])
+    if found.frame_gain is not None:
+        probes = probes * found.frame_gain[rows, None, None, None]
+    waves = probes * extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)[:, None]
+    field, change = far_field(waves), far_field(waves * local[:, None])
+    predicted = np.sqrt((field.real**2 + field.imag**2).sum(axis=1))
+    measured = compared_amplitude(found, scan, rows)
+    slope = (field.real * change.real + field.imag * change.imag).sum(axis=1)
+    slope = np.where(measured >= 0, slope / np.maximum(predicted, 1e-6), 0.0)
+    return ((measured - predicted) * slope).sum(axis=(1, 2)), (slope**2).sum(axis=(1, 2))

@@ -1,0 +1,267 @@
+r"""How far a reconstruction is from the measured patterns, beside what photon noise alone would leave.
+
+Symbols: A is the expected amplitude, k the counts, :math:`\lambda = A^2` [photons]. A count drawn from
+Poisson of mean lambda is off by :math:`V(\lambda) = E[(\sqrt k - \sqrt\lambda)^2]`: 2 lambda where hardly any
+photon falls, 1/4 where many do. Sums of it over pixels are what a perfect reconstruction leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.scaling import measured_amplitude
+
+if TYPE_CHECKING:
+    from ptycho.data.scan import Scan
+
+SERIES_END = 8.0
+"""Amplitude from which the expansion in 1 / lambda is used; below, a table of the sum [sqrt(photons)]."""
+TABLE_STEP = 1 / 64
+UNIT_PATTERNS = 16
+"""Patterns that are looked at to find out what one photon is."""
+UNIT_VALUES = 1000.0
+"""Largest multiple of a quantum that float32 amplitudes still tell from its neighbours."""
+UNIT_TOLERANCE = 0.02
+"""Largest distance from a whole number of photons that rounding of a stored amplitude leaves."""
+
+
+@lru_cache(maxsize=1)
+def _noise_table() -> NDArray[np.float32]:
+    """Return V / lambda at amplitudes from 0 to ``SERIES_END``, from the sum over counts."""
+    amplitude = np.arange(0, SERIES_END + 2.5 * TABLE_STEP, TABLE_STEP)
+    rate = amplitude**2
+    # Recurrence of the Poisson weights; 200 counts are 17 standard deviations beyond the largest rate.
+    weight, root = np.exp(-rate), np.zeros_like(rate)
+    for count in range(1, 200):
+        weight = weight * rate / count
+        root += weight * np.sqrt(count)
+    return (2 - 2 * np.divide(root, amplitude, out=np.zeros_like(root), where=amplitude > 0)).astype(
+        np.float32
+    )
+
+
+def noise_energy(amplitude: NDArray[np.floating]) -> NDArray[np.float32]:
+    r"""Return the squared amplitude error that photon noise leaves on average.
+
+    Parameters
+    ----------
+    amplitude : real array, any shape
+        Expected amplitude, >= 0 [sqrt(photons)].
+
+    Returns
+    -------
+    float32 array, same shape
+        :math:`E[(\sqrt k - A)^2]` for counts k of Poisson of mean A**2 [photons].
+    """
+    amplitude = np.asarray(amplitude, dtype=np.float32)
+    rate = amplitude * amplitude
+    place = np.minimum(amplitude, np.float32(SERIES_END)) * np.float32(1 / TABLE_STEP)
+    index = place.astype(np.int32)
+    table, place = _noise_table(), place - index
+    low = rate * (table[index] * (1 - place) + table[index + 1] * place)
+    bright = np.maximum(rate, np.float32(SERIES_END**2))
+    high = 0.25 + (7 / 64 + (75 / 512) / bright) / bright
+    return np.where(amplitude < SERIES_END, low, high).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a reconstruction leaves unexplained, in one pass over its patterns; sums run over good pixels.
+
+    Attributes
+    ----------
+    misfit : float64 array, shape (J,)
+        Sum of (A - measured)**2 of every pattern [photons].
+    expected : float64 array, shape (J,)
+        What photon noise leaves of it on average [photons].
+    energy : float64 array, shape (J,)
+        Sum of measured**2 [photons].
+    power : float64 array, shape (J,)
+        Sum of A**2 [photons].
+    pixel_misfit, pixel_expected, pixel_energy : float64 array, shape (N, N)
+        The first three by detector pixel [photons].
+    pixel_common : float64 array, shape (N, N)
+        Part of the misfit that is the same in every pattern [photons].
+    pixel_varying, pixel_varying_expected : float64 array, shape (N, N)
+        What the mean pattern, in the place of every expected one, leaves; and its noise [photons].
+    pixel_count : float64 array, shape (N, N)
+        Measured numbers.
+    paired_misfit, paired_varying : float
+        Covariance, from pattern to pattern, of neighbouring detector pixels: of A - measured, and of measured
+        [photons]. Noise differs from pixel to pixel and adds nothing on average, whatever its unit.
+    photons : float or None
+        Photons per unit of counts; None where the unit is unknown and taken as one photon.
+    """
+
+    misfit: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    power: NDArray[np.float64]
+    pixel_misfit: NDArray[np.float64]
+    pixel_expected: NDArray[np.float64]
+    pixel_energy: NDArray[np.float64]
+    pixel_common: NDArray[np.float64]
+    pixel_varying: NDArray[np.float64]
+    pixel_varying_expected: NDArray[np.float64]
+    pixel_count: NDArray[np.float64]
+    paired_misfit: float
+    paired_varying: float
+    photons: float | None
+
+    @property
+    def relative(self) -> float:
+        """Misfit relative to the measured energy (eq. 7a)."""
+        return float(self.misfit.sum() / max(self.energy.sum(), 1e-30))
+
+    @property
+    def residuals(self) -> NDArray[np.float64]:
+        """Misfit of every pattern relative to its measured energy (eq. 7a), shape (J,)."""
+        return self.misfit / np.maximum(self.energy, 1e-12)
+
+    @property
+    def gain(self) -> NDArray[np.float64]:
+        """Factor on A that would fit each pattern best, shape (J,)."""
+        mixed = (self.energy + self.power - self.misfit) / 2
+        return mixed / np.maximum(self.power, 1e-30)
+
+    @property
+    def mean_photons(self) -> NDArray[np.float64]:
+        """Mean photons of every detector pixel, shape (N, N)."""
+        return self.pixel_energy / np.maximum(self.pixel_count, 1) * (self.photons or 1.0)
+
+
+class FitTally:
+    """Adds up a :class:`Fit` over the chunks of a scan, in any order.
+
+    Parameters
+    ----------
+    count : int
+        Patterns J.
+    n_px : int
+        Pattern size N [px].
+    photons : float, optional
+        Photons per unit of counts; None where it is unknown.
+    """
+
+    def __init__(self, count: int, n_px: int, photons: float | None) -> None:
+        self.photons = photons
+        self._rows = np.zeros((4, count))
+        self._pixels = np.zeros((6, n_px, n_px))
+        self._pairs = np.zeros((2, 2, n_px, n_px))
+
+    def add(
+        self, rows: NDArray[np.int64], predicted: NDArray[np.float32], measured: NDArray[np.float32]
+    ) -> None:
+        """Add some patterns.
+
+        Parameters
+        ----------
+        rows : int64 array, shape (B,)
+            Which of the J patterns.
+        predicted : float array, shape (B, N, N)
+            Expected amplitude [sqrt(photons)].
+        measured : float array, shape (B, N, N)
+            Measured amplitude, negative where a pixel was not measured [sqrt(photons)].
+        """
+        good = measured >= 0
+        measured = np.where(good, measured, 0).astype(np.float32, copy=False)
+        predicted = np.where(good, predicted, 0).astype(np.float32, copy=False)
+        unit = np.float32(self.photons or 1.0)
+        noise = noise_energy(predicted * np.sqrt(unit)) / unit
+        missed = predicted - measured
+        misfit, energy = missed * missed, measured * measured
+        parts = (misfit, noise, energy, predicted * predicted)
+        self._rows[:, rows] = [part.sum(axis=(1, 2), dtype=np.float64) for part in parts]
+        parts = (misfit, noise, energy, measured, missed, good)
+        self._pixels += [part.sum(axis=0, dtype=np.float64) for part in parts]
+        for kind, values in enumerate((missed, measured)):
+            self._pairs[kind, 0, 1:] += np.einsum("jyx,jyx->yx", values[:, 1:], values[:, :-1])
+            self._pairs[kind, 1, :, 1:] += np.einsum("jyx,jyx->yx", values[:, :, 1:], values[:, :, :-1])
+
+    def _paired(self, kind: int, total: NDArray[np.float64], number: NDArray[np.float64]) -> float:
+        """Return the covariance of neighbours, summed over both axes."""
+        mean = total / number
+        common = mean[1:] * mean[:-1] * np.minimum(number[1:], number[:-1])
+        aside = mean[:, 1:] * mean[:, :-1] * np.minimum(number[:, 1:], number[:, :-1])
+        return float(self._pairs[kind].sum() - common.sum() - aside.sum())
+
+    def result(self) -> Fit:
+        """Return what all patterns together say.
+
+        Returns
+        -------
+        Fit
+            Sums by pattern, by pixel and over all.
+        """
+        misfit, expected, energy, power = self._rows
+        pixel_misfit, pixel_expected, counts, amplitude, missed, good = self._pixels
+        number = np.maximum(good, 1.0)
+        mean = np.sqrt(counts / number)
+        unit = self.photons or 1.0
+        return Fit(
+            misfit=misfit,
+            expected=expected,
+            energy=energy,
+            power=power,
+            pixel_misfit=pixel_misfit,
+            pixel_expected=pixel_expected,
+            pixel_energy=counts,
+            pixel_common=missed**2 / number,
+            pixel_varying=2 * counts - 2 * mean * amplitude,
+            pixel_varying_expected=good * noise_energy(mean * np.sqrt(unit)) / unit,
+            pixel_count=good,
+            paired_misfit=self._paired(0, missed, number),
+            paired_varying=self._paired(1, amplitude, number),
+            photons=self.photons,
+        )
+
+
+def photon_unit(scan: Scan) -> float | None:
+    """Find out how many photons one unit of the counts of a scan is.
+
+    Photons come in whole numbers, so counts that are all multiples of one number tell what a photon is,
+    whatever they were multiplied with.
+
+    Parameters
+    ----------
+    scan : Scan
+        Patterns and their scale.
+
+    Returns
+    -------
+    float or None
+        Photons per unit of ``measured_amplitude(...)**2``; None where the values are no multiples of anything
+        and no dose is stated.
+    """
+    chosen = scan.usable
+    rows = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), UNIT_PATTERNS)).astype(np.int64)]
+    bad = scan.raw.bad_pixels_of(rows)
+    amplitude = measured_amplitude(scan.raw.diff3d[rows], scan.record, bad).astype(np.float64)
+    counts = amplitude[amplitude > 0] ** 2
+    stated = scan.record.domain == "amplitude" and scan.raw.nphotons is not None
+    if not len(counts):
+        return None
+    whole = _divisor(counts)
+    if whole is not None:
+        return 1.0 / whole
+    smallest = float(counts.min())
+    divisor = _divisor(counts / smallest)
+    if divisor is not None:
+        return 1.0 / (smallest * divisor)
+    return 1.0 if stated else None
+
+
+def _divisor(values: NDArray[np.float64]) -> float | None:
+    """Return the greatest common divisor of values that are all whole numbers, else None."""
+    values = values[values < UNIT_VALUES]
+    if not len(values):
+        return None
+    nearest = np.rint(values)
+    if np.abs(values - nearest).max() > UNIT_TOLERANCE or nearest.min() < 1:
+        return None
+    return float(np.gcd.reduce(nearest.astype(np.int64)))

@@ -1,0 +1,1 @@
+"""Where patches lie: canvas, groups, batches, ordered subsets."""

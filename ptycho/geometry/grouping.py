@@ -1,0 +1,410 @@
+"""Scan points gathered into groups of overlapping neighbours, and the arrays of such groups.
+
+A group holds C = gridsize**2 scan points. Positions are (y, x) float64 object pixels; indices are int64
+rows of the position table.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.scaling import make_scale_record, measured_amplitude
+from ptycho.errors import ConfigError, DataError
+from ptycho.geometry.canvas import lay_on_canvas
+from ptycho.geometry.cutting import cut_patches
+from ptycho.physics import filled_amplitude
+
+if TYPE_CHECKING:
+    from ptycho.data.raw import RawData
+
+logger = logging.getLogger(__name__)
+
+_REDRAWS = 30
+_EDGE_PX = 1e-6
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of scan points.
+
+    Attributes
+    ----------
+    indices : int64 array, shape (B, C)
+        Rows of the position table; column 0 is the point the group was built around.
+    centres_yx_px : float64 array, shape (B, 2)
+        Mean position of each group [object pixels].
+    offsets_yx_px : float64 array, shape (B, C, 2)
+        Position minus centre [object pixels].
+    """
+
+    indices: NDArray[np.int64]
+    centres_yx_px: NDArray[np.float64]
+    offsets_yx_px: NDArray[np.float64]
+
+
+def make_groups(
+    positions_yx_px: NDArray[np.float64],
+    *,
+    gridsize: int,
+    n_groups: int | None = None,
+    neighbor_count: int = 4,
+    seed: int | None = None,
+    sequential: bool = False,
+    enable_oversampling: bool = False,
+    neighbor_pool_size: int | None = None,
+) -> Groups:
+    """Draw groups of one scan point and C - 1 of its nearest neighbours.
+
+    No group holds a point twice, no two groups hold the same points; where too few distinct groups exist,
+    the repeats are left out with a warning.
+
+    Parameters
+    ----------
+    positions_yx_px : float64 array, shape (M, 2)
+        Scan positions (y, x) [object pixels].
+    gridsize : int
+        Side of the group, >= 1; C = gridsize**2.
+    n_groups : int, optional
+        Number of groups B, >= 1. By default one per scan point.
+    neighbor_count : int
+        Nearest neighbours K to draw from: at least C (raised, with a warning), at most M - 1.
+    seed : int, optional
+        Makes the draw reproducible.
+    sequential : bool
+        Build groups around the first points instead of randomly chosen ones.
+    enable_oversampling, neighbor_pool_size : bool, int or None
+        Allow n_groups > M when gridsize > 1; the pool, >= C, replaces `neighbor_count`.
+
+    Returns
+    -------
+    Groups
+        B groups of C points.
+
+    Raises
+    ------
+    ConfigError
+        If a number is out of range, or `n_groups` exceeds M with gridsize > 1 and no oversampling.
+    DataError
+        If there are fewer than C positions, or one is not finite.
+
+    Examples
+    --------
+    >>> grid = np.stack(np.meshgrid([0.0, 10.0], [0.0, 10.0], indexing="ij"), axis=-1).reshape(4, 2)
+    >>> make_groups(grid, gridsize=2, n_groups=1, seed=0).centres_yx_px
+    array([[5., 5.]])
+    """
+    positions = _checked(positions_yx_px, gridsize)
+    n_points, size = len(positions), gridsize**2
+    wanted = _wanted(n_groups, n_points, size, enable_oversampling)
+    rng = np.random.default_rng(seed)
+    if size == 1:
+        return _located(positions, _seed_points(n_points, wanted, sequential, rng)[:, None])
+    pool = _pool_size(neighbor_count, neighbor_pool_size, size, oversampled=wanted > n_points)
+    neighbours = _neighbours(positions, min(pool, n_points - 1))
+    return _located(positions, _distinct_groups(neighbours, wanted, size, sequential, rng))
+
+
+def covering_groups(
+    positions_yx_px: NDArray[np.float64], *, gridsize: int, neighbor_count: int | None = None
+) -> Groups:
+    """Build one group around every scan point, so that every position is reconstructed.
+
+    Parameters
+    ----------
+    positions_yx_px : float64 array, shape (M, 2)
+        Scan positions (y, x) [object pixels].
+    gridsize : int
+        Side of the group, >= 1; C = gridsize**2.
+    neighbor_count : int, optional
+        Take the C - 1 partners at even ranks among this many nearest neighbours, which gives offsets like
+        those that :func:`make_groups` draws. By default the C - 1 nearest.
+
+    Returns
+    -------
+    Groups
+        M groups of C points; column 0 of the indices is 0, 1, ..., M - 1.
+
+    Raises
+    ------
+    ConfigError
+        If gridsize is out of range.
+    DataError
+        If there are fewer than C positions, or one is not finite.
+    """
+    positions = _checked(positions_yx_px, gridsize)
+    n_points, partners = len(positions), gridsize**2 - 1
+    own = np.arange(n_points, dtype=np.int64)[:, None]
+    if partners == 0:
+        return _located(positions, own)
+    reach = min(max(partners, neighbor_count or 0), n_points - 1)
+    ranks = np.linspace(0, reach - 1, partners).round().astype(np.int64)
+    return _located(positions, np.concatenate([own, _neighbours(positions, reach)[:, ranks]], axis=1))
+
+
+class GroupedData(MutableMapping[str, Any]):
+    """Grouped arrays of ``raw`` by name; the large ones are made when first asked for, then kept."""
+
+    def __init__(self, fields: dict[str, Any], raw: RawData | None = None) -> None:
+        self._fields = dict(fields)
+        self.raw = raw
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._fields[key]
+        if callable(value):
+            value = self._fields[key] = value()
+        return value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._fields[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._fields[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+
+def grouped_fields(raw: RawData, groups: Groups) -> dict[str, Any]:
+    """Gather the arrays of :meth:`ptycho.data.raw.RawData.generate_grouped_data`.
+
+    Parameters
+    ----------
+    raw : RawData
+        Data set.
+    groups : Groups
+        Groups of its patterns.
+
+    Returns
+    -------
+    dict
+        Arrays, and functions without arguments that make the large ones.
+    """
+    indices = groups.indices
+    starts_yx_px = np.stack([raw.ycoords_start, raw.xcoords_start], axis=1)
+    start = _located(starts_yx_px, indices)
+
+    def gathered(stack: NDArray[Any]) -> NDArray[Any]:
+        return np.moveaxis(stack[indices], 1, -1)
+
+    def amplitude() -> NDArray[np.float32]:
+        record = make_scale_record(raw)
+        values = measured_amplitude(raw.diff3d[indices], record, raw.bad_pixels_of(indices))
+        values = filled_amplitude(values) * np.float32(record.input_scale)
+        return np.ascontiguousarray(np.moveaxis(values, 1, -1))
+
+    def labels() -> NDArray[np.complex64] | None:
+        if raw.Y is not None:
+            return gathered(raw.Y).astype(np.complex64)
+        if raw.objectGuess is None:
+            return None
+        positions = raw.positions_yx_px[indices.reshape(-1)]
+        patches = object_patches(raw.objectGuess, positions, raw.N, raw.source)
+        return np.moveaxis(patches.reshape(*indices.shape, raw.N, raw.N), 1, -1)
+
+    fields: dict[str, Any | Callable[[], Any]] = {
+        "diffraction": lambda: gathered(raw.diff3d),
+        "X_full": amplitude,
+        "Y": labels,
+        "nn_indices": indices,
+        "sample_indices": indices[:, 0],
+        "objectGuess": raw.objectGuess,
+    }
+    for prefix, located in (("coords_", groups), ("coords_start_", start)):
+        offsets = _xy_channels(located.offsets_yx_px)
+        centres = _xy_channels(located.centres_yx_px[:, None])
+        fields |= {
+            f"{prefix}offsets": centres,
+            f"{prefix}relative": -offsets,
+            f"{prefix}nn": centres + offsets,
+        }
+    return fields
+
+
+def _xy_channels(values_yx: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B, C, 2) in (y, x) order to (B, 1, 2, C) in (x, y) order, the layout of old callers."""
+    return np.ascontiguousarray(values_yx[..., ::-1].transpose(0, 2, 1)[:, None])
+
+
+def check_inside(
+    shape_yx: tuple[int, ...], positions_yx_px: NDArray[np.float64], N: int, source: str
+) -> None:
+    """Refuse positions whose patches leave an object.
+
+    Parameters
+    ----------
+    shape_yx : tuple of int
+        Shape (H, W) of the object [pixels].
+    positions_yx_px : float64 array, shape (M, 2)
+        Patch centres (y, x) [pixels].
+    N : int
+        Side of a patch [pixels].
+    source : str
+        Name used in messages.
+
+    Raises
+    ------
+    DataError
+        If a patch is not wholly inside the object.
+    """
+    corners = np.asarray(positions_yx_px, dtype=np.float64) - (N - 1) / 2
+    room = np.array(shape_yx) - N
+    outside = np.flatnonzero(((corners < -_EDGE_PX) | (corners > room + _EDGE_PX)).any(axis=1))
+    if outside.size:
+        y, x = positions_yx_px[outside[0]]
+        raise DataError(
+            f"{source}: {outside.size} of {len(corners)} patches leave the object (got centre y={y:g}, "
+            f"x={x:g} px for patch {outside[0]}, expected {N} px patches inside {shape_yx}). "
+            f"Check the position units."
+        )
+
+
+def object_patches(
+    object_yx: NDArray[Any], positions_yx_px: NDArray[np.float64], N: int, source: str = "object"
+) -> NDArray[np.complex64]:
+    """Cut N x N patches out of an object, by Fourier shift between pixels.
+
+    Parameters
+    ----------
+    object_yx : complex array, shape (H, W)
+        Object.
+    positions_yx_px : float64 array, shape (M, 2)
+        Patch centres (y, x) [pixels].
+    N : int
+        Side of a patch [pixels].
+    source : str
+        Name used in messages.
+
+    Returns
+    -------
+    complex64 array, shape (M, N, N)
+        patch[i, j] = object[y - (N - 1) / 2 + i, x - (N - 1) / 2 + j].
+
+    Raises
+    ------
+    DataError
+        If a patch is not wholly inside the object.
+    """
+    check_inside(object_yx.shape, positions_yx_px, N, source)
+    plan = lay_on_canvas(positions_yx_px, N, shape_yx=object_yx.shape, origin_yx_px=np.zeros(2))
+    return cut_patches(object_yx, plan)
+
+
+def _checked(positions_yx_px: NDArray[np.float64], gridsize: int) -> NDArray[np.float64]:
+    positions = np.asarray(positions_yx_px, dtype=np.float64)
+    if positions.ndim != 2 or positions.shape[1] != 2:
+        raise DataError(
+            f"grouping: positions have the wrong shape (got {positions.shape}, expected "
+            f"(patterns, 2)). Pass one (y, x) row per pattern."
+        )
+    bad = np.flatnonzero(~np.isfinite(positions).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"grouping: {bad.size} positions are not finite (got {positions[bad[0]].tolist()} at "
+            f"row {bad[0]}, expected pixels). Remove these patterns."
+        )
+    if gridsize < 1:
+        raise ConfigError(f"grouping: gridsize is too small (got {gridsize}, expected >= 1). Use 1 or 2.")
+    if len(positions) < gridsize**2:
+        raise DataError(
+            f"grouping: too few points for gridsize {gridsize} (got {len(positions)}, expected "
+            f"at least {gridsize**2}). Lower gridsize."
+        )
+    return positions
+
+
+def _wanted(n_groups: int | None, n_points: int, size: int, enable_oversampling: bool) -> int:
+    """Number of groups to draw."""
+    if n_groups is None:
+        return n_points
+    if n_groups < 1:
+        raise ConfigError(f"grouping: n_groups is too small (got {n_groups}, expected >= 1). Raise it.")
+    if n_groups <= n_points:
+        return n_groups
+    if size == 1:
+        logger.warning("grouping: %d single patterns asked for, all %d are used", n_groups, n_points)
+        return n_points
+    if not enable_oversampling:
+        raise ConfigError(
+            f"grouping: more groups than scan points (got n_groups={n_groups} for {n_points}, "
+            f"expected at most {n_points} when gridsize > 1). Lower n_groups or set "
+            f"enable_oversampling=True."
+        )
+    return n_groups
+
+
+def _pool_size(neighbor_count: int, neighbor_pool_size: int | None, size: int, *, oversampled: bool) -> int:
+    """Neighbours to draw from; below the group size there is too little choice for distinct groups."""
+    name = "neighbor_count" if neighbor_pool_size is None else "neighbor_pool_size"
+    pool = neighbor_count if neighbor_pool_size is None else neighbor_pool_size
+    if pool >= size:
+        return pool
+    if oversampled or neighbor_pool_size is not None:
+        raise ConfigError(
+            f"grouping: {name} is below the group size (got {pool}, expected >= {size}). Raise {name}."
+        )
+    logger.warning("grouping: neighbor_count %d is below the group size, %d is used", neighbor_count, size)
+    return size
+
+
+def _seed_points(n_points: int, wanted: int, sequential: bool, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Points to build groups around: each one as often as any other, give or take one."""
+    rounds, rest = divmod(wanted, n_points)
+    every = np.tile(np.arange(n_points, dtype=np.int64), rounds)
+    chosen = np.arange(rest) if sequential else np.sort(rng.choice(n_points, rest, replace=False))
+    return np.concatenate([every, chosen.astype(np.int64)])
+
+
+def _neighbours(positions: NDArray[np.float64], count: int) -> NDArray[np.int64]:
+    """Nearest neighbours of every point, shape (M, count), nearest first, never the point itself."""
+    from scipy.spatial import cKDTree
+
+    found = cKDTree(positions).query(positions, k=count + 1)[1].astype(np.int64)
+    is_self = found == np.arange(len(positions))[:, None]
+    # Where many points coincide a point may be missing from its own list: its farthest entry goes instead.
+    is_self[~is_self.any(axis=1), -1] = True
+    return found[~is_self].reshape(len(positions), count)
+
+
+def _distinct_groups(
+    neighbours: NDArray[np.int64], wanted: int, size: int, sequential: bool, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw groups, and draw again those whose set of points was already there."""
+    seeds = _seed_points(len(neighbours), wanted, sequential, rng)
+    groups = np.empty((wanted, size), dtype=np.int64)
+    todo = np.arange(wanted)
+    for _ in range(_REDRAWS):
+        groups[todo] = _draw(seeds[todo], neighbours, size, rng)
+        first = np.unique(np.sort(groups, axis=1), axis=0, return_index=True)[1]
+        todo = np.setdiff1d(np.arange(wanted), first)
+        if todo.size == 0:
+            return groups
+    logger.warning(
+        "grouping: %d of the %d groups asked for repeat another one and are left out; raise "
+        "neighbor_count for more distinct groups",
+        todo.size,
+        wanted,
+    )
+    return np.delete(groups, todo, axis=0)
+
+
+def _draw(
+    seeds: NDArray[np.int64], neighbours: NDArray[np.int64], size: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """One group per seed point: the point and size - 1 of its neighbours, all equally likely."""
+    order = np.argsort(rng.random((len(seeds), neighbours.shape[1])), axis=1)[:, : size - 1]
+    return np.concatenate([seeds[:, None], np.take_along_axis(neighbours[seeds], order, axis=1)], axis=1)
+
+
+def _located(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> Groups:
+    members = positions[indices]
+    centres = members.mean(axis=1)
+    return Groups(indices, centres, members - centres[:, None])

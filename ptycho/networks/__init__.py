@@ -1,0 +1,1 @@
+"""Architectures, their weights, schedules, and the bundle that holds them."""

@@ -1,0 +1,370 @@
+"""Architectures as tables of layers, and their initial weights: the one source both backends build from.
+
+Kernels are stored (y, x, input channel, output channel) in float32. A backend reads the table, makes its own
+layers, fills them from the dictionary of weights, and reads them back under the same names, so that one file
+of weights serves every backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import BundleError, ConfigError
+from ptycho.networks.layers import Init, LayerSpec, attention_table
+
+LEARNED_STEPS = 2
+"""How many of the last steps of ``unrolled`` carry a network; the ones before are plain physics."""
+STEP_MOMENTUM = 0.8
+"""Momentum of the learned steps before training."""
+CANVAS_MULTIPLE_PX = 8
+"""The U-Net of ``unrolled`` halves the canvas twice; canvases are planned in multiples of this."""
+UNROLLED_INPUTS = 6
+"""Canvas channels the U-Net sees: object (2), step (2), coverage, log illumination."""
+STRIP_PIXELS, STRIP_HALO_PX = 2**18, 32
+"""A large canvas passes the U-Net in strips of so many pixels, with a halo wider than the U-Net can see."""
+STEP_INPUT_GAIN = 10.0
+"""Factor on the step before the U-Net sees it; late steps are about a tenth of the object's contrast."""
+STEP_DAMPING = 0.02
+"""Share of the strongest illumination added to the preconditioner; faint rims then amplify no noise."""
+PROBE_REFINE_STEPS = 40
+"""Joint steps of object and probe before a training that refines the probe."""
+PROBE_REFINE_PIXELS = 2**23
+"""Detector pixels the probe is refined on: 2048 patterns of 64 x 64 around the middle of the scan."""
+PROBE_REST_STEPS = 3
+"""Joint steps in which the probe still rests."""
+PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
+"""Length and momentum of a probe step, relative to the steepest safe one."""
+FRAME_MOMENTUM = 0.9
+"""Momentum of the intensity factors of frames. Without it object and factors push each other to and fro, and
+a drift that both can take in hardly moves."""
+CONVERGED, CONVERGED_STEPS = 2e-3, 10
+"""A refinement ends when the misfit fell by less than this share over so many steps."""
+POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5
+"""Positions rest at first, then move by so many times their least-squares step (the object follows slower
+than it assumes, so twice is not too far), at most so far in one step."""
+POISSON_FLOOR = 0.1
+"""Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
+NOISE_FLOOR = 1e-6
+"""Smallest noise a canvas is said to have, so that data without any do not divide by zero [transmission]."""
+NOISE_STEP_GAIN = 0.25
+"""Factor on the step, in units of the noise, before the U-Net of the Poisson likelihood sees it."""
+TV_SMOOTHING = 1e-2
+"""Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
+PHASE_LIMIT_RAD = np.pi
+"""The phase branch of ``cnn`` ends in this times tanh."""
+
+
+def nesterov_momentum(index: int) -> float:
+    r"""Return the momentum of plain step ``index``.
+
+    .. math:: \beta_k = k / (k + 3)
+
+    Parameters
+    ----------
+    index : int
+        Step, from 0.
+
+    Returns
+    -------
+    float
+        In [0, 1).
+
+    References
+    ----------
+    Nesterov, Soviet Math. Dokl. 27, 372 (1983); specs/physics.md, eq. 11.
+    """
+    return index / (index + 3)
+
+
+def has_converged(misfit: Sequence[float]) -> bool:
+    """Tell whether a refinement may end.
+
+    Parameters
+    ----------
+    misfit : sequence of float
+        Relative amplitude misfit before every step so far.
+
+    Returns
+    -------
+    bool
+        True when it fell by less than ``CONVERGED`` over the last ``CONVERGED_STEPS`` steps.
+    """
+    if len(misfit) <= CONVERGED_STEPS:
+        return False
+    return misfit[-1] > misfit[-1 - CONVERGED_STEPS] * (1 - CONVERGED)
+
+
+def learned_steps(total_steps: int) -> int:
+    """Return how many of the steps of ``unrolled`` carry a network.
+
+    Parameters
+    ----------
+    total_steps : int
+        All steps, plain and learned.
+
+    Returns
+    -------
+    int
+        At least 1, at most ``LEARNED_STEPS``.
+    """
+    return max(1, min(LEARNED_STEPS, total_steps))
+
+
+def cnn_ladder(n_px: int, filters_scale: int) -> tuple[list[int], list[int]]:
+    """Return the encoder and decoder filters of the published network for a pattern size.
+
+    Parameters
+    ----------
+    n_px : int
+        Pattern size N [px], a multiple of 8 (of 16 from 128, of 32 from 256).
+    filters_scale : int
+        Factor on every number of filters.
+
+    Returns
+    -------
+    encoder, decoder : list of int
+        Filters; the encoder halves the size once per entry, the decoder doubles it back to N / 2.
+
+    Raises
+    ------
+    ConfigError
+        If the size cannot be halved that often.
+
+    References
+    ----------
+    PtychoPINN, Sci. Rep. 13, 22789 (2023), with the ladder 64/128/256 extended to other sizes.
+    """
+    levels = 3 if n_px < 128 else 4 if n_px < 256 else 5
+    if n_px < 16 or n_px % 2**levels:
+        raise ConfigError(
+            f"network: architecture cnn cannot take patterns of {n_px} px (got N={n_px}, expected a "
+            "multiple of "
+            f"{2**levels} and at least 16). Crop or pad the patterns, or use --architecture unrolled."
+        )
+    encoder = [(128 >> (levels - 1 - i)) * filters_scale for i in range(levels)]
+    decoder = [(32 << (levels - 2 - i)) * filters_scale for i in range(levels - 1)]
+    return encoder, decoder
+
+
+def outer_channels(filters_scale: int) -> int:
+    """Return how many of the last decoder channels feed the border of the patch.
+
+    Parameters
+    ----------
+    filters_scale : int
+        Factor on the number of filters; the decoder ends with 32 times as many channels.
+
+    Returns
+    -------
+    int
+        One eighth of the channels.
+    """
+    return 32 * filters_scale // 8
+
+
+AMPLITUDE_BIAS: dict[str, float] = {"swish": 0.7388, "relu": 0.5}
+"""Activation -> bias that lets the amplitude start at 1/2, as sigmoid does by itself.
+
+An object that starts at 0 scatters no light: the first steps are then so large that the network saturates."""
+
+
+def _conv(name: str, inputs: int, outputs: int, init: Init = "he", bias: float = 0.0) -> LayerSpec:
+    return LayerSpec(name, "conv", (3, 3, inputs, outputs), init, bias)
+
+
+def cnn_table(model: Any) -> list[LayerSpec]:
+    """Return the table of the published encoder with two decoders, attention last.
+
+    Parameters
+    ----------
+    model : ptycho.config.config.ModelConfig
+        Pattern size, gridsize, filters, branches, attention.
+
+    Returns
+    -------
+    list of LayerSpec
+        Layers in the order of their use. Attention comes at the end, so that the other layers start with the
+        same numbers with and without it.
+
+    Raises
+    ------
+    ConfigError
+        If the pattern size does not fit the ladder.
+    """
+    channels = model.gridsize**2
+    encoder, decoder = cnn_ladder(model.N, model.n_filters_scale)
+    table, width = [], channels
+    for level, filters in enumerate(encoder):
+        table += [_conv(f"encoder{level}a", width, filters), _conv(f"encoder{level}b", filters, filters)]
+        width = filters
+    for head in ("amplitude", "phase"):
+        inputs = width
+        for level, filters in enumerate(decoder):
+            table += [_conv(f"{head}{level}a", inputs, filters), _conv(f"{head}{level}b", filters, filters)]
+            inputs = filters
+        outer = outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
+        bias = AMPLITUDE_BIAS.get(model.amp_activation, 0.0) if head == "amplitude" else 0.0
+        table.append(_conv(f"{head}_inner", inputs - outer, channels, "head", bias))
+        if outer:
+            table.append(_conv(f"{head}_outer", outer, channels, "head", bias))
+    return table + attention_table(model, encoder, decoder)
+
+
+def unrolled_table(*, width: int = 24, n_learned: int = LEARNED_STEPS) -> list[LayerSpec]:
+    """Return the table of the unrolled reconstruction: one small U-Net for each learned step.
+
+    The last layer of every U-Net starts at zero, so that the untrained network is the plain accelerated
+    solver.
+
+    Parameters
+    ----------
+    width : int
+        Filters of the finest level; the two coarser ones have twice and four times as many.
+    n_learned : int
+        Steps that carry a U-Net.
+
+    Returns
+    -------
+    list of LayerSpec
+        Layers in the order of their use.
+    """
+    table = [
+        LayerSpec("step_length", "vector", (n_learned,), "one"),
+        LayerSpec("step_momentum", "vector", (n_learned,), "momentum"),
+    ]
+    for k in range(n_learned):
+        table += [
+            _conv(f"unet{k}_down0a", UNROLLED_INPUTS, width),
+            _conv(f"unet{k}_down0b", width, width),
+            _conv(f"unet{k}_down1a", width, 2 * width),
+            _conv(f"unet{k}_down1b", 2 * width, 2 * width),
+            _conv(f"unet{k}_down2a", 2 * width, 4 * width),
+            _conv(f"unet{k}_down2b", 4 * width, 4 * width),
+            _conv(f"unet{k}_up1a", 6 * width, 2 * width),
+            _conv(f"unet{k}_up1b", 2 * width, 2 * width),
+            _conv(f"unet{k}_up0a", 3 * width, width),
+            _conv(f"unet{k}_up0b", width, width),
+            _conv(f"unet{k}_out", width, 2, "zero"),
+        ]
+    return table
+
+
+def architecture_table(model: Any) -> list[LayerSpec]:
+    """Return the table of the architecture that a configuration names.
+
+    Parameters
+    ----------
+    model : ptycho.config.config.ModelConfig
+        Architecture and its options.
+
+    Returns
+    -------
+    list of LayerSpec
+        Layers in the order of their use.
+
+    Raises
+    ------
+    ConfigError
+        If the architecture is unknown or its options do not fit.
+    """
+    if model.architecture == "cnn":
+        return cnn_table(model)
+    if model.architecture == "unrolled":
+        return unrolled_table(width=model.unrolled_width, n_learned=learned_steps(model.unrolled_steps))
+    raise ConfigError(
+        f"network: unknown architecture (got '{model.architecture}', expected one of cnn, unrolled). "
+        "Pass --architecture with one of them."
+    )
+
+
+def weight_shapes(table: list[LayerSpec]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight of a table by its name.
+
+    Parameters
+    ----------
+    table : list of LayerSpec
+        Architecture.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        ``<layer>/kernel``, ``<layer>/bias`` or ``<layer>``.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in table:
+        if layer.kind == "conv":
+            shapes[f"{layer.name}/kernel"] = layer.shape
+            shapes[f"{layer.name}/bias"] = layer.shape[-1:]
+        else:
+            shapes[layer.name] = layer.shape
+    return shapes
+
+
+def initial_weights(table: list[LayerSpec], seed: int) -> dict[str, NDArray[np.float32]]:
+    """Draw the weights training starts from, the same for every backend.
+
+    Parameters
+    ----------
+    table : list of LayerSpec
+        Architecture.
+    seed : int
+        Seed of the generator; the draw follows the order of the table.
+
+    Returns
+    -------
+    dict of str to float32 array
+        Weights by name, shapes as in :func:`weight_shapes`.
+
+    References
+    ----------
+    He et al., ICCV 2015: normal with variance 2 / fan-in.
+    """
+    rng = np.random.default_rng(seed)
+    weights: dict[str, NDArray[np.float32]] = {}
+    for layer in table:
+        fan_in = int(np.prod(layer.shape[:-1]))
+        start = {
+            "he": lambda shape, n=fan_in: rng.normal(0.0, np.sqrt(2.0 / n), shape),
+            "head": lambda shape, n=fan_in: rng.normal(0.0, 0.1 * np.sqrt(2.0 / n), shape),
+            "zero": np.zeros,
+            "one": np.ones,
+            "momentum": lambda shape: np.full(shape, STEP_MOMENTUM),
+        }[layer.init](layer.shape)
+        name = f"{layer.name}/kernel" if layer.kind == "conv" else layer.name
+        weights[name] = np.asarray(start, dtype=np.float32)
+        if layer.kind == "conv":
+            weights[f"{layer.name}/bias"] = np.full(layer.shape[-1:], layer.bias, dtype=np.float32)
+    return weights
+
+
+def check_weights(weights: Mapping[str, NDArray[Any]], table: list[LayerSpec], where: str) -> None:
+    """Refuse weights whose names or shapes are not exactly those of the table.
+
+    Parameters
+    ----------
+    weights : mapping of str to array
+        Weights by name.
+    table : list of LayerSpec
+        Architecture they shall fill.
+    where : str
+        File named in the message.
+
+    Raises
+    ------
+    BundleError
+        If a weight is missing, unknown, or of another shape.
+    """
+    expected = weight_shapes(table)
+    found = {name: tuple(array.shape) for name, array in weights.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        name = wrong[0]
+        raise BundleError(
+            f"{where}: {len(wrong)} weights do not fit the architecture (got {name} with shape "
+            f"{found.get(name)}, "
+            f"expected {expected.get(name)}). Load it with the settings it was trained with."
+        )

@@ -1,0 +1,1 @@
+"""What a run has to do with its process: progress, interrupts, isolation."""

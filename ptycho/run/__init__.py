@@ -1,0 +1,1 @@
+"""Training and inference from files to files, over an engine chosen by name."""

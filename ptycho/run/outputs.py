@@ -1,0 +1,323 @@
+"""What a run writes: pictures, the object, scores, curves, and the record that makes it repeatable."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import math
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.npz import atomic_path, npz_headers, read_npz, write_npz
+from ptycho.data.scaling import ScaleRecord
+from ptycho.data.scan import Scan
+from ptycho.errors import DataError
+from ptycho.evaluation.verdict import Verdict
+from ptycho.files.hdf5 import is_hdf5
+from ptycho.run.job import Reconstruction
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("ptychopinn", "numpy", "scipy", "torch", "lightning", "tensordict", "tensorflow", "keras")
+TRUTH_FLAG = "object_is_truth"
+"""Key of a data file whose ``objectGuess`` is the known truth."""
+
+
+def prepare_folder(folder: str | Path) -> Path:
+    """Make an output folder and see that it can be written to.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made with its parents where it is absent.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    DataError
+        If it cannot be made or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(
+            f"{folder}: the output folder cannot be written to (got {reason!r}, expected a writable folder). "
+            "Pass another --output_dir."
+        ) from error
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a JSON file that appears whole; numbers JSON does not know become null.
+
+    Parameters
+    ----------
+    path : Path
+        Destination.
+    content : mapping
+        Plain values, paths and arrays' scalars.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(
+            json.dumps(_finite(content), indent=2, default=str) + "\n", encoding="utf-8"
+        )
+    return path
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write_run_record(folder: Path, config: Any, execution: Any, record: ScaleRecord) -> Path:
+    """Write ``config.json``: settings, seed, versions and scale of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder of the run.
+    config : TrainingConfig or InferenceConfig
+        Settings.
+    execution : PyTorchExecutionConfig
+        Hardware, precision, logging.
+    record : ScaleRecord
+        Scale of the scan.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    content = {
+        "config": asdict(config),
+        "execution": asdict(execution),
+        "scale_record": record.to_dict(),
+        "seed": config.seed,
+        "versions": _versions(),
+    }
+    return write_json(folder / "config.json", content)
+
+
+def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) -> list[Path]:
+    """Write the losses of a training as a picture and as numbers.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder of the run.
+    history : mapping of str to sequence of float
+        Loss by name, one number per epoch.
+
+    Returns
+    -------
+    list of Path
+        ``loss.png`` and ``history.json``; nothing where no epoch ended.
+    """
+    from ptycho.evaluation.figures import save_loss_png
+
+    curves = {name: list(values) for name, values in history.items() if len(values)}
+    if not curves:
+        return []
+    return [save_loss_png(curves, folder / "loss.png"), write_json(folder / "history.json", curves)]
+
+
+def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
+    """Return the known truth on the canvas of a reconstruction, where the data file holds it.
+
+    Parameters
+    ----------
+    path : Path
+        Data file.
+    found : Reconstruction
+        Object and its place.
+
+    Returns
+    -------
+    truth, mask : complex array and bool array, shape (H, W)
+        The truth (1 outside of what is known) and the pixels to judge; None where there is no truth.
+    """
+    if is_hdf5(path) or TRUTH_FLAG not in npz_headers(path):
+        return None
+    arrays = read_npz(path, [TRUTH_FLAG, "objectGuess"])
+    if not bool(arrays[TRUTH_FLAG]):
+        return None
+    stored = arrays["objectGuess"]
+    height, width = found.obj.shape
+    # What is left of the origin is a fraction of a pixel, which the gauge fit finds.
+    y, x = np.round(found.origin_yx_px).astype(int)
+    rows, columns = np.arange(height) + y, np.arange(width) + x
+    inside_y, inside_x = (rows >= 0) & (rows < stored.shape[0]), (columns >= 0) & (columns < stored.shape[1])
+    truth = np.ones((height, width), dtype=np.complex128)
+    truth[np.ix_(inside_y, inside_x)] = stored[np.ix_(rows[inside_y], columns[inside_x])]
+    return truth, found.scanned & inside_y[:, None] & inside_x
+
+
+def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: int | None) -> Path:
+    """Write how the object looks at every scan position, weighted with the probe.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder.
+    found : Reconstruction
+        Object and its place; its own positions count where it has them.
+    scan : Scan
+        Positions, and numbers of the patterns.
+    limit : int, optional
+        First patterns only.
+
+    Returns
+    -------
+    Path
+        ``patch_stats.csv``: pattern, y and x [px], mean and standard deviation of amplitude and phase [rad].
+    """
+    from ptycho.physics import extract_patches
+
+    numbers = scan.pattern_numbers[found.rows_in(scan)][:limit]
+    plan = found.plan_in(scan)
+    positions, corners = plan.positions_yx_px[:limit], plan.corners_yx[:limit]
+    weight = (np.abs(found.probe) ** 2).sum(axis=0)
+    weight = weight / weight.sum()
+    rows = []
+    for start in range(0, len(numbers), 256):
+        patches = extract_patches(found.obj, corners[start : start + 256], scan.n_px)
+        amplitude, phase = np.abs(patches), np.angle(patches)
+        columns = [positions[start : start + 256, 0], positions[start : start + 256, 1]]
+        for values in (amplitude, phase):
+            mean = (values * weight).sum(axis=(1, 2))
+            columns += [mean, np.sqrt(((values - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)))]
+        rows.append(np.stack([numbers[start : start + 256], *columns], axis=1))
+    path = folder / "patch_stats.csv"
+    header = "pattern,y_px,x_px,amplitude_mean,amplitude_std,phase_mean_rad,phase_std_rad"
+    with atomic_path(path) as temporary:
+        np.savetxt(temporary, np.concatenate(rows), delimiter=",", header=header, comments="", fmt="%.6g")
+    return path
+
+
+def _measurement(scan: Scan, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return what an evaluation has to know about the data file beside its name."""
+    found = {"file_options": np.array(json.dumps(scan.options.given(), default=str))}
+    bad_pixels = scan.raw.bad_pixels
+    if bad_pixels is not None:
+        found["bad_pixels"] = bad_pixels if bad_pixels.ndim == 2 else bad_pixels[rows]
+    return found
+
+
+def write_reconstruction(
+    folder: Path,
+    found: Reconstruction,
+    scan: Scan,
+    data_file: Path | None,
+    phase_limits_rad: tuple[float | None, float | None] = (None, None),
+    *,
+    verdict: Verdict | None = None,
+) -> tuple[list[Path], dict[str, float]]:
+    """Write the two pictures, the object with everything needed to use it, and what it is worth.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder.
+    found : Reconstruction
+        Object and its place.
+    scan : Scan
+        Positions and scale.
+    data_file : Path or None
+        File that may hold the truth.
+    phase_limits_rad : tuple of float or None
+        Ends of the phase colours; None chooses from the picture.
+    verdict : Verdict, optional
+        What the reconstruction is worth.
+
+    Returns
+    -------
+    files : list of Path
+        ``reconstructed_amplitude.png``, ``reconstructed_phase.png``, ``reconstruction.npz``, ``probe.png``,
+        with a truth ``comparison.png``, and ``metrics.json`` with verdict and scores.
+    scores : dict of str to float
+        Empty without a truth.
+    """
+    from ptycho.evaluation.figures import save_probe_png, save_reconstruction_pngs
+
+    rows = found.rows_in(scan)
+    lit = np.where(found.scanned, found.coverage, 0.0)
+    files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
+    write_npz(
+        folder / "reconstruction.npz",
+        {
+            "object": found.obj,
+            "coverage": found.coverage,
+            "origin_yx_px": found.origin_yx_px,
+            "probe": found.probe,
+            "positions_yx_px": found.positions_in(scan),
+            "frame_gain": np.ones(len(rows), np.float32) if found.frame_gain is None else found.frame_gain,
+            "misfit": np.array(found.misfit),
+            "pattern_index": scan.pattern_numbers[rows],
+            "scale_record": np.array(json.dumps(scan.record.to_dict())),
+            **_measurement(scan, rows),
+        },
+    )
+    files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
+    scores, pictures = _scored(folder, found, data_file)
+    worth = {**({} if verdict is None else verdict.to_dict()), **scores}
+    metrics = [write_json(folder / "metrics.json", worth)] if worth else []
+    return [*files, *pictures, *metrics], scores
+
+
+def _scored(
+    folder: Path, found: Reconstruction, data_file: Path | None
+) -> tuple[dict[str, float], list[Path]]:
+    """Score an object against the truth of its data file and write the comparison; nothing without one."""
+    known = truth_on_canvas(Path(data_file), found) if data_file is not None else None
+    if known is None:
+        return {}, []
+    from ptycho.evaluation.figures import save_comparison_png
+    from ptycho.evaluation.gauge import solve_gauge
+    from ptycho.evaluation.metrics import score_aligned
+
+    truth, mask = known
+    try:
+        fit = solve_gauge(found.obj, truth, mask)
+        scores = score_aligned(fit.obj, truth, mask)
+    except DataError as error:
+        # A field too small to judge must not cost the reconstruction.
+        logger.warning("no scores against the truth: %s", error)
+        return {}, []
+    picture = save_comparison_png(fit.obj, truth, folder / "comparison.png", scores=scores, mask=mask)
+    return scores | fit.removed(), [picture]

@@ -1,0 +1,270 @@
+"""What a run would write, compared with what it reads: an output never replaces an input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptycho.config.choices import BUNDLE_NAME
+from ptycho.config.config import InferenceConfig, TrainingConfig
+from ptycho.data.npz import no_such_file
+from ptycho.errors import ConfigError
+from ptycho.files.hdf5 import is_hdf5
+from ptycho.files.product import sibling_product
+
+if TYPE_CHECKING:
+    from ptycho.simulation.simulate import SimulationOptions
+
+RECORD = "config.json"
+RECONSTRUCTION_FILES = (
+    RECORD,
+    "metrics.json",
+    "reconstruction.npz",
+    "reconstructed_amplitude.png",
+    "reconstructed_phase.png",
+    "probe.png",
+    "comparison.png",
+    "patch_stats.csv",
+)
+"""What a training and an inference write to their output folder."""
+TRAINING_FILES = (*RECONSTRUCTION_FILES, BUNDLE_NAME, "loss.png", "history.json", "metrics.csv")
+EVALUATION_FILES = (
+    *(f"metrics.{kind}" for kind in ("json", "csv", "md")),
+    *(f"residuals.{kind}" for kind in ("csv", "png")),
+    *(f"comparison_{name}.png" for name in ("truth", "reference", "half_scans")),
+    *(f"frc_{name}.{kind}" for name in ("truth", "reference", "half_scans") for kind in ("csv", "png")),
+)
+"""What an evaluation writes to its output folder."""
+TRACES = ("checkpoints", BUNDLE_NAME)
+"""What only a training leaves in its folder."""
+_MOST_FILES = 10_000
+
+Inputs = Mapping[str, Path | None]
+
+
+def _linked(path: Path) -> Iterator[Path]:
+    """Yield the files beside an HDF5 file that its links and virtual datasets read from."""
+    import h5py
+
+    names: set[str] = set()
+
+    def look(group: Any) -> None:
+        for name in group:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                names.add(link.filename)
+            elif isinstance(link, h5py.HardLink):
+                item = group[name]
+                if isinstance(item, h5py.Group):
+                    look(item)
+                elif isinstance(item, h5py.Dataset) and item.is_virtual:
+                    names.update(source.file_name for source in item.virtual_sources())
+
+    # A damaged file is refused by whoever reads it.
+    with suppress(OSError, RuntimeError, KeyError, RecursionError), h5py.File(path, "r") as file:
+        look(file)
+    yield from (path.parent / name for name in names - {"."})
+
+
+def _read_with(path: Path) -> Iterator[Path]:
+    """Yield a file and every file that is read with it."""
+    todo, seen = [path], set()
+    while todo and len(seen) < _MOST_FILES:
+        item = todo.pop()
+        if item in seen or not item.is_file():
+            continue
+        seen.add(item)
+        yield item
+        if is_hdf5(item):
+            with suppress(ImportError):
+                todo += _linked(item)
+    product = sibling_product(path)
+    if product is not None:
+        yield product
+
+
+def check_outputs(inputs: Inputs, outputs: Iterable[tuple[str, Path]]) -> None:
+    """Refuse a run that would replace a file it reads; the files are compared, not their names.
+
+    Parameters
+    ----------
+    inputs : mapping of str to path or None
+        Flag that names it -> file to read.
+    outputs : iterable of (str, path)
+        Flag that names it, or its folder, and file to write.
+
+    Raises
+    ------
+    ConfigError
+        If an output is an input: by the same path, a link, or another spelling of the name.
+    """
+    there = [(flag, path) for flag, path in outputs if path.exists()]
+    if not there:
+        return
+    for source, path in inputs.items():
+        for read in _read_with(Path(path)) if path is not None else ():
+            for flag, target in there:
+                if target.samefile(read):
+                    raise ConfigError(
+                        f"{flag}: it would replace a file that this run reads (got {target}, which is "
+                        f"{source} {read}, expected another place). Choose another {flag}."
+                    )
+
+
+def check_there(*paths: Path | None) -> None:
+    """Refuse a run whose inputs do not exist, before it reads the first of them.
+
+    Parameters
+    ----------
+    *paths : Path or None
+        Data files; None stands for a file that nobody named.
+
+    Raises
+    ------
+    DataError
+        At the first one that is not there.
+    """
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            raise no_such_file(Path(path))
+
+
+def _in_folder(folder: Path, names: Iterable[str]) -> list[tuple[str, Path]]:
+    return [("--output_dir", Path(folder) / name) for name in names]
+
+
+def _settings_in(folder: Path) -> Mapping[str, Any] | None:
+    """Return the settings of the run in a folder; None where there is no record of one."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return dict(content["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def holds_training(folder: Path) -> bool:
+    """Return whether a folder is that of a training.
+
+    Parameters
+    ----------
+    folder : Path
+        Output folder, perhaps absent.
+
+    Returns
+    -------
+    bool
+        What its ``config.json`` says; without one, whether a model or checkpoints lie there.
+    """
+    settings = _settings_in(folder)
+    if settings is None:
+        return any((folder / name).exists() for name in TRACES)
+    return "nepochs" in settings
+
+
+def _refuse_run(folder: Path, what: str) -> None:
+    raise ConfigError(
+        f"--output_dir: this is the folder of {what}, whose files would be replaced (got {folder}, expected "
+        "another folder). Choose another --output_dir."
+    )
+
+
+def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> None:
+    """Refuse a training that would replace what it reads; one may follow another in the same folder.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        Its files and folder.
+    also_read : mapping of str to path, optional
+        Further files by their flag.
+
+    Raises
+    ------
+    ConfigError
+        If an output is an input.
+    """
+    inputs = {
+        "--train_data_file": config.train_data_file,
+        "--test_data_file": config.test_data_file,
+        "--product": config.product_file,
+        **(also_read or {}),
+    }
+    check_outputs(inputs, _in_folder(config.output_dir, TRAINING_FILES))
+
+
+def check_inference(config: InferenceConfig, also_read: Inputs | None = None) -> None:
+    """Refuse an inference that would replace what it reads, or the files of a training.
+
+    Parameters
+    ----------
+    config : InferenceConfig
+        Its files and folder.
+    also_read : mapping of str to path, optional
+        Further files by their flag.
+
+    Raises
+    ------
+    ConfigError
+        If an output is an input, or the output folder is that of a training.
+    """
+    check_there(config.test_data_file, config.product_file)
+    folder, model = Path(config.output_dir), Path(config.model_path)
+    inputs = {
+        "--test_data": config.test_data_file,
+        "--model_path": model if model.is_file() else None,
+        "--product": config.product_file,
+        **(also_read or {}),
+    }
+    outputs = _in_folder(folder, RECONSTRUCTION_FILES)
+    if config.export is not None:
+        outputs.append(("--export", Path(config.export)))
+    check_outputs(inputs, outputs)
+    if holds_training(folder):
+        _refuse_run(folder, "a training")
+
+
+def check_evaluation(inputs: Inputs, folder: Path) -> None:
+    """Refuse an evaluation that would replace what it reads, or the files of a run.
+
+    Parameters
+    ----------
+    inputs : mapping of str to path or None
+        Flag that names it -> file to read.
+    folder : Path
+        Output folder.
+
+    Raises
+    ------
+    ConfigError
+        If an output is an input, or the output folder is that of a training or an inference.
+    """
+    check_outputs(inputs, _in_folder(folder, EVALUATION_FILES))
+    if holds_training(folder) or _settings_in(folder) is not None:
+        _refuse_run(folder, "a run")
+    check_there(*(path for flag, path in inputs.items() if flag != "--model-path"))
+
+
+def check_simulation(options: SimulationOptions, flag: str, path: Path) -> None:
+    """Refuse a simulation that would replace a picture it makes its object from.
+
+    Parameters
+    ----------
+    options : SimulationOptions
+        ``picture`` and ``phase_picture``.
+    flag : str
+        Flag that names the output.
+    path : Path
+        File to write.
+
+    Raises
+    ------
+    ConfigError
+        If it is one of the pictures.
+    """
+    named = {"--picture": options.picture, "--phase-picture": options.phase_picture}
+    inputs = {name: None if read is None else Path(read) for name, read in named.items()}
+    check_there(*inputs.values())
+    check_outputs(inputs, [(flag, path)])

@@ -1,0 +1,1 @@
+"""Test objects, probes and trajectories, and the scans made from them."""

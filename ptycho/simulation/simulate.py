@@ -1,0 +1,413 @@
+"""Simulated scans: one frozen set of options in, one data file with its own ground truth out.
+
+Axes: positions are (y, x) object pixels of the patch centre, on patch pixel ``(N - 1) / 2``; the origin is
+pixel (0, 0) of the stored object. An empty object scatters the sum of |probe|^2 photons.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.npz import write_npz
+from ptycho.errors import ConfigError
+from ptycho.geometry.canvas import lay_on_canvas
+from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.run.overwrites import check_simulation
+from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
+from ptycho.simulation.test_objects import check_scene, make_scene, picture
+from ptycho.simulation.trajectories import centre_on_object, raster_points, spiral_points
+
+CHUNK_PATTERNS = 64
+"""Patterns that are computed at once; bounds the memory, the result does not depend on it."""
+SCANS = ("raster", "spiral")
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """Everything that decides a simulated scan; equal options give equal data.
+
+    Attributes
+    ----------
+    scene : str
+        Procedural object, a key of :data:`ptycho.simulation.test_objects.SCENES`.
+    picture, phase_picture : str, optional
+        Picture files that make the object instead of the scene.
+    phase_range_rad : float
+        Largest phase difference inside the object [rad].
+    n_px : int
+        Pattern size N [px].
+    scan : {'raster', 'spiral'}
+        Rows and columns, or a Fermat spiral of the same density.
+    step_px : float
+        Distance between neighbours [object px].
+    n_y, n_x : int
+        Rows and columns of the raster; the spiral takes ``n_y * n_x`` points unless told otherwise.
+    n_positions : int, optional
+        Points of the spiral.
+    jitter_px : float
+        Largest random displacement along each axis [object px].
+    integer_positions : bool
+        Put every patch exactly on the object pixels, so that no sub-pixel shift is left.
+    probe : {'zone-plate', 'disc'}
+        Illumination, a key of :data:`ptycho.simulation.probes.PROBES`.
+    probe_diameter_px : float, optional
+        Diameter of the lit area [px]; 0.45 N where it is not given.
+    defocus_waves : float
+        Path difference between rim and axis of the probe [waves].
+    probe_error_waves : float
+        Defocus error of the stored starting probe [waves]; the true one is then stored as ``probe_true``.
+    n_modes : int
+        Incoherent probe modes P.
+    mode_decay : float
+        Power of a mode relative to the one before.
+    photons : float
+        Photons per frame that an empty object would scatter, the sum of |probe|^2.
+    background_counts : float
+        Mean counts per pixel that no probe explains.
+    seed : int
+        Seed of the object, the jitter and the noise, which draw from separate streams.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range.
+    """
+
+    scene: str = "collage"
+    picture: str | None = None
+    phase_picture: str | None = None
+    phase_range_rad: float = 1.5
+    n_px: int = 64
+    scan: Literal["raster", "spiral"] = "raster"
+    step_px: float = 5.0
+    n_y: int = 20
+    n_x: int = 20
+    n_positions: int | None = None
+    jitter_px: float = 1.0
+    integer_positions: bool = False
+    probe: Literal["zone-plate", "disc"] = "zone-plate"
+    probe_diameter_px: float | None = None
+    defocus_waves: float = 1.0
+    probe_error_waves: float = 0.0
+    n_modes: int = 1
+    mode_decay: float = 0.3
+    photons: float = 1e6
+    background_counts: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scene", check_scene(self.scene))
+        _choose("scan", self.scan, SCANS)
+        _choose("probe", self.probe, tuple(PROBES))
+        _within("n_px", self.n_px, 8, 4096, whole=True)
+        _within("step_px", self.step_px, 0.01, 1e4)
+        _within("n_y", self.n_y, 1, 1e5, whole=True)
+        _within("n_x", self.n_x, 1, 1e5, whole=True)
+        _within("jitter_px", self.jitter_px, 0, 1e4)
+        _within("phase_range_rad", self.phase_range_rad, 0, 100)
+        _within("photons", self.photons, 1e-3, 1e15)
+        _within("probe_error_waves", self.probe_error_waves, -100, 100)
+        _within("background_counts", self.background_counts, 0, 1e6)
+        _within("seed", self.seed, 0, 2**63 - 1, whole=True)
+        if self.n_positions is not None:
+            _within("n_positions", self.n_positions, 1, 1e7, whole=True)
+            if self.scan != "spiral":
+                raise ConfigError(
+                    f"simulation: n_positions is for the spiral (got {self.n_positions} with scan "
+                    f"{self.scan!r}, expected none). Set scan to spiral, or give rows and columns, --grid."
+                )
+        if self.picture is not None and self.scene != type(self).scene:
+            raise ConfigError(
+                f"simulation: scene has no effect beside picture (got {self.scene!r} and {self.picture!r}, "
+                "expected one of them). Leave scene out."
+            )
+        if self.n_modes == 1 and self.mode_decay != type(self).mode_decay:
+            raise ConfigError(
+                f"simulation: mode_decay has no effect on one mode (got {self.mode_decay!r}, expected its "
+                f"default {type(self).mode_decay}). Leave it out or set n_modes to 2."
+            )
+        if self.phase_picture is not None and self.picture is None:
+            raise ConfigError(
+                f"simulation: phase_picture needs a picture (got {self.phase_picture!r} alone, "
+                "expected both). Set picture to that of the amplitude too."
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of scan points J."""
+        return self.n_positions if self.n_positions is not None else self.n_y * self.n_x
+
+    @property
+    def diameter_px(self) -> float:
+        """Diameter of the lit area [px]."""
+        return 0.45 * self.n_px if self.probe_diameter_px is None else self.probe_diameter_px
+
+
+def _within(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
+    """Raise unless low <= value <= high; a NaN is outside."""
+    if not low <= value <= high or (whole and value != int(value)):
+        kind = "a whole number from " if whole else ""
+        raise ConfigError(
+            f"simulation: {name} is out of range (got {value!r}, expected {kind}{low:g} to {high:g}). "
+            f"Change {name}."
+        )
+
+
+def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise unless the value is one of the choices."""
+    if value not in choices:
+        near = get_close_matches(value, choices, n=1) or list(choices[:1])
+        raise ConfigError(
+            f"simulation: unknown {name} (got {value!r}, expected one of {', '.join(choices)}). "
+            f"Use {near[0]!r}."
+        )
+
+
+def scan_positions(
+    options: SimulationOptions, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int]]:
+    """Place the scan on an object that is just large enough, its bounding box in the middle of the object.
+
+    Parameters
+    ----------
+    options : SimulationOptions
+        Kind of scan, step, jitter, pattern size.
+    rng : numpy.random.Generator
+        Source of the jitter.
+
+    Returns
+    -------
+    positions_yx_px : float64 array, shape (J, 2)
+        Where the patches really are.
+    nominal_yx_px : float64 array, shape (J, 2)
+        Where they were meant to be.
+    shape_yx : tuple of int
+        Object shape (H, W) [px].
+    """
+    if options.scan == "spiral":
+        nominal = spiral_points(options.count, options.step_px)
+    else:
+        nominal = raster_points(options.n_y, options.n_x, options.step_px)
+    true = nominal + rng.uniform(-options.jitter_px, options.jitter_px, size=nominal.shape)
+    if options.integer_positions:
+        true = np.rint(true)
+    origin, shape = centre_on_object(true, options.n_px)
+    return true + origin, nominal + origin, shape
+
+
+def make_probe(options: SimulationOptions) -> NDArray[np.complex128]:
+    """Make the illumination of a simulated scan.
+
+    Parameters
+    ----------
+    options : SimulationOptions
+        Kind, size, defocus, modes and dose.
+
+    Returns
+    -------
+    complex128 array, shape (P, N, N)
+        Modes [sqrt(photons)]; the sum of |P|^2 over all of them is the dose.
+
+    Raises
+    ------
+    ConfigError
+        If the probe fits neither its window nor the pixels, or the modes are out of range.
+    """
+    make = PROBES[options.probe]
+    probe = make(options.n_px, options.diameter_px, defocus_waves=options.defocus_waves)
+    return scale_to_photons(incoherent_modes(probe, options.n_modes, options.mode_decay), options.photons)
+
+
+def make_object(
+    options: SimulationOptions, shape_yx: tuple[int, int], seed: int | np.random.SeedSequence
+) -> NDArray[np.complex128]:
+    """Make the object of a simulated scan, from a picture where one is named.
+
+    Parameters
+    ----------
+    options : SimulationOptions
+        Scene or pictures, phase range.
+    shape_yx : tuple of int
+        Shape (H, W) [px].
+    seed : int or numpy.random.SeedSequence
+        Seed of a procedural scene.
+
+    Returns
+    -------
+    complex128 array, shape (H, W)
+        Transmission.
+
+    Raises
+    ------
+    DataError
+        If a picture cannot be read.
+    """
+    phase = options.phase_range_rad
+    if options.picture is None:
+        return make_scene(options.scene, shape_yx, seed, phase_range_rad=phase)
+    return picture(options.picture, shape_yx, phase_path=options.phase_picture, phase_range_rad=phase)
+
+
+def expected_counts(
+    obj: NDArray[np.complex128], probes: NDArray[np.complex128], positions_yx_px: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean counts of a scan: whole pixels cut the patch, the fraction left moves the probe.
+
+    Parameters
+    ----------
+    obj : complex array, shape (H, W)
+        Object, pixel (0, 0) at coordinate (0, 0).
+    probes : complex array, shape (P, N, N)
+        Probe modes [sqrt(photons)].
+    positions_yx_px : float64 array, shape (J, 2)
+        Patch centres [object px].
+
+    Returns
+    -------
+    float64 array, shape (J, N, N)
+        Photons per pixel, zero frequency at ``N // 2``.
+
+    Raises
+    ------
+    DataError
+        If a patch reaches outside the object.
+
+    References
+    ----------
+    specs/physics.md, eq. 1 to 5.
+    """
+    n_px = probes.shape[-1]
+    plan = lay_on_canvas(positions_yx_px, n_px, shape_yx=obj.shape, origin_yx_px=np.zeros(2))
+    patches = extract_patches(obj, plan.corners_yx, n_px)
+    return diffracted_intensity(patches, shift_field(probes, plan.shifts_yx_px))
+
+
+def _draw_counts(
+    obj: NDArray[np.complex128],
+    probes: NDArray[np.complex128],
+    positions_yx_px: NDArray[np.float64],
+    background_counts: float,
+    rng: np.random.Generator,
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Return Poisson counts, shape (J, N, N), as uint16 where they fit, else as uint32."""
+    n_px = probes.shape[-1]
+    counts = np.empty((len(positions_yx_px), n_px, n_px), dtype=np.uint32)
+    largest = 0
+    for start in range(0, len(counts), CHUNK_PATTERNS):
+        chunk = slice(start, start + CHUNK_PATTERNS)
+        drawn = rng.poisson(expected_counts(obj, probes, positions_yx_px[chunk]) + background_counts)
+        largest = max(largest, int(drawn.max()))
+        if largest > np.iinfo(np.uint32).max:
+            raise ConfigError(
+                f"simulation: the brightest pixel overflows (got {largest} counts, expected at most "
+                f"{np.iinfo(np.uint32).max}). Lower photons."
+            )
+        counts[chunk] = drawn
+    return counts.astype(np.uint16) if largest <= np.iinfo(np.uint16).max else counts
+
+
+def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
+    """Simulate one scan.
+
+    Object and probe are rounded to complex64 before they are used: the stored truth is what made the counts.
+
+    Parameters
+    ----------
+    options : SimulationOptions
+        What to simulate.
+
+    Returns
+    -------
+    dict of str to array
+        ``diff3d`` (J, N, N) uint16 or uint32 counts; ``xcoords``, ``ycoords`` and the intended
+        ``xcoords_start``, ``ycoords_start`` (J,) float64 [object px]; ``probeGuess`` (N, N) or (P, N, N)
+        complex64 [sqrt(photons)]; ``objectGuess`` (H, W) complex64, the true object; ``object_is_truth`` ()
+        bool; ``scan_index`` (J,) int64; ``nphotons`` () float64; ``simulation`` () text, the options as JSON;
+        with a probe error also ``probe_true``.
+
+    Raises
+    ------
+    ConfigError
+        If the options contradict each other.
+    DataError
+        If a picture cannot be read.
+    """
+    object_seed, scan_seed, noise_seed = np.random.SeedSequence(options.seed).spawn(3)
+    positions, nominal, shape = scan_positions(options, np.random.default_rng(scan_seed))
+    probe = guess = make_probe(options).astype(np.complex64)
+    error = options.probe_error_waves
+    if error != 0.0:
+        rim = rim_frequency(options.diameter_px, options.defocus_waves)
+        guess = refocus(probe.astype(np.complex128), error, rim).astype(np.complex64)
+    obj = make_object(options, shape, object_seed).astype(np.complex64)
+    counts = _draw_counts(
+        obj.astype(np.complex128),
+        probe.astype(np.complex128),
+        positions,
+        options.background_counts,
+        np.random.default_rng(noise_seed),
+    )
+    arrays: dict[str, NDArray[Any]] = {
+        "diff3d": counts,
+        "xcoords": positions[:, 1].copy(),
+        "ycoords": positions[:, 0].copy(),
+        "xcoords_start": nominal[:, 1].copy(),
+        "ycoords_start": nominal[:, 0].copy(),
+        "probeGuess": guess[0] if len(guess) == 1 else guess,
+        "objectGuess": obj,
+        "object_is_truth": np.array(True),
+        "scan_index": np.zeros(len(counts), dtype=np.int64),
+        "nphotons": np.array(options.photons, dtype=np.float64),
+        "simulation": np.array(json.dumps(asdict(options), sort_keys=True)),
+    }
+    if error != 0.0:
+        arrays["probe_true"] = probe[0] if len(probe) == 1 else probe
+    return arrays
+
+
+def write_scan(
+    path: str | Path, options: SimulationOptions, *, compressed: bool = True
+) -> dict[str, NDArray[Any]]:
+    """Simulate one scan and write it as an NPZ file that appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+        File to write, ending in ``.npz``.
+    options : SimulationOptions
+        What to simulate.
+    compressed : bool
+        Deflate the arrays; counts shrink to about half.
+
+    Returns
+    -------
+    dict of str to array
+        What was written, see :func:`simulate`.
+
+    Raises
+    ------
+    ConfigError
+        If the options contradict each other, or the path is no file name ending in ``.npz``.
+    DataError
+        If a picture cannot be read.
+    """
+    if Path(path).suffix.lower() != ".npz" or Path(path).is_dir():
+        raise ConfigError(
+            f"output: not a data file (got {str(path)!r}, expected a file name ending in .npz). Rename it."
+        )
+    check_simulation(options, "--output", Path(path))
+    write_npz(path, arrays := simulate(options), compressed=compressed)
+    return arrays
+
+
+if __name__ == "__main__":
+    from ptycho.cli.simulate_command import main
+
+    raise SystemExit(main())
