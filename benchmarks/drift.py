@@ -20,13 +20,15 @@ import numpy as np
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.npz import write_npz
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.evaluation.drift import beam_drift
 from ptycho.evaluation.metrics import score
 from ptycho.evaluation.verdict import judge
+from ptycho.files.reader import open_scan
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, load_engine
-from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.simulation.test_objects import SCENES

@@ -28,10 +28,10 @@ from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionC
 from ptycho.data.checks import registry
 from ptycho.data.npz import write_npz
 from ptycho.data.optics import HC_EV_M, NUMBERS
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.errors import PtychoError
 from ptycho.evaluation.metrics import score
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.run.pipeline import infer
 from ptycho.simulation.simulate import SimulationOptions, simulate

@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 from peers_cases import CASES, PEERS, Case, Peer, model_of
 
 from ptycho import physics
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.evaluation.metrics import score
-from ptycho.run.job import Reconstruction
+from ptycho.files.reader import open_scan
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.simulate import write_scan
 

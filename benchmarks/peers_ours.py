@@ -14,10 +14,12 @@ from peers_cases import Case
 
 from ptycho.config.choices import PRETRAINED
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.process.progress import Phase, Progress
 from ptycho.run.engines import find_model, fitted_model
-from ptycho.run.job import Reconstruction, RefineOptions, TrainingJob, training_groups
+from ptycho.run.job import RefineOptions, TrainingJob
 from ptycho_torch import engine
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.model import PtychoPINN_Lightning

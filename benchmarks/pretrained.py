@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from ptycho.config.config import PyTorchExecutionConfig
-from ptycho.data.scan import open_scan
 from ptycho.evaluation.metrics import score
+from ptycho.files.reader import open_scan
 from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.process.progress import Progress

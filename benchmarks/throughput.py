@@ -60,10 +60,11 @@ def measure(path: Path, backend: str, architecture: str, repeats: int) -> dict[s
     import numpy as np
 
     from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-    from ptycho.data.scan import open_scan
+    from ptycho.data.selection import training_groups
+    from ptycho.files.reader import open_scan
     from ptycho.geometry.grouping import make_groups
     from ptycho.run.engines import load_engine
-    from ptycho.run.job import TrainingJob, training_groups
+    from ptycho.run.job import TrainingJob
 
     scan = open_scan(path)
     count = scan.n_patterns

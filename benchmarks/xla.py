@@ -20,7 +20,7 @@ def measure(path: Path, xla: bool, refine: int) -> None:
     import numpy as np
 
     from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
-    from ptycho.data.scan import open_scan
+    from ptycho.files.reader import open_scan
     from ptycho.process.progress import Progress
     from ptycho.run.engines import load_engine
     from ptycho.run.job import RefineOptions

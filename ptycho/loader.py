@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError
+from ptycho.raw_data import RawData
 
 __all__ = ["PtychoDataContainer", "ScanOffsets", "load"]
 
@@ -69,7 +69,7 @@ class PtychoDataContainer:
     Parameters
     ----------
     dataset : mapping
-        From :meth:`ptycho.data.raw.RawData.generate_grouped_data`.
+        From :meth:`ptycho.raw_data.RawData.generate_grouped_data`.
     probe : complex array, shape (N, N) or (P, N, N), optional
         Probe of the scan.
     """
@@ -148,7 +148,7 @@ def load(
     Parameters
     ----------
     cb : callable
-        Returns what :meth:`ptycho.data.raw.RawData.generate_grouped_data` made.
+        Returns what :meth:`ptycho.raw_data.RawData.generate_grouped_data` made.
     probeGuess : complex array, shape (N, N) or (P, N, N)
         Probe of the scan.
     which : str, optional

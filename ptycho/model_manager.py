@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho import params
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data.canonical import CHUNK
+from ptycho.data.prepare import prepare_scan
 from ptycho.data.probe_choice import network_gain
-from ptycho.data.scaling import CHUNK
-from ptycho.data.scan import mask_of, prepare_scan
+from ptycho.data.probe_mask import mask_of
 from ptycho.errors import BundleError, DataError
 from ptycho.evaluation.verdict import announce, judge
 from ptycho.geometry.batches import CHUNK_PIXELS
@@ -28,8 +29,8 @@ from ptycho.run.engines import fitted_model, load_engine
 
 if TYPE_CHECKING:
     from ptycho.data.raw import RawData
+    from ptycho.data.reconstruction import Reconstruction
     from ptycho.data.scan import Scan
-    from ptycho.run.job import Reconstruction
 
 __all__ = ["MODEL_NAMES", "DiffractionToObject", "ModelManager", "current_bundle", "remember", "save"]
 
@@ -102,8 +103,8 @@ class DiffractionToObject:
 
     def _populate(self, n_px: int) -> None:
         """Fill ``params.cfg`` for a reconstruction, and log that line."""
+        from ptycho.process.progress import LoggedProgress
         from ptycho.run.pipeline import populate_legacy
-        from ptycho.workflows.training import LoggedProgress
 
         populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())
 
@@ -113,7 +114,7 @@ class DiffractionToObject:
 
     def _judged(self, scan: Scan, indices: NDArray[np.int64]) -> Reconstruction:
         """Reconstruct some patterns of a scan with its own probe, and log the verdict."""
-        from ptycho.workflows.training import LoggedProgress
+        from ptycho.process.progress import LoggedProgress
 
         engine, progress = load_engine("tensorflow"), LoggedProgress()
         model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data.canonical import CHUNK
 from ptycho.data.labels import Labels
-from ptycho.data.scaling import CHUNK, measured_amplitude
+from ptycho.data.scaling import measured_amplitude
 from ptycho.data.scan import Scan
 from ptycho.geometry.batches import (
     CHUNK_PIXELS,

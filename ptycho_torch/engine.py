@@ -17,14 +17,15 @@ from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECK
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
 from ptycho.data.labels import wanted_labels
-from ptycho.data.scan import masked
+from ptycho.data.probe_mask import masked
+from ptycho.data.selection import judging_groups
 from ptycho.errors import BundleError, ConfigError, DataError
 from ptycho.geometry.batches import tile_members
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.networks.schedule import early_end
 from ptycho.physics.losses import LossTerms, loss_terms, monitored_loss
 from ptycho.process.progress import Progress
-from ptycho.run.job import TrainingJob, TrainingResult, judging_groups
+from ptycho.run.job import TrainingJob, TrainingResult
 from ptycho_torch.best import BestEpoch
 from ptycho_torch.checkpoints import check_resume, damaged
 from ptycho_torch.config_bridge import from_core

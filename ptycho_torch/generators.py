@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptycho.config.config import ModelConfig
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX
 from ptycho.geometry.subsets import needed_passes
 from ptycho.networks import architectures
-from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
 from ptycho_torch.attention import attended
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 

@@ -106,8 +106,8 @@ def load_and_predict(
         load_yaml_config,
         merge_settings,
     )
+    from ptycho.files.overwrites import check_inference
     from ptycho.run.engines import require_backend
-    from ptycho.run.overwrites import check_inference
     from ptycho.run.pipeline import check_inference_settings, infer
 
     require_backend("pytorch")

@@ -42,8 +42,8 @@ def untouched_torch() -> Iterator[None]:
     Yields
     ------
     None
-        Everything of :func:`ptycho.process.isolation.untouched_process`, and random states, deterministic mode,
-        cuDNN's switches, precision, default dtype and number of threads.
+        Everything of :func:`ptycho.process.isolation.untouched_process`, and random states, deterministic
+        mode, cuDNN's switches, precision, default dtype and number of threads.
     """
     with untouched_process(), ExitStack() as stack:
         _kept_modes(stack)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ptycho.data.probe_choice import TrainedProbe
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import BundleError
-from ptycho.geometry.canvas import plan_canvas
-from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
 from ptycho_torch import losses, physics

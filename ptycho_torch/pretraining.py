@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.config.config import ModelConfig
-from ptycho.geometry.canvas import lay_on_canvas
+from ptycho.data.reconstruction import SCANNED_SHARE
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, lay_on_canvas
 from ptycho.networks import architectures
 from ptycho.networks.bundle import Bundle
 from ptycho.process.progress import Progress
-from ptycho.run.job import SCANNED_SHARE
 from ptycho.simulation.curriculum import PretrainOptions, draw_scan
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho_torch import physics
@@ -82,7 +82,7 @@ def known_scan(options: SimulationOptions) -> KnownScan:
     """
     arrays = simulate(options)
     n_px, truth = options.n_px, arrays["objectGuess"]
-    room = [(0, -size % architectures.CANVAS_MULTIPLE_PX) for size in truth.shape]
+    room = [(0, -size % CANVAS_MULTIPLE_PX) for size in truth.shape]
     truth = torch.from_numpy(np.pad(truth, room, mode="edge"))
     positions = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
     plan = lay_on_canvas(positions, n_px, shape_yx=tuple(truth.shape), origin_yx_px=np.zeros(2))

@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.probe_choice import ProbeChoice, choose_probe, network_gain
-from ptycho.data.scan import Scan, masked
+from ptycho.data.probe_mask import masked
+from ptycho.data.reconstruction import Fit, Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError
-from ptycho.evaluation.misfit import Fit, FitTally, photon_unit
-from ptycho.geometry.canvas import CanvasPlan, plan_canvas
+from ptycho.evaluation.misfit import FitTally, photon_unit
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
-from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.job import RefineOptions
 from ptycho_torch import physics, refine
 from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
 from ptycho_torch.isolation import untouched_torch

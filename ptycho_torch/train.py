@@ -151,15 +151,15 @@ def train_folder(
     """
     from dataclasses import replace
 
-    from ptycho.data.raw import peek_pattern_size
-    from ptycho.run.overwrites import check_training
+    from ptycho.files.overwrites import check_training
+    from ptycho.files.reader import pattern_size
     from ptycho.run.pipeline import train
     from ptycho_torch.config_bridge import to_model_config, to_training_config
     from ptycho_torch.config_params import DataConfig
 
     data, model, training, inference, datagen = _settings(config_path, existing_config)
     train_file, test_file = _scans_of(folder, training)
-    n_px = peek_pattern_size(train_file)
+    n_px = pattern_size(train_file)
     if data.N not in (n_px, DataConfig.N):
         logger.warning(
             "%s: N is %d in the settings and %d in the data; the data count", train_file, data.N, n_px
@@ -228,7 +228,7 @@ def main(
     """
     from dataclasses import replace
 
-    from ptycho.cli.train_command import default_logger
+    from ptycho.run.mlflow_store import default_logger
 
     if config_path is not None and existing_config is not None:
         raise ConfigError(

@@ -225,7 +225,7 @@ class Stage(contextlib.ExitStack):
             "ptycho_torch.loggers.fetch_checkpoint",
         ):
             self._patch(name, self._stop)
-        self._patch("ptycho.raw_data.peek_pattern_size", self._peek)
+        self._patch("ptycho.files.reader.pattern_size", self._peek)
         for backend in ("ptycho_torch.engine", "ptycho.tf.engine"):
             home = importlib.import_module(backend)
             self._patch(f"{backend}.load", functools.cache(home.load))

@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scaling import NOT_MEASURED
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.evaluation.metrics import score
+from ptycho.files.reader import open_scan
 from ptycho.networks.architectures import POISSON_FLOOR
 from ptycho.physics import diffracted_intensity, extract_patches
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, fitted_model
-from ptycho.run.job import Reconstruction, RefineOptions, TrainingJob, training_groups
+from ptycho.run.job import RefineOptions, TrainingJob
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.simulate import SimulationOptions, write_scan
 

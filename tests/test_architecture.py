@@ -1,8 +1,8 @@
-"""The layers: who may import whom, and what importing costs.
+"""The rooms: who may import whom, and what importing costs.
 
-0 settings, errors, progress; 1 core in NumPy; 2 one home per framework; 3 pipeline; 4 commands; then doors,
-which start a command, and facades, which serve older callers. A layer sees those below it and never the home
-of a framework.
+``ROOMS`` lists them from the ground up. A room sees those below it; what counts is every import, those inside
+functions and for type checkers too. Modules at paths that outside callers fix stand on top, and nothing below
+sees them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -24,23 +24,41 @@ OWN_FRAMEWORKS = {
     "ptycho_torch": {"torch", "lightning", "tensordict"},
     "ptycho.tf": {"tensorflow", "keras"},
 }
-SETTINGS = (
-    "ptycho",
+ROOMS = (
     "ptycho.errors",
-    "ptycho.process.interrupts",
+    "ptycho.config",
+    "ptycho.params",
+    "ptycho.process",
+    "ptycho.physics",
+    "ptycho.geometry",
+    "ptycho.data",
+    "ptycho.files",
+    "ptycho.networks",
+    "ptycho.simulation",
+    "ptycho.evaluation",
+    "ptycho.run",
+    "ptycho.tf",
+    "ptycho.cli",
+    "ptycho_torch",
+)
+"""From the ground up."""
+WITHOUT_NUMPY = (
+    "ptycho.errors",
+    "ptycho.config",
     "ptycho.params",
     "ptycho.process.progress",
-    "ptycho.config",
+    "ptycho.process.interrupts",
 )
-PIPELINE = ("ptycho.run.pipeline", "ptycho.run.engines", "ptycho.run.outputs", "ptycho.run.evaluate")
 DOORS = (
     "ptycho.train",
     "ptycho.inference",
+    "ptycho.simulate",
     "ptycho_torch.train",
     "ptycho_torch.inference",
     "ptycho_torch.pretrain",
 )
 FACADES = (
+    "ptycho.raw_data",
     "ptycho.loader",
     "ptycho.probe",
     "ptycho.tf_helper",
@@ -49,33 +67,21 @@ FACADES = (
     "ptycho_torch.lightning_utils",
     "ptycho_torch.api",
 )
-VISIBLE = {
-    "settings": {"settings"},
-    "core": {"settings", "core"},
-    "torch": {"settings", "core", "torch"},
-    "tf": {"settings", "core", "tf"},
-    "pipeline": {"settings", "core", "pipeline"},
-    "cli": {"settings", "core", "pipeline", "cli"},
-    "door": {"settings", "core", "pipeline", "cli", "torch", "tf", "door"},
-}
-NUMPY_ONLY = ("settings", "core", "pipeline", "cli")
-"""Layers whose modules load at most NumPy when they are imported."""
+OPEN_TO_BACKENDS = ("ptycho.run.job", "ptycho.run.mlflow_store")
+"""What a backend sees of the runs that call it."""
 
 
 def _within(module: str, names: tuple[str, ...]) -> bool:
-    return any(module == name or (name != "ptycho" and module.startswith(f"{name}.")) for name in names)
+    return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
-def layer(module: str) -> str:
-    """Return the layer of a module of the project."""
-    named = {"facade": FACADES, "door": DOORS, "settings": SETTINGS, "pipeline": PIPELINE}
-    for name, members in named.items():
-        if _within(module, members):
-            return name
-    for prefix, name in (("ptycho.cli", "cli"), ("ptycho.tf", "tf"), ("ptycho_torch", "torch")):
-        if _within(module, (prefix,)):
-            return name
-    return "core"
+def room(module: str) -> str:
+    """Return the room of a module: one of ``ROOMS``, ``door`` or ``facade``."""
+    if _within(module, FACADES):
+        return "facade"
+    if _within(module, DOORS):
+        return "door"
+    return next((name for name in ROOMS if _within(module, (name,))), "none")
 
 
 def _is_main_guard(node: ast.AST) -> bool:
@@ -103,9 +109,28 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, bool, int]]:
     yield from walk(tree, True)
 
 
+def _across(own: str, name: str) -> str | None:
+    """Say what is wrong with an import from a room, or None."""
+    other = room(name)
+    if own == "door":
+        return f"{own} may not import {other}" if other in ("facade", "none") else None
+    if own == "none":
+        return f"none may not import {other}"
+    if other not in ROOMS or ROOMS.index(other) > ROOMS.index(own):
+        return f"{own} may not import {other}"
+    backend = own in OWN_FRAMEWORKS
+    if backend and other in OWN_FRAMEWORKS and other != own:
+        return f"{own} may not import {other}"
+    if backend and other == "ptycho.run" and not _within(name, OPEN_TO_BACKENDS):
+        return f"{own} may not import {other}"
+    if backend and other == "ptycho.cli":
+        return f"{own} may not import {other}"
+    return None
+
+
 def violations(module: str, source: str) -> list[str]:
-    """Return one line for every import that the layers forbid."""
-    own = layer(module)
+    """Return one line for every import that the rooms forbid."""
+    own = room(module)
     if own == "facade":
         return []
     home = next((name for name in OWN_FRAMEWORKS if _within(module, (name,))), None)
@@ -117,15 +142,14 @@ def violations(module: str, source: str) -> list[str]:
         if name.startswith("relative:"):
             problem = "relative import"
         elif top in ("ptycho", "ptycho_torch"):
-            if layer(name) not in VISIBLE[own] and name not in ("ptycho", "ptycho_torch"):
-                problem = f"{own} may not import {layer(name)}"
+            problem = None if name in ("ptycho", "ptycho_torch") else _across(own, name)
         elif top == "mlflow" and not at_import:
             problem = None
         elif top in FRAMEWORKS and top not in allowed:
             problem = "framework outside its home"
-        elif at_import and own in NUMPY_ONLY and top not in {*sys.stdlib_module_names, "numpy"}:
+        elif at_import and not home and top not in {*sys.stdlib_module_names, "numpy"}:
             problem = "heavy import at the top"
-        elif at_import and own == "settings" and top == "numpy":
+        elif at_import and _within(module, WITHOUT_NUMPY) and top == "numpy":
             problem = "NumPy in the settings"
         if problem:
             found.append(f"{module}:{line}: {problem}: {name}")
@@ -140,6 +164,57 @@ def modules() -> dict[str, Path]:
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(part for part in parts if part != "__init__")] = path
     return found
+
+
+NAMES = modules()
+
+
+def arrows(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return which modules each module imports, at the top, in a function, or for type checkers."""
+    found: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        found[module] = set()
+        for name, _, _ in imports(ast.parse(source)):
+            while name and name not in sources:
+                name = name.rpartition(".")[0]
+            # A package that only hands names on is passed through.
+            if name and name != module and not module.startswith(f"{name}."):
+                found[module].add(name)
+    return found
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return modules that import each other, however long the way round."""
+    left = {module: set(names) for module, names in graph.items()}
+    while ends := {module for module, names in left.items() if not names & left.keys()}:
+        left = {module: names for module, names in left.items() if module not in ends}
+    # What is left is on a circle or above one.
+    while tops := left.keys() - {name for names in left.values() for name in names}:
+        left = {module: names for module, names in left.items() if module not in tops}
+    return [sorted(left)] if left else []
+
+
+def test_no_modules_import_each_other() -> None:
+    sources = {name: path.read_text(encoding="utf-8") for name, path in NAMES.items()}
+    graph = arrows(sources)
+    assert sum(map(len, graph.values())) > 300
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    ["from b import x", "def f():\n    from b import x", "if TYPE_CHECKING:\n    import b"],
+    ids=["at the top", "in a function", "for type checkers"],
+)
+def test_a_planted_circle_is_found(back: str) -> None:
+    planted = {"a": back, "b": "import c", "c": "import a", "d": "import a"}
+    assert circles(arrows(planted)) == [["a", "b", "c"]]
+    assert circles(arrows(planted | {"c": "import json"})) == []
+
+
+def test_every_module_is_in_a_room() -> None:
+    packages = {"ptycho", "ptycho_torch"}
+    assert [name for name in NAMES if name not in packages and room(name) == "none"] == []
 
 
 def exits(source: str) -> list[int]:
@@ -159,7 +234,7 @@ def exits(source: str) -> list[int]:
 
 
 def test_nothing_but_a_script_ends_the_process() -> None:
-    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
+    sources = {name: path.read_text(encoding="utf-8") for name, path in NAMES.items()}
     assert {name: exits(source) for name, source in sources.items() if exits(source)} == {}
     assert exits("import sys\ndef f():\n    sys.exit(1)\n") == [3]
     assert exits("def f():\n    raise SystemExit('no')\n") == [2]
@@ -181,8 +256,8 @@ def without_caller(module: str, source: str) -> list[str]:
 
 
 def test_every_public_name_of_a_facade_says_who_calls_it() -> None:
-    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
-    facades = [name for name in sources if layer(name) == "facade"]
+    sources = {name: path.read_text(encoding="utf-8") for name, path in NAMES.items()}
+    facades = [name for name in sources if room(name) == "facade"]
     assert len(facades) >= len(FACADES)
     assert [line for name in facades for line in without_caller(name, sources[name])] == []
     planted = 'def f(x):\n    """Return it.\n\n    Parameters\n    ----------\n    x : Ptychodus\n    """'
@@ -190,7 +265,7 @@ def test_every_public_name_of_a_facade_says_who_calls_it() -> None:
 
 
 def test_no_module_breaks_its_layer() -> None:
-    sources = {name: path.read_text(encoding="utf-8") for name, path in modules().items()}
+    sources = {name: path.read_text(encoding="utf-8") for name, path in NAMES.items()}
     found = [line for name, source in sources.items() for line in violations(name, source)]
     assert not found, "\n".join(found)
 
@@ -199,21 +274,40 @@ def test_no_module_breaks_its_layer() -> None:
     ("module", "source", "problem"),
     [
         ("ptycho.errors", "import numpy as np", "NumPy in the settings"),
-        ("ptycho.config.config", "from ptycho.raw_data import RawData", "settings may not import core"),
-        ("ptycho.physics", "import torch", "framework outside its home"),
-        ("ptycho.physics", "def f():\n    import tensorflow as tf", "framework outside its home"),
-        ("ptycho.physics", "import scipy.ndimage", "heavy import at the top"),
-        ("ptycho.physics", "from ptycho.run.pipeline import train", "core may not import pipeline"),
-        ("ptycho.physics", "from . import npz", "relative import"),
+        (
+            "ptycho.config.config",
+            "import ptycho.data.raw",
+            "ptycho.config may not import ptycho.data",
+        ),
+        ("ptycho.physics.forward", "import torch", "framework outside its home"),
+        ("ptycho.physics.forward", "def f():\n    import tensorflow as tf", "framework outside its home"),
+        ("ptycho.physics.forward", "import scipy.ndimage", "heavy import at the top"),
+        (
+            "ptycho.data.raw",
+            "def f():\n    import ptycho.files",
+            "ptycho.data may not import ptycho.files",
+        ),
+        (
+            "ptycho.data.raw",
+            "if TYPE_CHECKING:\n    import ptycho.run.job",
+            "ptycho.data may not import ptycho.run",
+        ),
+        ("ptycho.physics.forward", "from . import filling", "relative import"),
         ("ptycho.run.mlflow_store", "import mlflow", "framework outside its home"),
-        ("ptycho.run.pipeline", "from ptycho_torch import engine", "pipeline may not import torch"),
-        ("ptycho.tf.engine", "from ptycho_torch.physics import fft", "tf may not import torch"),
-        ("ptycho_torch.engine", "from ptycho.tf import physics", "torch may not import tf"),
+        ("ptycho.run.pipeline", "from ptycho_torch import engine", "ptycho.run may not import ptycho_torch"),
+        ("ptycho.tf.engine", "from ptycho_torch.physics import fft", "ptycho.tf may not import ptycho_torch"),
+        ("ptycho_torch.engine", "from ptycho.tf import physics", "ptycho_torch may not import ptycho.tf"),
         ("ptycho_torch.engine", "import keras", "framework outside its home"),
-        ("ptycho_torch.engine", "from ptycho.run.pipeline import train", "torch may not import pipeline"),
-        ("ptycho_torch.model", "from ptycho_torch.train import main", "torch may not import door"),
-        ("ptycho.cli.flags", "import ptycho_torch.engine", "cli may not import torch"),
-        ("ptycho.run.outputs", "from ptycho import loader", "pipeline may not import facade"),
+        (
+            "ptycho_torch.engine",
+            "from ptycho.run.pipeline import train",
+            "ptycho_torch may not import ptycho.run",
+        ),
+        ("ptycho_torch.engine", "from ptycho.cli import flags", "ptycho_torch may not import ptycho.cli"),
+        ("ptycho_torch.model", "from ptycho_torch.train import main", "ptycho_torch may not import door"),
+        ("ptycho.cli.flags", "import ptycho_torch.engine", "ptycho.cli may not import ptycho_torch"),
+        ("ptycho.run.outputs", "from ptycho import loader", "ptycho.run may not import facade"),
+        ("ptycho.newcomer", "import json\nfrom ptycho import errors", "none may not import ptycho.errors"),
     ],
 )
 def test_a_planted_import_across_the_layers_is_found(module: str, source: str, problem: str) -> None:
@@ -225,11 +319,8 @@ def test_a_planted_import_across_the_layers_is_found(module: str, source: str, p
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("ptycho.physics", "def f():\n    from scipy import ndimage"),
-        (
-            "ptycho.simulation.simulate",
-            "if __name__ == '__main__':\n    from ptycho.cli.simulate_command import main",
-        ),
+        ("ptycho.physics.forward", "def f():\n    from scipy import ndimage"),
+        ("ptycho.train", "if __name__ == '__main__':\n    from ptycho import loader"),
         ("ptycho_torch.engine", "import torch\nfrom ptycho.geometry.canvas import plan_canvas"),
         ("ptycho_torch.train", "def cli_main():\n    from ptycho.cli import train_command"),
         ("ptycho.loader", "import tensorflow"),
@@ -249,8 +340,12 @@ def _importing(names: list[str]) -> str:
     )
 
 
+def _heavy(module: str) -> bool:
+    return _within(module, tuple(OWN_FRAMEWORKS))
+
+
 def _light_modules() -> list[str]:
-    light = [name for name in modules() if layer(name) in (*NUMPY_ONLY, "door")]
+    light = [name for name in NAMES if room(name) == "door" or (room(name) in ROOMS and not _heavy(name))]
     return [*light, "ptycho_torch", "ptycho_torch.config_params", "ptycho_torch.config_bridge"]
 
 

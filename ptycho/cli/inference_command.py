@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from collections.abc import Sequence
@@ -57,8 +56,8 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
         load_yaml_config,
         merge_settings,
     )
+    from ptycho.files.overwrites import check_inference
     from ptycho.run.engines import require_backend
-    from ptycho.run.overwrites import check_inference
     from ptycho.run.pipeline import infer
 
     defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
@@ -89,6 +88,8 @@ def _run_legacy(
     progress: Progress,
 ) -> list[Path]:
     """Reconstruct with the model of an MLflow run."""
+    from ptycho.run.engines import pytorch_calls
+
     given = ", ".join(f"--{name}" for name in legacy)
     for name in ("run_id", "infer_dir"):
         if name not in legacy:
@@ -104,7 +105,7 @@ def _run_legacy(
             f"--backend: cannot be combined with {given} (got another one, expected pytorch, which made the "
             "model of an MLflow run). Leave it out."
         )
-    files: list[Path] = importlib.import_module("ptycho_torch.inference").load_and_predict(
+    files: list[Path] = pytorch_calls("inference").load_and_predict(
         legacy["run_id"],
         legacy["infer_dir"],
         relative_mlflow_path=legacy.get("mlruns", Path("mlruns")),

@@ -167,8 +167,7 @@ def _options(values: dict[str, Any]) -> SimulationOptions:
 def _run(values: dict[str, Any]) -> None:
     """Simulate, write, draw, and print what was made."""
     from ptycho.errors import ConfigError
-    from ptycho.run.overwrites import check_simulation
-    from ptycho.simulation.simulate import write_scan
+    from ptycho.simulation.simulate import check_simulation, write_scan
 
     preview = values.get("preview")
     if preview is not None and preview.suffix.lower() != ".png":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,11 +59,6 @@ def measurement_domain(values: dict[str, Any]) -> str | None:
             "amplitude, expected the same). Leave one of them out."
         )
     return found.pop() if found else None
-
-
-def default_logger() -> str:
-    """Return ``mlflow`` where it is installed, else ``csv``; imports neither."""
-    return "mlflow" if importlib.util.find_spec("mlflow") else "csv"
 
 
 def chosen_accelerator(values: dict[str, Any]) -> str | None:
@@ -130,6 +123,8 @@ def chosen_logger(values: dict[str, Any], *, training: bool) -> str:
         )
     if asked is not None:
         return asked
+    from ptycho.run.mlflow_store import default_logger
+
     return default_logger() if training and not disabled else "none"
 
 
@@ -248,9 +243,9 @@ def training_settings(
         validate_training_config,
     )
     from ptycho.data.optics import FileOptions
-    from ptycho.data.raw import peek_pattern_size
+    from ptycho.files.overwrites import check_there
+    from ptycho.files.reader import pattern_size
     from ptycho.run.engines import check_training_settings
-    from ptycho.run.overwrites import check_there
 
     if values.pop("profile", None) == "ci":
         values = {"measurement_domain": "counts", "torch_loss_mode": "poisson", **values}
@@ -268,7 +263,7 @@ def training_settings(
     if execution is not None:
         check_training_settings(config, execution)
     check_there(config.train_data_file, config.test_data_file, config.product_file)
-    size = peek_pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
+    size = pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
     if "N" not in flat_settings(from_file):
         config.model.N = size
     validate_training_config(config)
@@ -296,13 +291,13 @@ def run_training(
     TrainingOutcome
         Model, object, files and scores.
     """
-    from ptycho.run.engines import require_backend
+    from ptycho.run.engines import pytorch_calls, require_backend
     from ptycho.run.pipeline import train
 
     require_backend(config.backend)
     native = None
     if config.backend == "pytorch":
-        config, native = importlib.import_module("ptycho_torch.config_bridge").through_torch(config)
+        config, native = pytorch_calls("config_bridge").through_torch(config)
     return train(config, execution, native=native, progress=progress, resume=resume)
 
 
@@ -353,7 +348,7 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     if legacy is not None:
         outcome = _run_legacy(values, legacy, settings_file, progress, device)
     else:
-        from ptycho.run.overwrites import check_training
+        from ptycho.files.overwrites import check_training
 
         resume = values.pop("resume", None)
         if resume is not None and not resume.is_file():
@@ -380,8 +375,9 @@ def _run_legacy(
             f"--ptycho_dir: cannot be combined with {mixed} (expected only --config and --output_dir). "
             f"{USAGE}"
         )
-    train_folder = importlib.import_module("ptycho_torch.train").train_folder
-    return train_folder(
+    from ptycho.run.engines import pytorch_calls
+
+    return pytorch_calls("train").train_folder(
         folder, config_path=settings_file, output_dir=output, execution_config=execution, progress=progress
     )
 

@@ -16,7 +16,7 @@ from ptycho.config.validation import check_realspace
 from ptycho.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+    from ptycho.config.classes import PyTorchExecutionConfig, TrainingConfig
 
 CNN_ONLY: tuple[str, ...] = (
     "model_type",

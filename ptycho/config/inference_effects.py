@@ -10,7 +10,7 @@ from ptycho.config.effects import Idle, defaults_of, idle_without, refuse
 from ptycho.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig
+    from ptycho.config.classes import InferenceConfig, ModelConfig, PyTorchExecutionConfig
 
 EXECUTION_OF_INFERENCE: tuple[str, ...] = ("accelerator", "inference_batch_size")
 TRAINING_LEFTOVERS: tuple[str, ...] = (

@@ -13,7 +13,7 @@ from ptycho.config import choices
 from ptycho.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
+    from ptycho.config.classes import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 
 MODEL_FILES: tuple[str, ...] = (
     choices.BUNDLE_NAME,

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptycho.data.scaling import CHUNK
 from ptycho.errors import DataError
+
+CHUNK = 256
+"""Patterns converted to float at a time, so that no full-size float copy is made."""
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import CHUNK
 from ptycho.data.domain_evidence import (
     domain_sample,
     photon_references,
@@ -34,8 +35,6 @@ logger = logging.getLogger(__name__)
 
 Domain = Literal["counts", "amplitude"]
 
-CHUNK = 256
-"""Patterns converted to float at a time, so that no full-size float copy is made."""
 
 NOT_MEASURED = -1.0
 """What stands in an amplitude where nothing was measured; only values >= 0 are measured ones."""

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import FileOptions
+from ptycho.data.reconstruction import Fit, Reconstruction, StoredFacts
 from ptycho.data.scaling import ScaleRecord, measured_amplitude
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.evaluation.gauge import gauge_fit_region
 from ptycho.evaluation.metrics import FRC, fourier_ring_correlation
-from ptycho.evaluation.misfit import Fit, FitTally, photon_unit
+from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.files.answer import read_answer
 from ptycho.files.hdf5 import is_hdf5
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction, StoredFacts
 
 REQUIRED = {
     "object": 2, "coverage": 2, "origin_yx_px": 1, "probe": 3, "positions_yx_px": 2, "pattern_index": 1

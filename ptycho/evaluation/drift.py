@@ -24,11 +24,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.evaluation.comparison import compared_amplitude
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.physics import extract_patches, far_field, shift_field
-from ptycho.run.job import Reconstruction
 
 FEWEST_PATTERNS = 25
 """Fewer say nothing."""

@@ -7,13 +7,13 @@ photon falls, 1/4 where many do. Sums of it over pixels are what a perfect recon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.reconstruction import Fit
 from ptycho.data.scaling import measured_amplitude
 
 if TYPE_CHECKING:
@@ -67,72 +67,6 @@ def noise_energy(amplitude: NDArray[np.floating]) -> NDArray[np.float32]:
     bright = np.maximum(rate, np.float32(SERIES_END**2))
     high = 0.25 + (7 / 64 + (75 / 512) / bright) / bright
     return np.where(amplitude < SERIES_END, low, high).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a reconstruction leaves unexplained, in one pass over its patterns; sums run over good pixels.
-
-    Attributes
-    ----------
-    misfit : float64 array, shape (J,)
-        Sum of (A - measured)**2 of every pattern [photons].
-    expected : float64 array, shape (J,)
-        What photon noise leaves of it on average [photons].
-    energy : float64 array, shape (J,)
-        Sum of measured**2 [photons].
-    power : float64 array, shape (J,)
-        Sum of A**2 [photons].
-    pixel_misfit, pixel_expected, pixel_energy : float64 array, shape (N, N)
-        The first three by detector pixel [photons].
-    pixel_common : float64 array, shape (N, N)
-        Part of the misfit that is the same in every pattern [photons].
-    pixel_varying, pixel_varying_expected : float64 array, shape (N, N)
-        What the mean pattern, in the place of every expected one, leaves; and its noise [photons].
-    pixel_count : float64 array, shape (N, N)
-        Measured numbers.
-    paired_misfit, paired_varying : float
-        Covariance, from pattern to pattern, of neighbouring detector pixels: of A - measured, and of measured
-        [photons]. Noise differs from pixel to pixel and adds nothing on average, whatever its unit.
-    photons : float or None
-        Photons per unit of counts; None where the unit is unknown and taken as one photon.
-    """
-
-    misfit: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    energy: NDArray[np.float64]
-    power: NDArray[np.float64]
-    pixel_misfit: NDArray[np.float64]
-    pixel_expected: NDArray[np.float64]
-    pixel_energy: NDArray[np.float64]
-    pixel_common: NDArray[np.float64]
-    pixel_varying: NDArray[np.float64]
-    pixel_varying_expected: NDArray[np.float64]
-    pixel_count: NDArray[np.float64]
-    paired_misfit: float
-    paired_varying: float
-    photons: float | None
-
-    @property
-    def relative(self) -> float:
-        """Misfit relative to the measured energy (eq. 7a)."""
-        return float(self.misfit.sum() / max(self.energy.sum(), 1e-30))
-
-    @property
-    def residuals(self) -> NDArray[np.float64]:
-        """Misfit of every pattern relative to its measured energy (eq. 7a), shape (J,)."""
-        return self.misfit / np.maximum(self.energy, 1e-12)
-
-    @property
-    def gain(self) -> NDArray[np.float64]:
-        """Factor on A that would fit each pattern best, shape (J,)."""
-        mixed = (self.energy + self.power - self.misfit) / 2
-        return mixed / np.maximum(self.power, 1e-30)
-
-    @property
-    def mean_photons(self) -> NDArray[np.float64]:
-        """Mean photons of every detector pixel, shape (N, N)."""
-        return self.pixel_energy / np.maximum(self.pixel_count, 1) * (self.photons or 1.0)
 
 
 class FitTally:

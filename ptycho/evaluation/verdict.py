@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.checks.findings import FOLLOW_BEAM
+from ptycho.data.reconstruction import Fit, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.drift import BeamDrift, beam_drift
-from ptycho.evaluation.misfit import Fit
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction
 
 Word = Literal["good", "doubtful", "failed"]
 Reason = tuple[Word, str]

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ptycho.data.reconstruction import Reconstruction, StoredFacts
 from ptycho.errors import DataError
 from ptycho.files.hdf5 import find_dataset, opened
 from ptycho.files.product import read_product
 from ptycho.geometry.canvas import lay_on_canvas
 from ptycho.physics import illumination, shift_field
-from ptycho.run.job import Reconstruction, StoredFacts
 
 LOSS_KEYS = ("loss_values", "entry_1/ptychodus/loss_values")
 """Where a product and a CXI file hold the misfit of a refinement."""

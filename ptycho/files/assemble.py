@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from ptycho.data.checks.spots import step_px
 from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
 from ptycho.data.plausible import USUAL_STEPS, mistaken_number, unit_of_metres
-from ptycho.data.raw import INDEX_KEY, RawData
+from ptycho.data.prepare import checked
+from ptycho.data.raw import INDEX_KEY, OWN_PLACES, RawData
 from ptycho.data.scaling import DOMAIN_KEY, NOT_MEASURED
 from ptycho.errors import ConfigError, DataError
-from ptycho.physics import far_field_adjoint, filled_amplitude, shift_field
-from ptycho.simulation.trajectories import centre_on_object
+from ptycho.geometry.placement import centre_on_object
+from ptycho.physics import filled_amplitude
+from ptycho.physics.focus import focus_of
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +148,7 @@ def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
         "better one comes from --product or --probe-key",
         raw.source,
     )
-    draft = raw.checked()
+    draft = checked(raw)
     usable = np.setdiff1d(np.arange(raw.n_patterns), draft.left_out)
     rows = usable[np.linspace(0, len(usable) - 1, min(len(usable), PROBE_SAMPLE)).astype(np.int64)]
     total, times = np.zeros((2, raw.N, raw.N))
@@ -157,24 +159,6 @@ def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
         times += good
     amplitude = np.where(times > 0, np.sqrt(total / np.maximum(times, 1)), NOT_MEASURED)
     return focus_of(filled_amplitude(amplitude))
-
-
-def focus_of(amplitude: NDArray[np.float64]) -> NDArray[np.complex64]:
-    """Return the focus whose far field has an amplitude.
-
-    Parameters
-    ----------
-    amplitude : float64 array, shape (N, N)
-        Amplitude, zero frequency at N // 2 [sqrt(photons)].
-
-    Returns
-    -------
-    complex64 array, shape (1, N, N)
-        One mode, in the middle of the patch [sqrt(photons)].
-    """
-    focus = far_field_adjoint(amplitude.astype(np.complex128))
-    middle = (len(amplitude) - 1) / 2
-    return shift_field(focus, np.array([[middle, middle]])).astype(np.complex64)
 
 
 def make_raw_data(
@@ -190,6 +174,7 @@ def make_raw_data(
     indexes: NDArray[np.int64] | None = None,
     lengths: str | None = None,
     unused: Mapping[str, tuple[int, ...]] | None = None,
+    places: Mapping[str, str] = OWN_PLACES,
 ) -> RawData:
     """Make the checked data set of what a reader found.
 
@@ -215,6 +200,8 @@ def make_raw_data(
         What happens where patterns and positions differ in number.
     unused : mapping of str to tuple of int, optional
         Arrays of the file that are not read -> shape.
+    places : mapping of str to str
+        Where the file holds mask and patterns, and how another probe is used.
 
     Returns
     -------
@@ -237,7 +224,7 @@ def make_raw_data(
         x, y, None, None, patterns, probe, None, obj,
         metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, lengths=lengths, source=source,
     )  # fmt: skip
-    raw.unused = dict(unused or {})
+    raw.unused, raw.places = dict(unused or {}), places
     if probe is None:
         raw.probeGuess = mean_pattern_probe(raw)
     return raw

@@ -8,22 +8,23 @@ therefore a larger column, and a larger y a larger row.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import CHUNK
 from ptycho.data.optics import HC_EV_M, FileOptions, Optics
-from ptycho.data.raw import RawData
-from ptycho.data.scaling import CHUNK
+from ptycho.data.raw import OWN_PLACES, RawData
 from ptycho.errors import DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.assemble import make_raw_data, on_object_pixels, require_optics
 from ptycho.files.contents import unread_datasets
 from ptycho.files.cxi_layout import Detector, EntryPaths, entry_of, is_nexus, read_detector
 from ptycho.files.frames import Window, beam_window, read_stack
-from ptycho.files.hdf5 import find_dataset, opened, require_dataset
+from ptycho.files.hdf5 import find_dataset, require_dataset
 from ptycho.files.numbers import energy_eV, size_m, unit_factor
 from ptycho.files.product import read_product
 
@@ -128,13 +129,13 @@ def _frames(file: h5py.File, paths: EntryPaths, detector: Detector) -> tuple[h5p
     return dataset, beam_window(dataset.shape[-2:], detector.centre_yx_px, file.filename)
 
 
-def read_cxi(path: Path, options: FileOptions, probe_key: str | None = None) -> RawData:
+def read_cxi(file: h5py.File, options: FileOptions, probe_key: str | None = None) -> Callable[[], RawData]:
     """Read a scan from a CXI or NXcxi_ptycho file.
 
     Parameters
     ----------
-    path : Path
-        File.
+    file : h5py.File
+        Open file.
     options : FileOptions
         What the user says about optics and orientation; the probe of ``product_file``.
     probe_key : str, optional
@@ -142,34 +143,39 @@ def read_cxi(path: Path, options: FileOptions, probe_key: str | None = None) -> 
 
     Returns
     -------
-    RawData
-        Checked data set.
+    callable
+        Makes the checked data set; the file may be closed by then.
 
     Raises
     ------
     DataError
         If something is missing or has the wrong shape; the message names the dataset.
     """
-    with opened(path) as file:
-        entry = entry_of(file)
-        if entry is None:
-            raise DataError(f"{path}: not a CXI file (expected the group 'entry_1'). Convert it.")
-        paths = EntryPaths(entry)
-        detector = read_detector(file, paths, options)
-        dataset, window = _frames(file, paths, detector)
-        energy = options.photon_energy_eV
-        energy = _energy_eV(file, paths) if energy is None else energy
-        optics = Optics(energy, detector.distance_m, detector.pixel_yx_m).overridden(options)
-        optics = require_optics(optics, window.side, _places(paths), str(path))
-        positions_m = options.orient(_beam_on_sample(file, paths, dataset, detector.basis, options))
-        probe = _probe(file, paths, probe_key, options)
-        patterns, bad, _ = read_frames(file, entry, options)
-        unused = unread_datasets(file, [dataset, *_other(file, paths, probe_key, options)], window.side)
-    positions, optics = on_object_pixels(positions_m, optics, window.side, str(path))
-    return make_raw_data(
-        patterns, positions, probe, optics, source=str(path), file_format="cxi", bad_pixels=bad,
-        lengths=options.match_lengths, unused=unused,
+    entry, where = entry_of(file), file.filename
+    if entry is None:
+        raise DataError(f"{where}: not a CXI file (expected the group 'entry_1'). Convert it.")
+    paths = EntryPaths(entry)
+    detector = read_detector(file, paths, options)
+    dataset, window = _frames(file, paths, detector)
+    energy = options.photon_energy_eV
+    energy = _energy_eV(file, paths) if energy is None else energy
+    optics = Optics(energy, detector.distance_m, detector.pixel_yx_m).overridden(options)
+    optics = require_optics(optics, window.side, _places(paths), where)
+    positions_m = options.orient(_beam_on_sample(file, paths, dataset, detector.basis, options))
+    probe = _probe(file, paths, probe_key, options)
+    patterns, bad, _ = read_frames(file, entry, options)
+    unused = unread_datasets(file, [dataset, *_other(file, paths, probe_key, options)], window.side)
+    positions, optics = on_object_pixels(positions_m, optics, window.side, where)
+    return partial(
+        make_raw_data, patterns, positions, probe, optics, source=where, file_format="cxi", bad_pixels=bad,
+        lengths=options.match_lengths, unused=unused, places=_unread_places(),
     )  # fmt: skip
+
+
+def _unread_places() -> dict[str, str]:
+    """Where a CXI file holds mask and patterns, and how another probe is used."""
+    usual = EntryPaths("entry_1")
+    return {**OWN_PLACES, "mask": usual.mask[0], "patterns": usual.patterns[0]}
 
 
 def _places(paths: EntryPaths) -> dict[str, str]:

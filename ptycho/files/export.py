@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import atomic_path
 from ptycho.data.optics import ELECTRON_VOLT_J, FileOptions, Optics
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError, MissingPackageError
 from ptycho.files.product import FRAME_PHOTONS
-from ptycho.run.job import Reconstruction
 
 if TYPE_CHECKING:
     import h5py

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.canonical import canonical_column, canonical_patterns, pixel_mask
-from ptycho.data.npz import npz_headers, read_npz
+from ptycho.data.npz import read_npz
 from ptycho.data.optics import FileOptions, Optics
 from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError, DataError
@@ -22,8 +23,9 @@ from ptycho.files.contents import unread_datasets, unused_arrays
 from ptycho.files.cxi import pattern_layout, read_frames
 from ptycho.files.cxi_layout import EntryPaths, entry_of
 from ptycho.files.frames import Window, read_stack
-from ptycho.files.hdf5 import find_dataset, is_hdf5, opened, require_dataset
+from ptycho.files.hdf5 import find_dataset, require_dataset
 from ptycho.files.numbers import read_number
+from ptycho.files.own import Headers
 from ptycho.files.product import (
     WRITE_AGAIN,
     Product,
@@ -39,12 +41,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PLACES = {"mask": "bad_pixels", "patterns": "patterns", "probe": "that of the product is used"}
+"""Where these files hold mask and patterns, and how another probe is used."""
 
-def read_pair(path: Path, options: FileOptions) -> RawData:
+
+def read_pair(source: h5py.File | Headers, path: Path, options: FileOptions) -> Callable[[], RawData]:
     """Read an HDF5, NPZ or CXI diffraction file and its product.
 
     Parameters
     ----------
+    source : h5py.File, or mapping of str to (shape, dtype)
+        Open diffraction file, or the headers of an NPZ file.
     path : Path
         Diffraction file.
     options : FileOptions
@@ -52,8 +59,8 @@ def read_pair(path: Path, options: FileOptions) -> RawData:
 
     Returns
     -------
-    RawData
-        Checked data set in the pixel frame of the product's object.
+    callable
+        Makes the checked data set in the pixel frame of the product's object; the file may be closed by then.
 
     Raises
     ------
@@ -61,9 +68,13 @@ def read_pair(path: Path, options: FileOptions) -> RawData:
         If a file is missing, damaged, or the two do not fit.
     """
     product = read_product(find_product(path, options.product_file))
-    frames = _frames_from_hdf5(path, product, options) if is_hdf5(path) else _frames_from_npz(path, product)
+    frames = (
+        _frames_from_npz(source, path, product)
+        if isinstance(source, dict)
+        else _frames_from_hdf5(source, product, options)
+    )
     product = replace(product, optics=replace(product.optics, detector_pixel_yx_m=frames.detector_pixel_yx_m))
-    return _in_frame_of_product(product, frames, options, path)
+    return partial(_in_frame_of_product, product, frames, options, path)
 
 
 @dataclass(frozen=True)
@@ -78,34 +89,33 @@ class _Frames:
     unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def _frames_from_hdf5(path: Path, product: Product, options: FileOptions) -> _Frames:
+def _frames_from_hdf5(file: h5py.File, product: Product, options: FileOptions) -> _Frames:
     """Read the patterns that have a position from an HDF5 or CXI diffraction file."""
-    with opened(path) as file:
-        entry = entry_of(file)
-        if entry is not None:
-            dataset, window = pattern_layout(file, entry, options)
-            rows, positions = pair_by_index(np.arange(int(np.prod(dataset.shape[:-2]))), product, str(path))
-            patterns, bad, detector = read_frames(file, entry, options, rows)
-            paths = EntryPaths(entry)
-            unused = unread_datasets(file, [dataset, find_dataset(file, paths.mask)], window.side)
-            return _Frames(patterns, rows, positions, bad, detector.pixel_yx_m, unused)
-        dataset = pattern_dataset(file)
-        item = require_dataset(file, ["indexes"], "the index of each pattern", WRITE_AGAIN)
-        count = (len(dataset),)
-        indexes = read_array(item, "iu", f"{count} integers", item.shape == count).astype(np.int64)
-        bad = _bad_pixels(file, dataset.shape)
-        sides = [dataset.attrs.get(f"detector_pixel_{side}_m") for side in ("height", "width")]
-        rows, positions = pair_by_index(indexes, product, str(path))
-        bad = bad if bad is None or bad.ndim == 2 else bad[rows]
-        patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]), rows)
-        unused = _unread(file, dataset)
+    entry = entry_of(file)
+    if entry is not None:
+        dataset, window = pattern_layout(file, entry, options)
+        rows, positions = pair_by_index(np.arange(int(np.prod(dataset.shape[:-2]))), product, file.filename)
+        patterns, bad, detector = read_frames(file, entry, options, rows)
+        paths = EntryPaths(entry)
+        unused = unread_datasets(file, [dataset, find_dataset(file, paths.mask)], window.side)
+        return _Frames(patterns, rows, positions, bad, detector.pixel_yx_m, unused)
+    dataset = pattern_dataset(file)
+    item = require_dataset(file, ["indexes"], "the index of each pattern", WRITE_AGAIN)
+    count = (len(dataset),)
+    indexes = read_array(item, "iu", f"{count} integers", item.shape == count).astype(np.int64)
+    bad = _bad_pixels(file, dataset.shape)
+    sides = [dataset.attrs.get(f"detector_pixel_{side}_m") for side in ("height", "width")]
+    rows, positions = pair_by_index(indexes, product, file.filename)
+    bad = bad if bad is None or bad.ndim == 2 else bad[rows]
+    patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]), rows)
+    unused = _unread(file, dataset)
     pixel = (float(sides[0]), float(sides[1])) if None not in sides and min(sides) > 0 else None
     return _Frames(patterns, indexes[rows], positions, bad, pixel, unused)
 
 
-def _frames_from_npz(path: Path, product: Product) -> _Frames:
+def _frames_from_npz(headers: Headers, path: Path, product: Product) -> _Frames:
     """Read the patterns that have a position from an NPZ diffraction file."""
-    keys = ["patterns", "indexes", *(["bad_pixels"] if "bad_pixels" in npz_headers(path) else [])]
+    keys = ["patterns", "indexes", *(["bad_pixels"] if "bad_pixels" in headers else [])]
     arrays = read_npz(path, keys)
     stack = canonical_patterns(arrays.pop("patterns"), 0, 0, str(path))
     indexes = canonical_column(arrays["indexes"], "indexes", str(path)).astype(np.int64)
@@ -115,7 +125,7 @@ def _frames_from_npz(path: Path, product: Product) -> _Frames:
             f"one each). {WRITE_AGAIN}"
         )
     rows, positions = pair_by_index(indexes, product, str(path))
-    unused = unused_arrays(npz_headers(path), keys, stack.shape[-1])
+    unused = unused_arrays(headers, keys, stack.shape[-1])
     bad = pixel_mask(arrays["bad_pixels"], stack.shape, str(path)) if len(keys) == 3 else None
     bad = bad if bad is None or bad.ndim == 2 else bad[rows]
     stack = stack if len(rows) == len(stack) else stack[rows]
@@ -136,7 +146,7 @@ def _in_frame_of_product(product: Product, frames: _Frames, options: FileOptions
     return make_raw_data(
         frames.patterns, positions, product.probe, optics.completed(n_px), source=str(path),
         file_format="ptychodus", obj=product.obj, bad_pixels=frames.bad_pixels, indexes=frames.indexes,
-        unused=frames.unused,
+        unused=frames.unused, places=PLACES,
     )  # fmt: skip
 
 
@@ -187,20 +197,20 @@ def _unread(file: h5py.File, patterns: h5py.Dataset, *others: str) -> dict[str, 
     return unread_datasets(file, [patterns, *read], patterns.shape[-1])
 
 
-def read_training_file(path: Path, options: FileOptions) -> RawData:
-    """Read HDF5 training data, which hold patterns, positions in object pixels, probe and object in one file.
+def read_training_file(file: h5py.File, options: FileOptions) -> Callable[[], RawData]:
+    """Read HDF5 training data, which hold patterns, positions in object pixels, probe and object.
 
     Parameters
     ----------
-    path : Path
-        File.
+    file : h5py.File
+        Open file.
     options : FileOptions
         What the user says about the optics.
 
     Returns
     -------
-    RawData
-        Checked data set.
+    callable
+        Makes the checked data set; the file may be closed by then.
 
     Raises
     ------
@@ -211,27 +221,26 @@ def read_training_file(path: Path, options: FileOptions) -> RawData:
     """
     if options.flip_positions or options.swap_positions or options.product_file:
         raise ConfigError(
-            f"{path}: --product, --flip-positions and --swap-positions do not apply (got a file with "
-            "positions in object pixels, expected positions in metres). Leave them out."
+            f"{file.filename}: --product, --flip-positions and --swap-positions do not apply (got a file "
+            "with positions in object pixels, expected positions in metres). Leave them out."
         )
-    with opened(path) as file:
-        dataset = pattern_dataset(file)
-        positions = _training_positions(file, len(dataset))
-        probe, obj = (
-            read_array(require_dataset(file, [key], f"the {key}", WRITE_AGAIN), "iufc", "numbers", True)
-            for key in ("probe", "object")
-        )
-        optics = _training_optics(file).overridden(options)
-        bad = _bad_pixels(file, dataset.shape)
-        patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]))
-        unused = _unread(file, dataset, "probe", "object")
-    probe, obj = incoherent_modes(probe, path), first_layer(obj, path)
+    dataset = pattern_dataset(file)
+    positions = _training_positions(file, len(dataset))
+    probe, obj = (
+        read_array(require_dataset(file, [key], f"the {key}", WRITE_AGAIN), "iufc", "numbers", True)
+        for key in ("probe", "object")
+    )
+    optics = _training_optics(file).overridden(options)
+    bad = _bad_pixels(file, dataset.shape)
+    patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]))
+    unused = _unread(file, dataset, "probe", "object")
+    probe, obj = incoherent_modes(probe, file.filename), first_layer(obj, file.filename)
     if optics.object_pixel_yx_m is not None and obj is not None:
         optics = optics.centred((0.0, 0.0), obj.shape)
-    return make_raw_data(
-        patterns, positions, probe, optics.completed(patterns.shape[-1]), source=str(path),
+    return partial(
+        make_raw_data, patterns, positions, probe, optics.completed(patterns.shape[-1]), source=file.filename,
         file_format="ptychodus training data", obj=obj, bad_pixels=bad,
-        unused=unused,
+        unused=unused, places={**PLACES, "probe": "probe is used"},
     )  # fmt: skip
 
 

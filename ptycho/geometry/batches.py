@@ -11,10 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.geometry.canvas import CanvasPlan, group_canvases, nearest_tile, plan_canvas
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, group_canvases, nearest_tile, plan_canvas
 from ptycho.geometry.grouping import Groups
-from ptycho.networks.architectures import CANVAS_MULTIPLE_PX, PROBE_REFINE_PIXELS
 
+PROBE_REFINE_PIXELS = 2**23
+"""Detector pixels the probe is refined on: 2048 patterns of 64 x 64 around the middle of the scan."""
 TILE_PIXELS = 2**20
 """Detector pixels in a training tile: 256 patterns of 64 x 64."""
 MIN_TILE_PATTERNS = 96

@@ -26,6 +26,9 @@ LATTICE_CONCENTRATION = 0.999
 TIE_PX = 1e-8
 """Positions that lie between two pixels up to so much take the same one, whatever unit they came in."""
 
+CANVAS_MULTIPLE_PX = 8
+"""Networks halve a canvas up to three times; canvases for them are planned in multiples of this."""
+
 
 @dataclass(frozen=True)
 class CanvasPlan:

@@ -7,21 +7,15 @@ rows of the position table.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.scaling import make_scale_record, measured_amplitude
 from ptycho.errors import ConfigError, DataError
 from ptycho.geometry.canvas import lay_on_canvas
 from ptycho.geometry.cutting import cut_patches
-from ptycho.physics import filled_amplitude
-
-if TYPE_CHECKING:
-    from ptycho.data.raw import RawData
 
 logger = logging.getLogger(__name__)
 
@@ -104,10 +98,10 @@ def make_groups(
     wanted = _wanted(n_groups, n_points, size, enable_oversampling)
     rng = np.random.default_rng(seed)
     if size == 1:
-        return _located(positions, _seed_points(n_points, wanted, sequential, rng)[:, None])
+        return located(positions, _seed_points(n_points, wanted, sequential, rng)[:, None])
     pool = _pool_size(neighbor_count, neighbor_pool_size, size, oversampled=wanted > n_points)
     neighbours = _neighbours(positions, min(pool, n_points - 1))
-    return _located(positions, _distinct_groups(neighbours, wanted, size, sequential, rng))
+    return located(positions, _distinct_groups(neighbours, wanted, size, sequential, rng))
 
 
 def covering_groups(
@@ -141,97 +135,10 @@ def covering_groups(
     n_points, partners = len(positions), gridsize**2 - 1
     own = np.arange(n_points, dtype=np.int64)[:, None]
     if partners == 0:
-        return _located(positions, own)
+        return located(positions, own)
     reach = min(max(partners, neighbor_count or 0), n_points - 1)
     ranks = np.linspace(0, reach - 1, partners).round().astype(np.int64)
-    return _located(positions, np.concatenate([own, _neighbours(positions, reach)[:, ranks]], axis=1))
-
-
-class GroupedData(MutableMapping[str, Any]):
-    """Grouped arrays of ``raw`` by name; the large ones are made when first asked for, then kept."""
-
-    def __init__(self, fields: dict[str, Any], raw: RawData | None = None) -> None:
-        self._fields = dict(fields)
-        self.raw = raw
-
-    def __getitem__(self, key: str) -> Any:
-        value = self._fields[key]
-        if callable(value):
-            value = self._fields[key] = value()
-        return value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._fields[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self._fields[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-
-def grouped_fields(raw: RawData, groups: Groups) -> dict[str, Any]:
-    """Gather the arrays of :meth:`ptycho.data.raw.RawData.generate_grouped_data`.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-    groups : Groups
-        Groups of its patterns.
-
-    Returns
-    -------
-    dict
-        Arrays, and functions without arguments that make the large ones.
-    """
-    indices = groups.indices
-    starts_yx_px = np.stack([raw.ycoords_start, raw.xcoords_start], axis=1)
-    start = _located(starts_yx_px, indices)
-
-    def gathered(stack: NDArray[Any]) -> NDArray[Any]:
-        return np.moveaxis(stack[indices], 1, -1)
-
-    def amplitude() -> NDArray[np.float32]:
-        record = make_scale_record(raw)
-        values = measured_amplitude(raw.diff3d[indices], record, raw.bad_pixels_of(indices))
-        values = filled_amplitude(values) * np.float32(record.input_scale)
-        return np.ascontiguousarray(np.moveaxis(values, 1, -1))
-
-    def labels() -> NDArray[np.complex64] | None:
-        if raw.Y is not None:
-            return gathered(raw.Y).astype(np.complex64)
-        if raw.objectGuess is None:
-            return None
-        positions = raw.positions_yx_px[indices.reshape(-1)]
-        patches = object_patches(raw.objectGuess, positions, raw.N, raw.source)
-        return np.moveaxis(patches.reshape(*indices.shape, raw.N, raw.N), 1, -1)
-
-    fields: dict[str, Any | Callable[[], Any]] = {
-        "diffraction": lambda: gathered(raw.diff3d),
-        "X_full": amplitude,
-        "Y": labels,
-        "nn_indices": indices,
-        "sample_indices": indices[:, 0],
-        "objectGuess": raw.objectGuess,
-    }
-    for prefix, located in (("coords_", groups), ("coords_start_", start)):
-        offsets = _xy_channels(located.offsets_yx_px)
-        centres = _xy_channels(located.centres_yx_px[:, None])
-        fields |= {
-            f"{prefix}offsets": centres,
-            f"{prefix}relative": -offsets,
-            f"{prefix}nn": centres + offsets,
-        }
-    return fields
-
-
-def _xy_channels(values_yx: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(B, C, 2) in (y, x) order to (B, 1, 2, C) in (x, y) order, the layout of old callers."""
-    return np.ascontiguousarray(values_yx[..., ::-1].transpose(0, 2, 1)[:, None])
+    return located(positions, np.concatenate([own, _neighbours(positions, reach)[:, ranks]], axis=1))
 
 
 def check_inside(
@@ -404,7 +311,7 @@ def _draw(
     return np.concatenate([seeds[:, None], np.take_along_axis(neighbours[seeds], order, axis=1)], axis=1)
 
 
-def _located(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> Groups:
+def located(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> Groups:
     members = positions[indices]
     centres = members.mean(axis=1)
     return Groups(indices, centres, members - centres[:, None])

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.networks.architectures import nesterov_momentum
-
 BLOCKS = 8
 """Parts a scan is cut into; a subset is one or several of them."""
 MIN_OVERLAP = 2.0
@@ -113,6 +111,28 @@ def subset_schedule(n_passes: int, most: int) -> Iterator[int]:
         share = (index + 0.5) / n_passes
         divisor = next((by for until, by in _SHARES if share < until), BLOCKS)
         yield max(1, most // divisor)
+
+
+def nesterov_momentum(index: int) -> float:
+    r"""Return the momentum of plain step ``index``.
+
+    .. math:: \beta_k = k / (k + 3)
+
+    Parameters
+    ----------
+    index : int
+        Step, from 0.
+
+    Returns
+    -------
+    float
+        In [0, 1).
+
+    References
+    ----------
+    Nesterov, Soviet Math. Dokl. 27, 372 (1983); specs/physics.md, eq. 11.
+    """
+    return index / (index + 3)
 
 
 def subset_momentum(update: int, most: int) -> float:

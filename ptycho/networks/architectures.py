@@ -20,8 +20,6 @@ LEARNED_STEPS = 2
 """How many of the last steps of ``unrolled`` carry a network; the ones before are plain physics."""
 STEP_MOMENTUM = 0.8
 """Momentum of the learned steps before training."""
-CANVAS_MULTIPLE_PX = 8
-"""The U-Net of ``unrolled`` halves the canvas twice; canvases are planned in multiples of this."""
 UNROLLED_INPUTS = 6
 """Canvas channels the U-Net sees: object (2), step (2), coverage, log illumination."""
 STRIP_PIXELS, STRIP_HALO_PX = 2**18, 32
@@ -32,8 +30,6 @@ STEP_DAMPING = 0.02
 """Share of the strongest illumination added to the preconditioner; faint rims then amplify no noise."""
 PROBE_REFINE_STEPS = 40
 """Joint steps of object and probe before a training that refines the probe."""
-PROBE_REFINE_PIXELS = 2**23
-"""Detector pixels the probe is refined on: 2048 patterns of 64 x 64 around the middle of the scan."""
 PROBE_REST_STEPS = 3
 """Joint steps in which the probe still rests."""
 PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
@@ -56,28 +52,6 @@ TV_SMOOTHING = 1e-2
 """Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
 PHASE_LIMIT_RAD = np.pi
 """The phase branch of ``cnn`` ends in this times tanh."""
-
-
-def nesterov_momentum(index: int) -> float:
-    r"""Return the momentum of plain step ``index``.
-
-    .. math:: \beta_k = k / (k + 3)
-
-    Parameters
-    ----------
-    index : int
-        Step, from 0.
-
-    Returns
-    -------
-    float
-        In [0, 1).
-
-    References
-    ----------
-    Nesterov, Soviet Math. Dokl. 27, 372 (1983); specs/physics.md, eq. 11.
-    """
-    return index / (index + 3)
 
 
 def has_converged(misfit: Sequence[float]) -> bool:

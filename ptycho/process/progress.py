@@ -81,3 +81,31 @@ class Progress:
             Whether nothing is wrong.
         """
         logger.log(logging.INFO if good else logging.WARNING, "%s", text)
+
+
+class _LoggedPhase(Phase):
+    """Logs every epoch: a program that runs this in a child process shows its log."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total = name, total
+
+    def update(self, done: int, **values: Any) -> None:
+        """Log one line."""
+        shown = "".join(f", {key} {value:.4g}" for key, value in values.items())
+        logger.info("%s: %d/%d%s", self.name, done, self.total, shown)
+
+    def ended(self, why: str) -> None:
+        """Log one line."""
+        logger.info("%s: %s", self.name, why)
+
+
+class LoggedProgress(Progress):
+    """Logs epochs and notes: what a program shows that trains in a child process."""
+
+    def phase(self, name: str, total: int) -> Phase:
+        """Open a phase; only a training is logged."""
+        return _LoggedPhase(name, total) if name == "training" else Phase()
+
+    def note(self, text: str) -> None:
+        """Log one line."""
+        logger.info("%s", text)

@@ -28,7 +28,8 @@ from ptycho.config.config import (
 )
 from ptycho.config.effects import changed, validate_effects
 from ptycho.config.inference_effects import MASK
-from ptycho.data.scan import Scan, masked
+from ptycho.data.probe_mask import masked
+from ptycho.data.scan import Scan
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
 from ptycho.process.progress import Progress
 
@@ -37,6 +38,8 @@ ENGINES = {
     "tensorflow": ("ptycho.tf.engine", ("tensorflow",), "tensorflow"),
 }
 """Backend name -> engine module, packages it needs, and the extra that installs them."""
+PYTORCH_CALLS = {name: f"ptycho_torch.{name}" for name in ("config_bridge", "train", "inference")}
+"""Modules with the calls that only PyTorch has: its own settings, folders of scans, models of MLflow runs."""
 LIGHTNING_MISSING = (
     "PyTorch backend requires Lightning. Install with: pip install -e .[torch] "
     "(without a checkout: pip install 'ptychopinn[torch]')"
@@ -55,7 +58,7 @@ MODEL_SEARCH = {
 }
 """Backend -> where a training folder keeps its model; the first one found is taken, the best epoch before the
 last. Either reads a bundle."""
-PRETRAINED_FILE = Path(__file__).parent / "weights" / "unrolled_poisson.h5.zip"
+PRETRAINED_FILE = Path(__file__).parents[1] / "weights" / "unrolled_poisson.h5.zip"
 """Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
 
 
@@ -111,6 +114,22 @@ def load_engine(backend: str) -> ModuleType:
     """
     require_backend(backend)
     return importlib.import_module(ENGINES[backend][0])
+
+
+def pytorch_calls(name: str) -> ModuleType:
+    """Import a module of ``PYTORCH_CALLS``.
+
+    Parameters
+    ----------
+    name : str
+        Its key.
+
+    Returns
+    -------
+    module
+        The module.
+    """
+    return importlib.import_module(PYTORCH_CALLS[name])
 
 
 def check_training_settings(

@@ -14,7 +14,8 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.config.effects import refuse_changed
 from ptycho.data.npz import atomic_path
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.evaluation.comparison import (
     check_patterns,
@@ -29,6 +30,8 @@ from ptycho.evaluation.comparison import (
 from ptycho.evaluation.gauge import solve_gauge
 from ptycho.evaluation.metrics import FRC, score_aligned
 from ptycho.evaluation.verdict import Verdict, announce, judge
+from ptycho.files.overwrites import check_evaluation
+from ptycho.files.reader import open_scan
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
 from ptycho.run.engines import (
@@ -38,9 +41,8 @@ from ptycho.run.engines import (
     load_engine,
     require_backend,
 )
-from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import prepare_folder, truth_on_canvas, write_json
-from ptycho.run.overwrites import check_evaluation
 
 HALF_COVERAGE = 0.5
 """Factor on the coverage of a half scan before it counts as scanned: it has holes at the rim."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from collections.abc import Sequence
@@ -14,6 +15,11 @@ from ptycho.errors import DataError
 EXPERIMENT = "ptychopinn"
 STORE_FOLDER = "mlruns"
 STORE_FILE = "mlflow.db"
+
+
+def default_logger() -> str:
+    """Return ``mlflow`` where it is installed, else ``csv``; imports neither."""
+    return "mlflow" if importlib.util.find_spec("mlflow") else "csv"
 
 
 def store_uri(folder: Path) -> str:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import InferenceConfig
 from ptycho.data.orientation import ORIENTATIONS, Orientation, turned_data
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.job import RefineOptions
 
 TRIAL_PATTERNS = 100
 """Patterns of a trial, around the middle of the scan."""

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.npz import atomic_path, npz_headers, read_npz, write_npz
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scaling import ScaleRecord
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.hdf5 import is_hdf5
-from ptycho.run.job import Reconstruction
 
 logger = logging.getLogger(__name__)
 

@@ -32,11 +32,16 @@ from ptycho.config.inference_effects import refuse_other_network, validate_infer
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions
 from ptycho.data.orientation import Orientation
-from ptycho.data.scan import Scan, mask_of, open_scan
+from ptycho.data.probe_mask import mask_of
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
+from ptycho.data.selection import Bounds, subsample, training_groups
 from ptycho.errors import ConfigError, DataError
 from ptycho.evaluation.verdict import Verdict, announce, judge
 from ptycho.files.export import check_target, collect, export_optics, write_export
 from ptycho.files.hdf5 import is_hdf5
+from ptycho.files.overwrites import check_inference, check_there, check_training
+from ptycho.files.reader import open_scan
 from ptycho.process.interrupts import advising, ending_on_sigterm
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
@@ -52,15 +57,7 @@ from ptycho.run.engines import (
     replacing_model,
     resume_advice,
 )
-from ptycho.run.job import (
-    Bounds,
-    Reconstruction,
-    RefineOptions,
-    TrainingJob,
-    TrainingResult,
-    subsample,
-    training_groups,
-)
+from ptycho.run.job import RefineOptions, TrainingJob, TrainingResult
 from ptycho.run.orientation_search import check_search, find_orientation, turned_scan
 from ptycho.run.outputs import (
     TRUTH_FLAG,
@@ -70,7 +67,6 @@ from ptycho.run.outputs import (
     write_run_record,
     write_training_curves,
 )
-from ptycho.run.overwrites import check_inference, check_there, check_training
 
 logger = logging.getLogger(__name__)
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import write_npz
 from ptycho.errors import ConfigError
+from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import lay_on_canvas
+from ptycho.geometry.placement import centre_on_object
 from ptycho.physics import diffracted_intensity, extract_patches, shift_field
-from ptycho.run.overwrites import check_simulation
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
 from ptycho.simulation.test_objects import check_scene, make_scene, picture
-from ptycho.simulation.trajectories import centre_on_object, raster_points, spiral_points
+from ptycho.simulation.trajectories import raster_points, spiral_points
 
 CHUNK_PATTERNS = 64
 """Patterns that are computed at once; bounds the memory, the result does not depend on it."""
@@ -407,7 +408,24 @@ def write_scan(
     return arrays
 
 
-if __name__ == "__main__":
-    from ptycho.cli.simulate_command import main
+def check_simulation(options: SimulationOptions, flag: str, path: Path) -> None:
+    """Refuse a simulation that would replace a picture it makes its object from.
 
-    raise SystemExit(main())
+    Parameters
+    ----------
+    options : SimulationOptions
+        ``picture`` and ``phase_picture``.
+    flag : str
+        Flag that names the output.
+    path : Path
+        File to write.
+
+    Raises
+    ------
+    ConfigError
+        If it is one of the pictures.
+    """
+    named = {"--picture": options.picture, "--phase-picture": options.phase_picture}
+    inputs = {name: None if read is None else Path(read) for name, read in named.items()}
+    check_there(*inputs.values())
+    check_outputs(inputs, [(flag, path)])

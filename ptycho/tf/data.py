@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import CHUNK
 from ptycho.data.labels import Labels
-from ptycho.data.scaling import CHUNK, measured_amplitude
+from ptycho.data.scaling import measured_amplitude
 from ptycho.data.scan import Scan
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, group_plan, tile_plan
 from ptycho.geometry.canvas import CanvasPlan, moved_plan

@@ -1,4 +1,4 @@
-"""The loss of a training in TensorFlow; the real-space terms are twins of those in ``ptycho.physics.losses``."""
+"""The loss of a training run in TensorFlow; its real-space terms are twins of ``ptycho.physics.losses``."""
 
 from __future__ import annotations
 

@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.probe_choice import ProbeChoice, choose_probe, network_gain
-from ptycho.data.scan import Scan, masked
-from ptycho.evaluation.misfit import Fit, FitTally, photon_unit
+from ptycho.data.probe_mask import masked
+from ptycho.data.reconstruction import Fit, Reconstruction
+from ptycho.data.scan import Scan
+from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.geometry.batches import CHUNK_PIXELS
-from ptycho.geometry.canvas import CanvasPlan, plan_canvas
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
-from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.job import RefineOptions
 from ptycho.tf import physics, refine
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.device import device_name

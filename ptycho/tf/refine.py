@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.scan import Scan
 from ptycho.geometry.batches import refined_members
-from ptycho.geometry.canvas import plan_canvas
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.geometry.subsets import subset_momentum
 from ptycho.networks import architectures
 from ptycho.process.progress import PROBE_PHASE, Progress
@@ -314,7 +314,7 @@ def fit_probe(
         Probe modes [sqrt(photons)], of the power they had.
     """
     members = refined_members(scan.positions_yx_px, members, scan.n_px)
-    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=architectures.CANVAS_MULTIPLE_PX)
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px, multiple_px=CANVAS_MULTIPLE_PX)
     options = RefineOptions(architectures.PROBE_REFINE_STEPS, probe=True, start="flat")
     chunks = ScanChunks(store, plan, members, tf.constant(scan.probe))
     flat = tf.ones(plan.shape_yx, tf.complex64)

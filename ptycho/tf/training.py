@@ -18,7 +18,8 @@ from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
 from ptycho.data.labels import Labels, wanted_labels
-from ptycho.data.scan import masked
+from ptycho.data.probe_mask import masked
+from ptycho.data.selection import judging_groups
 from ptycho.errors import ConfigError, DataError
 from ptycho.geometry.batches import batch_rows, judging_centres, tile_centres, tile_members
 from ptycho.networks.architectures import check_weights
@@ -35,7 +36,7 @@ from ptycho.networks.schedule import (
 from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run.job import TrainingJob, TrainingResult, judging_groups
+from ptycho.run.job import TrainingJob, TrainingResult
 from ptycho.tf.checkpoints import Checkpoints, best_files, fill, load_bundle, packed, read_state
 from ptycho.tf.data import BatchSource, GroupSource, PatternStore, TileSource, stream
 from ptycho.tf.device import device_name, resolve_accelerator

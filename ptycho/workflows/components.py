@@ -18,16 +18,17 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho import model_manager, params
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
-from ptycho.data.raw import RawData
-from ptycho.data.scan import mask_of, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.probe_mask import mask_of
 from ptycho.errors import BundleError
 from ptycho.evaluation.verdict import announce, judge
 from ptycho.networks.bundle import MANIFEST, read_bundle
+from ptycho.process.progress import LoggedProgress
+from ptycho.raw_data import RawData
 from ptycho.run.engines import ModelNotFoundError, find_model, fitted_model, load_engine
 from ptycho.run.outputs import prepare_folder, write_training_curves
 from ptycho.workflows.data import create_ptycho_data_container, load_data, with_moved_positions
 from ptycho.workflows.training import (
-    LoggedProgress,
     on_tensorflow,
     train_cdi_model,
     train_cdi_model_with_backend,

@@ -9,7 +9,7 @@ import numpy as np
 from ptycho import loader
 from ptycho.config.config import InferenceConfig, TrainingConfig
 from ptycho.data.orientation import Orientation, turned_data
-from ptycho.data.raw import RawData
+from ptycho.raw_data import RawData
 
 
 def load_data(

@@ -19,13 +19,16 @@ from ptycho.config.config import (
     validate_training_config,
 )
 from ptycho.config.effects import changed, defaults_of, idle_settings, with_execution
-from ptycho.data.raw import RawData
-from ptycho.data.scan import Scan, mask_of, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.probe_mask import mask_of
+from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.probe import set_probe_guess
 from ptycho.process.interrupts import Terminated, ending_on_sigterm
-from ptycho.process.progress import Phase, Progress
+from ptycho.process.progress import LoggedProgress
+from ptycho.raw_data import RawData
 from ptycho.run.engines import check_size, load_engine
-from ptycho.run.job import TrainingJob, TrainingResult, training_groups
+from ptycho.run.job import TrainingJob, TrainingResult
 from ptycho.run.pipeline import populate_legacy
 from ptycho.workflows.data import create_ptycho_data_container
 
@@ -33,37 +36,6 @@ logger = logging.getLogger(__name__)
 
 NO_FOLDER = Path()
 """``output_dir`` of a caller who names the folder only when he saves."""
-
-
-class _LoggedPhase(Phase):
-    """Logs every epoch: a program that runs this in a child process shows its log."""
-
-    def __init__(self, name: str, total: int) -> None:
-        self.name, self.total = name, total
-
-    def update(self, done: int, **values: Any) -> None:
-        """Log one line."""
-        shown = "".join(f", {key} {value:.4g}" for key, value in values.items())
-        logger.info("%s: %d/%d%s", self.name, done, self.total, shown)
-
-    def ended(self, why: str) -> None:
-        """Log one line."""
-        logger.info("%s: %s", self.name, why)
-
-
-class LoggedProgress(Progress):
-    """Logs the epochs of a training and every note.
-
-    ``ptycho.workflows.components`` uses it, and so does ``ptycho_torch.api.base_api``.
-    """
-
-    def phase(self, name: str, total: int) -> Phase:
-        """Open a phase; only a training is logged."""
-        return _LoggedPhase(name, total) if name == "training" else Phase()
-
-    def note(self, text: str) -> None:
-        """Log one line."""
-        logger.info("%s", text)
 
 
 def on_tensorflow(config: TrainingConfig) -> TrainingConfig:

@@ -18,14 +18,17 @@ import torch
 from numpy.typing import ArrayLike
 
 from ptycho.config.config import InferenceConfig as CoreInferenceConfig
-from ptycho.data.raw import RawData, peek_pattern_size
-from ptycho.data.scan import Scan, mask_of, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.probe_mask import mask_of
+from ptycho.data.raw import RawData
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError
 from ptycho.evaluation.verdict import announce, judge
+from ptycho.files.reader import pattern_size
 from ptycho.process.interrupts import ending_on_sigterm
+from ptycho.process.progress import LoggedProgress
 from ptycho.run.engines import check_size
 from ptycho.run.pipeline import populate_legacy
-from ptycho.workflows.training import LoggedProgress
 from ptycho_torch import checkpoints, engine
 from ptycho_torch.api.settings import TRAINED, ConfigManager, adopt_data, execution_of, write_settings
 from ptycho_torch.config_bridge import to_model_config
@@ -193,7 +196,7 @@ class PtychoDataLoader:
         self.data_format = DataloaderFormats(data_format)
         self.config_manager, self.data_dir = config_manager, Path(data_dir)
         train_file, _ = scans_in(self.data_dir)
-        adopt_data(config_manager, peek_pattern_size(train_file), train_file.name)
+        adopt_data(config_manager, pattern_size(train_file), train_file.name)
         self.output_dir: Path | None = _run_folder(Path(output_dir))
         self.scan: Scan | None = None
 

@@ -14,7 +14,8 @@ from scan_makers import honest_options
 
 from ptycho.data.checks.beam import beam_change
 from ptycho.data.npz import read_npz, write_npz
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.scan import Scan
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, simulate
 

@@ -10,8 +10,9 @@ import pytest
 from scan_makers import honest_scan
 
 from ptycho.data.optics import GUESSED_PROBE, FileOptions
-from ptycho.data.scan import open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
 from ptycho.files.assemble import focus_of
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
 
 

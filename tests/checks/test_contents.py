@@ -20,7 +20,7 @@ from file_makers import (
 
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import open_scan
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
 
 

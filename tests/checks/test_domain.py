@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scan_makers import honest_options, honest_scan
 
 from ptycho.data.domain_evidence import steps_of
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.scan import Scan
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import simulate
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scan_makers import honest_scan
 
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.selection import judging_groups, subsample
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
-from ptycho.run.job import judging_groups, subsample
 
 Spoil = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 FAULTS: dict[str, Spoil] = {

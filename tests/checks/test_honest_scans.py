@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptycho.data.scan import open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
 
 

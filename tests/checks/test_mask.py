@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_scan
 
-from ptycho.data.scan import prepare_scan
+from ptycho.data.prepare import prepare_scan
 from ptycho.raw_data import RawData
 
 

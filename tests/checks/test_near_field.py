@@ -12,7 +12,8 @@ from scan_makers import honest_scan
 from scipy.ndimage import gaussian_filter
 
 from ptycho.data.checks.near_field import beam_width_px
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
 

@@ -12,7 +12,9 @@ import pytest
 from scan_makers import honest_options, honest_scan
 
 from ptycho.data.checks.spots import coverage, diameter_px, lit_pixels, step_px
-from ptycho.data.scan import Scan, open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.scan import Scan
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, make_probe, simulate, write_scan
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scan_makers import honest_options, honest_scan
 
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, simulate
 

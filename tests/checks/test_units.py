@@ -14,8 +14,9 @@ from scan_makers import honest_options, honest_scan
 
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
 from ptycho.errors import DataError
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import simulate
 

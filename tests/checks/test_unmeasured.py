@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_scan
 
-from ptycho.data.scan import prepare_scan
+from ptycho.data.prepare import prepare_scan
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scan_makers import honest_scan
 
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.scan import Scan
 from ptycho.raw_data import RawData
 
 AMPLITUDE = (3, 7, 11)

@@ -117,18 +117,18 @@ def test_every_flag_counts_beside_every_other_or_is_refused_by_name(kind: str, s
 def test_a_flag_that_nobody_reads_and_one_that_is_not_named_are_reported(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ptycho.cli import console, simulate_options
+    from ptycho.cli import console, simulate_command
 
-    built = simulate_options.build_parser
+    built = simulate_command.build_parser
 
     def planted() -> Any:
         parser = built()
         parser.add_argument("--planted", type=int)
         return parser
 
-    monkeypatch.setattr(simulate_options, "build_parser", planted)
+    monkeypatch.setattr(simulate_command, "build_parser", planted)
     monkeypatch.setattr(stage, "cache", {})
-    door = Door("ptycho_simulate", simulate_options.main, planted(), "")
+    door = Door("ptycho_simulate", simulate_command.main, planted(), "")
     (action,) = (action for action in door.flags() if action.option_strings[0] == "--planted")
     found = walk(stage, door, action)
     assert found.faults == ["changes nothing in {'--output': '@out/scan.npz'}"]
@@ -165,7 +165,7 @@ def test_every_flag_of_a_simulation_counts_beside_every_other_or_is_refused(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ptycho.simulation.simulate as home
-    from ptycho.cli import simulate_options
+    from ptycho.cli import simulate_command
 
     door = next(door for door in DOORS if door.name == "ptycho_simulate")
     given = {item.option_strings[0]: walk(stage, door, item).flags for item in door.flags()}
@@ -180,7 +180,7 @@ def test_every_flag_of_a_simulation_counts_beside_every_other_or_is_refused(
         made.clear()
         err = io.StringIO()
         with contextlib.redirect_stderr(err), contextlib.suppress(SystemExit):
-            simulate_options.main(words)
+            simulate_command.main(words)
         return {name: item.tobytes() for name, item in made.items() if name != "simulation"} or err.getvalue()
 
     def simulated(flags: dict[str, str | None]) -> dict[str, bytes] | str:

@@ -16,8 +16,9 @@ import pytest
 from ptycho import params
 from ptycho.cli.console import ConsoleProgress, with_dashes
 from ptycho.cli.flags import training_parser
-from ptycho.cli.train_command import default_logger, execution_settings, training_settings
+from ptycho.cli.train_command import execution_settings, training_settings
 from ptycho.data.npz import read_npz
+from ptycho.run.mlflow_store import default_logger
 
 Command = Callable[..., Any]
 PHASES = ("grouping", "reading", "training", "reconstructing", "writing")

@@ -30,11 +30,13 @@ from ptychodus.plugins.cxi_file import CXIDiffractionFileWriter, CXIProductFileI
 from ptychodus.plugins.npz_product_file import NPZProductFileIO
 
 from ptycho.data.optics import FileOptions, Optics
-from ptycho.data.scan import Scan, open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.files.export import collect, export_optics, write_export
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
-from ptycho.run.job import Reconstruction
 
 EXACT_PX = 1e-6
 """Positions go through metres and back: rounding of a float64 in units of 1e-8 m."""

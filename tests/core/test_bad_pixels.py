@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from ptycho import physics
 from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.prepare import prepare_scan
 from ptycho.data.scaling import NOT_MEASURED, make_scale_record, measured_amplitude
-from ptycho.data.scan import prepare_scan
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, simulate

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from ptycho.geometry.canvas import cutting
+from ptycho.geometry import cutting
 from ptycho.geometry.grouping import object_patches
 
 EXACT = 1e-5  # rounding of complex64 transforms and the rest of the fade, relative to waves of modulus <= 1

@@ -10,13 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_options
 
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.evaluation.drift import BeamDrift, beam_drift
 from ptycho.evaluation.verdict import judge
 from ptycho.geometry.canvas import plan_canvas
 from ptycho.physics import illumination
 from ptycho.raw_data import RawData
-from ptycho.run.job import Reconstruction
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BASE = SimulationOptions(n_px=32, n_y=10, n_x=12, step_px=3.0, jitter_px=0.9, photons=1e6, seed=3)

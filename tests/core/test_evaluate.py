@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ptycho.data.npz import read_npz, write_npz
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.evaluation.comparison import (
     correlate,
@@ -23,9 +24,10 @@ from ptycho.evaluation.comparison import (
     stored_domain,
 )
 from ptycho.evaluation.gauge import solve_gauge
+from ptycho.files.reader import open_scan
 from ptycho.physics import illumination
 from ptycho.run.evaluate import Request, evaluate
-from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.job import RefineOptions
 from ptycho.simulation.simulate import SimulationOptions, expected_counts, write_scan
 from ptycho.simulation.test_objects import make_scene
 

@@ -27,10 +27,9 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import write_npz
 from ptycho.data.optics import FileOptions, Optics
-from ptycho.data.scan import open_scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.frames import beam_window
-from ptycho.files.reader import foreign_pattern_size
+from ptycho.files.reader import open_scan, pattern_size
 from ptycho.physics import diffracted_intensity, extract_patches
 from ptycho.raw_data import RawData, peek_pattern_size
 
@@ -284,7 +283,7 @@ def test_frames_are_cut_to_the_square_around_the_beam(
         )
         with caplog.at_level(logging.WARNING):
             raw = RawData.from_file(path)
-        assert raw.N == foreign_pattern_size(path) == peek_pattern_size(path) == 20
+        assert raw.N == pattern_size(path) == peek_pattern_size(path) == 20
         np.testing.assert_array_equal(raw.diff3d[:, 2:18, 2:18], counts(6, 16))
         assert "40 x 30 px are cut to 20 x 20 px" in caplog.text
 

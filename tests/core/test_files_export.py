@@ -12,11 +12,12 @@ from file_makers import CHARGE_C, counts, gaussian_probe
 from numpy.typing import NDArray
 
 from ptycho.data.optics import FileOptions, Optics
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import Export, check_target, collect, export_optics, write_export
 from ptycho.raw_data import RawData
-from ptycho.run.job import Reconstruction
 
 OPTICS = Optics(8000.0, 2.0, (75e-6, 60e-6), (12e-9, 10e-9), (-3e-6, 5e-6))
 POSITIONS = np.array([[20.0, 15.5], [24.0, 15.25], [20.5, 22.0], [27.0, 26.0], [31.0, 18.0]])

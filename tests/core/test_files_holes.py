@@ -13,7 +13,7 @@ import pytest
 from file_makers import Instrument, counts, cxi_tree, write_tree
 
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import prepare_scan
+from ptycho.data.prepare import prepare_scan
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
 

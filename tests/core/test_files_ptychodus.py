@@ -20,8 +20,8 @@ from file_makers import (
 )
 
 from ptycho.data.optics import FileOptions, Optics
-from ptycho.data.scan import open_scan
 from ptycho.errors import ConfigError, DataError
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData, peek_pattern_size
 
 EXACT_PX = 1e-6

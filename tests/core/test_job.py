@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, TrainingConfig
-from ptycho.data.scan import Scan, open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
+from ptycho.data.selection import MIN_VALIDATED, VALIDATION_SHARE, subsample, training_groups
 from ptycho.errors import DataError
-from ptycho.run.job import MIN_VALIDATED, VALIDATION_SHARE, Reconstruction, subsample, training_groups
+from ptycho.files.reader import open_scan
 
 
 @pytest.fixture

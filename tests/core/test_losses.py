@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from ptycho.config import config as c
 from ptycho.config.effects import CNN_ONLY, NOT_IMPLEMENTED, UNROLLED_ONLY
 from ptycho.data.labels import scan_labels, wanted_labels
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.geometry.grouping import object_patches
 from ptycho.physics.losses import LossTerms, label_error, loss_terms, supervised_loss, total_variation

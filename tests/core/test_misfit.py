@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from ptycho.data.npz import write_npz
-from ptycho.data.scan import open_scan
-from ptycho.evaluation.misfit import Fit, FitTally, noise_energy, photon_unit
+from ptycho.data.reconstruction import Fit
+from ptycho.evaluation.misfit import FitTally, noise_energy, photon_unit
+from ptycho.files.reader import open_scan
 from ptycho.simulation.simulate import SimulationOptions, expected_counts, simulate
 
 SIGMAS = 4.0

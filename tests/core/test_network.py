@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig
 from ptycho.errors import BundleError, ConfigError
+from ptycho.geometry.subsets import nesterov_momentum
 from ptycho.networks import architectures
 
 
@@ -104,7 +105,7 @@ def test_at_least_one_and_at_most_all_steps_are_learned(total: int, learned: int
 
 
 def test_plain_momentum_starts_at_zero_and_stays_below_one() -> None:
-    values = [architectures.nesterov_momentum(k) for k in range(200)]
+    values = [nesterov_momentum(k) for k in range(200)]
     assert values[0] == 0.0
     assert values[1] == 0.25
     assert values[9] == 0.75

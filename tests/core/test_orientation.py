@@ -10,10 +10,10 @@ import pytest
 
 from ptycho.config.config import InferenceConfig, ModelConfig
 from ptycho.data.orientation import ORIENTATIONS, Orientation
-from ptycho.data.scan import open_scan
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.errors import ConfigError
+from ptycho.files.reader import open_scan
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction
 from ptycho.run.orientation_search import TRIAL_PATTERNS, Search, check_search, find_orientation
 
 POINTS = np.array([[1.0, 10.0], [2.0, 20.0], [4.0, 50.0]])

@@ -11,10 +11,11 @@ import pytest
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.npz import read_npz, write_npz
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.evaluation.verdict import Verdict
-from ptycho.run.job import Reconstruction
+from ptycho.files.reader import open_scan
 from ptycho.run.outputs import (
     prepare_folder,
     truth_on_canvas,

@@ -15,14 +15,14 @@ import pytest
 from ptycho.cli.simulate_command import main as simulate_command
 from ptycho.config.config import InferenceConfig, ModelConfig, TrainingConfig
 from ptycho.errors import ConfigError
-from ptycho.run.evaluate import Request, evaluate
-from ptycho.run.overwrites import (
+from ptycho.files.overwrites import (
     EVALUATION_FILES,
     RECONSTRUCTION_FILES,
     TRAINING_FILES,
     check_outputs,
     holds_training,
 )
+from ptycho.run.evaluate import Request, evaluate
 from ptycho.run.pipeline import infer, train
 
 BACKENDS = ("pytorch", "tensorflow")

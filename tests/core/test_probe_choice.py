@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ptycho.data.optics import FileOptions
+from ptycho.data.prepare import prepare_scan
 from ptycho.data.probe_choice import (
     TrainedProbe,
     choose_probe,
@@ -16,7 +17,7 @@ from ptycho.data.probe_choice import (
     probe_overlap,
     probe_power,
 )
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.scan import Scan
 from ptycho.raw_data import RawData
 from ptycho.simulation.probes import incoherent_modes, refocus, rim_frequency
 from ptycho.simulation.simulate import SimulationOptions, make_probe, simulate

@@ -1,4 +1,4 @@
-"""Facts about ptycho.data.scaling: which domain a file is in, and what its factors do to amplitude and probe."""
+"""Facts about ptycho.data.scaling: which domain a file is in, what its factors do to amplitude and probe."""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ import pytest
 
 from ptycho.config.config import ModelConfig
 from ptycho.data.npz import read_npz, write_npz
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.probe_mask import ProbeMask, mask_of
 from ptycho.data.scaling import measured_amplitude
-from ptycho.data.scan import ProbeMask, mask_of, open_scan, prepare_scan
 from ptycho.errors import DataError
+from ptycho.files.reader import open_scan
 from ptycho.raw_data import RawData
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import read_npz
 from ptycho.errors import ConfigError
+from ptycho.geometry.placement import MARGIN_PX
 from ptycho.simulation.probes import (
     disc_probe,
     incoherent_modes,
@@ -23,7 +24,7 @@ from ptycho.simulation.probes import (
     zone_plate_probe,
 )
 from ptycho.simulation.simulate import SimulationOptions, expected_counts, make_probe, simulate, write_scan
-from ptycho.simulation.trajectories import MARGIN_PX, raster_points, spiral_points
+from ptycho.simulation.trajectories import raster_points, spiral_points
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 EDGE = 1e-3

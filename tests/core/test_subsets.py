@@ -11,11 +11,12 @@ from ptycho.geometry.subsets import (
     SUBSET_MOMENTUM,
     most_subsets,
     needed_passes,
+    nesterov_momentum,
     subset_momentum,
     subset_order,
     subset_schedule,
 )
-from ptycho.networks.architectures import POSITION_REST_STEPS, PROBE_REST_STEPS, nesterov_momentum
+from ptycho.networks.architectures import POSITION_REST_STEPS, PROBE_REST_STEPS
 from ptycho.run.job import RefineOptions
 
 

@@ -12,12 +12,13 @@ import pytest
 
 from ptycho.data.checks.findings import Finding
 from ptycho.data.npz import write_npz
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.evaluation.verdict import WRONG, Verdict, announce, judge
+from ptycho.files.reader import open_scan
 from ptycho.geometry.canvas import plan_canvas
 from ptycho.physics import illumination
 from ptycho.process.progress import Progress
-from ptycho.run.job import Reconstruction
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BASE = {"n_px": 32, "n_y": 9, "n_x": 9, "step_px": 3.0}

@@ -64,15 +64,15 @@ SUBSTITUTE = "…"
 
 
 def _parsers() -> dict[str, Any]:
-    from ptycho.cli import evaluate_command, pretrain_options, simulate_options
+    from ptycho.cli import evaluate_command, pretrain_command, simulate_command
     from ptycho.cli.flags import inference_parser, training_parser
 
     return {
         "train": training_parser("python -m ptycho_torch.train"),
         "inference": inference_parser("python -m ptycho_torch.inference"),
         "evaluate": evaluate_command.build_parser(),
-        "simulate": simulate_options.build_parser(),
-        "pretrain": pretrain_options.build_parser(),
+        "simulate": simulate_command.build_parser(),
+        "pretrain": pretrain_command.build_parser(),
     }
 
 

@@ -20,14 +20,17 @@ from worker import CPU, Backend
 
 from ptycho.config.config import ModelConfig, TrainingConfig
 from ptycho.data.labels import scan_labels
-from ptycho.data.scan import Scan, mask_of, open_scan
+from ptycho.data.probe_mask import mask_of
+from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.errors import DataError
+from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import covering_groups
 from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle
 from ptycho.physics.losses import loss_terms
 from ptycho.process.progress import Progress
-from ptycho.run.job import TrainingJob, training_groups
+from ptycho.run.job import TrainingJob
 
 Answers = dict[str, NDArray[Any]]
 PLAIN: dict[str, Any] = {"N": 32, "n_filters_scale": 1, "architecture": "cnn"}

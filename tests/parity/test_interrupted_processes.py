@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from ptycho.files.overwrites import RECONSTRUCTION_FILES, TRAINING_FILES
 from ptycho.process.interrupts import NOTHING_LEFT
 from ptycho.run.engines import LAST, load_engine
-from ptycho.run.overwrites import RECONSTRUCTION_FILES, TRAINING_FILES
 from ptycho.tf.checkpoints import read_state
 
 BACKENDS = {"pytorch": "ptycho_torch", "tensorflow": "ptycho"}

@@ -18,10 +18,10 @@ from judges import FLOAT32, assert_twin
 from ptycho import physics
 from ptycho.config.config import ModelConfig
 from ptycho.data.npz import read_npz, write_npz
-from ptycho.data.scan import open_scan
+from ptycho.data.reconstruction import SCANNED_SHARE
+from ptycho.files.reader import open_scan
 from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle, write_bundle
-from ptycho.run.job import SCANNED_SHARE
 from ptycho.simulation.simulate import SimulationOptions, simulate, write_scan
 
 WORKER = Path(__file__).with_name("worker.py")

@@ -25,8 +25,8 @@ from ptycho.config.config import (
 )
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.probe_choice import probe_overlap, probe_power
-from ptycho.data.scan import open_scan
 from ptycho.evaluation.gauge import solve_gauge
+from ptycho.files.reader import open_scan
 from ptycho.networks.bundle import read_bundle
 from ptycho.raw_data import RawData
 from ptycho.run.pipeline import train

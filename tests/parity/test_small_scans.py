@@ -11,10 +11,11 @@ import pytest
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.scaling import make_scale_record, scaled_probe
 from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.run.engines import find_model, fitted_model, load_engine
-from ptycho.run.job import RefineOptions, TrainingJob, training_groups
+from ptycho.run.job import RefineOptions, TrainingJob
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
 BACKENDS = ("pytorch", "tensorflow")

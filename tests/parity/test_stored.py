@@ -14,16 +14,19 @@ from ptycho import params
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import Scan, open_scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.evaluation.comparison import read_reconstruction, stored_fit
 from ptycho.files.export import collect, export_optics, write_export
+from ptycho.files.reader import open_scan
 from ptycho.networks import architectures
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.run.engines import find_model, fitted_model, load_engine
 from ptycho.run.evaluate import Request, evaluate
-from ptycho.run.job import Reconstruction, RefineOptions
+from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import write_patch_stats, write_reconstruction
 from ptycho.simulation.simulate import SimulationOptions, simulate
 

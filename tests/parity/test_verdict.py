@@ -11,8 +11,9 @@ import pytest
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.npz import write_npz
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.scan import Scan
 from ptycho.evaluation.verdict import Verdict, judge
+from ptycho.files.reader import open_scan
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, fitted_model, load_engine
 from ptycho.run.job import RefineOptions

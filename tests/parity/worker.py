@@ -25,11 +25,13 @@ from judges import as_array, small_scan
 from ptycho import physics as reference
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.scaling import NOT_MEASURED
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.evaluation.metrics import score
+from ptycho.files.reader import open_scan
 from ptycho.networks.bundle import read_bundle, write_bundle
 from ptycho.process.progress import Progress
-from ptycho.run.job import RefineOptions, TrainingJob, training_groups
+from ptycho.run.job import RefineOptions, TrainingJob
 from ptycho.run.outputs import truth_on_canvas
 
 Array = NDArray[Any]

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from ptycho import physics as reference
 from ptycho.data.optics import FileOptions
-from ptycho.data.scan import open_scan
+from ptycho.files.reader import open_scan
 from ptycho.networks.architectures import NOISE_FLOOR, STEP_DAMPING
 from ptycho.tf import engine, solver
 from ptycho.tf.runtime import tf

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, TrainingConfig
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.scan import Scan
+from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import make_groups
 from ptycho.process.progress import Progress
 from ptycho.tf.data import GroupSource, PatternStore, TileSource, stream

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.errors import BundleError, ConfigError, DataError
+from ptycho.files.reader import open_scan
 from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
 from ptycho.process.progress import Phase, Progress
-from ptycho.run.job import Reconstruction, TrainingJob, TrainingResult, training_groups
+from ptycho.run.job import TrainingJob, TrainingResult
 from ptycho.tf import engine
 from ptycho.tf.checkpoints import Checkpoints, read_state
 from ptycho.tf.model import PtychoPINN

@@ -26,7 +26,7 @@ from ptycho.config.config import (
     TrainingConfig,
     update_legacy_dict,
 )
-from ptycho.data.scan import prepare_scan
+from ptycho.data.prepare import prepare_scan
 from ptycho.errors import BundleError, ConfigError, DataError
 from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle, read_bundle, write_bundle

@@ -60,7 +60,7 @@ def public_functions(module: ModuleType) -> dict[str, list[str]]:
     return {
         name: list(inspect.signature(function).parameters)
         for name, function in inspect.getmembers(module, inspect.isfunction)
-        if function.__module__ == module.__name__ and not name.startswith("_")
+        if function.__module__.startswith(module.__name__) and not name.startswith("_")
     }
 
 

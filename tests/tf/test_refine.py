@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptycho.data.scan import prepare_scan
-from ptycho.geometry.canvas import plan_canvas
-from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.data.prepare import prepare_scan
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.run.job import RefineOptions

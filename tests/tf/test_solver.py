@@ -19,8 +19,8 @@ from judges import (
 from numpy.typing import NDArray
 
 from ptycho import physics as reference
-from ptycho.geometry.subsets import SUBSET_MOMENTUM, subset_schedule
-from ptycho.networks.architectures import STEP_DAMPING, nesterov_momentum
+from ptycho.geometry.subsets import SUBSET_MOMENTUM, nesterov_momentum, subset_schedule
+from ptycho.networks.architectures import STEP_DAMPING
 from ptycho.tf import solver
 from ptycho.tf.runtime import tf
 from ptycho.tf.solver import Chunk, accelerated_steps, preconditioned_step, scan_illumination

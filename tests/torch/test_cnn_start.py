@@ -10,8 +10,9 @@ import torch
 
 from ptycho.config.choices import AmpActivation, allowed
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.data.scan import open_scan
-from ptycho.run.job import TrainingJob, training_groups
+from ptycho.data.selection import training_groups
+from ptycho.files.reader import open_scan
+from ptycho.run.job import TrainingJob
 from ptycho_torch import engine, schedule
 from ptycho_torch.generators import build_generator
 

@@ -14,12 +14,14 @@ from judges import assert_twin
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.data.scan import Scan, open_scan
+from ptycho.data.scan import Scan
+from ptycho.data.selection import training_groups
 from ptycho.errors import BundleError, ConfigError
+from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import covering_groups
 from ptycho.networks.bundle import read_bundle, write_bundle
 from ptycho.process.progress import Progress
-from ptycho.run.job import TrainingJob, training_groups
+from ptycho.run.job import TrainingJob
 from ptycho.simulation.simulate import SimulationOptions, write_scan
 from ptycho_torch import engine
 from ptycho_torch.config_bridge import from_core

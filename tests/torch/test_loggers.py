@@ -13,10 +13,9 @@ from typing import Any
 
 import pytest
 
-from ptycho.cli.train_command import default_logger
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import MissingPackageError
-from ptycho.run.mlflow_store import EXPERIMENT, open_store, quiet_client, store_uri
+from ptycho.run.mlflow_store import EXPERIMENT, default_logger, open_store, quiet_client, store_uri
 from ptycho_torch.loggers import build_logger
 
 Command = Callable[..., Any]

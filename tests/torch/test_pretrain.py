@@ -12,9 +12,9 @@ import torch
 
 from ptycho.cli import inference_command
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
-from ptycho.data.scan import open_scan
 from ptycho.errors import BundleError, ConfigError
 from ptycho.evaluation.metrics import score
+from ptycho.files.reader import open_scan
 from ptycho.networks.architectures import LEARNED_STEPS, architecture_table, check_weights, initial_weights
 from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
 from ptycho.process.progress import Progress

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from ptycho.data.scan import Scan, prepare_scan
+from ptycho.data.prepare import prepare_scan
+from ptycho.data.scan import Scan
 from ptycho.evaluation.metrics import score
-from ptycho.geometry.canvas import plan_canvas
-from ptycho.networks.architectures import CANVAS_MULTIPLE_PX
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.run.job import RefineOptions

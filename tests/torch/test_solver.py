@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho import physics as reference
-from ptycho.geometry.subsets import SUBSET_MOMENTUM, subset_schedule
-from ptycho.networks.architectures import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING, nesterov_momentum
+from ptycho.geometry.subsets import SUBSET_MOMENTUM, nesterov_momentum, subset_schedule
+from ptycho.networks.architectures import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
 from ptycho_torch.solver import (
     Chunk,
     accelerated_steps,

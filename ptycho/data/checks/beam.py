@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import CHUNK
 from ptycho.data.checks.findings import FOLLOW_BEAM, Finding
 from ptycho.data.checks.spots import spot_px
-from ptycho.data.scaling import CHUNK, measured_amplitude
+from ptycho.data.scaling import measured_amplitude
 
 if TYPE_CHECKING:
     from ptycho.data.optics import FileOptions

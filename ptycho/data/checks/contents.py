@@ -6,7 +6,6 @@ import re
 from typing import TYPE_CHECKING
 
 from ptycho.data.checks.findings import Finding
-from ptycho.files.cxi_layout import EntryPaths
 
 if TYPE_CHECKING:
     from ptycho.data.optics import FileOptions
@@ -22,15 +21,6 @@ OFFERS = (
     (PATTERNS, "store it as {patterns} to use it"),
 )
 """Expression that a name holds -> what to do with the array; the first that fits."""
-CXI = EntryPaths("entry_1")
-WITH_KEY = "--probe-key {key} uses it"
-PLACES = {
-    "cxi": {"mask": CXI.mask[0], "patterns": CXI.patterns[0], "probe": WITH_KEY},
-    "ptychodus": {"mask": "bad_pixels", "patterns": "patterns", "probe": "that of the product is used"},
-    "ptychodus training data": {"mask": "bad_pixels", "patterns": "patterns", "probe": "probe is used"},
-}
-"""Format -> where its files hold what is read, and how another probe is used."""
-NPZ = {"mask": "mask or bad_pixels", "patterns": "diff3d", "probe": WITH_KEY}
 
 
 def check_contents(scan: Scan, options: FileOptions) -> Finding | None:
@@ -48,12 +38,11 @@ def check_contents(scan: Scan, options: FileOptions) -> Finding | None:
     Finding or None
         Key, shape and cure of each.
     """
-    places = PLACES.get((scan.raw.metadata or {}).get("source_format", ""), NPZ)
     offers = []
     for key, shape in scan.raw.unused.items():
         cure = next((cure for name, cure in OFFERS if re.search(name, key.lower())), None)
         if cure is not None and key.rpartition("/")[2] not in SILENT:
-            offers.append(f"{key} {shape}: {cure.format_map(places).format(key=key)}")
+            offers.append(f"{key} {shape}: {cure.format_map(scan.raw.places).format(key=key)}")
     if not offers:
         return None
     return Finding("contents", f"the file also holds arrays that are not read ({'; '.join(offers)})")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import CHUNK
 from ptycho.data.checks.findings import Draft, Finding
 from ptycho.data.checks.unmeasured import LIMITS, LOWEST_LIMIT
-from ptycho.data.scaling import CHUNK
 from ptycho.errors import DataError
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import CHUNK
 from ptycho.data.domain_evidence import domain_sample, steps_of
-from ptycho.data.scaling import CHUNK, DOMAIN_KEY
+from ptycho.data.scaling import DOMAIN_KEY
 
 if TYPE_CHECKING:
     from ptycho.data.raw import RawData

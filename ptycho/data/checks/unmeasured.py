@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import CHUNK
 from ptycho.data.checks.findings import Draft, Finding
 from ptycho.data.checks.measures import named
-from ptycho.data.scaling import CHUNK
 from ptycho.errors import DataError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import InferenceConfig, TrainingConfig
@@ -14,9 +14,6 @@ from ptycho.data.npz import no_such_file
 from ptycho.errors import ConfigError
 from ptycho.files.hdf5 import is_hdf5
 from ptycho.files.product import sibling_product
-
-if TYPE_CHECKING:
-    from ptycho.simulation.simulate import SimulationOptions
 
 RECORD = "config.json"
 RECONSTRUCTION_FILES = (
@@ -245,26 +242,3 @@ def check_evaluation(inputs: Inputs, folder: Path) -> None:
     if holds_training(folder) or _settings_in(folder) is not None:
         _refuse_run(folder, "a run")
     check_there(*(path for flag, path in inputs.items() if flag != "--model-path"))
-
-
-def check_simulation(options: SimulationOptions, flag: str, path: Path) -> None:
-    """Refuse a simulation that would replace a picture it makes its object from.
-
-    Parameters
-    ----------
-    options : SimulationOptions
-        ``picture`` and ``phase_picture``.
-    flag : str
-        Flag that names the output.
-    path : Path
-        File to write.
-
-    Raises
-    ------
-    ConfigError
-        If it is one of the pictures.
-    """
-    named = {"--picture": options.picture, "--phase-picture": options.phase_picture}
-    inputs = {name: None if read is None else Path(read) for name, read in named.items()}
-    check_there(*inputs.values())
-    check_outputs(inputs, [(flag, path)])

@@ -1,0 +1,197 @@
+"""A reconstructed object: where it lies, what it was made from, what it leaves unexplained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.scaling import ScaleRecord
+from ptycho.data.scan import Scan
+from ptycho.errors import DataError
+from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
+
+SCANNED_SHARE = 0.05
+"""Share of the strongest illumination above which a canvas pixel counts as scanned."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a reconstruction leaves unexplained, in one pass over its patterns; sums run over good pixels.
+
+    Attributes
+    ----------
+    misfit : float64 array, shape (J,)
+        Sum of (A - measured)**2 of every pattern [photons].
+    expected : float64 array, shape (J,)
+        What photon noise leaves of it on average [photons].
+    energy : float64 array, shape (J,)
+        Sum of measured**2 [photons].
+    power : float64 array, shape (J,)
+        Sum of A**2 [photons].
+    pixel_misfit, pixel_expected, pixel_energy : float64 array, shape (N, N)
+        The first three by detector pixel [photons].
+    pixel_common : float64 array, shape (N, N)
+        Part of the misfit that is the same in every pattern [photons].
+    pixel_varying, pixel_varying_expected : float64 array, shape (N, N)
+        What the mean pattern, in the place of every expected one, leaves; and its noise [photons].
+    pixel_count : float64 array, shape (N, N)
+        Measured numbers.
+    paired_misfit, paired_varying : float
+        Covariance, from pattern to pattern, of neighbouring detector pixels: of A - measured, and of measured
+        [photons]. Noise differs from pixel to pixel and adds nothing on average, whatever its unit.
+    photons : float or None
+        Photons per unit of counts; None where the unit is unknown and taken as one photon.
+    """
+
+    misfit: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    energy: NDArray[np.float64]
+    power: NDArray[np.float64]
+    pixel_misfit: NDArray[np.float64]
+    pixel_expected: NDArray[np.float64]
+    pixel_energy: NDArray[np.float64]
+    pixel_common: NDArray[np.float64]
+    pixel_varying: NDArray[np.float64]
+    pixel_varying_expected: NDArray[np.float64]
+    pixel_count: NDArray[np.float64]
+    paired_misfit: float
+    paired_varying: float
+    photons: float | None
+
+    @property
+    def relative(self) -> float:
+        """Misfit relative to the measured energy (eq. 7a)."""
+        return float(self.misfit.sum() / max(self.energy.sum(), 1e-30))
+
+    @property
+    def residuals(self) -> NDArray[np.float64]:
+        """Misfit of every pattern relative to its measured energy (eq. 7a), shape (J,)."""
+        return self.misfit / np.maximum(self.energy, 1e-12)
+
+    @property
+    def gain(self) -> NDArray[np.float64]:
+        """Factor on A that would fit each pattern best, shape (J,)."""
+        mixed = (self.energy + self.power - self.misfit) / 2
+        return mixed / np.maximum(self.power, 1e-30)
+
+    @property
+    def mean_photons(self) -> NDArray[np.float64]:
+        """Mean photons of every detector pixel, shape (N, N)."""
+        return self.pixel_energy / np.maximum(self.pixel_count, 1) * (self.photons or 1.0)
+
+
+@dataclass(frozen=True)
+class StoredFacts:
+    """What the file of a reconstruction says about the measurement it was made from.
+
+    Attributes
+    ----------
+    record : ScaleRecord or None
+        Scale of the scan; None where the file does not say.
+    bad_pixels : bool array, shape (N, N) or (J, N, N), or None
+        True where nothing was measured.
+    options : dict
+        What the user said about the data file, by the names of ``ptycho.data.optics.FileOptions``.
+    """
+
+    record: ScaleRecord | None = None
+    bad_pixels: NDArray[np.bool_] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A stitched object and where it lies.
+
+    Attributes
+    ----------
+    obj : complex64 array, shape (H, W)
+        Transmission; 1 where no light fell.
+    coverage : float32 array, shape (H, W)
+        Light per canvas pixel relative to the strongest, in [0, 1].
+    origin_yx_px : float64 array, shape (2,)
+        Object coordinate of canvas pixel (0, 0) [px].
+    probe : complex64 array, shape (P, N, N)
+        Probe modes used [sqrt(photons)].
+    members : int64 array, shape (J,)
+        Patterns of the scan that took part; where it was read from a file, their numbers in the data file.
+    seconds : float
+        Time of the reconstruction.
+    misfit : tuple of float
+        Relative amplitude misfit in every step of the refinement and, as eq. 7a says, after the last; empty
+        without one.
+    positions_yx_px : float64 array, shape (J, 2), or None
+        Refined patch centres [object px], where the refinement moved them.
+    fit : Fit or None
+        What the object leaves unexplained, beside what photon noise alone would leave.
+    frame_gain : float32 array, shape (J,), or None
+        Refined factor on the amplitude of every frame; None stands for ones.
+    stored : StoredFacts or None
+        What only its file knows, where it was read from one.
+    """
+
+    obj: NDArray[np.complex64]
+    coverage: NDArray[np.float32]
+    origin_yx_px: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+    members: NDArray[np.int64]
+    seconds: float
+    misfit: tuple[float, ...] = ()
+    positions_yx_px: NDArray[np.float64] | None = None
+    fit: Fit | None = None
+    frame_gain: NDArray[np.float32] | None = None
+    stored: StoredFacts | None = None
+
+    @property
+    def scanned(self) -> NDArray[np.bool_]:
+        """Pixels that saw enough light to be trusted, shape (H, W)."""
+        return self.coverage >= SCANNED_SHARE
+
+    def positions_in(self, scan: Scan) -> NDArray[np.float64]:
+        """Return where the patterns lie: the refined places, else those of the scan, shape (J, 2) [px]."""
+        return (
+            scan.positions_yx_px[self.rows_in(scan)] if self.positions_yx_px is None else self.positions_yx_px
+        )
+
+    def plan_in(self, scan: Scan) -> CanvasPlan:
+        """Return where the patches lie on the canvas, as the run laid them."""
+        positions, shape = self.positions_in(scan), self.obj.shape
+        origin = np.asarray(self.origin_yx_px, np.float64)
+        return lay_on_canvas(positions, scan.n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)
+
+    def rows_in(self, scan: Scan) -> NDArray[np.int64]:
+        """Return which patterns of a scan took part.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan it was made from, a copy, or a part of it that holds every pattern that took part.
+
+        Returns
+        -------
+        int64 array, shape (J,)
+            Places in the scan.
+
+        Raises
+        ------
+        DataError
+            If one is not in the scan.
+        """
+        numbers = np.arange(scan.n_patterns) if self.stored is None else scan.pattern_numbers
+        order = np.argsort(numbers, kind="stable")
+        places = np.searchsorted(numbers, self.members, sorter=order)
+        missing = places == len(numbers)
+        rows = order[np.where(missing, 0, places)]
+        missing |= numbers[rows] != self.members
+        if len(self.members) == 0 or missing.any():
+            last = max(int(self.members.max(initial=-1)), 0)
+            lost = f" and number {self.members[missing][0]}" if missing.any() and last < numbers.max() else ""
+            raise DataError(
+                f"{scan.name}: the patterns do not fit the reconstruction (got {scan.n_patterns}, expected "
+                f"more than {last}, the last that took part{lost}). Name the file it was made from."
+            )
+        return rows
