@@ -30,8 +30,8 @@ from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, load_engine
 from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import truth_on_canvas
+from ptycho.simulation.objects import SCENES
 from ptycho.simulation.simulate import SimulationOptions, simulate
-from ptycho.simulation.test_objects import SCENES
 
 GRIDS = ((12, 12), (9, 16), (16, 9))
 PATHS = ("raster", "serpentine", "spiral")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ptycho.raw_data import RawData
+from ptycho.simulation.objects import SCENES
 from ptycho.simulation.simulate import SimulationOptions, simulate
-from ptycho.simulation.test_objects import SCENES
 
 SIDES_PX = (32, 48, 64)
 """Pattern sizes of the random scans [px]."""

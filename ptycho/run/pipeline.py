@@ -159,7 +159,7 @@ def train(
     native : mapping, optional
         The backend's own configuration objects by name.
     bounds_yx : pair of pairs of float, optional
-        See :func:`ptycho.run.job.training_groups`.
+        See :func:`ptycho.data.selection.training_groups`.
     progress : Progress, optional
         Told what goes on; silent by default.
     resume : Path, optional

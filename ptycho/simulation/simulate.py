@@ -21,8 +21,8 @@ from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import lay_on_canvas
 from ptycho.geometry.placement import centre_on_object
 from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
-from ptycho.simulation.test_objects import check_scene, make_scene, picture
 from ptycho.simulation.trajectories import raster_points, spiral_points
 
 CHUNK_PATTERNS = 64
@@ -37,7 +37,7 @@ class SimulationOptions:
     Attributes
     ----------
     scene : str
-        Procedural object, a key of :data:`ptycho.simulation.test_objects.SCENES`.
+        Procedural object, a key of :data:`ptycho.simulation.objects.SCENES`.
     picture, phase_picture : str, optional
         Picture files that make the object instead of the scene.
     phase_range_rad : float

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ptycho.errors import ConfigError, DataError
-from ptycho.simulation.test_objects import AMPLITUDE_RANGE, PHASE_RANGE_RAD, SCENES, make_scene, picture
+from ptycho.simulation.objects import AMPLITUDE_RANGE, PHASE_RANGE_RAD, SCENES, make_scene, picture
 
 SHAPE = (96, 130)
 NYQUIST_POWER = 2e-3

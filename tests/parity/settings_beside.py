@@ -31,8 +31,8 @@ from ptycho.run import pipeline
 from ptycho.run.evaluate import Request, evaluate
 from ptycho.run.job import RefineOptions
 from ptycho.simulation.curriculum import PretrainOptions
+from ptycho.simulation.objects import SCENES
 from ptycho.simulation.simulate import SimulationOptions, write_scan
-from ptycho.simulation.test_objects import SCENES
 
 SMALL = SimulationOptions(n_px=32, n_y=4, n_x=4, step_px=3.0)
 SIMULATIONS: dict[str, dict[str, Any]] = {

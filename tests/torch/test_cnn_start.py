@@ -13,7 +13,7 @@ from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingCo
 from ptycho.data.selection import training_groups
 from ptycho.files.reader import open_scan
 from ptycho.run.job import TrainingJob
-from ptycho_torch import engine, schedule
+from ptycho_torch import engine, optimizer
 from ptycho_torch.generators import build_generator
 
 GROUPS = 96
@@ -57,5 +57,5 @@ def test_the_default_width_does_not_saturate_in_its_first_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert saturated_share(tmp_path) < 0.05
-    monkeypatch.setattr(schedule, "base_rate", lambda rate, model: 3 * rate)
+    monkeypatch.setattr(optimizer, "base_rate", lambda rate, model: 3 * rate)
     assert saturated_share(tmp_path) > 0.05
