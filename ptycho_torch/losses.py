@@ -62,20 +62,7 @@ def unit(values: Tensor) -> Tensor:
 
 
 def total_variation(image: Tensor, light: Tensor) -> Tensor:
-    """Return the mean absolute difference of neighbouring pixels where both are lit (eq. 7d).
-
-    Parameters
-    ----------
-    image : real or complex tensor, shape (..., H, W)
-        Object canvas or patches [transmission].
-    light : real tensor, shape (H, W)
-        Weight of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar tensor
-        In the unit of the image.
-    """
+    """As :func:`ptycho.physics.losses.total_variation`."""
     count = image.shape[:-2].numel()
     down = torch.minimum(light[1:], light[:-1])
     right = torch.minimum(light[:, 1:], light[:, :-1])
@@ -107,38 +94,12 @@ PENALTIES = {"Total_Variation": total_variation, "Mean_Deviation": mean_deviatio
 
 
 def label_error(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
-    """Return the mean absolute difference of patches from known ones, where they are lit (eq. 7e).
-
-    Parameters
-    ----------
-    patches, labels : complex tensor, shape (J, N, N)
-        Predicted and known patches [transmission].
-    light : real tensor, shape (N, N)
-        Weight of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar tensor
-        [transmission].
-    """
+    """As :func:`ptycho.physics.losses.label_error`."""
     return (light * (patches - labels).abs()).sum() / (len(patches) * light.sum())
 
 
 def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
-    """Return the mean absolute differences of amplitude and of phase from labels (eq. 7f).
-
-    Parameters
-    ----------
-    patches, labels : complex tensor, shape (J, N, N)
-        Predicted and known patches [transmission].
-    light : real tensor, shape (N, N)
-        Weight of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless.
-    """
+    """As :func:`ptycho.physics.losses.supervised_loss`."""
     difference = (patches.abs() - labels.abs()).abs() + (unit(patches) - unit(labels)).abs()
     return (light * difference).sum() / (len(patches) * light.sum())
 

@@ -60,20 +60,7 @@ def unit(values: tf.Tensor) -> tf.Tensor:
 
 
 def total_variation(image: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
-    """Return the mean absolute difference of neighbouring pixels where both are lit (eq. 7d).
-
-    Parameters
-    ----------
-    image : real or complex tensor, shape (..., H, W)
-        Object canvas or patches [transmission].
-    light : real tensor, shape (H, W)
-        Weight of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar tensor
-        In the unit of the image.
-    """
+    """As :func:`ptycho.physics.losses.total_variation`."""
     down, right = tf.minimum(light[1:], light[:-1]), tf.minimum(light[:, 1:], light[:, :-1])
     count = tf.cast(tf.reduce_prod(tf.shape(image)[:-2]), light.dtype)
     total = tf.reduce_sum(down * tf.abs(image[..., 1:, :] - image[..., :-1, :]))
@@ -82,38 +69,12 @@ def total_variation(image: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
 
 
 def label_error(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
-    """Return the mean absolute difference of patches from known ones, where they are lit (eq. 7e).
-
-    Parameters
-    ----------
-    patches, labels : complex tensor, shape (J, N, N)
-        Predicted and known patches [transmission].
-    light : real tensor, shape (N, N)
-        Weight of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar tensor
-        [transmission].
-    """
+    """As :func:`ptycho.physics.losses.label_error`."""
     return _mean(tf.abs(patches - labels), light)
 
 
 def supervised_loss(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
-    """Return the mean absolute differences of amplitude and of phase from labels (eq. 7f).
-
-    Parameters
-    ----------
-    patches, labels : complex tensor, shape (J, N, N)
-        Predicted and known patches [transmission].
-    light : real tensor, shape (N, N)
-        Weight of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless.
-    """
+    """As :func:`ptycho.physics.losses.supervised_loss`."""
     difference = tf.abs(tf.abs(patches) - tf.abs(labels)) + tf.abs(unit(patches) - unit(labels))
     return _mean(difference, light)
 

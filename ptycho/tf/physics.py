@@ -18,36 +18,12 @@ from ptycho.tf.runtime import as_complex, tf
 
 
 def centring_phase(n_px: int, dtype: tf.DType = tf.complex128) -> tf.Tensor:
-    """Return the phase that moves the zero frequency of a following FFT to index ``N // 2`` (eq. 2).
-
-    Parameters
-    ----------
-    n_px : int
-        Pattern size N [px].
-    dtype : tf.DType
-        Complex dtype of the result.
-
-    Returns
-    -------
-    complex tensor, shape (N, N)
-        Unit modulus.
-    """
+    """As :func:`ptycho.physics.centring_phase`. ``dtype`` is a complex ``tf.DType``."""
     return tf.constant(_reference_phase(n_px, tf.as_dtype(dtype).as_numpy_dtype))
 
 
 def far_field(exit_wave: tf.Tensor) -> tf.Tensor:
-    """Propagate exit waves to the detector (eq. 2).
-
-    Parameters
-    ----------
-    exit_wave : complex tensor, shape (..., N, N)
-        Exit waves [sqrt(photons)].
-
-    Returns
-    -------
-    complex tensor, shape (..., N, N)
-        Far field [sqrt(photons)], zero frequency at ``N // 2``.
-    """
+    """As :func:`ptycho.physics.far_field`."""
     n_px = exit_wave.shape[-1]
     # The factor of the unitary transform rides on the small phase array.
     phase = centring_phase(n_px, exit_wave.dtype) / n_px
@@ -55,37 +31,13 @@ def far_field(exit_wave: tf.Tensor) -> tf.Tensor:
 
 
 def far_field_adjoint(field: tf.Tensor) -> tf.Tensor:
-    """Propagate detector waves back to the sample: adjoint and inverse of :func:`far_field` (eq. 2).
-
-    Parameters
-    ----------
-    field : complex tensor, shape (..., N, N)
-        Far field [sqrt(photons)].
-
-    Returns
-    -------
-    complex tensor, shape (..., N, N)
-        Exit waves [sqrt(photons)].
-    """
+    """As :func:`ptycho.physics.far_field_adjoint`."""
     n_px = field.shape[-1]
     return tf.signal.ifft2d(field) * (tf.math.conj(centring_phase(n_px, field.dtype)) * n_px)
 
 
 def shift_field(field: tf.Tensor, shifts_yx_px: tf.Tensor) -> tf.Tensor:
-    """Move fields by fractions of a pixel with the Fourier shift theorem (eq. 4).
-
-    Parameters
-    ----------
-    field : complex tensor, shape (N, N), (P, N, N) or (J, P, N, N)
-        Fields that vanish towards the edge.
-    shifts_yx_px : real tensor, shape (J, 2)
-        Shift of each copy [px], towards +y, +x.
-
-    Returns
-    -------
-    complex tensor, shape (J, ..., N, N)
-        One shifted copy for each shift.
-    """
+    """As :func:`ptycho.physics.shift_field`."""
     n_y, n_x = field.shape[-2:]
     shifts = tf.cast(shifts_yx_px, field.dtype.real_dtype)
     turns = shifts[:, 0, None, None] * _frequencies(n_y, shifts.dtype)[:, None]
@@ -104,27 +56,7 @@ def _frequencies(n_px: int, dtype: tf.DType) -> tf.Tensor:
 
 
 def patch_indices(corners_yx: tf.Tensor, n_px: int, shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
-    """Return the flat canvas index of every pixel of every patch (eq. 3).
-
-    Parameters
-    ----------
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    n_px : int
-        Patch size N [px].
-    shape_yx : tuple of int, or int tensor of shape (2,)
-        Canvas shape (H, W) [px].
-
-    Returns
-    -------
-    int64 tensor, shape (J, N, N)
-        Index into the flattened canvas.
-
-    Raises
-    ------
-    DataError
-        If a patch reaches outside the canvas; a compiled function trusts its plan.
-    """
+    """As :func:`ptycho.physics.patch_indices`. A compiled function trusts its plan."""
     return tf.cast(_indices(corners_yx, n_px, shape_yx), tf.int64)
 
 
@@ -161,69 +93,21 @@ def _added(values: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tuple[tf.Ten
 
 
 def extract_patches(obj: tf.Tensor, corners_yx: tf.Tensor, n_px: int) -> tf.Tensor:
-    """Cut one patch per scan position out of the object (eq. 3).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas.
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    n_px : int
-        Patch size N [px].
-
-    Returns
-    -------
-    complex tensor, shape (J, N, N)
-        Patches.
-    """
+    """As :func:`ptycho.physics.extract_patches`."""
     return _gathered(tf.reshape(obj, [-1]), _indices(corners_yx, n_px, tf.shape(obj)[-2:]))
 
 
 def place_patches(
     patches: tf.Tensor, corners_yx: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
 ) -> tf.Tensor:
-    """Add patches into an empty canvas: the adjoint of :func:`extract_patches` (eq. 3).
-
-    Parameters
-    ----------
-    patches : tensor, shape (J, N, N)
-        Patches, real or complex.
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    shape_yx : tuple of int, or int tensor of shape (2,)
-        Canvas shape (H, W) [px].
-
-    Returns
-    -------
-    tensor, shape (H, W)
-        Sum of all patches at their places.
-    """
+    """As :func:`ptycho.physics.place_patches`."""
     index = _indices(corners_yx, patches.shape[-1], shape_yx)
     shape = tf.cast(tf.stack([shape_yx[0], shape_yx[1]]), tf.int32)
     return tf.reshape(_added(patches, index, shape[0] * shape[1]), shape)
 
 
 def exit_waves(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
-    """Return the wave behind the sample for every position and probe mode (eq. 1).
-
-    Parameters
-    ----------
-    patches : complex tensor, shape (J, N, N)
-        Object patches [transmission].
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)]; a leading axis of 1 serves every position.
-
-    Returns
-    -------
-    complex tensor, shape (J, P, N, N)
-        Exit waves [sqrt(photons)].
-
-    Raises
-    ------
-    DataError
-        If probe and patches differ in N.
-    """
+    """As :func:`ptycho.physics.exit_waves`. A leading axis of 1 serves every position."""
     if probes.shape[-2:] != patches.shape[-2:]:
         raise DataError(
             f"forward model: probe and patches differ in size (got {tuple(probes.shape[-2:])} and "
@@ -238,86 +122,27 @@ def _intensity(field: tf.Tensor) -> tf.Tensor:
 
 
 def diffracted_intensity(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
-    """Return the expected counts; probe modes add incoherently (eq. 5).
-
-    Parameters
-    ----------
-    patches : complex tensor, shape (J, N, N)
-        Object patches [transmission].
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-
-    Returns
-    -------
-    real tensor, shape (J, N, N)
-        Expected counts [photons / pixel], zero frequency at ``N // 2``.
-    """
+    """As :func:`ptycho.physics.diffracted_intensity`."""
     return tf.reduce_sum(_intensity(far_field(exit_waves(patches, probes))), axis=1)
 
 
 def diffracted_amplitude(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
-    """Return the expected amplitude, the square root of the expected counts (eq. 6).
-
-    Parameters
-    ----------
-    patches : complex tensor, shape (J, N, N)
-        Object patches [transmission].
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-
-    Returns
-    -------
-    real tensor, shape (J, N, N)
-        Amplitude [sqrt(photons)], zero frequency at ``N // 2``.
-    """
+    """As :func:`ptycho.physics.diffracted_amplitude`."""
     return tf.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
 
 
 def measured(amplitude: tf.Tensor) -> tf.Tensor:
-    """Return which pixels were measured; the others hold a negative amplitude and take no part (eq. 20).
-
-    Parameters
-    ----------
-    amplitude : real tensor, any shape
-        Measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    bool tensor, same shape
-        False where nothing was measured.
-    """
+    """As :func:`ptycho.physics.measured`."""
     return amplitude >= 0
 
 
 def measured_energy(amplitude: tf.Tensor) -> tf.Tensor:
-    """Return the photons on measured pixels (eq. 20).
-
-    Parameters
-    ----------
-    amplitude : real tensor, any shape
-        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
-
-    Returns
-    -------
-    real scalar tensor
-        Photons.
-    """
+    """As :func:`ptycho.physics.measured_energy`."""
     return tf.reduce_sum(tf.nn.relu(amplitude) ** 2)
 
 
 def filled_amplitude(amplitude: tf.Tensor) -> tf.Tensor:
-    """Return patterns whose unmeasured pixels continue their surroundings, for a network to look at (eq. 20).
-
-    Parameters
-    ----------
-    amplitude : real tensor, shape (..., N, N)
-        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
-
-    Returns
-    -------
-    real tensor, shape (..., N, N)
-        The same, and >= 0; a pattern without any measured pixel is 0.
-    """
+    """As :func:`ptycho.physics.filled_amplitude`."""
     kept = measured(amplitude)
     return tf.cond(tf.reduce_all(kept), lambda: amplitude, lambda: _filled(amplitude, kept))
 
@@ -334,20 +159,7 @@ def _filled(amplitude: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
 
 
 def smoothed_amplitude(amplitude: tf.Tensor, sigma_px: float) -> tf.Tensor:
-    """Return the amplitude behind an exit wave that is smoothed with a Gaussian (eq. 15).
-
-    Parameters
-    ----------
-    amplitude : real tensor, shape (..., N, N)
-        Amplitude without smoothing [sqrt(photons)], zero frequency at ``N // 2``.
-    sigma_px : float
-        Standard deviation of the Gaussian, >= 0 [object px].
-
-    Returns
-    -------
-    real tensor, shape (..., N, N)
-        Amplitude [sqrt(photons)].
-    """
+    """As :func:`ptycho.physics.smoothed_amplitude`."""
     n_px = amplitude.shape[-1]
     waves = [(index - n_px // 2) / n_px for index in range(n_px)]
     line = tf.exp(-2 * (math.pi * sigma_px * tf.constant(waves, amplitude.dtype)) ** 2)
@@ -357,22 +169,7 @@ def smoothed_amplitude(amplitude: tf.Tensor, sigma_px: float) -> tf.Tensor:
 def illumination(
     probes: tf.Tensor, corners_yx: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
 ) -> tf.Tensor:
-    """Return how many photons per pixel fell on every canvas pixel during the whole scan (eq. 8).
-
-    Parameters
-    ----------
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    shape_yx : tuple of int, or int tensor of shape (2,)
-        Canvas shape (H, W) [px].
-
-    Returns
-    -------
-    real tensor, shape (H, W)
-        Photons per pixel.
-    """
+    """As :func:`ptycho.physics.illumination`."""
     weight = tf.reduce_sum(_intensity(probes), axis=-3)
     patches = tf.broadcast_to(weight, (tf.shape(corners_yx)[0], *weight.shape[-2:]))
     return place_patches(patches, corners_yx, shape_yx)
@@ -381,24 +178,7 @@ def illumination(
 def wave_residual(
     obj: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
 ) -> tf.Tensor:
-    """Return by how much the exit waves miss the measured amplitude (eq. 9).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)]; negative where nothing was measured.
-
-    Returns
-    -------
-    complex tensor, shape (J, P, N, N)
-        Residual of the exit waves [sqrt(photons)].
-    """
+    """As :func:`ptycho.physics.wave_residual`."""
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
     predicted = softened_amplitude(tf.reduce_sum(_intensity(field), axis=1), amplitude)
@@ -407,116 +187,38 @@ def wave_residual(
 
 
 def softened_amplitude(intensity: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return the expected amplitude, kept away from zero where light was measured (eq. 9).
-
-    Parameters
-    ----------
-    intensity : real tensor, shape (J, N, N)
-        Expected counts [photons / pixel].
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    real tensor, shape (J, N, N)
-        Amplitude [sqrt(photons)]; equal to the measured one where the expected one is.
-    """
+    """As :func:`ptycho.physics.softened_amplitude`."""
     return tf.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
 def object_gradient(
     obj: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
 ) -> tf.Tensor:
-    """Return the Wirtinger gradient of the amplitude least squares with respect to the object (eq. 9).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    complex tensor, shape (H, W)
-        Gradient [photons].
-    """
+    """As :func:`ptycho.physics.object_gradient`."""
     residual = wave_residual(obj, corners_yx, probes, amplitude)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     return place_patches(back, corners_yx, tf.shape(obj)[-2:])
 
 
 def probe_gradient(patches: tf.Tensor, residual: tf.Tensor, shifts_yx_px: tf.Tensor) -> tf.Tensor:
-    """Return the Wirtinger gradient of the amplitude least squares with respect to the probe (eq. 13).
-
-    Parameters
-    ----------
-    patches : complex tensor, shape (J, N, N)
-        Object patches [transmission].
-    residual : complex tensor, shape (J, P, N, N)
-        Residual of the exit waves, from :func:`wave_residual` [sqrt(photons)].
-    shifts_yx_px : real tensor, shape (J, 2)
-        Sub-pixel shift that the probe of each position was moved by [px].
-
-    Returns
-    -------
-    complex tensor, shape (P, N, N)
-        Gradient [sqrt(photons)].
-    """
+    """As :func:`ptycho.physics.probe_gradient`."""
     return tf.reduce_sum(shift_field(tf.math.conj(patches)[:, None] * residual, -shifts_yx_px), axis=0)
 
 
 def amplitude_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return the amplitude misfit relative to the measured energy (eq. 7a).
-
-    Parameters
-    ----------
-    predicted, amplitude : real tensor, shape (J, N, N)
-        Expected and measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless.
-    """
+    """As :func:`ptycho.physics.amplitude_loss`."""
     missed = tf.where(measured(amplitude), predicted - amplitude, 0.0)
     return _per(missed**2, measured_energy(amplitude))
 
 
 def mean_absolute_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return the mean absolute amplitude error relative to the mean amplitude (eq. 7b).
-
-    Parameters
-    ----------
-    predicted, amplitude : real tensor, shape (J, N, N)
-        Expected and measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless.
-    """
+    """As :func:`ptycho.physics.mean_absolute_loss`."""
     missed = tf.where(measured(amplitude), predicted - amplitude, 0.0)
     return _per(tf.abs(missed), tf.reduce_sum(tf.nn.relu(amplitude)))
 
 
 def poisson_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return the Poisson deviance per measured photon (eq. 7c).
-
-    Parameters
-    ----------
-    predicted, amplitude : real tensor, shape (J, N, N)
-        Expected and measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless, >= 0.
-    """
+    """As :func:`ptycho.physics.poisson_loss`."""
     expected = predicted**2 + INTENSITY_FLOOR
     counts = amplitude**2
     ratio = tf.math.log((counts + INTENSITY_FLOOR) / expected)
@@ -532,23 +234,6 @@ def _per(values: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
 def weighted_patches(
     patches: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
 ) -> tf.Tensor:
-    """Add patches into a canvas, each weighted with the light it saw (eq. 12).
-
-    Parameters
-    ----------
-    patches : complex tensor, shape (J, N, N)
-        Object patches on the canvas grid [transmission].
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-    shape_yx : tuple of int, or int tensor of shape (2,)
-        Canvas shape (H, W) [px].
-
-    Returns
-    -------
-    complex tensor, shape (H, W)
-        Weighted sum [photons / pixel].
-    """
+    """As :func:`ptycho.physics.weighted_patches`."""
     weight = as_complex(tf.reduce_sum(_intensity(probes), axis=-3))
     return place_patches(patches * weight, corners_yx, shape_yx)
