@@ -28,10 +28,10 @@ from ptycho.evaluation.verdict import judge
 from ptycho.files.reader import open_scan
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, load_engine
-from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.objects import SCENES
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver.options import RefineOptions
 
 GRIDS = ((12, 12), (9, 16), (16, 9))
 PATHS = ("raster", "serpentine", "spiral")

@@ -19,7 +19,8 @@ from ptycho.data.scan import Scan
 from ptycho.data.selection import training_groups
 from ptycho.process.progress import Phase, Progress
 from ptycho.run.engines import find_model, fitted_model
-from ptycho.run.job import RefineOptions, TrainingJob
+from ptycho.run.job import TrainingJob
+from ptycho.solver.options import RefineOptions
 from ptycho_torch import engine
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.model import PtychoPINN_Lightning

@@ -25,9 +25,9 @@ from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, load_engine
-from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.simulate import SimulationOptions, write_scan
+from ptycho.solver.options import RefineOptions
 
 WAYS = ("amplitude", "poisson", "TV", "network")
 STRENGTHS = (0.001, 0.002, 0.005, 0.01, 0.02)

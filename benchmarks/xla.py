@@ -23,7 +23,7 @@ def measure(path: Path, xla: bool, refine: int) -> None:
     from ptycho.files.reader import open_scan
     from ptycho.process.progress import Progress
     from ptycho.run.engines import load_engine
-    from ptycho.run.job import RefineOptions
+    from ptycho.solver.options import RefineOptions
     from ptycho.tf import solver
     from ptycho.tf.model import PtychoPINN
 

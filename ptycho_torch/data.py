@@ -39,8 +39,9 @@ from ptycho.geometry.batches import TILE_PIXELS as TILE_PIXELS
 from ptycho.geometry.batches import tile_patterns as tile_patterns
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.grouping import Groups
-from ptycho.geometry.subsets import BLOCKS, most_subsets, subset_order
+from ptycho.geometry.subsets import most_subsets, subset_order
 from ptycho.process.progress import Progress
+from ptycho.solver.schedule import BLOCKS
 from ptycho_torch import physics
 from ptycho_torch.solver import Chunk
 

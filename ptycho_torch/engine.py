@@ -40,8 +40,7 @@ from ptycho_torch.effects import check_all
 from ptycho_torch.isolation import untouched_torch
 from ptycho_torch.loggers import build_logger, check_installed, log_artifacts
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
-from ptycho_torch.reconstruct import reconstruct, resolve_accelerator
-from ptycho_torch.refine import fit_probe
+from ptycho_torch.reconstruct import fitted_probe, reconstruct, resolve_accelerator
 from ptycho_torch.trainer import build_trainer, check_precision, run_trainer
 
 __all__ = [
@@ -239,7 +238,7 @@ def fit(job: TrainingJob) -> TrainingResult:
         try:
             if job.config.probe_trainable and job.resume is None:
                 members = np.unique(job.groups.indices)
-                probe = fit_probe(store, job.scan, members, torch.device(accelerator), job.progress)
+                probe = fitted_probe(store, job.scan, members, torch.device(accelerator), job.progress)
                 probe = masked(probe, job.config.model)
                 model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
             train, judge = _loaders(job, store, test_store, model)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ptycho.config.config import ModelConfig
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX
-from ptycho.geometry.subsets import needed_passes
 from ptycho.networks import architectures
+from ptycho.solver.schedule import STEP_DAMPING, needed_passes
 from ptycho_torch.attention import attended
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
@@ -282,7 +282,7 @@ class UnrolledGenerator(TableNetwork):
             Factor on its answer.
         """
         relative = weight / weight.max()
-        coverage = relative / (relative + architectures.STEP_DAMPING)
+        coverage = relative / (relative + STEP_DAMPING)
         if noise is None:
             scaled, last, gain = (
                 architectures.STEP_INPUT_GAIN * step,

@@ -16,16 +16,16 @@ from ptycho.data.reconstruction import Fit, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError
 from ptycho.evaluation.misfit import FitTally, photon_unit
+from ptycho.geometry.batches import probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
 from ptycho.process.progress import Progress
-from ptycho.run.job import RefineOptions
-from ptycho_torch import physics, refine
+from ptycho.solver.options import RefineOptions
+from ptycho_torch import physics, solver
 from ptycho_torch.data import CHUNK_PIXELS, PatternStore, ScanChunks
 from ptycho_torch.isolation import untouched_torch
 from ptycho_torch.model import PtychoPINN_Lightning
-from ptycho_torch.refine import refine_shown
-from ptycho_torch.solver import scan_illumination
+from ptycho_torch.solver import refine_shown, scan_illumination
 
 
 def resolve_accelerator(requested: str) -> str:
@@ -199,9 +199,38 @@ def _probe(
     """Return the chosen probe on the device of the model, fitted to the scan where that was decided."""
     probe, device = choice.probe, model.probe.device
     if choice.fit:
-        fitted = refine.fit_probe(store, replace(scan, probe=probe), members, device, progress)
+        fitted = fitted_probe(store, replace(scan, probe=probe), members, device, progress)
         probe = masked(fitted, model.core_config)
     return torch.from_numpy(probe).to(device)
+
+
+def fitted_probe(
+    store: PatternStore, scan: Scan, members: NDArray[np.int64], device: torch.device, progress: Progress
+) -> NDArray[np.complex64]:
+    """Fit the probe of a scan to those of its patterns that lie around the middle.
+
+    Parameters
+    ----------
+    store : PatternStore
+        Patterns of the scan.
+    scan : Scan
+        Its positions and the probe to start from.
+    members : int64 array, shape (J,)
+        Patterns that may take part.
+    device : torch.device
+        Where the work is done.
+    progress : Progress
+        Shows the iterations.
+
+    Returns
+    -------
+    complex64 array, shape (P, N, N)
+        Probe modes [sqrt(photons)], of the power they had.
+    """
+    chosen, plan = probe_fit_patterns(scan.positions_yx_px, members, scan.n_px)
+    chunks = ScanChunks(store, plan, chosen, torch.from_numpy(scan.probe).to(device))
+    flat = torch.ones(plan.shape_yx, dtype=torch.complex64, device=device)
+    return solver.fit_probe(chunks, flat, progress).cpu().numpy()
 
 
 def _middle(probe: torch.Tensor) -> torch.Tensor:

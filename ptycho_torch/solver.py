@@ -1,22 +1,25 @@
-"""The accelerated physics steps that the unrolled network starts from, in PyTorch.
+"""The primitives of the solver on PyTorch tensors, and the pieces of a learned step.
 
-A scan arrives as chunks, so that memory is bounded by one chunk however long the scan is. All tensors of a
-chunk and the canvas live on one device.
+All tensors of a chunk and the canvas live on one device. What is computed, and why, is written at
+``ptycho.solver.primitives.Primitives``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho.geometry.subsets import subset_momentum, subset_schedule
-from ptycho.networks.architectures import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.networks.architectures import NOISE_FLOOR
 from ptycho.physics import INTENSITY_FLOOR
+from ptycho.solver import refinement
+from ptycho.solver.primitives import Wanted
+from ptycho.solver.schedule import POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
 from ptycho_torch import physics
 
 
@@ -34,7 +37,7 @@ class Chunk(NamedTuple):
     shifts_yx_px : real tensor, shape (J, 2), or None
         Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
     rows : int array, shape (J,), or None
-        Which members of a ``ScanChunks`` these are.
+        Which patterns of a ``ScanChunks`` these are.
     """
 
     corners_yx: Tensor
@@ -45,40 +48,13 @@ class Chunk(NamedTuple):
 
 
 def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Tensor:
-    """Return the photons per canvas pixel of all chunks (eq. 8).
-
-    Parameters
-    ----------
-    chunks : iterable of Chunk
-        The scan.
-    shape_yx : tuple of int
-        Canvas shape (H, W) [px].
-
-    Returns
-    -------
-    real tensor, shape (H, W)
-        Photons per pixel.
-    """
+    """Return the photons per canvas pixel of all chunks, shape (H, W) (eq. 8)."""
     return sum(physics.illumination(c.probes, c.corners_yx, shape_yx) for c in chunks)
 
 
 def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
-    """Return half the Poisson residual; its curvature is that of the amplitude misfit (eq. 17).
-
-    Parameters
-    ----------
-    patches : complex tensor, shape (J, N, N)
-        Object patches [transmission].
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    complex tensor, shape (J, P, N, N)
-        What the exit waves miss [sqrt(photons)].
-    """
+    """Return half the Poisson residual of exit waves, shape (J, P, N, N); its curvature is that of the
+    amplitude misfit (eq. 17)."""
     field = physics.far_field(physics.exit_waves(patches, probes))
     expected = (field.real**2 + field.imag**2).sum(dim=1)
     kept, counts = physics.measured(amplitude), amplitude.clamp(min=0) ** 2
@@ -89,74 +65,156 @@ def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tens
     return physics.far_field_adjoint(field * missed[:, None])
 
 
+def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
+    """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
+    corners, probes, amplitude = chunk[:3]
+    found, poisson = {}, wanted.likelihood == "poisson"
+    if wanted.probe or wanted.positions or wanted.frames or poisson:
+        patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    if wanted.misfit or wanted.positions or not poisson:
+        residual = physics.wave_residual(obj, corners, probes, amplitude)
+    if wanted.misfit:
+        found["error"] = residual.abs().square().sum()
+        found["energy"] = physics.measured_energy(amplitude)
+    if wanted.positions:
+        found["normal"], found["right"] = _position_equations(patches, residual, probes)
+        found["curvature"] = found["normal"].diagonal(dim1=1, dim2=2).sum() / 2
+    if wanted.frames:
+        found["fit"] = _frame_fits(patches, probes, amplitude)
+    if poisson:
+        residual = poisson_residual(patches, probes, amplitude)
+    back = (probes.conj() * residual).sum(dim=1)
+    found["gradient"] = physics.place_patches(back, corners, tuple(obj.shape))
+    if wanted.probe:
+        found["probe_gradient"] = physics.probe_gradient(patches, residual, chunk.shifts_yx_px)
+        found["object_power"] = patches.abs().square().sum(dim=0)
+    return found
+
+
+def _position_equations(patches: Tensor, residual: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
+    waves = torch.fft.fftfreq(probes.shape[-1], device=residual.device) * 2 * torch.pi
+    spectrum = torch.fft.fft2(probes.expand(residual.shape))
+    slopes = [
+        (torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None]).flatten(1)
+        for wave in (waves[:, None], waves[None, :])
+    ]
+    target = residual.flatten(1)
+    normal = torch.stack([torch.stack([(a.conj() * b).real.sum(1) for b in slopes], 1) for a in slopes], 1)
+    return normal, torch.stack([(a.conj() * target).real.sum(1) for a in slopes], 1)
+
+
+def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+    """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
+    predicted = physics.diffracted_amplitude(patches, probes)
+    predicted = torch.where(physics.measured(amplitude), predicted, 0.0)
+    power = predicted.square().sum(dim=(1, 2))
+    return torch.where(power > 0, (predicted * amplitude).sum(dim=(1, 2)) / power, 1.0)
+
+
+def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
+    """Return an array over all patterns of the chunks, in the order of the scan."""
+    values = torch.cat([part[name] for part in found])
+    order = np.argsort(np.concatenate([part["rows"] for part in found]))
+    return values[torch.from_numpy(order).to(values.device)]
+
+
+class TorchPrimitives:
+    """``ptycho.solver.primitives.Primitives`` on tensors."""
+
+    @staticmethod
+    def constant(array: Tensor) -> Tensor:
+        """Return a tensor without its history."""
+        return array.detach()
+
+    @staticmethod
+    @torch.no_grad()
+    def chunk_sums(
+        obj: Tensor, chunk: Chunk, wanted: Wanted
+    ) -> tuple[dict[str, Tensor | int], dict[str, Any]]:
+        """Return what a chunk adds to every sum, and what it tells of each pattern."""
+        found = _found(obj, chunk, wanted)
+        own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
+        if own:
+            found["patterns"] = len(chunk.amplitude)
+        if wanted.illumination:
+            found["illumination"] = physics.illumination(chunk.probes, chunk.corners_yx, tuple(obj.shape))
+        return found, own | {"rows": chunk.rows}
+
+    @staticmethod
+    def preconditioned(gradient: Tensor, illumination: Tensor) -> Tensor:
+        """Return the gradient over the damped illumination, shape (H, W) (eq. 10)."""
+        return gradient / (illumination + STEP_DAMPING * illumination.max())
+
+    @staticmethod
+    def total_variation_gradient(obj: Tensor) -> Tensor:
+        """Return the gradient of the smoothed total variation, shape (H, W)."""
+        down = torch.diff(obj, dim=0, append=obj[-1:])
+        right = torch.diff(obj, dim=1, append=obj[:, -1:])
+        length = torch.sqrt(down.abs() ** 2 + right.abs() ** 2 + TV_SMOOTHING**2)
+        down, right = down / length, right / length
+        flow = torch.diff(down, dim=0, prepend=torch.zeros_like(down[:1]))
+        return -(flow + torch.diff(right, dim=1, prepend=torch.zeros_like(right[:, :1])))
+
+    @staticmethod
+    def probe_step(gradient: Tensor, object_power: Tensor) -> Tensor:
+        """Return the probe gradient over the strongest object power, shape (P, N, N) (eq. 14)."""
+        return gradient / object_power.max()
+
+    @staticmethod
+    def same_power(probe: Tensor, reference: Tensor) -> Tensor:
+        """Return a probe with the power of a reference."""
+        return probe * torch.sqrt(reference.abs().square().sum() / probe.abs().square().sum())
+
+    @staticmethod
+    def position_steps(
+        found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
+    ) -> Tensor:
+        """Return the least-squares moves of all positions, shape (J, 2) [px] (eq. 16)."""
+        normal, right = _in_order(found, "normal"), _in_order(found, "right")
+        ridged = normal + ridge * torch.eye(2, device=normal.device)
+        return (length * torch.linalg.solve(ridged, right)).clamp(-limit_px, limit_px)
+
+    @staticmethod
+    def frame_factors(
+        found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float
+    ) -> Tensor:
+        """Return the next factor of every frame before its mean is 1, shape (J,) (eq. 21)."""
+        trend = torch.where(previous > 0, gain / previous, 1.0)
+        return gain * _in_order(found, "fit") * trend**momentum
+
+    @staticmethod
+    def pattern_sum(values: Tensor) -> Tensor:
+        """Return the sum over the first axis."""
+        return values.sum(dim=0)
+
+
+PRIMITIVES = TorchPrimitives()
+accelerated_steps = partial(refinement.accelerated_steps, PRIMITIVES)
+refine = partial(refinement.refine, PRIMITIVES)
+refine_shown = partial(refinement.refine_shown, PRIMITIVES)
+fit_probe = partial(refinement.fit_probe, PRIMITIVES)
+
+
 def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str) -> Tensor:
-    """Return the object gradient of one chunk (eq. 9, or 17 for ``poisson``).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    chunk : Chunk
-        Some patterns.
-    likelihood : {'amplitude', 'poisson'}
-        What the step descends on.
-
-    Returns
-    -------
-    complex tensor, shape (H, W)
-        Gradient [photons].
-    """
-    if likelihood == "amplitude":
-        return physics.object_gradient(obj, chunk.corners_yx, chunk.probes, chunk.amplitude)
-    patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
-    residual = poisson_residual(patches, chunk.probes, chunk.amplitude)
-    return physics.place_patches((chunk.probes.conj() * residual).sum(dim=1), chunk.corners_yx, obj.shape)
+    """Return the object gradient of one chunk, shape (H, W) [photons] (eq. 9, or 17 for ``poisson``)."""
+    return _found(obj, chunk, Wanted(likelihood))["gradient"]
 
 
 def preconditioned_step(
     obj: Tensor, chunks: Iterable[Chunk], weight: Tensor, likelihood: str = "amplitude"
 ) -> Tensor:
-    """Return the data-consistency step: minus the gradient over the damped illumination (eq. 10).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    chunks : iterable of Chunk
-        The scan.
-    weight : real tensor, shape (H, W)
-        Illumination [photons / pixel].
-    likelihood : {'amplitude', 'poisson'}
-        What the step descends on.
-
-    Returns
-    -------
-    complex tensor, shape (H, W)
-        Step [transmission].
-    """
-    gradient = sum(chunk_gradient(obj, chunk, likelihood) for chunk in chunks)
-    return -gradient / (weight + STEP_DAMPING * weight.max())
+    """Return the step of all chunks, to be differentiated: minus the gradient over the damped illumination
+    ``weight``, shape (H, W) [transmission] (eq. 10)."""
+    return -PRIMITIVES.preconditioned(sum(chunk_gradient(obj, c, likelihood) for c in chunks), weight)
 
 
 @torch.no_grad()
 def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
-    """Return the noise of every object pixel, from what the object leaves unexplained (eq. 18).
+    """Return the noise of every object pixel, shape (H, W) [transmission], from what the object leaves
+    unexplained (eq. 18).
 
     It needs no unit of the counts: patterns and probe times a factor give the same level.
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    chunks : iterable of Chunk
-        The scan.
-    weight : real tensor, shape (H, W)
-        Illumination [photons / pixel].
-
-    Returns
-    -------
-    real tensor, shape (H, W)
-        Noise [transmission].
     """
     energy, count = (torch.zeros((), device=obj.device, dtype=weight.dtype) for _ in range(2))
     for chunk in chunks:
@@ -166,75 +224,3 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
         energy = energy + torch.where(kept, missed, 0.0).square().sum()
         count = count + kept.sum()
     return torch.sqrt(energy / count.clamp(min=1) / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR
-
-
-class SubsetWeights:
-    """The illumination of every subset, computed when it is first asked for.
-
-    Parameters
-    ----------
-    chunks : iterable of Chunk
-        The scan; cut into subsets it has a method ``part``.
-    weight : real tensor, shape (H, W)
-        Illumination of the whole scan [photons / pixel].
-    """
-
-    def __init__(self, chunks: Iterable[Chunk], weight: Tensor) -> None:
-        self.chunks, self.weight = chunks, weight
-        self._known: dict[tuple[int, int], Tensor] = {}
-
-    def of(self, index: int, count: int) -> Tensor:
-        """Return the illumination of subset ``index`` of ``count``, shape (H, W) [photons / pixel]."""
-        if count == 1:
-            return self.weight
-        if (index, count) not in self._known:
-            part = self.chunks.part(index, count)
-            self._known[index, count] = scan_illumination(part, tuple(self.weight.shape))
-        return self._known[index, count]
-
-
-@torch.no_grad()
-def accelerated_steps(
-    obj: Tensor,
-    chunks: Iterable[Chunk],
-    weight: Tensor,
-    n_steps: int,
-    on_step: Callable[[int], None] | None = None,
-    *,
-    likelihood: str = "amplitude",
-    subsets: int = 1,
-) -> tuple[Tensor, Tensor]:
-    """Run preconditioned Nesterov steps on all positions (eq. 11), at first on subsets of them (eq. 19).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object to start from [transmission].
-    chunks : iterable of Chunk
-        The scan; read once for every step. More than one subset needs a ``ScanChunks``.
-    weight : real tensor, shape (H, W)
-        Illumination [photons / pixel].
-    n_steps : int
-        Number of passes through the scan.
-    on_step : callable, optional
-        Called with the index of each finished pass.
-    likelihood : {'amplitude', 'poisson'}
-        What the steps descend on.
-    subsets : int
-        Most subsets of a pass, from ``ptycho.geometry.subsets.most_subsets``.
-
-    Returns
-    -------
-    obj, previous : complex tensor, shape (H, W)
-        The last two iterates, so that momentum can go on.
-    """
-    previous, update, weights = obj, 0, SubsetWeights(chunks, weight)
-    for index, count in enumerate(subset_schedule(n_steps, subsets)):
-        for part in range(count):
-            leading = obj + subset_momentum(update, subsets) * (obj - previous)
-            seen = chunks if count == 1 else chunks.part(part, count)
-            step = preconditioned_step(leading, seen, weights.of(part, count), likelihood)
-            previous, obj, update = obj, leading + step, update + 1
-        if on_step is not None:
-            on_step(index)
-    return obj, previous

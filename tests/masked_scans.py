@@ -21,13 +21,14 @@ from ptycho.data.scan import Scan
 from ptycho.data.selection import training_groups
 from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
-from ptycho.networks.architectures import POISSON_FLOOR
 from ptycho.physics import diffracted_intensity, extract_patches
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, fitted_model
-from ptycho.run.job import RefineOptions, TrainingJob
+from ptycho.run.job import TrainingJob
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.simulate import SimulationOptions, write_scan
+from ptycho.solver.options import RefineOptions
+from ptycho.solver.schedule import POISSON_FLOOR
 
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 EVERYTHING = RefineOptions(

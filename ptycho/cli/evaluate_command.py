@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(values: dict[str, Any]) -> None:
     from ptycho.data.optics import FileOptions
     from ptycho.run.evaluate import Request, evaluate
-    from ptycho.run.job import RefineOptions
+    from ptycho.solver.options import RefineOptions
 
     for name in ("reconstruction", "output_dir"):
         if name not in values:
@@ -88,8 +88,6 @@ def _run(values: dict[str, Any]) -> None:
     backend = values.pop("backend", DEFAULT_BACKEND)
     execution = execution_settings(values, training=False)
     steps = values.pop("refine_steps", 0)
-    if steps < 0:
-        raise ConfigError(f"--refine is out of range (got {steps}, expected >= 0). Pass --refine 50.")
     folder = values.pop("output_dir")
     polish = RefineOptions(steps) if steps else None
     options = FileOptions(**{name: values.pop(name) for name in FileOptions.names() & values.keys()})

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, group_canvases, nearest_tile, plan_canvas
 from ptycho.geometry.grouping import Groups
+from ptycho.solver.schedule import PROBE_REFINE_PIXELS
 
-PROBE_REFINE_PIXELS = 2**23
-"""Detector pixels the probe is refined on: 2048 patterns of 64 x 64 around the middle of the scan."""
 TILE_PIXELS = 2**20
 """Detector pixels in a training tile: 256 patterns of 64 x 64."""
 MIN_TILE_PATTERNS = 96
@@ -120,6 +119,31 @@ def refined_members(
     positions = positions_yx_px[members]
     middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
     return members[nearest_tile(positions, middle, max(1, PROBE_REFINE_PIXELS // n_px**2))]
+
+
+def probe_fit_patterns(
+    positions_yx_px: NDArray[np.float64], members: NDArray[np.int64], n_px: int
+) -> tuple[NDArray[np.int64], CanvasPlan]:
+    """Choose the patterns a probe is fitted to, and lay them on a canvas.
+
+    Parameters
+    ----------
+    positions_yx_px : float64 array, shape (M, 2)
+        Patch centres of the scan [px].
+    members : int64 array, shape (T,)
+        Patterns that may take part.
+    n_px : int
+        Pattern size N [px].
+
+    Returns
+    -------
+    indices : int64 array, shape (J,)
+        From :func:`refined_members`.
+    plan : CanvasPlan
+        Their places.
+    """
+    indices = refined_members(positions_yx_px, members, n_px)
+    return indices, plan_canvas(positions_yx_px[indices], n_px, multiple_px=CANVAS_MULTIPLE_PX)
 
 
 def epoch_generator(seed: int, epoch: int) -> np.random.Generator:

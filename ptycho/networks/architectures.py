@@ -7,7 +7,7 @@ of weights serves every backend.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,50 +26,12 @@ STRIP_PIXELS, STRIP_HALO_PX = 2**18, 32
 """A large canvas passes the U-Net in strips of so many pixels, with a halo wider than the U-Net can see."""
 STEP_INPUT_GAIN = 10.0
 """Factor on the step before the U-Net sees it; late steps are about a tenth of the object's contrast."""
-STEP_DAMPING = 0.02
-"""Share of the strongest illumination added to the preconditioner; faint rims then amplify no noise."""
-PROBE_REFINE_STEPS = 40
-"""Joint steps of object and probe before a training that refines the probe."""
-PROBE_REST_STEPS = 3
-"""Joint steps in which the probe still rests."""
-PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
-"""Length and momentum of a probe step, relative to the steepest safe one."""
-FRAME_MOMENTUM = 0.9
-"""Momentum of the intensity factors of frames. Without it object and factors push each other to and fro, and
-a drift that both can take in hardly moves."""
-CONVERGED, CONVERGED_STEPS = 2e-3, 10
-"""A refinement ends when the misfit fell by less than this share over so many steps."""
-POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5
-"""Positions rest at first, then move by so many times their least-squares step (the object follows slower
-than it assumes, so twice is not too far), at most so far in one step."""
-POISSON_FLOOR = 0.1
-"""Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
 NOISE_FLOOR = 1e-6
 """Smallest noise a canvas is said to have, so that data without any do not divide by zero [transmission]."""
 NOISE_STEP_GAIN = 0.25
 """Factor on the step, in units of the noise, before the U-Net of the Poisson likelihood sees it."""
-TV_SMOOTHING = 1e-2
-"""Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
 PHASE_LIMIT_RAD = np.pi
 """The phase branch of ``cnn`` ends in this times tanh."""
-
-
-def has_converged(misfit: Sequence[float]) -> bool:
-    """Tell whether a refinement may end.
-
-    Parameters
-    ----------
-    misfit : sequence of float
-        Relative amplitude misfit before every step so far.
-
-    Returns
-    -------
-    bool
-        True when it fell by less than ``CONVERGED`` over the last ``CONVERGED_STEPS`` steps.
-    """
-    if len(misfit) <= CONVERGED_STEPS:
-        return False
-    return misfit[-1] > misfit[-1 - CONVERGED_STEPS] * (1 - CONVERGED)
 
 
 def learned_steps(total_steps: int) -> int:

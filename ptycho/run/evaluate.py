@@ -41,8 +41,8 @@ from ptycho.run.engines import (
     load_engine,
     require_backend,
 )
-from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import prepare_folder, truth_on_canvas, write_json
+from ptycho.solver.options import RefineOptions
 
 HALF_COVERAGE = 0.5
 """Factor on the coverage of a half scan before it counts as scanned: it has holes at the rim."""

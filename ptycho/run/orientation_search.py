@@ -17,7 +17,7 @@ from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
-from ptycho.run.job import RefineOptions
+from ptycho.solver.options import RefineOptions
 
 TRIAL_PATTERNS = 100
 """Patterns of a trial, around the middle of the scan."""

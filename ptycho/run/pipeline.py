@@ -57,7 +57,7 @@ from ptycho.run.engines import (
     replacing_model,
     resume_advice,
 )
-from ptycho.run.job import RefineOptions, TrainingJob, TrainingResult
+from ptycho.run.job import TrainingJob, TrainingResult
 from ptycho.run.orientation_search import check_search, find_orientation, turned_scan
 from ptycho.run.outputs import (
     TRUTH_FLAG,
@@ -67,6 +67,7 @@ from ptycho.run.outputs import (
     write_run_record,
     write_training_curves,
 )
+from ptycho.solver.options import RefineOptions
 
 logger = logging.getLogger(__name__)
 
@@ -265,26 +266,7 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
     ConfigError
         If a number is out of range, something is to be refined in no steps, or the model smooths exit waves.
     """
-    wanted = [name for name in ("probe", "positions", "frames") if getattr(config, f"refine_{name}")]
-    if config.refine_steps < 0 or not 0 <= config.refine_tv < 1:
-        raise ConfigError(
-            f"refinement: a number is out of range (got --refine {config.refine_steps}, --refine-tv "
-            f"{config.refine_tv}, expected steps >= 0 and a strength from 0 to 1). Correct it."
-        )
-    if config.refine_steps == 0:
-        if wanted or config.refine_start == "flat":
-            asked = f"--refine-{wanted[0]}" if wanted else "--init flat"
-            raise ConfigError(
-                f"refinement: {asked} needs steps (got --refine 0, expected >= 1). Pass --refine 50."
-            )
-        return None
-    sigma_px = config.model.gaussian_smoothing_sigma
-    if sigma_px > 0:
-        raise ConfigError(
-            "refinement: its forward model smooths no exit wave (got a model with gaussian_smoothing_sigma "
-            f"{sigma_px:g} px, expected 0). Leave out --refine, or train without --gaussian_smoothing_sigma."
-        )
-    return RefineOptions(
+    options = RefineOptions(
         steps=config.refine_steps,
         probe=config.refine_probe,
         positions=config.refine_positions,
@@ -293,6 +275,15 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
         tv=config.refine_tv,
         start=config.refine_start,
     )
+    if not options.steps:
+        return None
+    sigma_px = config.model.gaussian_smoothing_sigma
+    if sigma_px > 0:
+        raise ConfigError(
+            "refinement: its forward model smooths no exit wave (got a model with gaussian_smoothing_sigma "
+            f"{sigma_px:g} px, expected 0). Leave out --refine, or train without --gaussian_smoothing_sigma."
+        )
+    return options
 
 
 @ending_on_sigterm()

@@ -21,8 +21,9 @@ from ptycho.data.scan import Scan
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, group_plan, tile_plan
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.grouping import Groups
-from ptycho.geometry.subsets import BLOCKS, most_subsets, subset_order
+from ptycho.geometry.subsets import most_subsets, subset_order
 from ptycho.process.progress import Progress
+from ptycho.solver.schedule import BLOCKS
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig
-from ptycho.geometry.subsets import needed_passes
 from ptycho.networks import architectures
+from ptycho.solver.schedule import STEP_DAMPING, needed_passes
 from ptycho.tf.attention import attended
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
@@ -247,7 +247,7 @@ class UnrolledGenerator(TableNetwork):
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return what a U-Net sees, shape (H, W, 6), and the factor on what it answers, shape (H, W)."""
         relative = weight / tf.reduce_max(weight)
-        coverage = relative / (relative + architectures.STEP_DAMPING)
+        coverage = relative / (relative + STEP_DAMPING)
         if noise is None:
             scale = architectures.STEP_INPUT_GAIN
             last, gain = tf.math.log(relative + 1e-6) / (6 * math.log(10)), coverage

@@ -14,19 +14,18 @@ from ptycho.data.probe_mask import masked
 from ptycho.data.reconstruction import Fit, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.evaluation.misfit import FitTally, photon_unit
-from ptycho.geometry.batches import CHUNK_PIXELS
+from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run.job import RefineOptions
-from ptycho.tf import physics, refine
+from ptycho.solver.options import RefineOptions
+from ptycho.tf import physics, solver
 from ptycho.tf.data import PatternStore, ScanChunks
 from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
-from ptycho.tf.refine import refine_shown
 from ptycho.tf.runtime import as_complex, tf
-from ptycho.tf.solver import compiled, scan_illumination
+from ptycho.tf.solver import compiled, refine_shown, scan_illumination
 
 
 @untouched_process()
@@ -159,9 +158,35 @@ def _probe(
     """Return the chosen probe, fitted to the scan where that was decided."""
     probe = choice.probe
     if choice.fit:
-        fitted = refine.fit_probe(store, replace(scan, probe=probe), members, progress)
+        fitted = fitted_probe(store, replace(scan, probe=probe), members, progress)
         probe = masked(fitted, model.core_config)
     return tf.constant(probe)
+
+
+def fitted_probe(
+    store: PatternStore, scan: Scan, members: NDArray[np.int64], progress: Progress
+) -> NDArray[np.complex64]:
+    """Fit the probe of a scan to those of its patterns that lie around the middle.
+
+    Parameters
+    ----------
+    store : PatternStore
+        Patterns of the scan.
+    scan : Scan
+        Its positions and the probe to start from.
+    members : int64 array, shape (J,)
+        Patterns that may take part.
+    progress : Progress
+        Shows the iterations.
+
+    Returns
+    -------
+    complex64 array, shape (P, N, N)
+        Probe modes [sqrt(photons)], of the power they had.
+    """
+    chosen, plan = probe_fit_patterns(scan.positions_yx_px, members, scan.n_px)
+    chunks = ScanChunks(store, plan, chosen, tf.constant(scan.probe))
+    return solver.fit_probe(chunks, tf.ones(plan.shape_yx, tf.complex64), progress).numpy()
 
 
 def _middle(probe: tf.Tensor) -> tf.Tensor:

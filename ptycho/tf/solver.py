@@ -1,20 +1,23 @@
-"""The accelerated physics steps that the unrolled network starts from, in TensorFlow.
+"""The primitives of the solver on TensorFlow tensors, and the pieces of a learned step.
 
-A scan arrives as chunks, so that memory is bounded by one chunk however long the scan is.
+What is computed, and why, is written at ``ptycho.solver.primitives.Primitives``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import lru_cache
+import math
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.geometry.subsets import subset_momentum, subset_schedule
-from ptycho.networks.architectures import NOISE_FLOOR, POISSON_FLOOR, STEP_DAMPING
+from ptycho.networks.architectures import NOISE_FLOOR
 from ptycho.physics import INTENSITY_FLOOR
+from ptycho.solver import refinement
+from ptycho.solver.primitives import Wanted
+from ptycho.solver.schedule import POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
 from ptycho.tf import physics
 from ptycho.tf.runtime import as_complex, tf
 
@@ -36,7 +39,7 @@ class Chunk(NamedTuple):
     shifts_yx_px : real tensor, shape (J, 2), or None
         Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
     rows : int array, shape (J,), or None
-        Which members of a ``ScanChunks`` these are.
+        Which patterns of a ``ScanChunks`` these are.
     """
 
     corners_yx: tf.Tensor
@@ -46,42 +49,12 @@ class Chunk(NamedTuple):
     rows: NDArray[np.int64] | None = None
 
 
-def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
-    """Return the photons per canvas pixel of all chunks (eq. 8).
-
-    Parameters
-    ----------
-    chunks : iterable of Chunk
-        The scan.
-    shape_yx : tuple of int, or int tensor of shape (2,)
-        Canvas shape (H, W) [px].
-
-    Returns
-    -------
-    real tensor, shape (H, W)
-        Photons per pixel.
-    """
-    return sum(physics.illumination(c.probes, c.corners_yx, shape_yx) for c in chunks)
-
-
 def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
-    """Return a function compiled for chunks like this one.
+    """Return a function of tensors, compiled for chunks like this one.
 
-    XLA makes the passes of :func:`chunk_gradient` a third faster and takes 0.1 to 0.2 s for every new shape.
-    It pays for a reconstruction, whose chunks come in a few shapes. Small chunks, and the tiles of a
-    training, which come in many, use one graph for all shapes (``benchmarks/xla.py``).
-
-    Parameters
-    ----------
-    function : callable
-        Tensors to tensors.
-    chunk : Chunk
-        Some patterns.
-
-    Returns
-    -------
-    callable
-        The same function, about twice as fast or more.
+    XLA makes the gradient of a chunk a third faster and takes 0.1 to 0.2 s for every new shape. It pays for a
+    reconstruction, whose chunks come in a few shapes. Small chunks, and the tiles of a training run, which
+    come in many, use one graph for all shapes (``benchmarks/xla.py``).
     """
     count, n_px = chunk.amplitude.shape[0], chunk.amplitude.shape[-1]
     large = tf.executing_eagerly() and count * n_px**2 >= XLA_PIXELS
@@ -95,23 +68,14 @@ def _compiled(function: Callable[..., Any], n_px: int, probe_axes: int, xla: boo
     return tf.function(function, reduce_retracing=not xla, jit_compile=xla)
 
 
+def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+    """Return the photons per canvas pixel of all chunks, shape (H, W) (eq. 8)."""
+    return sum(physics.illumination(c.probes, c.corners_yx, shape_yx) for c in chunks)
+
+
 def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
-    """Return half the Poisson residual; its curvature is that of the amplitude misfit (eq. 17).
-
-    Parameters
-    ----------
-    patches : complex tensor, shape (J, N, N)
-        Object patches [transmission].
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)].
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)].
-
-    Returns
-    -------
-    complex tensor, shape (J, P, N, N)
-        What the exit waves miss [sqrt(photons)].
-    """
+    """Return half the Poisson residual of exit waves, shape (J, P, N, N); its curvature is that of the
+    amplitude misfit (eq. 17)."""
     field = physics.far_field(physics.exit_waves(patches, probes))
     expected = tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=1)
     kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
@@ -123,13 +87,169 @@ def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
     return physics.far_field_adjoint(field * as_complex(missed)[:, None])
 
 
-def _poisson_gradient(
-    obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
-) -> tf.Tensor:
-    """Return half the gradient of the Poisson likelihood by the object, shape (H, W) (eq. 17)."""
-    residual = poisson_residual(physics.extract_patches(obj, corners, amplitude.shape[-1]), probes, amplitude)
+def _power(field: tf.Tensor, axis: int | None = None) -> tf.Tensor:
+    """Return the sum of squares."""
+    return tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=axis)
+
+
+def _found(
+    obj: tf.Tensor,
+    corners: tf.Tensor,
+    probes: tf.Tensor,
+    amplitude: tf.Tensor,
+    shifts: tf.Tensor | None,
+    wanted: Wanted,
+) -> dict[str, tf.Tensor]:
+    """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
+    found, poisson = {}, wanted.likelihood == "poisson"
+    patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    if wanted.misfit or wanted.positions or not poisson:
+        residual = physics.wave_residual(obj, corners, probes, amplitude)
+    if wanted.misfit:
+        found["error"], found["energy"] = _power(residual), physics.measured_energy(amplitude)
+    if wanted.positions:
+        found["normal"], found["right"] = _position_equations(patches, residual, probes)
+        found["curvature"] = tf.reduce_sum(tf.linalg.diag_part(found["normal"])) / 2
+    if wanted.frames:
+        found["fit"] = _frame_fits(patches, probes, amplitude)
+    if poisson:
+        residual = poisson_residual(patches, probes, amplitude)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
-    return physics.place_patches(back, corners, tf.shape(obj))
+    found["gradient"] = physics.place_patches(back, corners, tf.shape(obj))
+    if wanted.probe:
+        found["probe_gradient"] = physics.probe_gradient(patches, residual, shifts)
+        found["object_power"] = _power(patches, axis=0)
+    return found
+
+
+def _position_equations(
+    patches: tf.Tensor, residual: tf.Tensor, probes: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
+    waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), residual.dtype)
+    spectrum = tf.signal.fft2d(tf.broadcast_to(probes, tf.shape(residual)))
+    count = tf.shape(residual)[0]
+    slopes = [
+        tf.reshape(tf.signal.ifft2d(spectrum * wave) * patches[:, None], (count, -1))
+        for wave in (waves[:, None], waves[None, :])
+    ]
+    target = tf.reshape(residual, (count, -1))
+
+    def mixed(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(tf.math.real(tf.math.conj(a) * b), axis=1)
+
+    normal = tf.stack([tf.stack([mixed(a, b) for b in slopes], 1) for a in slopes], 1)
+    return normal, tf.stack([mixed(a, target) for a in slopes], 1)
+
+
+def _frame_fits(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+    """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
+    predicted = tf.where(physics.measured(amplitude), physics.diffracted_amplitude(patches, probes), 0.0)
+    power = tf.reduce_sum(predicted**2, (1, 2))
+    fit = tf.math.divide_no_nan(tf.reduce_sum(predicted * amplitude, (1, 2)), power)
+    return tf.where(power > 0, fit, 1.0)
+
+
+def _in_order(found: Sequence[dict[str, Any]], name: str) -> tf.Tensor:
+    """Return an array over all patterns of the chunks, in the order of the scan."""
+    order = np.argsort(np.concatenate([part["rows"] for part in found]))
+    return tf.gather(tf.concat([part[name] for part in found], 0), order)
+
+
+class TensorFlowPrimitives:
+    """``ptycho.solver.primitives.Primitives`` on tensors."""
+
+    @staticmethod
+    def constant(array: tf.Tensor) -> tf.Tensor:
+        """Return a tensor that stops gradients."""
+        return tf.stop_gradient(array)
+
+    @staticmethod
+    def chunk_sums(
+        obj: tf.Tensor, chunk: Chunk, wanted: Wanted
+    ) -> tuple[dict[str, tf.Tensor | int], dict[str, Any]]:
+        """Return what a chunk adds to every sum, and what it tells of each pattern."""
+        # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
+        probes, corners = tf.stop_gradient(chunk.probes), chunk.corners_yx
+        shifts = chunk.shifts_yx_px if wanted.probe else None
+        arguments = (obj, corners, probes, chunk.amplitude, shifts, wanted._replace(illumination=False))
+        found = compiled(_found, chunk)(*arguments)
+        own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
+        if own:
+            found["patterns"] = len(chunk.amplitude)
+        if wanted.illumination:
+            found["illumination"] = physics.illumination(probes, corners, obj.shape)
+        return found, own | {"rows": chunk.rows}
+
+    @staticmethod
+    def preconditioned(gradient: tf.Tensor, illumination: tf.Tensor) -> tf.Tensor:
+        """Return the gradient over the damped illumination, shape (H, W) (eq. 10)."""
+        return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))
+
+    @staticmethod
+    def total_variation_gradient(obj: tf.Tensor) -> tf.Tensor:
+        """Return the gradient of the smoothed total variation, shape (H, W)."""
+        down = tf.concat([obj[1:], obj[-1:]], 0) - obj
+        right = tf.concat([obj[:, 1:], obj[:, -1:]], 1) - obj
+        length = as_complex(tf.sqrt(tf.abs(down) ** 2 + tf.abs(right) ** 2 + TV_SMOOTHING**2))
+        down, right = down / length, right / length
+        above = tf.concat([tf.zeros_like(down[:1]), down[:-1]], 0)
+        before = tf.concat([tf.zeros_like(right[:, :1]), right[:, :-1]], 1)
+        return -(down - above + right - before)
+
+    @staticmethod
+    def probe_step(gradient: tf.Tensor, object_power: tf.Tensor) -> tf.Tensor:
+        """Return the probe gradient over the strongest object power, shape (P, N, N) (eq. 14)."""
+        return gradient / as_complex(tf.reduce_max(object_power))
+
+    @staticmethod
+    def same_power(probe: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
+        """Return a probe with the power of a reference."""
+        return probe * as_complex(tf.sqrt(_power(reference) / _power(probe)))
+
+    @staticmethod
+    def position_steps(
+        found: Sequence[dict[str, Any]], ridge: tf.Tensor, length: float, limit_px: float
+    ) -> tf.Tensor:
+        """Return the least-squares moves of all positions, shape (J, 2) [px] (eq. 16)."""
+        normal, right = _in_order(found, "normal"), _in_order(found, "right")
+        ridged = normal + ridge * tf.eye(2, dtype=normal.dtype)
+        steps = length * tf.linalg.solve(ridged, right[..., None])[..., 0]
+        return tf.clip_by_value(steps, -limit_px, limit_px)
+
+    @staticmethod
+    def frame_factors(
+        found: Sequence[dict[str, Any]], gain: tf.Tensor, previous: tf.Tensor, momentum: float
+    ) -> tf.Tensor:
+        """Return the next factor of every frame before its mean is 1, shape (J,) (eq. 21)."""
+        trend = tf.where(previous > 0, tf.math.divide_no_nan(gain, previous), 1.0)
+        return gain * _in_order(found, "fit") * trend**momentum
+
+    @staticmethod
+    def pattern_sum(values: tf.Tensor) -> tf.Tensor:
+        """Return the sum over the first axis."""
+        return tf.reduce_sum(values, axis=0)
+
+
+PRIMITIVES = TensorFlowPrimitives()
+accelerated_steps = partial(refinement.accelerated_steps, PRIMITIVES)
+refine = partial(refinement.refine, PRIMITIVES)
+refine_shown = partial(refinement.refine_shown, PRIMITIVES)
+fit_probe = partial(refinement.fit_probe, PRIMITIVES)
+
+
+def chunk_gradient(obj: tf.Tensor, chunk: Chunk, likelihood: str = "amplitude") -> tf.Tensor:
+    """Return the object gradient of one chunk, shape (H, W) [photons] (eq. 9, or 17 for ``poisson``)."""
+    arguments = (obj, chunk.corners_yx, chunk.probes, chunk.amplitude, None, Wanted(likelihood))
+    return compiled(_found, chunk)(*arguments)["gradient"]
+
+
+def preconditioned_step(
+    obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor, likelihood: str = "amplitude"
+) -> tf.Tensor:
+    """Return the step of all chunks, to be differentiated: minus the gradient over the damped illumination
+    ``weight``, shape (H, W) [transmission] (eq. 10)."""
+    return -PRIMITIVES.preconditioned(sum(chunk_gradient(obj, c, likelihood) for c in chunks), weight)
 
 
 def _missed_power(
@@ -142,71 +262,12 @@ def _missed_power(
     return tf.reduce_sum(missed**2), tf.reduce_sum(tf.cast(kept, amplitude.dtype))
 
 
-def chunk_gradient(obj: tf.Tensor, chunk: Chunk, likelihood: str = "amplitude") -> tf.Tensor:
-    """Return the object gradient of one chunk (eq. 9, or 17 for ``poisson``).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    chunk : Chunk
-        Some patterns.
-    likelihood : {'amplitude', 'poisson'}
-        What the step descends on.
-
-    Returns
-    -------
-    complex tensor, shape (H, W)
-        Gradient [photons].
-    """
-    gradient = compiled(_poisson_gradient if likelihood == "poisson" else physics.object_gradient, chunk)
-    return gradient(obj, chunk.corners_yx, chunk.probes, chunk.amplitude)
-
-
-def preconditioned_step(
-    obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor, likelihood: str = "amplitude"
-) -> tf.Tensor:
-    """Return the data-consistency step: minus the gradient over the damped illumination (eq. 10).
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    chunks : iterable of Chunk
-        The scan.
-    weight : real tensor, shape (H, W)
-        Illumination [photons / pixel].
-    likelihood : {'amplitude', 'poisson'}
-        What the step descends on.
-
-    Returns
-    -------
-    complex tensor, shape (H, W)
-        Step [transmission].
-    """
-    gradient = sum(chunk_gradient(obj, chunk, likelihood) for chunk in chunks)
-    return -gradient / as_complex(weight + STEP_DAMPING * tf.reduce_max(weight))
-
-
 def noise_level(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> tf.Tensor:
-    """Return the noise of every object pixel, from what the object leaves unexplained (eq. 18).
+    """Return the noise of every object pixel, shape (H, W) [transmission], from what the object leaves
+    unexplained (eq. 18).
 
     It needs no unit of the counts: patterns and probe times a factor give the same level. Nothing is
     differentiated.
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object canvas [transmission].
-    chunks : iterable of Chunk
-        The scan.
-    weight : real tensor, shape (H, W)
-        Illumination [photons / pixel].
-
-    Returns
-    -------
-    real tensor, shape (H, W)
-        Noise [transmission].
     """
     obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
     for chunk in chunks:
@@ -215,79 +276,3 @@ def noise_level(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> t
         energy, count = energy + power, count + pixels
     level = tf.sqrt(energy / tf.maximum(count, 1.0) / (weight + STEP_DAMPING * tf.reduce_max(weight)))
     return tf.stop_gradient(level + NOISE_FLOOR)
-
-
-class SubsetWeights:
-    """The illumination of every subset, computed when it is first asked for.
-
-    Parameters
-    ----------
-    chunks : iterable of Chunk
-        The scan; cut into subsets it has a method ``part``.
-    weight : real tensor, shape (H, W)
-        Illumination of the whole scan [photons / pixel].
-    """
-
-    def __init__(self, chunks: Iterable[Chunk], weight: tf.Tensor) -> None:
-        self.chunks, self.weight = chunks, weight
-        self._known: dict[tuple[int, int], tf.Tensor] = {}
-
-    def of(self, index: int, count: int) -> tf.Tensor:
-        """Return the illumination of subset ``index`` of ``count``, shape (H, W) [photons / pixel]."""
-        if count == 1:
-            return self.weight
-        if (index, count) not in self._known:
-            part = self.chunks.part(index, count)
-            self._known[index, count] = scan_illumination(part, self.weight.shape)
-        return self._known[index, count]
-
-
-def accelerated_steps(
-    obj: tf.Tensor,
-    chunks: Iterable[Chunk],
-    weight: tf.Tensor,
-    n_steps: int,
-    on_step: Callable[[int], None] | None = None,
-    *,
-    likelihood: str = "amplitude",
-    subsets: int = 1,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Run preconditioned Nesterov steps on all positions (eq. 11), at first on subsets of them (eq. 19).
-
-    Nothing of them is differentiated.
-
-    Parameters
-    ----------
-    obj : complex tensor, shape (H, W)
-        Object to start from [transmission].
-    chunks : iterable of Chunk
-        The scan; read once for every step. More than one subset needs a ``ScanChunks``.
-    weight : real tensor, shape (H, W)
-        Illumination [photons / pixel].
-    n_steps : int
-        Number of passes through the scan.
-    on_step : callable, optional
-        Called with the index of each finished pass.
-    likelihood : {'amplitude', 'poisson'}
-        What the steps descend on.
-    subsets : int
-        Most subsets of a pass, from ``ptycho.geometry.subsets.most_subsets``.
-
-    Returns
-    -------
-    obj, previous : complex tensor, shape (H, W)
-        The last two iterates, so that momentum can go on.
-    """
-    obj, weight = tf.stop_gradient(obj), tf.stop_gradient(weight)
-    previous, update, weights = obj, 0, SubsetWeights(chunks, weight)
-    for index, count in enumerate(subset_schedule(n_steps, subsets)):
-        for part in range(count):
-            leading = obj + subset_momentum(update, subsets) * (obj - previous)
-            seen = chunks if count == 1 else chunks.part(part, count)
-            # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
-            constant = (chunk._replace(probes=tf.stop_gradient(chunk.probes)) for chunk in seen)
-            step = preconditioned_step(leading, constant, weights.of(part, count), likelihood)
-            previous, obj, update = obj, leading + step, update + 1
-        if on_step is not None:
-            on_step(index)
-    return obj, previous

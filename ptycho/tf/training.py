@@ -43,7 +43,7 @@ from ptycho.tf.device import device_name, resolve_accelerator
 from ptycho.tf.loggers import RunLogger, build_logger, check_installed
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
-from ptycho.tf.refine import fit_probe
+from ptycho.tf.reconstruct import fitted_probe
 from ptycho.tf.runtime import tf
 
 logger = logging.getLogger(__name__)
@@ -365,7 +365,7 @@ def fit(job: TrainingJob) -> TrainingResult:
         if job.test_scan is not None:
             test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
         if job.config.probe_trainable and job.resume is None:
-            probe = fit_probe(store, job.scan, np.unique(job.groups.indices), job.progress)
+            probe = fitted_probe(store, job.scan, np.unique(job.groups.indices), job.progress)
             probe = masked(probe, job.config.model)
             model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
         training = _Training(job, model, *_sources(job, store, test_store, model))

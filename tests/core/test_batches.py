@@ -7,7 +7,6 @@ import pytest
 
 from ptycho.geometry.batches import (
     MIN_TILE_PATTERNS,
-    PROBE_REFINE_PIXELS,
     batch_rows,
     group_plan,
     judging_centres,
@@ -18,6 +17,7 @@ from ptycho.geometry.batches import (
     tile_plan,
 )
 from ptycho.geometry.grouping import Groups, make_groups
+from ptycho.solver.schedule import PROBE_REFINE_PIXELS
 
 
 def raster(side: int, step_px: float = 5.0) -> np.ndarray:

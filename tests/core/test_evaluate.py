@@ -27,9 +27,9 @@ from ptycho.evaluation.gauge import solve_gauge
 from ptycho.files.reader import open_scan
 from ptycho.physics import illumination
 from ptycho.run.evaluate import Request, evaluate
-from ptycho.run.job import RefineOptions
 from ptycho.simulation.objects import make_scene
 from ptycho.simulation.simulate import SimulationOptions, expected_counts, write_scan
+from ptycho.solver.options import RefineOptions
 
 OPTIONS = SimulationOptions(n_px=32, n_y=7, n_x=9, step_px=3.0, photons=1e6, seed=3)
 GAUGE_TOL = 1e-4

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig
 from ptycho.errors import BundleError, ConfigError
-from ptycho.geometry.subsets import nesterov_momentum
 from ptycho.networks import architectures
 
 
@@ -102,15 +101,6 @@ def test_every_learned_step_has_a_net_of_its_own() -> None:
 @pytest.mark.parametrize(("total", "learned"), [(1, 1), (2, 2), (3, 2), (22, 2)])
 def test_at_least_one_and_at_most_all_steps_are_learned(total: int, learned: int) -> None:
     assert architectures.learned_steps(total) == learned
-
-
-def test_plain_momentum_starts_at_zero_and_stays_below_one() -> None:
-    values = [nesterov_momentum(k) for k in range(200)]
-    assert values[0] == 0.0
-    assert values[1] == 0.25
-    assert values[9] == 0.75
-    assert max(values) < 1.0
-    assert values == sorted(values)
 
 
 def test_the_configuration_names_the_table() -> None:

@@ -478,9 +478,11 @@ def test_the_precision_follows_the_input(complex_type: type, real_type: type) ->
     "module",
     [
         "ptycho/physics/forward.py",
-        "ptycho/networks/architectures.py",
         "ptycho/physics/losses.py",
         "ptycho/geometry/subsets.py",
+        "ptycho/solver/schedule.py",
+        "ptycho/solver/loop.py",
+        "ptycho/solver/primitives.py",
         "ptycho_torch/physics.py",
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 
 from ptycho.config.config import InferenceConfig, ModelConfig
 from ptycho.errors import ConfigError
-from ptycho.run.job import RefineOptions
 from ptycho.run.pipeline import refinement
+from ptycho.solver.options import RefineOptions
 
 
 def configuration(sigma_px: float = 0.0, **settings: Any) -> InferenceConfig:
@@ -51,3 +51,23 @@ def test_every_setting_reaches_the_refinement() -> None:
 def test_what_cannot_be_refined_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         refinement(configuration(**settings))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 2.5}, r"a number is out of range \(got --refine 2.5"),
+        ({"steps": 5, "tv": float("nan")}, r"--refine-tv nan"),
+        ({"steps": 5, "likelihood": "poison"}, r"refine_likelihood is 'poison', expected one of amplitude"),
+        ({"steps": 5, "start": "cold"}, r"refine_start is 'cold', expected one of network, flat"),
+        ({"steps": 5, "probe": "no"}, r"refine_probe is 'no', expected True or False"),
+        ({"steps": 0, "frames": True}, r"--refine-frames needs steps"),
+    ],
+)
+def test_options_are_refused_where_they_are_made(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RefineOptions(**values)
+
+
+def test_no_iterations_of_nothing_else_are_an_option() -> None:
+    assert RefineOptions(0).subset_counts(8) == []

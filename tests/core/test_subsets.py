@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptycho.geometry.subsets import (
+from ptycho.geometry.subsets import most_subsets, subset_order
+from ptycho.solver.options import RefineOptions
+from ptycho.solver.schedule import (
     BLOCKS,
     MIN_PASSES,
+    POSITION_REST_STEPS,
+    PROBE_REST_STEPS,
     SUBSET_MOMENTUM,
-    most_subsets,
     needed_passes,
     nesterov_momentum,
     subset_momentum,
-    subset_order,
     subset_schedule,
 )
-from ptycho.networks.architectures import POSITION_REST_STEPS, PROBE_REST_STEPS
-from ptycho.run.job import RefineOptions
 
 
 def raster(n_y: int, n_x: int, step_px: float = 5.0) -> np.ndarray:
@@ -83,6 +83,15 @@ def test_many_subsets_come_first_and_the_whole_scan_last() -> None:
 def test_subsets_need_fewer_passes_for_the_same_work() -> None:
     assert [needed_passes(60, most) for most in (1, 2, 4, 8)] == [60, 60, 30, MIN_PASSES]
     assert [needed_passes(count, 8) for count in (0, 5, 20, 100)] == [0, 5, 20, 25]
+
+
+def test_plain_momentum_starts_at_zero_and_stays_below_one() -> None:
+    values = [nesterov_momentum(k) for k in range(200)]
+    assert values[0] == 0.0
+    assert values[1] == 0.25
+    assert values[9] == 0.75
+    assert max(values) < 1.0
+    assert values == sorted(values)
 
 
 def test_momentum_is_bounded_where_subsets_are_used() -> None:

@@ -11,7 +11,7 @@ from ptycho.config import validation as v
 from ptycho.config.effects import changed
 from ptycho.data.optics import FileOptions
 from ptycho.errors import PtychoError
-from ptycho.run.job import RefineOptions
+from ptycho.solver.options import RefineOptions
 from ptycho_torch import config_params as native
 
 RULES: dict[type, dict[str, v.Rule]] = {

@@ -29,10 +29,10 @@ from ptycho.data.optics import FileOptions
 from ptycho.networks.bundle import write_bundle
 from ptycho.run import pipeline
 from ptycho.run.evaluate import Request, evaluate
-from ptycho.run.job import RefineOptions
 from ptycho.simulation.curriculum import PretrainOptions
 from ptycho.simulation.objects import SCENES
 from ptycho.simulation.simulate import SimulationOptions, write_scan
+from ptycho.solver.options import RefineOptions
 
 SMALL = SimulationOptions(n_px=32, n_y=4, n_x=4, step_px=3.0)
 SIMULATIONS: dict[str, dict[str, Any]] = {

@@ -15,12 +15,12 @@ from ptycho.data.reconstruction import Reconstruction
 from ptycho.evaluation.metrics import score
 from ptycho.evaluation.verdict import Verdict, judge
 from ptycho.files.reader import open_scan
-from ptycho.networks import architectures
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, load_engine
-from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver import schedule
+from ptycho.solver.options import RefineOptions
 
 COUNT = 81
 CHANGES = {
@@ -85,10 +85,10 @@ def test_a_steady_beam_has_factors_of_one_however_long_it_is_refined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without momentum they leave it as soon as nothing else changes."""
-    monkeypatch.setattr(architectures, "has_converged", lambda misfit: False)
+    monkeypatch.setattr(schedule, "has_converged", lambda misfit: False)
     path = written(tmp_path / "scan.npz", np.ones(COUNT), "raster", 9)
     found, error, _ = refined(path, "pytorch", 200, frames=True)
     np.testing.assert_allclose(found.frame_gain, 1.0, atol=0.03)
     assert error < 0.02
-    monkeypatch.setattr(architectures, "FRAME_MOMENTUM", 0.0)
+    monkeypatch.setattr(schedule, "FRAME_MOMENTUM", 0.0)
     assert refined(path, "pytorch", 200, frames=True)[1] > 0.1

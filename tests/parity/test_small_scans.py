@@ -15,8 +15,9 @@ from ptycho.data.selection import training_groups
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.run.engines import find_model, fitted_model, load_engine
-from ptycho.run.job import RefineOptions, TrainingJob
+from ptycho.run.job import TrainingJob
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver.options import RefineOptions
 
 BACKENDS = ("pytorch", "tensorflow")
 LAYOUTS = {"row": lambda count: (1, count), "column": lambda count: (count, 1)}

@@ -21,14 +21,14 @@ from ptycho.errors import DataError
 from ptycho.evaluation.comparison import read_reconstruction, stored_fit
 from ptycho.files.export import collect, export_optics, write_export
 from ptycho.files.reader import open_scan
-from ptycho.networks import architectures
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.run.engines import find_model, fitted_model, load_engine
 from ptycho.run.evaluate import Request, evaluate
-from ptycho.run.job import RefineOptions
 from ptycho.run.outputs import write_patch_stats, write_reconstruction
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver import schedule
+from ptycho.solver.options import RefineOptions
 
 SAME = 1e-4
 """Relative: single precision in the run, other chunks and other sums in the evaluation."""
@@ -40,8 +40,8 @@ BACKENDS = ("pytorch", "tensorflow")
 def _own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of the process; let positions move early and far, on to other pixels."""
     monkeypatch.setattr(params, "cfg", dict(params.cfg))
-    monkeypatch.setattr(architectures, "POSITION_REST_STEPS", 1)
-    monkeypatch.setattr(architectures, "POSITION_STEP", 8.0)
+    monkeypatch.setitem(schedule.REST_STEPS, "positions", 1)
+    monkeypatch.setattr(schedule, "POSITION_STEP", 8.0)
 
 
 def write(path: Path, *, modes: int, **changes: Any) -> Path:

@@ -16,8 +16,8 @@ from ptycho.evaluation.verdict import Verdict, judge
 from ptycho.files.reader import open_scan
 from ptycho.process.progress import Progress
 from ptycho.run.engines import find_model, fitted_model, load_engine
-from ptycho.run.job import RefineOptions
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver.options import RefineOptions
 
 BASE: dict[str, Any] = {"n_px": 32, "n_y": 10, "n_x": 10, "step_px": 3.0, "photons": 1e6, "seed": 10}
 BACKENDS = ("pytorch", "tensorflow")

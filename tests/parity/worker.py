@@ -31,8 +31,9 @@ from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
 from ptycho.networks.bundle import read_bundle, write_bundle
 from ptycho.process.progress import Progress
-from ptycho.run.job import RefineOptions, TrainingJob
+from ptycho.run.job import TrainingJob
 from ptycho.run.outputs import truth_on_canvas
+from ptycho.solver.options import RefineOptions
 
 Array = NDArray[Any]
 ARCHITECTURES = ("cnn", "unrolled", "unrolled_poisson")

@@ -11,6 +11,7 @@ from judges import FLOAT32, FLOAT64, SmallScan, assert_twin, plain_steps, small_
 from ptycho.config.config import ModelConfig
 from ptycho.errors import BundleError, ConfigError
 from ptycho.networks import architectures
+from ptycho.solver.schedule import STEP_DAMPING
 from ptycho.tf.generators import CnnGenerator, UnrolledGenerator, build_generator
 from ptycho.tf.runtime import tf
 from ptycho.tf.solver import Chunk, scan_illumination
@@ -132,10 +133,10 @@ def test_the_untrained_unrolled_network_is_plain_accelerated_steps(steps: int) -
     stored = float(np.float32(architectures.STEP_MOMENTUM))
     momenta = [k / (k + 3) for k in range(steps - learned)] + [stored] * learned
     arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
-    assert_twin(plain_steps(*arguments, momenta, architectures.STEP_DAMPING), found, FLOAT64)
+    assert_twin(plain_steps(*arguments, momenta, STEP_DAMPING), found, FLOAT64)
     if steps > 2:
         with pytest.raises(AssertionError):
-            assert_twin(plain_steps(*arguments, momenta[:-1], architectures.STEP_DAMPING), found, 1e-4)
+            assert_twin(plain_steps(*arguments, momenta[:-1], STEP_DAMPING), found, 1e-4)
 
 
 @pytest.mark.parametrize("cuts", [(12,), (1, 5, 23)])

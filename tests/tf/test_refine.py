@@ -9,12 +9,12 @@ from ptycho.data.prepare import prepare_scan
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.run.job import RefineOptions
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver.options import RefineOptions
 from ptycho.tf import data
 from ptycho.tf.data import PatternStore, ScanChunks
-from ptycho.tf.refine import refine
 from ptycho.tf.runtime import tf
+from ptycho.tf.solver import refine
 
 KEYS = ("xcoords", "ycoords", "diff3d", "probeGuess", "scan_index", "objectGuess")
 SAME_PX = 2e-4

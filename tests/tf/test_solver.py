@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from judges import (
 from numpy.typing import NDArray
 
 from ptycho import physics as reference
-from ptycho.geometry.subsets import SUBSET_MOMENTUM, nesterov_momentum, subset_schedule
-from ptycho.networks.architectures import STEP_DAMPING
+from ptycho.solver.primitives import Primitives
+from ptycho.solver.schedule import STEP_DAMPING, SUBSET_MOMENTUM, nesterov_momentum, subset_schedule
 from ptycho.tf import solver
 from ptycho.tf.runtime import tf
-from ptycho.tf.solver import Chunk, accelerated_steps, preconditioned_step, scan_illumination
+from ptycho.tf.solver import PRIMITIVES, Chunk, accelerated_steps, preconditioned_step, scan_illumination
 
 Array = NDArray[Any]
 
@@ -164,3 +165,11 @@ def test_steps_on_subsets_are_the_written_out_ones() -> None:
         assert_twin(plain_subset_steps(*written, 0.5, STEP_DAMPING), found, 1e-3)
     whole, _ = accelerated_steps(flat(scan), blocks, weight, 5)
     assert not np.allclose(np.asarray(whole), np.asarray(found), atol=1e-3)
+
+
+def test_every_primitive_is_supplied_under_the_names_of_its_arguments() -> None:
+    names = [name for name in vars(Primitives) if not name.startswith("_")]
+    assert len(names) == 9
+    for name in names:
+        expected = list(inspect.signature(getattr(Primitives, name)).parameters)[1:]
+        assert list(inspect.signature(getattr(PRIMITIVES, name)).parameters) == expected

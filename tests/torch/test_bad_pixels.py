@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 from ptycho import physics as reference
 from ptycho.data.optics import FileOptions
 from ptycho.files.reader import open_scan
-from ptycho.networks.architectures import NOISE_FLOOR, STEP_DAMPING
+from ptycho.networks.architectures import NOISE_FLOOR
+from ptycho.solver.schedule import STEP_DAMPING
 from ptycho_torch import engine, solver
 
 Array = NDArray[Any]

@@ -12,12 +12,11 @@ from ptycho.evaluation.metrics import score
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.run.job import RefineOptions
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver.options import RefineOptions
 from ptycho_torch import data
 from ptycho_torch.data import PatternStore, ScanChunks
-from ptycho_torch.refine import refine
-from ptycho_torch.solver import accelerated_steps, scan_illumination
+from ptycho_torch.solver import accelerated_steps, refine, scan_illumination
 
 KEYS = ("xcoords", "ycoords", "diff3d", "probeGuess", "scan_index", "objectGuess")
 WRONG_BY_WAVES = 0.3

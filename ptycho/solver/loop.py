@@ -1,0 +1,224 @@
+r"""The reconstruction loop: preconditioned, accelerated gradient descent with ordered subsets.
+
+It minimises the amplitude least squares (eq. 7a) or the Poisson likelihood (eq. 7c) of all patterns over the
+object and, on request, over the probe modes, the positions and one intensity factor per frame. Equations are
+those of specs/physics.md. In the notation of a paper::
+
+    O, O' = start
+    for every iteration k
+        for every subset B_s of the patterns                                   eq. 19
+            X = O + beta (O - O')                     Nesterov momentum        eq. 11
+            g = sum over B_s of P* chi(X)             gradient                 eq. 9, 17
+            W = sum over B_s of |P|^2                 illumination             eq. 8
+            O, O' = X - g / (W + eta max W), O        preconditioned step      eq. 10
+        positions  += least-squares displacement      after they rested        eq. 16
+        frame gain *= least-squares factor            with momentum            eq. 21
+        P          -= gamma h / max |O|^2             with heavy-ball momentum eq. 13, 14
+        O          -= tau grad TV(O)
+        stop if the misfit of eq. 7a no longer falls
+
+How it relates to other methods:
+
+ePIE and rPIE take one pattern after the other, in random order, and correct the object at once. Their update
+is the gradient of that pattern over max |P|^2 (ePIE) or over (1 - a) |P|^2 + a max |P|^2 (rPIE). The
+denominator of eq. 10 is that of rPIE for all patterns of a subset at once: with one pattern in a subset,
+without momentum, and with a = eta / (1 + eta), both steps are the same but for the factor 1 + eta. A step
+with many patterns does not depend on their order and runs in parallel; momentum and subsets make up for the
+more numerous updates of a pattern-by-pattern method.
+
+LSQ-ML finds the length of each step by least squares, in a small system for every pattern. Here the
+preconditioner bounds the curvature, so that a step of fixed length is safe, and momentum takes the place of
+the line search. Only positions and frame factors, a few numbers for each pattern, are solved for by least
+squares.
+
+The loop decides; a backend (``ptycho.solver.primitives``) computes. All sums over patterns pass ``reduce``,
+where processes that hold a part of the patterns each add up theirs: once per update, and once more in an
+iteration that moves positions or frame factors, whose means over the scan depend on those sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from ptycho.solver import schedule
+from ptycho.solver.options import RefineOptions
+from ptycho.solver.primitives import Array, Chunk, Patterns, PerPattern, Primitives, Reduce, Sums, Wanted
+
+
+def unchanged(sums: Sums) -> Sums:
+    """Return the sums of the one process that holds all patterns."""
+    return sums
+
+
+class Solution(NamedTuple):
+    """What the loop found.
+
+    Attributes
+    ----------
+    obj, previous : complex array, shape (H, W)
+        The last two iterates, so that momentum can go on [transmission].
+    misfit : list of float
+        Misfit relative to the measured energy (eq. 7a) in every iteration, where it was watched.
+    """
+
+    obj: Array
+    previous: Array
+    misfit: list[float]
+
+
+def solve(
+    backend: Primitives,
+    patterns: Patterns | Iterable[Chunk],
+    obj: Array,
+    options: RefineOptions,
+    counts: Sequence[int],
+    *,
+    illumination: Array = None,
+    watched: bool = True,
+    on_iteration: Callable[[int, float | None], None] | None = None,
+    reduce: Reduce = unchanged,
+) -> Solution:
+    """Run the loop; nothing of it is differentiated.
+
+    Parameters
+    ----------
+    backend : Primitives
+        Arithmetic.
+    patterns : Patterns, or iterable of Chunk
+        The scan; it holds the refined probe, positions and intensities afterwards.
+    obj : complex array, shape (H, W)
+        Object to start from [transmission].
+    options : RefineOptions
+        What is refined, and how.
+    counts : sequence of int
+        Subsets of every iteration.
+    illumination : real array, shape (H, W), optional
+        That of the whole scan, where it is known [photons / pixel].
+    watched : bool
+        Compute the misfit, and stop when it no longer falls.
+    on_iteration : callable, optional
+        Called with index and misfit of each finished iteration.
+    reduce : callable
+        Adds the sums of all processes.
+
+    Returns
+    -------
+    Solution
+        Object and misfit.
+    """
+    obj = previous = backend.constant(obj)
+    known = {} if illumination is None else {(0, 1): backend.constant(illumination)}
+    companions = _Companions(backend, patterns, options, reduce)
+    misfit: list[float] = []
+    update = whole = 0
+    for iteration, count in enumerate(counts):
+        moving = options.moving(iteration)
+        asked = Wanted(options.likelihood, misfit=watched, **dict.fromkeys(moving, True))
+        totals: Sums = {}
+        found: list[PerPattern] = []
+        for subset in range(count):
+            beta = schedule.subset_momentum(update, max(counts))
+            leading = obj + beta * (obj - previous)
+            wanted = asked._replace(illumination=(subset, count) not in known)
+            sums = reduce(_visit(backend, _part(patterns, subset, count), leading, wanted, found))
+            if wanted.illumination:
+                known[subset, count] = sums.pop("illumination")
+            step = backend.preconditioned(sums.pop("gradient"), known[subset, count])
+            obj, previous = leading - step, obj
+            update += 1
+            _add(totals, sums)
+        if moving:
+            companions.move(moving, totals, found)
+            known.clear()
+        if options.tv:
+            obj = obj - options.tv * backend.total_variation_gradient(obj)
+        if watched:
+            misfit.append(_ratio(totals["error"], totals["energy"]))
+        if on_iteration is not None:
+            on_iteration(iteration, misfit[-1] if watched else None)
+        # Subsets differ by their noise: only iterations in one piece tell whether the misfit still falls.
+        whole += count == 1
+        if schedule.has_converged(misfit[len(misfit) - whole :]):
+            break
+    return Solution(obj, previous, misfit)
+
+
+def _part(patterns: Patterns | Iterable[Chunk], subset: int, count: int) -> Iterable[Chunk]:
+    return patterns if count == 1 else patterns.part(subset, count)
+
+
+def _ratio(error: Array, energy: Array) -> float:
+    """Return a relative misfit; 0 over no photon at all."""
+    return float(error) / float(energy) if float(energy) > 0 else 0.0
+
+
+def _add(totals: Sums, sums: Sums) -> None:
+    for name, value in sums.items():
+        totals[name] = totals[name] + value if name in totals else value
+
+
+def _visit(
+    backend: Primitives, part: Iterable[Chunk], obj: Array, wanted: Wanted, found: list[PerPattern]
+) -> Sums:
+    """Go once through some patterns; return their sums, and append what is told of each pattern."""
+    totals: Sums = {}
+    for chunk in part:
+        sums, per_pattern = backend.chunk_sums(obj, chunk, wanted)
+        _add(totals, sums)
+        found.append(per_pattern)
+    return totals
+
+
+class _Companions:
+    """What moves beside the object: probe modes, positions and frame factors."""
+
+    def __init__(
+        self, backend: Primitives, patterns: Patterns, options: RefineOptions, reduce: Reduce
+    ) -> None:
+        self.backend, self.patterns, self.reduce = backend, patterns, reduce
+        if options.probe:
+            self.start = self.previous_probe = backend.constant(patterns.probe)
+        if options.frames:
+            self.previous_gain = backend.constant(patterns.frame_gain)
+
+    def move(self, moving: frozenset[str], sums: Sums, found: list[PerPattern]) -> None:
+        """Move by what an iteration found, all from the state it was found for."""
+        changed = {}
+        if moving & {"positions", "frames"}:
+            changed |= self._moved_patterns(moving, sums, found)
+        if "probe" in moving:
+            changed["probe"] = self._moved_probe(sums)
+        self.patterns.change(**changed)
+
+    def _moved_patterns(
+        self, moving: frozenset[str], sums: Sums, found: list[PerPattern]
+    ) -> dict[str, Array]:
+        """Return new positions (eq. 16) and frame factors (eq. 21)."""
+        backend, patterns, count = self.backend, self.patterns, sums["patterns"]
+        shifts, gain, added = patterns.shifts, patterns.frame_gain, {}
+        if "positions" in moving:
+            ridge = schedule.POSITION_RIDGE * sums["curvature"] / count
+            limits = schedule.POSITION_STEP, schedule.POSITION_LIMIT_PX
+            steps = backend.position_steps(found, ridge, *limits)
+            added["steps"] = backend.pattern_sum(steps)
+        if "frames" in moving:
+            new = backend.frame_factors(found, gain, self.previous_gain, schedule.FRAME_MOMENTUM)
+            added["factors"] = backend.pattern_sum(new)
+        added, changed = self.reduce(added), {}
+        if "positions" in moving:
+            # All positions together may drift; that is the object's freedom, not theirs.
+            changed["shifts"] = shifts + steps - added["steps"] / count
+        if "frames" in moving:
+            mean = float(added["factors"]) / float(count)
+            self.previous_gain, changed["frame_gain"] = gain, new / (mean if mean > 0 else 1.0)
+        return changed
+
+    def _moved_probe(self, sums: Sums) -> Array:
+        """Return the next probe (eq. 14)."""
+        probe = self.patterns.probe
+        step = self.backend.probe_step(sums["probe_gradient"], sums["object_power"])
+        momentum = schedule.PROBE_MOMENTUM * (probe - self.previous_probe)
+        self.previous_probe = probe
+        # Object and probe share one scale; it stays with the probe that came in.
+        return self.backend.same_power(probe - schedule.PROBE_STEP * step + momentum, self.start)

@@ -1,0 +1,101 @@
+"""What a refinement is asked for, and the one validation of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ptycho.config.validation import BOOL, INFERENCE_RULES
+from ptycho.errors import ConfigError
+from ptycho.solver.schedule import REST_STEPS, subset_schedule
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How a reconstruction is refined by the forward model alone.
+
+    Attributes
+    ----------
+    steps : int
+        Most iterations, >= 0; fewer where the misfit no longer falls.
+    probe : bool
+        Refine the probe too, all modes.
+    positions : bool
+        Refine the scan positions too.
+    frames : bool
+        Refine one intensity factor per frame too.
+    likelihood : {'amplitude', 'poisson'}
+        What the updates descend on.
+    tv : float
+        Strength of total-variation smoothing per iteration, in [0, 1) [transmission]; 0 is off.
+    start : {'network', 'flat'}
+        Object to start from.
+
+    Raises
+    ------
+    ConfigError
+        If a value is out of range, or something is to be refined in no iterations.
+    """
+
+    steps: int
+    probe: bool = False
+    positions: bool = False
+    frames: bool = False
+    likelihood: str = "amplitude"
+    tv: float = 0.0
+    start: str = "network"
+
+    def __post_init__(self) -> None:
+        rules = {name: INFERENCE_RULES[f"refine_{name}"] for name in ("steps", "likelihood", "tv", "start")}
+        rules |= dict.fromkeys(REST_STEPS, BOOL)
+        wrong = {name: rule for name, (rule, holds) in rules.items() if not holds(getattr(self, name))}
+        if wrong.keys() & {"steps", "tv"}:
+            raise ConfigError(
+                f"refinement: a number is out of range (got --refine {self.steps}, --refine-tv {self.tv}, "
+                "expected whole steps >= 0 and a strength >= 0 and < 1). Correct it."
+            )
+        for name, rule in wrong.items():
+            value = getattr(self, name)
+            raise ConfigError(
+                f"refinement: refine_{name} is {value!r}, expected {rule}. Change refine_{name}."
+            )
+        asked = [f"--refine-{name}" for name in REST_STEPS if getattr(self, name)]
+        asked += ["--init flat"] if self.start == "flat" else []
+        if asked and not self.steps:
+            raise ConfigError(
+                f"refinement: {asked[0]} needs steps (got --refine 0, expected >= 1). Pass --refine 50."
+            )
+
+    def moving(self, iteration: int) -> frozenset[str]:
+        """Return what moves beside the object in an iteration.
+
+        Parameters
+        ----------
+        iteration : int
+            From 0.
+
+        Returns
+        -------
+        frozenset of {'probe', 'positions', 'frames'}
+            What is refined and no longer rests.
+        """
+        return frozenset(
+            name for name, rest in REST_STEPS.items() if getattr(self, name) and iteration >= rest
+        )
+
+    def subset_counts(self, most: int) -> list[int]:
+        """Return into how many subsets every iteration is cut (eq. 19).
+
+        Parameters
+        ----------
+        most : int
+            What the scan allows, from ``ptycho.geometry.subsets.most_subsets``.
+
+        Returns
+        -------
+        list of int
+            One number per iteration. An object that is good already gets two subsets at most: more would make
+            it noisy. What else is refined needs the whole scan from the moment it moves, and frame
+            intensities, which trade with the object at once, from the first.
+        """
+        counts = list(subset_schedule(self.steps, most if self.start == "flat" else min(2, most)))
+        return [1 if self.moving(iteration) else count for iteration, count in enumerate(counts)]

@@ -1,0 +1,155 @@
+"""What a backend supplies to the solver: sums over one chunk of patterns, and steps on its own arrays.
+
+Arrays are those of the backend (``Any`` here): they add, subtract, and multiply with Python numbers. Shapes:
+object and illumination (H, W), probe (P, N, N), per pattern (J, ...). A chunk is some patterns with their
+places on the canvas; what it holds is between the backend and its :class:`Patterns`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+Array = Any
+Chunk = Any
+PerPattern = Any
+"""What a chunk tells of each of its patterns; it stays with whoever holds the patterns."""
+Sums = dict[str, Array]
+"""Sums over patterns by name, see :meth:`Primitives.chunk_sums`; they add up over chunks and processes."""
+Reduce = Callable[[Sums], Sums]
+"""Adds the sums of all processes that hold patterns of the scan."""
+
+
+class Wanted(NamedTuple):
+    """What the solver wants to know of a chunk; plain values, so that a compiled function can depend on them.
+
+    Attributes
+    ----------
+    likelihood : {'amplitude', 'poisson'}
+        What the object gradient, and that of the probe, descends on.
+    misfit : bool
+        The misfit is watched.
+    probe, positions, frames : bool
+        They move in this iteration.
+    illumination : bool
+        The illumination of these patterns is not known yet.
+    """
+
+    likelihood: str
+    misfit: bool = False
+    probe: bool = False
+    positions: bool = False
+    frames: bool = False
+    illumination: bool = False
+
+
+class Patterns(Protocol):
+    """The patterns of a scan as chunks, and what is known about each.
+
+    Plain updates with the whole scan only iterate: a list of chunks will do. More than one subset needs
+    ``part``, a refinement all the rest.
+
+    Attributes
+    ----------
+    subsets : int
+        Most subsets of an iteration, from ``ptycho.geometry.subsets.most_subsets``.
+    probe : complex array, shape (P, N, N)
+        Probe modes [sqrt(photons)].
+    shifts : real array, shape (J, 2)
+        Offset of each position from the corner of its patch [px].
+    frame_gain : real array, shape (J,)
+        Factor on the amplitude of every pattern.
+    """
+
+    subsets: int
+    shifts: Array
+    frame_gain: Array
+
+    @property
+    def probe(self) -> Array:
+        """Probe modes."""
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield all patterns."""
+
+    def part(self, index: int, count: int) -> Iterable[Chunk]:
+        """Return the chunks of subset ``index`` of ``count``; each subset covers the canvas."""
+
+    def change(self, *, probe: Array = None, shifts: Array = None, frame_gain: Array = None) -> None:
+        """Take over what was refined; the next chunks have it."""
+
+
+class Primitives(Protocol):
+    """The arithmetic of one backend. A step that is returned is still to be taken, by the loop."""
+
+    def constant(self, array: Array) -> Array:
+        """Return the same array, of which nothing is differentiated."""
+
+    def chunk_sums(self, obj: Array, chunk: Chunk, wanted: Wanted) -> tuple[Sums, PerPattern]:
+        """Return what one chunk adds to every sum, and what it tells of each pattern.
+
+        Parameters
+        ----------
+        obj : complex array, shape (H, W)
+            Object [transmission].
+        chunk : Chunk
+            Some patterns.
+        wanted : Wanted
+            Which of the following are needed.
+
+        Returns
+        -------
+        sums : dict of str to array
+            ``gradient`` (H, W): by the object, eq. 9 or 17 [photons]. With ``misfit``: ``error`` and
+            ``energy``, numerator and denominator of eq. 7a [photons]. With ``probe``: ``probe_gradient``
+            (P, N, N), eq. 13, and ``object_power`` (N, N), the sum of ``|O_j|**2``. With ``positions``:
+            ``curvature``, the sum of the mean diagonal of the normal matrices of eq. 16. With ``positions``
+            or ``frames``: ``patterns``, their number. With ``illumination``: ``illumination`` (H, W), eq. 8
+            [photons / pixel].
+        per_pattern
+            What :meth:`position_steps` and :meth:`frame_factors` need of each pattern.
+        """
+
+    def preconditioned(self, gradient: Array, illumination: Array) -> Array:
+        """Return the gradient over the damped illumination, minus the step of eq. 10, shape (H, W)."""
+
+    def total_variation_gradient(self, obj: Array) -> Array:
+        """Return the gradient of the total variation, smoothed below ``TV_SMOOTHING``, shape (H, W).
+
+        Its modulus is below about 4; a step along minus it flattens noise and keeps edges.
+        """
+
+    def probe_step(self, gradient: Array, object_power: Array) -> Array:
+        """Return the probe gradient over the strongest object power (eq. 14), shape (P, N, N)."""
+
+    def same_power(self, probe: Array, reference: Array) -> Array:
+        """Return the probe times the factor that gives it the total power of a reference."""
+
+    def position_steps(
+        self, found: Sequence[PerPattern], ridge: Array, length: float, limit_px: float
+    ) -> Array:
+        """Return how far each position is to move, shape (J, 2) [px], in the order of the scan (eq. 16).
+
+        Parameters
+        ----------
+        found : sequence
+            From :meth:`chunk_sums`, all chunks of the scan.
+        ridge : scalar
+            Added to the diagonal of every normal matrix.
+        length : float
+            Factor on the least-squares displacement.
+        limit_px : float
+            Most that a position moves along an axis.
+        """
+
+    def frame_factors(
+        self, found: Sequence[PerPattern], gain: Array, previous: Array, momentum: float
+    ) -> Array:
+        """Return the new factor of every frame, shape (J,), its mean not yet 1, in the order of the scan.
+
+        Eq. 21: the factor so far, times what fits the measured pixels best (1 without any light), times the
+        last change, ``gain / previous``, to the power of ``momentum``.
+        """
+
+    def pattern_sum(self, values: Array) -> Array:
+        """Return the sum over patterns, the first axis."""

@@ -1,0 +1,145 @@
+"""Numbers of the solver, and what happens in which iteration: subsets, momentum, rests, the end.
+
+An iteration goes once through all patterns; an update moves the object once. Neighbouring patterns tell
+nearly the same about a pixel. Where many of them overlap, an eighth of the scan gives almost the step of the
+whole, so one iteration makes eight updates. The noise of a subset stays in the object, so the last iterations
+use the whole scan again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+STEP_DAMPING = 0.02
+"""Share of the strongest illumination added to the preconditioner; faint rims then amplify no noise."""
+BLOCKS = 8
+"""Parts a scan is cut into; a subset is one or several of them."""
+_SHARES = ((0.4, 1), (0.6, 2), (0.8, 4))
+"""Until this share of the iterations, the most subsets are divided by this."""
+MIN_PASSES = 20
+"""Iterations that subsets never go below."""
+SUBSET_MOMENTUM = 0.9
+"""Most momentum where subsets are used: many updates make it long, and it would carry their noise along."""
+PROBE_REFINE_STEPS = 40
+"""Joint iterations of object and probe before a training run that refines the probe."""
+PROBE_REFINE_PIXELS = 2**23
+"""Detector pixels the probe is refined on: 2048 patterns of 64 x 64 around the middle of the scan."""
+PROBE_REST_STEPS = 3
+"""Iterations in which the probe still rests."""
+PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
+"""Length and momentum of a probe step, relative to the steepest safe one."""
+FRAME_MOMENTUM = 0.9
+"""Momentum of the intensity factors of frames. Without it object and factors push each other to and fro, and
+a drift that both can take in hardly moves."""
+CONVERGED, CONVERGED_STEPS = 2e-3, 10
+"""A refinement ends when the misfit fell by less than this share over so many iterations."""
+POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5
+"""Positions rest at first, then move by so many times their least-squares step (the object follows slower
+than it assumes, so twice is not too far), at most so far in one iteration."""
+POSITION_RIDGE = 1e-3
+"""Share of the mean curvature of all positions added to that of each: a flat region says nothing about its
+position, and the ridge, one for the whole scan, keeps it where it is."""
+POISSON_FLOOR = 0.1
+"""Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
+TV_SMOOTHING = 1e-2
+"""Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
+REST_STEPS = {"probe": PROBE_REST_STEPS, "positions": POSITION_REST_STEPS, "frames": 0}
+"""What moves beside the object -> iterations in which it rests, so that a poor start does not spoil it."""
+
+
+def nesterov_momentum(update: int) -> float:
+    r"""Return the momentum of an object update.
+
+    .. math:: \beta_k = k / (k + 3)
+
+    Parameters
+    ----------
+    update : int
+        Updates so far.
+
+    Returns
+    -------
+    float
+        In [0, 1).
+
+    References
+    ----------
+    Nesterov, Soviet Math. Dokl. 27, 372 (1983); specs/physics.md, eq. 11.
+    """
+    return update / (update + 3)
+
+
+def needed_passes(n_steps: int, most: int) -> int:
+    """Return how many iterations in subsets do the work of updates with the whole scan.
+
+    Parameters
+    ----------
+    n_steps : int
+        Updates with the whole scan.
+    most : int
+        Most subsets of an iteration, from ``ptycho.geometry.subsets.most_subsets``.
+
+    Returns
+    -------
+    int
+        At most ``n_steps``, and not below ``MIN_PASSES`` unless these are fewer.
+    """
+    return min(n_steps, max(MIN_PASSES, 2 * n_steps // most))
+
+
+def subset_schedule(n_passes: int, most: int) -> Iterator[int]:
+    """Yield the number of subsets of every iteration: many at first, the whole scan in the end (eq. 19).
+
+    Parameters
+    ----------
+    n_passes : int
+        Iterations.
+    most : int
+        From ``ptycho.geometry.subsets.most_subsets``; 1 leaves every iteration whole.
+
+    Yields
+    ------
+    int
+        Subsets of the iteration.
+    """
+    for index in range(n_passes):
+        share = (index + 0.5) / n_passes
+        divisor = next((by for until, by in _SHARES if share < until), BLOCKS)
+        yield max(1, most // divisor)
+
+
+def subset_momentum(update: int, most: int) -> float:
+    """Return the momentum of an object update (eq. 11, eq. 19).
+
+    Parameters
+    ----------
+    update : int
+        Updates so far.
+    most : int
+        Most subsets of an iteration.
+
+    Returns
+    -------
+    float
+        In [0, 1).
+    """
+    momentum = nesterov_momentum(update)
+    return momentum if most == 1 else min(momentum, SUBSET_MOMENTUM)
+
+
+def has_converged(misfit: Sequence[float]) -> bool:
+    """Tell whether a refinement may end.
+
+    Parameters
+    ----------
+    misfit : sequence of float
+        Relative amplitude misfit before every iteration so far.
+
+    Returns
+    -------
+    bool
+        True when it fell by less than ``CONVERGED`` over the last ``CONVERGED_STEPS`` iterations.
+    """
+    if len(misfit) <= CONVERGED_STEPS:
+        return False
+    return misfit[-1] > misfit[-1 - CONVERGED_STEPS] * (1 - CONVERGED)
