@@ -6,11 +6,10 @@ Run ``python datasets/make_datasets.py``, or name another folder to write to.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-from ptycho.cli.simulate_command import main as simulate
 
 COMMANDS: dict[str, str] = {
     "demo_64.npz": (
@@ -44,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     folder = parser.parse_args(argv).folder
     for name, flags in COMMANDS.items():
-        status = simulate(["--output", str(folder / name), *flags.split()])
+        words = ["-m", "ptycho.simulate", "--output", str(folder / name), *flags.split()]
+        status = subprocess.run([sys.executable, *words], check=False).returncode
         if status != 0:
             return status
     return 0

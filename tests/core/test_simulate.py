@@ -329,16 +329,14 @@ def test_write_scan_round_trips_and_wants_an_npz_name(tmp_path: Path) -> None:
     assert not (tmp_path / "scan.h5").exists()
 
 
-def test_shipped_data_are_what_their_command_makes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_shipped_data_are_what_their_command_makes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location("make_datasets", DATASETS / "make_datasets.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert module.main([str(tmp_path)]) == 0
-    assert "400 patterns of 64x64 px" in capsys.readouterr().out
+    assert "400 patterns of 64x64 px" in capfd.readouterr().out
     readme = " ".join((DATASETS / "README.md").read_text().replace("\\\n", " ").split())
     for name, flags in module.COMMANDS.items():
         assert f"--output datasets/{name} {flags}" in readme

@@ -174,7 +174,7 @@ def test_an_interruption_ends_with_status_130_and_one_true_line(
 
 def test_an_interrupted_simulation_leaves_no_file(tmp_path: Path) -> None:
     moment = Moment("", "simulate", loaded="_multiarray_umath")
-    process = started("ptycho.simulation.simulate", "--output", str(tmp_path / "new.npz"), "--grid", "300")
+    process = started("ptycho.simulate", "--output", str(tmp_path / "new.npz"), "--grid", "300")
     try:
         wait_for(process, moment, tmp_path)
         time.sleep(0.5)
