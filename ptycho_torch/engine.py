@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,30 +18,23 @@ from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECK
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
 from ptycho.data.labels import wanted_labels
-from ptycho.data.probe_mask import masked
-from ptycho.data.selection import judging_groups
+from ptycho.data.store import PatternStore
 from ptycho.errors import BundleError, ConfigError, DataError
-from ptycho.geometry.batches import tile_members
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.networks.schedule import early_end
 from ptycho.physics.losses import LossTerms, loss_terms, monitored_loss
 from ptycho.process.progress import Progress
-from ptycho.run.job import TrainingJob, TrainingResult
+from ptycho.run.job import TrainingJob, TrainingResult, feeds
+from ptycho.run.reconstruction import fitted_probe
 from ptycho_torch.best import BestEpoch
 from ptycho_torch.checkpoints import check_resume, damaged
 from ptycho_torch.config_bridge import from_core
-from ptycho_torch.data import (
-    GroupDataset,
-    PatternStore,
-    TileDataset,
-    group_loader,
-    tile_loader,
-)
+from ptycho_torch.data import loader
 from ptycho_torch.effects import check_all
 from ptycho_torch.isolation import untouched_torch
 from ptycho_torch.loggers import build_logger, check_installed, log_artifacts
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
-from ptycho_torch.reconstruct import fitted_probe, reconstruct, resolve_accelerator
+from ptycho_torch.reconstruct import TorchBackend, reconstruct, resolve_accelerator
 from ptycho_torch.trainer import build_trainer, check_precision, run_trainer
 
 __all__ = [
@@ -113,38 +107,6 @@ def _early_stopping(job: TrainingJob, monitor: str) -> EarlyStopping:
     return EarlyStopping(
         monitor=monitor, patience=patience, mode=mode, strict=False, check_on_train_epoch_end=True
     )
-
-
-def _loaders(
-    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, model: PtychoPINN_Lightning
-) -> tuple[Any, Any]:
-    """Return the loaders of training and validation; the latter is None where nothing judges."""
-    config, how = job.config, job.execution
-    known, other = (wanted_labels(model.terms.needs_labels, scan) for scan in (job.scan, job.test_scan))
-    if model.is_unrolled:
-        members, held_out, steps = tile_members(job.groups, job.validation, job.scan.n_px, seed=config.seed)
-        tiles = TileDataset(store, job.scan, members, labels=known)
-        train = tile_loader(tiles, seed=config.seed, steps=steps, execution=how)
-        if test_store is not None and job.test_scan is not None:
-            judge = TileDataset(test_store, job.test_scan, job.test_scan.usable, own_probe=True, labels=other)
-        elif held_out is not None:
-            both = np.union1d(members, held_out)
-            judge = TileDataset(store, job.scan, both, held_out=held_out, labels=known)
-        else:
-            return train, None
-        return train, tile_loader(judge, seed=config.seed, steps=None, execution=how)
-    merge = config.model.object_big and config.model.gridsize > 1
-    size = config.batch_size
-    source = GroupDataset(store, job.scan, job.groups, merge=merge, labels=known)
-    train = group_loader(source, size, seed=config.seed, shuffle=True, execution=how)
-    if test_store is not None and job.test_scan is not None:
-        groups = judging_groups(job.test_scan, config.model.gridsize)
-        judge = GroupDataset(test_store, job.test_scan, groups, merge=merge, own_probe=True, labels=other)
-    elif job.validation is not None:
-        judge = GroupDataset(store, job.scan, job.validation, merge=merge, labels=known)
-    else:
-        return train, None
-    return train, group_loader(judge, size, seed=config.seed, shuffle=False, execution=how)
 
 
 def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
@@ -233,30 +195,31 @@ def fit(job: TrainingJob) -> TrainingResult:
     if job.resume is not None:
         check_resume(job.resume, model, job.config.nepochs)
     start = time.perf_counter()
-    with PatternStore(job.scan, job.progress) as store:
-        test_store = PatternStore(job.test_scan, Progress()) if job.test_scan is not None else None
-        try:
-            if job.config.probe_trainable and job.resume is None:
-                members = np.unique(job.groups.indices)
-                probe = fitted_probe(store, job.scan, members, torch.device(accelerator), job.progress)
-                probe = masked(probe, job.config.model)
-                model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
-            train, judge = _loaders(job, store, test_store, model)
-            report = _Report(job, model)
-            logger = build_logger(job)
-            best = _best_epoch(job, model, judge)
-            patience = _early_stopping(job, best.logged)
-            called = [report, best, *_checkpoints(job, best.logged), patience]
-            called += job.native.get("callbacks", ())
-            trainer = build_trainer(job, accelerator, logger, called)
-            with report.phase as phase:
-                run_trainer(trainer, model, train, judge, job.resume)
-                if 0 < patience.stopped_epoch < job.config.nepochs - 1:
-                    epochs = patience.stopped_epoch + 1
-                    phase.ended(early_end(epochs, best.monitor, job.execution.checkpoint_mode))
-        finally:
-            if test_store is not None:
-                test_store.close()
+    with ExitStack() as stack:
+        store = stack.enter_context(PatternStore(job.scan, job.progress))
+        test_store = None
+        if job.test_scan is not None:
+            test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
+        if job.config.probe_trainable and job.resume is None:
+            used, trained = TorchBackend(model, torch.device(accelerator)), np.unique(job.groups.indices)
+            with torch.no_grad():
+                probe = fitted_probe(used, store, job.scan, trained, job.progress)
+            model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
+        whole, needs_labels = model.generator.whole_canvas, model.terms.needs_labels
+        found = feeds(job, store, test_store, whole_canvas=whole, needs_labels=needs_labels)
+        train, judge = (None if feed is None else loader(feed, job.execution) for feed in found)
+        report = _Report(job, model)
+        logger = build_logger(job)
+        best = _best_epoch(job, model, judge)
+        patience = _early_stopping(job, best.logged)
+        called = [report, best, *_checkpoints(job, best.logged), patience]
+        called += job.native.get("callbacks", ())
+        trainer = build_trainer(job, accelerator, logger, called)
+        with report.phase as phase:
+            run_trainer(trainer, model, train, judge, job.resume)
+            if 0 < patience.stopped_epoch < job.config.nepochs - 1:
+                epochs = patience.stopped_epoch + 1
+                phase.ended(early_end(epochs, best.monitor, job.execution.checkpoint_mode))
     model.trained_epoch = best.restore(model)
     if model.trained_epoch is not None:
         job.progress.note(model.trained_epoch.best_of(trainer.current_epoch))

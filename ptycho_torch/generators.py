@@ -125,6 +125,8 @@ class CnnGenerator(TableNetwork):
         Seed of the initial weights.
     """
 
+    whole_canvas = False
+
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
         self.n_px = model.N
@@ -192,6 +194,8 @@ class UnrolledGenerator(TableNetwork):
     seed : int
         Seed of the initial weights.
     """
+
+    whole_canvas = True
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)

@@ -20,7 +20,7 @@ from ptycho.physics.losses import LossTerms
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
-from ptycho_torch.generators import UnrolledGenerator, build_generator
+from ptycho_torch.generators import build_generator
 from ptycho_torch.optimizer import build_optimizer
 from ptycho_torch.solver import Chunk
 
@@ -144,11 +144,6 @@ class PtychoPINN_Lightning(L.LightningModule):
         )
 
     @property
-    def is_unrolled(self) -> bool:
-        """True for the generator that works on a whole canvas."""
-        return isinstance(self.generator, UnrolledGenerator)
-
-    @property
     def loss_name(self) -> str:
         """Name that the loss of an epoch is logged under."""
         return f"{self.terms.kind}_train_loss"
@@ -207,7 +202,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         Prediction
             Amplitudes, object and light.
         """
-        return self._predict_canvas(batch) if self.is_unrolled else self._predict_patches(batch)
+        return self._predict_canvas(batch) if self.generator.whole_canvas else self._predict_patches(batch)
 
     def _predict_canvas(self, batch: dict[str, Tensor]) -> losses.Prediction:
         """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""
@@ -215,7 +210,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         seen = judged = Chunk(batch["corners"], self._probes(batch), amplitude)
         if "judged" in batch:
             chosen = batch["judged"]
-            seen, judged = _split(seen, chosen)
+            seen, judged = (_part(seen, batch[name]) for name in ("seen", "judged"))
             shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
         light = physics.illumination(seen.probes, seen.corners_yx, _shape(batch))
         obj = self.generator([seen], light)
@@ -330,7 +325,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         complex tensor, shape (B, C, N, N)
             Object patches [transmission], each in the frame of its own position.
         """
-        if not self.is_unrolled:
+        if not self.generator.whole_canvas:
             return self.generator(physics.filled_amplitude(x) * input_scale_factor)
         n_px = x.shape[-1]
         modes = probe.reshape(-1, *probe.shape[-3:])[0] if probe.ndim > 2 else probe[None]
@@ -403,9 +398,7 @@ def _shape(batch: dict[str, Tensor]) -> tuple[int, int]:
     return int(batch["shape"][0]), int(batch["shape"][1])
 
 
-def _split(whole: Chunk, judged: Tensor) -> tuple[Chunk, Chunk]:
-    """Part a tile into what the network sees and what it is judged on."""
-    probes = whole.probes if whole.probes.ndim == 4 else whole.probes.expand(len(judged), *whole.probes.shape)
-    corners, amplitude = whole.corners_yx, whole.amplitude
-    shown, kept = (Chunk(corners[part], probes[part], amplitude[part]) for part in (~judged, judged))
-    return shown, kept
+def _part(whole: Chunk, rows: Tensor) -> Chunk:
+    """Return the patterns of a tile that a mask (J,) names."""
+    probes = whole.probes if whole.probes.ndim == 4 else whole.probes.expand(len(rows), *whole.probes.shape)
+    return Chunk(whole.corners_yx[rows], probes[rows], whole.amplitude[rows])

@@ -11,7 +11,7 @@ from ptycho.data.scaling import ScaleRecord
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
 from ptycho.tf import losses, physics
-from ptycho.tf.generators import UnrolledGenerator, build_generator
+from ptycho.tf.generators import build_generator
 from ptycho.tf.runtime import as_complex, tf
 from ptycho.tf.solver import Chunk
 
@@ -52,11 +52,6 @@ class PtychoPINN:
         self.probe_start: NDArray[np.complex64] | None = None
         self.trained_epoch: TrainedEpoch | None = None
         self.scale_record: ScaleRecord | None = None
-
-    @property
-    def is_unrolled(self) -> bool:
-        """True for the generator that works on a whole canvas."""
-        return isinstance(self.generator, UnrolledGenerator)
 
     @property
     def trained_probe(self) -> TrainedProbe:
@@ -139,7 +134,7 @@ class PtychoPINN:
         Prediction
             Amplitudes, object and light.
         """
-        return self._predict_canvas(batch) if self.is_unrolled else self._predict_patches(batch)
+        return self._predict_canvas(batch) if self.generator.whole_canvas else self._predict_patches(batch)
 
     def _predict_canvas(self, batch: Batch) -> losses.Prediction:
         """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
-from ptycho.data.labels import Labels, wanted_labels
-from ptycho.data.probe_mask import masked
-from ptycho.data.selection import judging_groups
+from ptycho.data.labels import wanted_labels
+from ptycho.data.store import PatternStore
 from ptycho.errors import ConfigError, DataError
-from ptycho.geometry.batches import batch_rows, judging_centres, tile_centres, tile_members
 from ptycho.networks.architectures import check_weights
 from ptycho.networks.bundle import Bundle
 from ptycho.networks.schedule import (
@@ -36,14 +34,15 @@ from ptycho.networks.schedule import (
 from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run.job import TrainingJob, TrainingResult
+from ptycho.run.job import Feed, TrainingJob, TrainingResult, feeds
+from ptycho.run.reconstruction import fitted_probe
 from ptycho.tf.checkpoints import Checkpoints, best_files, fill, load_bundle, packed, read_state
-from ptycho.tf.data import BatchSource, GroupSource, PatternStore, TileSource, stream
+from ptycho.tf.data import specs, stream
 from ptycho.tf.device import device_name, resolve_accelerator
 from ptycho.tf.loggers import RunLogger, build_logger, check_installed
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
-from ptycho.tf.reconstruct import fitted_probe
+from ptycho.tf.reconstruct import TensorflowBackend
 from ptycho.tf.runtime import tf
 
 logger = logging.getLogger(__name__)
@@ -51,69 +50,7 @@ logger = logging.getLogger(__name__)
 PRECISIONS: dict[str, tf.DType | None] = {"32-true": None, "bf16-mixed": tf.bfloat16}
 """What the convolutions of a training compute in. Half precision with five exponent bits (16-mixed) is left
 out: it needs a scaled loss, and on a CPU it takes seven times longer than single precision."""
-KnownPatches = tuple[Labels | None, Labels | None]
-"""Labels of the scan to train on and of the one that judges."""
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
-
-
-class _Epochs(NamedTuple):
-    """A source of batches and what is asked of it in an epoch."""
-
-    source: BatchSource
-    order: Any
-
-    def batches(self, epoch: int) -> tuple[Sequence[Any], Any]:
-        """Return the order of an epoch, and its batches."""
-        order = self.order(epoch)
-        return order, stream(self.source, order)
-
-
-def _sources(
-    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, model: PtychoPINN
-) -> tuple[_Epochs, _Epochs | None]:
-    """Return what is trained on and what judges; the latter is None where nothing does."""
-    known = _known_patches(job, model)
-    return (_tiles if model.is_unrolled else _groups)(job, store, test_store, known)
-
-
-def _known_patches(job: TrainingJob, model: PtychoPINN) -> KnownPatches:
-    """Return the labels of both scans, where the loss asks for them."""
-    asked = model.terms.needs_labels
-    return wanted_labels(asked, job.scan), wanted_labels(asked, job.test_scan)
-
-
-def _tiles(
-    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, known: KnownPatches
-) -> tuple[_Epochs, _Epochs | None]:
-    seed, n_px = job.config.seed, job.scan.n_px
-    members, held_out, steps = tile_members(job.groups, job.validation, n_px, seed=seed)
-    source = TileSource(store, job.scan, members, labels=known[0])
-    train = _Epochs(source, lambda epoch: tile_centres(len(source), steps, seed, epoch).tolist())
-    if test_store is not None and job.test_scan is not None:
-        judge = TileSource(test_store, job.test_scan, job.test_scan.usable, own_probe=True, labels=known[1])
-    elif held_out is not None:
-        both = np.union1d(members, held_out)
-        judge = TileSource(store, job.scan, both, held_out=held_out, labels=known[0])
-    else:
-        return train, None
-    return train, _Epochs(judge, lambda _: judging_centres(len(judge), n_px, judge.judged))
-
-
-def _groups(
-    job: TrainingJob, store: PatternStore, test_store: PatternStore | None, known: KnownPatches
-) -> tuple[_Epochs, _Epochs | None]:
-    config, size = job.config, job.config.batch_size
-    merge = config.model.object_big and config.model.gridsize > 1
-    source = GroupSource(store, job.scan, job.groups, merge=merge, labels=known[0])
-    train = _Epochs(source, lambda epoch: batch_rows(len(source), size, config.seed, epoch))
-    if test_store is not None and job.test_scan is not None:
-        groups = judging_groups(job.test_scan, config.model.gridsize)
-        judge = GroupSource(test_store, job.test_scan, groups, merge=merge, own_probe=True, labels=known[1])
-    elif job.validation is not None:
-        judge = GroupSource(store, job.scan, job.validation, merge=merge, labels=known[0])
-    else:
-        return train, None
-    return train, _Epochs(judge, lambda _: batch_rows(len(judge), size))
 
 
 def _new_model(job: TrainingJob) -> PtychoPINN:
@@ -122,7 +59,8 @@ def _new_model(job: TrainingJob) -> PtychoPINN:
     model = PtychoPINN(config.model, config.seed, terms=loss_terms(config), gain_trainable=gain)
     model.generator.mixed_dtype = PRECISIONS[job.execution.precision]
     model.attach_scan(job.scan.probe, job.scan.record, refined=False)
-    _known_patches(job, model)
+    for scan in (job.scan, job.test_scan):
+        wanted_labels(model.terms.needs_labels, scan)
     return model
 
 
@@ -177,7 +115,7 @@ def _checkpoint(job: TrainingJob, model: PtychoPINN) -> tuple[Bundle, State | No
 class _Training:
     """One training while it runs."""
 
-    def __init__(self, job: TrainingJob, model: PtychoPINN, train: _Epochs, judge: _Epochs | None) -> None:
+    def __init__(self, job: TrainingJob, model: PtychoPINN, train: Feed, judge: Feed | None) -> None:
         self.job, self.model, self.train, self.judge = job, model, train, judge
         config, execution = job.config, job.execution
         self.variables = model.trainable()
@@ -192,9 +130,9 @@ class _Training:
         self.monitor = self._monitor()
         folder = Path(config.output_dir) / CHECKPOINT_FOLDER
         self.checkpoints = Checkpoints(folder, execution.checkpoint_save_top_k, execution.checkpoint_mode)
-        self._step = tf.function(self._gradients, input_signature=[train.source.signature])
+        self._step = tf.function(self._gradients, input_signature=[specs(train.source.signature)])
         if judge is not None:
-            self._judged = tf.function(model.loss, input_signature=[judge.source.signature])
+            self._judged = tf.function(model.loss, input_signature=[specs(judge.source.signature)])
 
     def _monitor(self) -> str:
         """Return which loss decides the best epoch."""
@@ -212,7 +150,8 @@ class _Training:
         """Take the steps of an epoch and return its mean loss."""
         execution, config = self.job.execution, self.job.config
         limit = config.gradient_clip_val
-        order, batches = self.train.batches(epoch)
+        order = self.train.order(epoch)
+        batches = stream(self.train.source, order)
         share, losses, gathered = execution.accum_steps, [], None
         for index, batch in enumerate(batches):
             loss, found = self._step(batch)
@@ -229,7 +168,11 @@ class _Training:
         """Return the mean loss on what judges."""
         if self.judge is None:
             return None
-        return float(np.mean([float(self._judged(batch)) for batch in self.judge.batches(epoch)[1]]))
+        return float(
+            np.mean(
+                [float(self._judged(batch)) for batch in stream(self.judge.source, self.judge.order(epoch))]
+            )
+        )
 
     def _set_rate(self, epoch: int) -> None:
         config = self.job.config
@@ -365,10 +308,12 @@ def fit(job: TrainingJob) -> TrainingResult:
         if job.test_scan is not None:
             test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
         if job.config.probe_trainable and job.resume is None:
-            probe = fitted_probe(store, job.scan, np.unique(job.groups.indices), job.progress)
-            probe = masked(probe, job.config.model)
+            used, trained = TensorflowBackend(model), np.unique(job.groups.indices)
+            probe = fitted_probe(used, store, job.scan, trained, job.progress)
             model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
-        training = _Training(job, model, *_sources(job, store, test_store, model))
+        whole, needs_labels = model.generator.whole_canvas, model.terms.needs_labels
+        found = feeds(job, store, test_store, whole_canvas=whole, needs_labels=needs_labels)
+        training = _Training(job, model, *found)
         if job.resume is not None and checkpoint is not None:
             training.resume(job.resume, *checkpoint)
         log = build_logger(job)

@@ -19,10 +19,12 @@ from judges import as_array
 from worker import CPU, Backend
 
 from ptycho.config.config import ModelConfig, TrainingConfig
+from ptycho.data.feed import GroupSource, TileSource
 from ptycho.data.labels import scan_labels
 from ptycho.data.probe_mask import mask_of
 from ptycho.data.scan import Scan
 from ptycho.data.selection import training_groups
+from ptycho.data.store import PatternStore
 from ptycho.errors import DataError
 from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import covering_groups
@@ -133,19 +135,15 @@ def batch_loss(backend: Backend, scan: Scan, config: TrainingConfig) -> float:
     built = backend.engine.from_bundle(bundle)
     built.terms = loss_terms(config)
     labels = scan_labels(scan) if built.terms.needs_labels else None
-    data = backend.data
-    with data.PatternStore(scan, Progress()) as store:
+    with PatternStore(scan, Progress()) as store:
         if model.architecture == "unrolled":
-            kind = data.TileDataset if backend.name == "torch" else data.TileSource
             held_out = np.arange(7, 60, 9)
-            batch = kind(store, scan, np.arange(scan.n_patterns), held_out=held_out, labels=labels)[20]
+            batch = TileSource(store, scan, np.arange(scan.n_patterns), held_out=held_out, labels=labels)[20]
         else:
-            kind = data.GroupDataset if backend.name == "torch" else data.GroupSource
             groups = covering_groups(scan.positions_yx_px, gridsize=model.gridsize)
-            batch = kind(store, scan, groups, merge=model.object_big, labels=labels)[[3, 40, 21]]
-    if backend.name == "torch":
-        return float(built._loss(batch).detach())
-    return float(built.loss({name: backend.tensor(np.asarray(value)) for name, value in batch.items()}))
+            batch = GroupSource(store, scan, groups, merge=model.object_big, labels=labels)[[3, 40, 21]]
+    tensors = {name: backend.tensor(value) for name, value in batch.items()}
+    return float(built._loss(tensors).detach() if backend.name == "torch" else built.loss(tensors))
 
 
 def losses(backend: Backend, folder: Path) -> Answers:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig, TrainingConfig
+from ptycho.data.feed import GroupSource, TileSource
 from ptycho.data.scan import Scan
+from ptycho.data.store import PatternStore
 from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import make_groups
 from ptycho.process.progress import Progress
-from ptycho.tf.data import GroupSource, PatternStore, TileSource, stream
+from ptycho.tf.data import specs, stream
 from ptycho.tf.optimizer import Optimizer, clipped
 from ptycho.tf.runtime import tf
 
@@ -47,7 +49,7 @@ def test_batches_arrive_in_order_and_as_announced(scan: Scan) -> None:
                 assert sorted(batch) == sorted(expected)
                 for name, array in expected.items():
                     np.testing.assert_array_equal(batch[name], array)
-                    assert source.signature[name].is_compatible_with(batch[name])
+                    assert specs(source.signature)[name].is_compatible_with(batch[name])
 
 
 # --- the optimiser ---

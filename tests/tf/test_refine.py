@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ptycho.data import chunks as data
 from ptycho.data.prepare import prepare_scan
+from ptycho.data.store import PatternStore
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver.options import RefineOptions
-from ptycho.tf import data
-from ptycho.tf.data import PatternStore, ScanChunks
+from ptycho.tf.data import ScanChunks
 from ptycho.tf.runtime import tf
 from ptycho.tf.solver import refine
 

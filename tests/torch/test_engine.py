@@ -14,8 +14,10 @@ from judges import assert_twin
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.feed import GroupSource
 from ptycho.data.scan import Scan
 from ptycho.data.selection import training_groups
+from ptycho.data.store import PatternStore
 from ptycho.errors import BundleError, ConfigError
 from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import covering_groups
@@ -25,7 +27,7 @@ from ptycho.run.job import TrainingJob
 from ptycho.simulation.simulate import SimulationOptions, write_scan
 from ptycho_torch import engine
 from ptycho_torch.config_bridge import from_core
-from ptycho_torch.data import GroupDataset, PatternStore
+from ptycho_torch.data import FeedDataset
 from ptycho_torch.model import PtychoPINN_Lightning
 
 Command = Callable[..., Any]
@@ -123,7 +125,7 @@ def test_a_group_of_true_patches_predicts_what_the_object_scatters(gridsize: int
     def predicted(given: NDArray[np.complex128]) -> NDArray[np.float32]:
         model.network_patches = lambda *_: torch.from_numpy(given[members].astype(np.complex64))
         with PatternStore(scan, Progress()) as store, torch.inference_mode():
-            batch = GroupDataset(store, scan, groups, merge=True)[rows]
+            batch = FeedDataset(GroupSource(store, scan, groups, merge=True))[rows]
             amplitude, measured = model.predict_amplitude(batch)
         counts = scan.raw.diff3d[members.reshape(-1)].astype(np.float32)
         assert_twin(np.sqrt(counts), measured, 1e-6)

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho.data import chunks as data
 from ptycho.data.prepare import prepare_scan
 from ptycho.data.scan import Scan
+from ptycho.data.store import PatternStore
 from ptycho.evaluation.metrics import score
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver.options import RefineOptions
-from ptycho_torch import data
-from ptycho_torch.data import PatternStore, ScanChunks
+from ptycho_torch.data import ScanChunks
 from ptycho_torch.solver import accelerated_steps, refine, scan_illumination
 
 KEYS = ("xcoords", "ycoords", "diff3d", "probeGuess", "scan_index", "objectGuess")

@@ -1,0 +1,121 @@
+"""A scan as chunks of patterns, in subsets that each cover the canvas: what the solver goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.store import PatternStore
+from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS
+from ptycho.geometry.canvas import CanvasPlan, moved_plan
+from ptycho.geometry.subsets import most_subsets, subset_order
+from ptycho.solver.schedule import BLOCKS
+
+Array = Any
+
+
+class ScanChunks:
+    """The patterns ``indices`` (J,) of a scan on a canvas, as ``ptycho.solver.primitives.Patterns``.
+
+    A backend supplies the six methods that raise ``NotImplementedError``. A small scan is read, and its probe
+    shifted, once; a large one anew in every iteration.
+    """
+
+    def __init__(
+        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
+    ) -> None:
+        self.store, self.plan, self.indices, self._probe = store, plan, indices, probe
+        self.shifts = self.tensor(plan.shifts_yx_px.astype(np.float32))
+        self.frame_gain = self.tensor(np.ones(len(indices), np.float32))
+        self._fixed, self._even = plan.is_integer, True
+        self._laid, self._rest = plan, self.shifts
+        self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)
+        order = subset_order(plan.positions_yx_px)
+        # Within a block rows ascend, so that reading goes forward through the file.
+        self._blocks = [np.sort(order[block::BLOCKS]) for block in range(BLOCKS)]
+        self.subsets = most_subsets(plan.positions_yx_px, self.array(probe))
+        self._keeps = len(indices) * plan.patch_px**2 <= KEPT_PIXELS
+        self._kept: dict[int, Any] = {}
+
+    def tensor(self, values: NDArray[Any]) -> Array:
+        """Return values as an array of the backend, where the probe is."""
+        raise NotImplementedError
+
+    def array(self, tensor: Array) -> NDArray[Any]:
+        """Return an array of the backend as NumPy values."""
+        raise NotImplementedError
+
+    def take(self, tensor: Array, rows: NDArray[np.int64]) -> Array:
+        """Return some rows."""
+        raise NotImplementedError
+
+    def shifted(self, probe: Array, shifts: Array) -> Array:
+        """Return a probe (J, P, N, N) moved by each of the shifts (J, 2) [px]."""
+        raise NotImplementedError
+
+    def scaled(self, probes: Array, gain: Array) -> Array:
+        """Return probes (J, P, N, N) times the factors (J,)."""
+        raise NotImplementedError
+
+    def chunk(self, corners: Array, probes: Array, amplitude: Array, shifts: Array, rows: Any) -> Any:
+        """Return a chunk of the backend."""
+        raise NotImplementedError
+
+    @property
+    def probe(self) -> Array:
+        """Probe modes (P, N, N) [sqrt(photons)]; a new one takes effect on the next pass."""
+        return self._probe
+
+    @property
+    def positions_yx_px(self) -> NDArray[np.float64]:
+        """Patch centres as they are now, shape (J, 2) [object px]."""
+        return self._laid.positions_yx_px
+
+    def change(self, *, probe: Array = None, shifts: Array = None, frame_gain: Array = None) -> None:
+        """Take refined values over, as ``ptycho.solver.primitives.Patterns.change``."""
+        if probe is not None:
+            self._probe = probe
+        if shifts is not None:
+            self.shifts, self._fixed = shifts, False
+            self._laid = moved_plan(self.plan, self.array(shifts))
+            self._rest = self.tensor(self._laid.shifts_yx_px.astype(np.float32))
+        if frame_gain is not None:
+            self.frame_gain, self._fixed, self._even = frame_gain, False, False
+        for block, chunk in self._kept.items():
+            self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.part(0, 1)
+
+    def part(self, index: int, count: int) -> Iterator[Any]:
+        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the canvas."""
+        for block in range(index, BLOCKS, count):
+            rows = self._blocks[block]
+            if not len(rows):
+                # A scan of fewer patterns than blocks; the FFT takes no empty batch.
+                continue
+            if self._keeps:
+                if block not in self._kept:
+                    self._kept[block] = self._read(rows)
+                yield self._kept[block]
+                continue
+            for start in range(0, len(rows), self.size):
+                yield self._read(rows[start : start + self.size])
+
+    def _read(self, rows: NDArray[np.int64]) -> Any:
+        return self._placed(rows, self.tensor(self.store.amplitude(self.indices[rows])))
+
+    def _placed(self, rows: NDArray[np.int64], amplitude: Array) -> Any:
+        corners, shifts, probes = (
+            self.tensor(self._laid.corners_yx[rows]),
+            self.take(self._rest, rows),
+            self._probe,
+        )
+        if not self._fixed:
+            probes = self.shifted(self._probe, shifts)
+        if not self._even:
+            probes = self.scaled(probes, self.take(self.frame_gain, rows))
+        return self.chunk(corners, probes, amplitude, shifts, rows)

@@ -1,0 +1,129 @@
+"""Batches of a training run as NumPy arrays, the same for every backend.
+
+Every batch holds ``amplitude`` (..., N, N) [sqrt(photons)], the ``corners`` (J, 2) and ``shifts`` (J, 2) [px]
+of its patches on a canvas of ``shape`` (2,); on request the ``probe`` (P, N, N) [sqrt(photons)], the known
+patches ``labels`` (J, N, N), and which of its patterns are ``seen`` by the network and which are ``judged``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.labels import Labels
+from ptycho.data.scan import Scan
+from ptycho.data.store import PatternStore
+from ptycho.geometry.batches import group_plan, tile_plan
+from ptycho.geometry.canvas import CanvasPlan
+from ptycho.geometry.grouping import Groups
+
+Batch = dict[str, NDArray[Any]]
+Signature = dict[str, tuple[tuple[int | None, ...], type]]
+"""Name -> shape, None where it differs from batch to batch, and dtype."""
+
+
+class _Source:
+    """What both kinds of batches have; ``signature`` announces names, shapes and dtypes of every batch."""
+
+    def __init__(
+        self,
+        store: PatternStore,
+        scan: Scan,
+        lead: tuple[int | None, ...],
+        own_probe: bool,
+        labels: Labels | None,
+    ) -> None:
+        self.store, self.n_px, self.labels = store, scan.n_px, labels
+        self.probe = scan.probe if own_probe else None
+        self.signature: Signature = {
+            "corners": ((None, 2), np.int64),
+            "shifts": ((None, 2), np.float32),
+            "shape": ((2,), np.int32),
+            "amplitude": ((*lead, scan.n_px, scan.n_px), np.float32),
+        }
+        if own_probe:
+            self.signature["probe"] = (scan.probe.shape, np.complex64)
+        if labels is not None:
+            self.signature["labels"] = ((None, scan.n_px, scan.n_px), np.complex64)
+
+    def _batch(self, indices: NDArray[np.int64], plan: CanvasPlan) -> Batch:
+        """Return the patterns at their places, and what is asked for beside them."""
+        batch: Batch = {
+            "corners": plan.corners_yx,
+            "shifts": plan.shifts_yx_px.astype(np.float32),
+            "shape": np.array(plan.shape_yx, np.int32),
+            "amplitude": self.store.amplitude(indices),
+        }
+        if self.probe is not None:
+            batch["probe"] = self.probe
+        if self.labels is not None:
+            batch["labels"] = self.labels.of(indices)
+        return batch
+
+
+class TileSource(_Source):
+    """Square tiles of a scan, one around each of the patterns ``indices`` (T,): for a network of the canvas.
+
+    Patterns ``held_out`` are judged and not seen by the network; without any, it is judged on what it sees.
+    ``own_probe`` sends the probe of the scan along, where the model was made for another scan.
+    """
+
+    def __init__(
+        self,
+        store: PatternStore,
+        scan: Scan,
+        indices: NDArray[np.int64],
+        *,
+        held_out: NDArray[np.int64] | None = None,
+        own_probe: bool = False,
+        labels: Labels | None = None,
+    ) -> None:
+        super().__init__(store, scan, (None,), own_probe, labels)
+        self.indices = np.sort(indices)
+        self.positions = scan.positions_yx_px[self.indices]
+        self.judged = np.isin(self.indices, held_out) if held_out is not None else None
+        if held_out is not None:
+            self.signature |= {"judged": ((None,), bool), "seen": ((None,), bool)}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, centre: int) -> Batch:
+        """Return the tile around pattern ``indices[centre]``."""
+        local, plan = tile_plan(self.positions, centre, self.n_px)
+        batch = self._batch(self.indices[local], plan)
+        if self.judged is not None:
+            judged = self.judged[local]
+            parted, every = judged.any() and not judged.all(), np.ones(len(local), bool)
+            batch |= {"judged": judged, "seen": ~judged} if parted else {"judged": every, "seen": every}
+        return batch
+
+
+class GroupSource(_Source):
+    """Batches of overlapping groups of patterns, for networks that see a group at a time.
+
+    ``merge`` lays the patches of a group on one canvas (``object_big``); else each stands alone.
+    """
+
+    def __init__(
+        self,
+        store: PatternStore,
+        scan: Scan,
+        groups: Groups,
+        *,
+        merge: bool,
+        own_probe: bool = False,
+        labels: Labels | None = None,
+    ) -> None:
+        super().__init__(store, scan, (None, groups.indices.shape[1]), own_probe, labels)
+        self.groups, self.merge = groups, merge
+
+    def __len__(self) -> int:
+        return len(self.groups.indices)
+
+    def __getitem__(self, rows: list[int] | NDArray[np.int64]) -> Batch:
+        """Return the groups of a batch."""
+        indices, plan = group_plan(self.groups, rows, self.n_px, merge=self.merge)
+        return self._batch(indices, plan)

@@ -1,0 +1,278 @@
+"""The reconstruction of a scan with a trained model, written once over the arrays of a backend."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import ModelConfig
+from ptycho.data.chunks import ScanChunks
+from ptycho.data.probe_choice import ProbeChoice, TrainedProbe, choose_probe, network_gain
+from ptycho.data.probe_mask import masked
+from ptycho.data.reconstruction import Fit, Reconstruction
+from ptycho.data.scan import Scan
+from ptycho.data.store import PatternStore
+from ptycho.evaluation.misfit import FitTally, photon_unit
+from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
+from ptycho.geometry.grouping import covering_groups
+from ptycho.process.progress import Progress
+from ptycho.solver.options import RefineOptions
+from ptycho.solver.primitives import Primitives
+from ptycho.solver.refinement import fit_probe as fit_probe_of
+from ptycho.solver.refinement import refine_shown
+
+Array = Any
+
+
+class Backend(Protocol):
+    """What one backend computes of a reconstruction, with one model on one device; arrays are its own."""
+
+    primitives: Primitives
+    core_config: ModelConfig
+    trained_probe: TrainedProbe
+    whole_canvas: bool  # the network sees a whole canvas, not a group of patterns
+
+    def tensor(self, values: NDArray[Any]) -> Array:
+        """Return values as an array of the backend."""
+
+    def array(self, tensor: Array) -> NDArray[Any]:
+        """Return an array of the backend as NumPy values."""
+
+    def chunks(
+        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
+    ) -> ScanChunks:
+        """Return the patterns of a canvas for the solver."""
+
+    def illumination(self, chunks: ScanChunks) -> Array:
+        """Return the photons per canvas pixel (H, W) (eq. 8)."""
+
+    def predicted(self, obj: Array, chunk: Any, sigma_px: float) -> Array:
+        """Return the expected amplitude (J, N, N) of a chunk [sqrt(photons)] (eq. 6, 15)."""
+
+    def canvas_object(self, chunks: ScanChunks, illumination: Array, progress: Progress) -> Array:
+        """Return the object (H, W) that a network of the whole canvas makes."""
+
+    def patch_sums(
+        self,
+        amplitude: NDArray[np.float32],
+        input_scale: float,
+        window: NDArray[np.complex64],
+        plan: CanvasPlan,
+        rows: NDArray[np.int64],
+    ) -> tuple[Array, Array]:
+        """Return weighted sum and weight (H, W) of the patches that a network makes of groups (eq. 12).
+
+        The patches of ``amplitude`` (B, C, N, N) count at the places ``rows`` (B,) of the plan, weighted with
+        the power of ``window`` (P, N, N).
+        """
+
+    def quotient(self, total: Array, weight: Array) -> Array:
+        """Return total / weight (H, W), and 1 where hardly any weight is."""
+
+    def gain(self) -> float:
+        """Return the factor on amplitudes that the model learned."""
+
+
+def reconstruct(
+    backend: Backend,
+    scan: Scan,
+    indices: NDArray[np.int64],
+    *,
+    progress: Progress,
+    batch_size: int | None = None,
+    patch_weighting: str = "probe",
+    fit_scale: bool = False,
+    polish: RefineOptions | None = None,
+    fit_probe: bool | None = None,
+    given_probe: NDArray[np.complex64] | None = None,
+    centre_yx_px: tuple[float, float] | None = None,
+) -> Reconstruction:
+    """Reconstruct the object of a scan.
+
+    Parameters
+    ----------
+    backend : Backend
+        Model and arithmetic.
+    scan : Scan
+        Patterns, positions, probe.
+    indices : int64 array, shape (J,)
+        Patterns that take part.
+    progress : Progress
+        Shows what goes on.
+    batch_size : int, optional
+        Groups that a network sees at a time.
+    patch_weighting : {'probe', 'uniform'}
+        How overlapping patches of groups are weighted; ``uniform`` counts the middle half of each alike.
+    fit_scale : bool
+        Multiply the object with the one factor that fits the measured amplitudes best.
+    polish : RefineOptions, optional
+        Refine the object by the forward model.
+    fit_probe : bool, optional
+        Fit the probe of the file to the scan before the network sees it, or fit none; decided by default,
+        see ``ptycho.data.probe_choice``.
+    given_probe : complex64 array, shape (P, N, N), optional
+        Probe modes to use as they are [sqrt(photons)].
+    centre_yx_px : tuple of float, optional
+        Object coordinate that the middle of the result, index ``((H-1)/2, (W-1)/2)``, shall have [px].
+
+    Returns
+    -------
+    Reconstruction
+        Object, coverage and their place.
+    """
+    start = time.perf_counter()
+    flat = polish is not None and polish.start == "flat"
+    uses_probe = not flat if polish is not None else backend.whole_canvas or fit_scale
+    choice = choose_probe(
+        scan, backend.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
+    )
+    progress.note(choice.summary)
+    sigma_px = backend.core_config.gaussian_smoothing_sigma
+    plan, kept = _canvas(scan.positions_yx_px[indices], scan.n_px, centre_yx_px)
+    with PatternStore(scan, progress) as store:
+        probe = _probe(choice, backend, store, scan, indices, progress)
+        chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
+        illumination = backend.illumination(chunks)
+        if flat:
+            obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))
+        elif backend.whole_canvas:
+            obj = backend.canvas_object(chunks, illumination, progress)
+        else:
+            window = probe if patch_weighting == "probe" else _middle(probe)
+            obj = _stitched(backend, chunks, window, scan.record.input_scale, batch_size, progress)
+        obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or polish is not None)
+        misfit: list[float] = []
+        if polish is not None:
+            refined = refine_shown(backend.primitives, chunks, obj, polish, progress)
+            obj, misfit = refined.obj, refined.misfit
+            illumination = backend.illumination(chunks)
+        fit = _fit(backend, obj, chunks, photon_unit(scan), sigma_px)
+    if misfit:
+        steps, first = len(misfit), misfit[0]
+        progress.note(f"refined in {steps} steps: misfit {first:.4g} before, {fit.relative:.4g} after")
+        misfit.append(fit.relative)
+    coverage = backend.array(illumination)
+    return Reconstruction(
+        obj=backend.array(obj)[kept].astype(np.complex64),
+        coverage=(coverage / coverage.max())[kept].astype(np.float32),
+        origin_yx_px=plan.origin_yx_px,
+        probe=backend.array(chunks.probe).astype(np.complex64),
+        members=indices,
+        seconds=time.perf_counter() - start,
+        misfit=tuple(misfit),
+        positions_yx_px=chunks.positions_yx_px if polish is not None and polish.positions else None,
+        fit=fit,
+        frame_gain=backend.array(chunks.frame_gain) if polish is not None and polish.frames else None,
+    )
+
+
+def fitted_probe(
+    backend: Backend, store: PatternStore, scan: Scan, indices: NDArray[np.int64], progress: Progress
+) -> NDArray[np.complex64]:
+    """Fit the probe (P, N, N) of a scan to those of the patterns ``indices`` that lie around the middle.
+
+    It keeps its power [sqrt(photons)], and lies within the mask of the settings.
+    """
+    chosen, plan = probe_fit_patterns(scan.positions_yx_px, indices, scan.n_px)
+    chunks = backend.chunks(store, plan, chosen, backend.tensor(scan.probe))
+    flat = backend.tensor(np.ones(plan.shape_yx, np.complex64))
+    return masked(
+        backend.array(fit_probe_of(backend.primitives, chunks, flat, progress)), backend.core_config
+    )
+
+
+def _canvas(
+    positions_yx_px: NDArray[np.float64], n_px: int, centre_yx_px: tuple[float, float] | None
+) -> tuple[CanvasPlan, tuple[slice, slice]]:
+    """Return the canvas to work on, which the network wants in whole multiples, and the part to hand out."""
+    if centre_yx_px is None:
+        plan = plan_canvas(positions_yx_px, n_px, multiple_px=CANVAS_MULTIPLE_PX)
+        return plan, (slice(None), slice(None))
+    plan = plan_canvas(positions_yx_px, n_px, centre_yx_px=centre_yx_px)
+    height, width = plan.shape_yx
+    # Room at the far sides only, so that corners and origin stay.
+    larger = (height + -height % CANVAS_MULTIPLE_PX, width + -width % CANVAS_MULTIPLE_PX)
+    return replace(plan, shape_yx=larger), (slice(height), slice(width))
+
+
+def _probe(
+    choice: ProbeChoice,
+    backend: Backend,
+    store: PatternStore,
+    scan: Scan,
+    indices: NDArray[np.int64],
+    progress: Progress,
+) -> NDArray[np.complex64]:
+    """Return the chosen probe, fitted to the scan where that was decided."""
+    if not choice.fit:
+        return choice.probe
+    return fitted_probe(backend, store, replace(scan, probe=choice.probe), indices, progress)
+
+
+def _middle(probe: NDArray[np.complex64]) -> NDArray[np.complex64]:
+    """Return a window that is 1 in the middle half of the patch, as a probe of one mode."""
+    n_px = probe.shape[-1]
+    window = np.zeros((1, n_px, n_px), probe.dtype)
+    window[:, n_px // 4 : n_px - n_px // 4, n_px // 4 : n_px - n_px // 4] = 1.0
+    return window
+
+
+def _pairs(
+    backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[..., None], sigma_px: float
+) -> None:
+    """Hand rows, expected and measured amplitude of every chunk on; one pass."""
+    for chunk in chunks:
+        predicted = backend.array(backend.predicted(obj, chunk, sigma_px))
+        take(chunk.rows, predicted, backend.array(chunk.amplitude))
+
+
+def _gain(backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, *, fitted: bool) -> float:
+    """Return the factor on the object: fitted in least squares to the amplitudes, else that of the model."""
+    if not fitted:
+        own = 1.0 if backend.whole_canvas else network_gain(scan, backend.trained_probe)
+        return backend.gain() * own
+    sums = np.zeros(2)
+
+    def add(_: Any, predicted: NDArray[np.float32], measured: NDArray[np.float32]) -> None:
+        seen = np.where(measured >= 0, predicted, 0.0)
+        sums[:] += np.vdot(seen, measured), np.vdot(seen, seen)
+
+    _pairs(backend, obj, chunks, add, backend.core_config.gaussian_smoothing_sigma)
+    return float(sums[0] / sums[1]) if sums[1] > 0 else 1.0
+
+
+def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None, sigma_px: float) -> Fit:
+    """Return what the object leaves unexplained; one pass."""
+    tally = FitTally(len(chunks.indices), chunks.plan.patch_px, photons)
+    _pairs(backend, obj, chunks, tally.add, sigma_px)
+    return tally.result()
+
+
+def _stitched(
+    backend: Backend,
+    chunks: ScanChunks,
+    window: NDArray[np.complex64],
+    input_scale: float,
+    batch_size: int | None,
+    progress: Progress,
+) -> Array:
+    """Return the object stitched from the patches of groups; each pattern counts once, at its own place."""
+    plan, indices, gridsize = chunks.plan, chunks.indices, backend.core_config.gridsize
+    groups = covering_groups(plan.positions_yx_px, gridsize=gridsize)
+    size = batch_size or max(1, CHUNK_PIXELS // (4 * gridsize**2 * plan.patch_px**2))
+    total: Array = 0.0
+    weight: Array = 0.0
+    with progress.phase("reconstructing", len(indices)) as phase:
+        for first in range(0, len(indices), size):
+            rows = groups.indices[first : first + size]
+            amplitude = chunks.store.amplitude(indices[rows])
+            sums = backend.patch_sums(amplitude, input_scale, window, plan, rows[:, 0])
+            total, weight = total + sums[0], weight + sums[1]
+            phase.update(min(first + size, len(indices)))
+    return backend.quotient(total, weight)
