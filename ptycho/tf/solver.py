@@ -61,7 +61,7 @@ def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
     return _compiled(function, n_px, len(chunk.probes.shape), large)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _compiled(function: Callable[..., Any], n_px: int, probe_axes: int, xla: bool) -> Callable[..., Any]:
     """Keep one function for each pattern size and number of probe axes, which a graph must know."""
     del n_px, probe_axes
@@ -93,16 +93,17 @@ def _power(field: tf.Tensor, axis: int | None = None) -> tf.Tensor:
 
 
 def _found(
+    wanted: Wanted,
     obj: tf.Tensor,
     corners: tf.Tensor,
     probes: tf.Tensor,
     amplitude: tf.Tensor,
-    shifts: tf.Tensor | None,
-    wanted: Wanted,
+    shifts: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
     found, poisson = {}, wanted.likelihood == "poisson"
-    patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    if wanted.probe or wanted.positions or wanted.frames or poisson:
+        patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     if wanted.misfit or wanted.positions or not poisson:
         residual = physics.wave_residual(obj, corners, probes, amplitude)
     if wanted.misfit:
@@ -120,6 +121,12 @@ def _found(
         found["probe_gradient"] = physics.probe_gradient(patches, residual, shifts)
         found["object_power"] = _power(patches, axis=0)
     return found
+
+
+@lru_cache(maxsize=32)
+def _finding(wanted: Wanted) -> Callable[..., dict[str, tf.Tensor]]:
+    """Return a function of tensors alone: those of :func:`_found`, which TensorFlow calls faster."""
+    return partial(_found, wanted)
 
 
 def _position_equations(
@@ -171,9 +178,9 @@ class TensorFlowPrimitives:
         """Return what a chunk adds to every sum, and what it tells of each pattern."""
         # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
         probes, corners = tf.stop_gradient(chunk.probes), chunk.corners_yx
-        shifts = chunk.shifts_yx_px if wanted.probe else None
-        arguments = (obj, corners, probes, chunk.amplitude, shifts, wanted._replace(illumination=False))
-        found = compiled(_found, chunk)(*arguments)
+        shifts = (chunk.shifts_yx_px,) if wanted.probe else ()
+        finding = compiled(_finding(wanted._replace(illumination=False)), chunk)
+        found = finding(obj, corners, probes, chunk.amplitude, *shifts)
         own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
         if own:
             found["patterns"] = len(chunk.amplitude)
@@ -240,8 +247,8 @@ fit_probe = partial(refinement.fit_probe, PRIMITIVES)
 
 def chunk_gradient(obj: tf.Tensor, chunk: Chunk, likelihood: str = "amplitude") -> tf.Tensor:
     """Return the object gradient of one chunk, shape (H, W) [photons] (eq. 9, or 17 for ``poisson``)."""
-    arguments = (obj, chunk.corners_yx, chunk.probes, chunk.amplitude, None, Wanted(likelihood))
-    return compiled(_found, chunk)(*arguments)["gradient"]
+    finding = compiled(_finding(Wanted(likelihood)), chunk)
+    return finding(obj, chunk.corners_yx, chunk.probes, chunk.amplitude)["gradient"]
 
 
 def preconditioned_step(
