@@ -16,7 +16,7 @@ from ptycho.data.store import PatternStore
 from ptycho.errors import ConfigError
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.process.progress import Progress
-from ptycho.run import reconstruction
+from ptycho.run.reconstruction import reconstruct as reconstruct_with
 from ptycho_torch import physics
 from ptycho_torch.data import ScanChunks
 from ptycho_torch.isolation import untouched_torch
@@ -146,4 +146,4 @@ def reconstruct(
     :func:`ptycho.run.reconstruction.reconstruct`.
     """
     used, size = backend(model, execution.accelerator), execution.inference_batch_size
-    return reconstruction.reconstruct(used, scan, members, progress=progress, batch_size=size, **options)
+    return reconstruct_with(used, scan, members, progress=progress, batch_size=size, **options)

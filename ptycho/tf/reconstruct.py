@@ -14,7 +14,7 @@ from ptycho.data.store import PatternStore
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run import reconstruction
+from ptycho.run.reconstruction import reconstruct as reconstruct_with
 from ptycho.tf import physics
 from ptycho.tf.data import ScanChunks
 from ptycho.tf.device import device_name
@@ -114,4 +114,4 @@ def reconstruct(
     """
     used, size = TensorflowBackend(model), execution.inference_batch_size
     with tf.device(device_name(execution.accelerator)):
-        return reconstruction.reconstruct(used, scan, members, progress=progress, batch_size=size, **options)
+        return reconstruct_with(used, scan, members, progress=progress, batch_size=size, **options)

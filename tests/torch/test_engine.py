@@ -58,7 +58,7 @@ def new_model(scan: Scan, **settings: Any) -> PtychoPINN_Lightning:
 def patches_of(model: PtychoPINN_Lightning, scan: Scan, indices: NDArray[np.int64]) -> NDArray[np.complex64]:
     """Return the network's patches of groups of patterns, shape (B, C, N, N)."""
     with PatternStore(scan, Progress()) as store, torch.inference_mode():
-        return model.network_patches(store.amplitude(indices)).numpy()
+        return model.network_patches(torch.from_numpy(store.amplitude(indices))).numpy()
 
 
 def reconstruct(model: PtychoPINN_Lightning, scan: Scan, members: NDArray[np.int64] | None = None) -> Any:
@@ -151,7 +151,7 @@ def test_forward_predict_gives_the_patches_of_the_reconstruction(
     centres_xy = torch.from_numpy(scan.positions_yx_px[:, None, None, ::-1].copy())
     probe = torch.from_numpy(scan.probe)
     with PatternStore(scan, Progress()) as store, torch.inference_mode():
-        amplitude = store.amplitude(np.arange(scan.n_patterns))[:, None]
+        amplitude = torch.from_numpy(store.amplitude(np.arange(scan.n_patterns)))[:, None]
         factor = scan.record.input_scale if architecture == "cnn" else 1.0
         found = model.forward_predict(amplitude, centres_xy, probe, factor).numpy()
     assert found.shape == (30, 1, 32, 32)
