@@ -243,6 +243,11 @@ def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.comp
     return probe.astype(np.complex64)
 
 
+def probe_power(probe: NDArray[Any]) -> float:
+    """Return the photons per pattern of an empty object: the power of all modes (P, N, N) [sqrt(photons)]."""
+    return float((np.abs(probe).astype(np.float64) ** 2).sum())
+
+
 def canonical_object(values: ArrayLike, where: str) -> NDArray[Any]:
     """Return the object as one picture.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import probe_power
 from ptycho.data.scaling import ScaleRecord
 from ptycho.data.scan import Scan
 
@@ -65,22 +66,6 @@ class ProbeChoice:
     probe: NDArray[np.complex64]
     fit: bool
     summary: str
-
-
-def probe_power(probe: NDArray[Any]) -> float:
-    """Return the power of all modes together.
-
-    Parameters
-    ----------
-    probe : complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)].
-
-    Returns
-    -------
-    float
-        Photons per pattern of an empty object.
-    """
-    return float((np.abs(probe).astype(np.float64) ** 2).sum())
 
 
 def probe_overlap(one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -170,13 +170,7 @@ class RawData:
         return cls(xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess)
 
     def to_file(self, path: str | Path) -> None:
-        """Write the data set to an NPZ file of the layout in ``specs/data_contracts.md``.
-
-        Parameters
-        ----------
-        path : str or Path
-            Destination; it appears whole or not at all.
-        """
+        """Write an NPZ file (``specs/data_contracts.md``) that appears whole or not at all."""
         keys = ("xcoords", "ycoords", "diff3d", "probeGuess", *OPTIONAL_KEYS[:-1])
         arrays = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         if self.metadata is not None:
@@ -184,18 +178,7 @@ class RawData:
         write_npz(path, arrays)
 
     def subset(self, rows: ArrayLike) -> RawData:
-        """Return a data set of some of the patterns.
-
-        Parameters
-        ----------
-        rows : int array, shape (B,)
-            Patterns to take, in this order.
-
-        Returns
-        -------
-        RawData
-            Same probe, object and dose; its patterns keep the numbers they have in the file.
-        """
+        """Return a data set of some patterns, in this order; they keep their numbers in the file."""
         rows = np.asarray(rows, dtype=np.int64)
         metadata = {**(self.metadata or {}), INDEX_KEY: self.pattern_numbers[rows].tolist()}
         return type(self)(
@@ -218,21 +201,21 @@ class RawData:
         )
 
     def bad_pixels_of(self, rows: Any) -> NDArray[np.bool_] | None:
-        """Return the bad pixels of some patterns.
+        """Return where patterns were not measured: (N, N), or (*S, N, N) for rows of shape S."""
+        shared = self.bad_pixels is None or self.bad_pixels.ndim == 2
+        return self.bad_pixels if shared else self.bad_pixels[rows]
 
-        Parameters
-        ----------
-        rows : slice, or int array of any shape S
-            Patterns.
+    def good_values(self, rows: Any) -> NDArray[Any]:
+        """Return some patterns (K, N, N) as stored, 0 where nothing was measured; a slice or (K,) rows."""
+        values, bad = self.diff3d[rows], self.bad_pixels_of(rows)
+        return values if bad is None else np.where(bad, values.dtype.type(0), values)
 
-        Returns
-        -------
-        bool array, shape (N, N) for all patterns, or (*S, N, N), or None
-            True where nothing was measured.
-        """
-        return (
-            self.bad_pixels if self.bad_pixels is None or self.bad_pixels.ndim == 2 else self.bad_pixels[rows]
-        )
+    def good_share(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share (N, N) of some patterns in which a pixel was measured."""
+        bad = self.bad_pixels_of(rows)
+        if bad is None:
+            return np.ones((self.N, self.N))
+        return (~bad).astype(np.float64) if bad.ndim == 2 else (~bad).mean(axis=0)
 
     @property
     def pattern_numbers(self) -> NDArray[np.int64]:

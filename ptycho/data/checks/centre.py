@@ -88,7 +88,7 @@ def _mean_pattern(raw: RawData, left_out: NDArray[np.int64]) -> NDArray[np.float
         total += counts[np.isin(np.arange(rows.start, rows.stop), used)].sum(axis=0)
     if raw.bad_pixels is None:
         return total / len(used)
-    good = ~raw.bad_pixels if raw.bad_pixels.ndim == 2 else (~raw.bad_pixels[used]).mean(axis=0)
+    good = raw.good_share(used)
     known = good > 0
     mean = np.where(known, total / (len(used) * np.where(known, good, 1.0)), 0.0)
     spectrum = fill_spectrum(raw.N)

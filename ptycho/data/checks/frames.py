@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import probe_power
 from ptycho.data.checks.findings import FOLLOW_BEAM, Draft, Finding
 from ptycho.data.checks.measures import count_blocks, holds_counts, named
 from ptycho.errors import DataError
@@ -71,7 +72,10 @@ def check_frames(draft: Draft, options: FileOptions) -> Draft:
     usable = np.setdiff1d(usable, dark)
     repeated = usable[_repeated(checksums[usable], totals[usable])] if holds_counts(raw) else usable[:0]
     usable = np.setdiff1d(usable, repeated)
-    unusual, certain = _unusual(totals[usable], raw.positions_yx_px[usable], _probe_power(raw))
+    # Where the probe does not tell the counts of an empty beam, none is brighter.
+    told = raw.probeGuess is not None and holds_counts(raw)
+    power = probe_power(raw.probe_modes) if told else np.inf
+    unusual, certain = _unusual(totals[usable], raw.positions_yx_px[usable], power)
     absurd, doubted = usable[certain], usable[unusual & ~certain]
     kinds = (
         (dark, "hold no information, they are dark or constant"),
@@ -115,13 +119,6 @@ def _repeated(checksums: NDArray[np.int64], totals: NDArray[np.float64]) -> NDAr
     first = np.zeros(len(checksums), dtype=bool)
     first[np.unique(checksums, return_index=True)[1]] = True
     return ~first & (totals >= REPEATED_COUNTS)
-
-
-def _probe_power(raw: RawData) -> float:
-    """Return the counts of an empty beam, as far as the probe tells; infinity where it does not."""
-    if raw.probeGuess is None or not holds_counts(raw):
-        return np.inf
-    return float((np.abs(raw.probe_modes).astype(np.float64) ** 2).sum())
 
 
 def _unusual(

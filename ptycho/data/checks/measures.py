@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.canonical import CHUNK
-from ptycho.data.domain_evidence import domain_sample, steps_of
-from ptycho.data.scaling import DOMAIN_KEY
+from ptycho.data.domain import DOMAIN_KEY, domain_sample, steps_of
 
 if TYPE_CHECKING:
     from ptycho.data.raw import RawData
@@ -38,28 +37,8 @@ def holds_counts(raw: RawData) -> bool:
         return bool(stated == "counts")
     if raw.diff3d.dtype.kind in "iub":
         return True
-    sample = domain_sample(raw.diff3d, raw.bad_pixels, None)
+    sample = domain_sample(raw, np.arange(raw.n_patterns))
     return not bool((sample % 1).any()) or steps_of(sample) == "counts"
-
-
-def good_pixels(raw: RawData, rows: slice) -> NDArray[np.bool_]:
-    """Return which pixels of some patterns were measured.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-    rows : slice
-        Patterns.
-
-    Returns
-    -------
-    bool array, shape (N, N), or (K, N, N) where every pattern has a mask of its own
-        True where measured.
-    """
-    if raw.bad_pixels is None:
-        return np.ones((raw.N, raw.N), dtype=bool)
-    return ~(raw.bad_pixels if raw.bad_pixels.ndim == 2 else raw.bad_pixels[rows])
 
 
 def count_blocks(raw: RawData) -> Iterator[tuple[slice, NDArray[np.float64]]]:
@@ -80,8 +59,7 @@ def count_blocks(raw: RawData) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     power = 1 if holds_counts(raw) else 2
     for start in range(0, raw.n_patterns, CHUNK):
         rows = slice(start, min(start + CHUNK, raw.n_patterns))
-        values = raw.diff3d[rows].astype(np.float64)
-        yield rows, np.where(good_pixels(raw, rows), values**power, 0.0)
+        yield rows, raw.good_values(rows).astype(np.float64) ** power
 
 
 def with_bad_pixels(raw: RawData, bad: NDArray[np.bool_]) -> RawData:
