@@ -28,6 +28,7 @@ from ptycho.data.canonical import (
 from ptycho.data.npz import write_npz
 from ptycho.errors import DataError
 
+COLUMNS = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
 OPTIONAL_KEYS = (
     "xcoords_start",
     "ycoords_start",
@@ -44,6 +45,12 @@ OWN_PLACES = {"mask": "mask or bad_pixels", "patterns": "diff3d", "probe": "--pr
 """Where an NPZ file of ours holds what is read, and how another probe is used."""
 INDEX_KEY = "pattern_indexes"
 """Key of the metadata with the number of each pattern in its file, where that is not its place."""
+
+
+def _head(values: ArrayLike | None, count: int, kept: int) -> NDArray[Any] | None:
+    """Return the first ``kept`` where there is one value for each of ``count`` patterns."""
+    array = None if values is None else np.asarray(values)
+    return array[:kept] if array is not None and len(array) == count else array
 
 
 class RawData:
@@ -111,24 +118,17 @@ class RawData:
         self.source = source
         self.unused: dict[str, tuple[int, ...]] = {}
         self.places: Mapping[str, str] = OWN_PLACES
-        columns = {
-            "xcoords": xcoords,
-            "ycoords": ycoords,
-            "xcoords_start": xcoords_start,
-            "ycoords_start": ycoords_start,
-            "scan_index": scan_index,
-        }
-        given = {key: value for key, value in columns.items() if value is not None}
-        table = {key: canonical_column(value, key, source) for key, value in given.items()}
+        given = (xcoords, ycoords, xcoords_start, ycoords_start, scan_index)
+        columns = zip(COLUMNS, given, strict=True)
+        table = {key: canonical_column(value, key, source) for key, value in columns if value is not None}
         n_positions = len(table["xcoords"])
         self.diff3d = canonical_patterns(diff3d, n_positions, pattern_axis, source)
         if bad_pixels is not None:
-            bad_pixels = np.asarray(bad_pixels)
-            if bad_pixels.ndim > 2 and bad_pixels.shape == np.shape(diff3d):
+            flags = np.asarray(bad_pixels)
+            if flags.ndim > 2 and flags.shape == np.shape(diff3d):
                 # A flag for every value has the axes of the values.
-                flags = (bad_pixels != 0).astype(np.uint8)
-                bad_pixels = canonical_patterns(flags, n_positions, pattern_axis, source)
-            bad_pixels = pixel_mask(bad_pixels, self.diff3d.shape, source)
+                flags = canonical_patterns((flags != 0).astype(np.uint8), n_positions, pattern_axis, source)
+            bad_pixels = pixel_mask(flags, self.diff3d.shape, source)
         self.bad_pixels = bad_pixels
         check_patterns(self.diff3d, source)
         count, kept = self.n_patterns, match_lengths(table, self.n_patterns, source, lengths)
@@ -136,10 +136,6 @@ class RawData:
         self.diff3d = self.diff3d[:kept]
         if self.bad_pixels is not None and self.bad_pixels.ndim == 3:
             self.bad_pixels = self.bad_pixels[:kept]
-        Y, label = (
-            values[:kept] if values is not None and len(values) == count else values
-            for values in (None if known is None else np.asarray(known) for known in (Y, label))
-        )
         self.xcoords, self.ycoords = table["xcoords"], table["ycoords"]
         self.xcoords_start = table.get("xcoords_start", self.xcoords)
         self.ycoords_start = table.get("ycoords_start", self.ycoords)
@@ -148,8 +144,8 @@ class RawData:
         if self.probeGuess is not None:
             canonical_probe(self.probeGuess, self.N, source)
         self.objectGuess = None if objectGuess is None else canonical_object(objectGuess, source)
-        self.Y = patches_or_none(Y, "Y", self.diff3d.shape, source)
-        self.label = patches_or_none(label, "label", self.diff3d.shape, source)
+        self.Y = patches_or_none(_head(Y, count, kept), "Y", self.diff3d.shape, source)
+        self.label = patches_or_none(_head(label, count, kept), "label", self.diff3d.shape, source)
         self.norm_Y_I, self.metadata = norm_Y_I, metadata
         if nphotons is None and metadata:
             physics = metadata.get("physics_parameters")
