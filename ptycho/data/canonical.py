@@ -114,7 +114,7 @@ def canonical_patterns(
 
 
 def check_patterns(patterns: NDArray[Any], where: str) -> None:
-    """Refuse patterns without a single count; single values are for ``ptycho.data.checks`` to judge."""
+    """Refuse patterns without a single count; single values are for ``ptycho.data.checks``."""
     chunks = (patterns[start : start + CHUNK] for start in range(0, len(patterns), CHUNK))
     # A comparison with not-a-number is false.
     if any(((chunk > 0) & (chunk < np.inf)).any() for chunk in chunks):

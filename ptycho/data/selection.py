@@ -33,20 +33,20 @@ def training_groups(
     ``bounds_yx``: only around points within these parts, from 0 to 1, of the scan's range along y and x;
     partners may lie outside. ``DataError`` for fewer patterns than a group needs, or none within the bounds.
     """
-    members = subsample(scan, config.n_subsample, config.subsample_seed)
+    chosen = subsample(scan, config.n_subsample, config.subsample_seed)
     needed = config.model.gridsize**2
-    if len(members) < needed:
+    if len(chosen) < needed:
         raise DataError(
-            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, "
+            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(chosen)}, "
             f"expected at least {needed}). Pass a smaller --gridsize or more patterns."
         )
     wanted = config.n_groups
     if bounds_yx is not None:
         wanted = None
     elif not config.enable_oversampling and wanted is not None:
-        wanted = min(wanted, len(members))
+        wanted = min(wanted, len(chosen))
     groups = make_groups(
-        scan.positions_yx_px[members],
+        scan.positions_yx_px[chosen],
         gridsize=config.model.gridsize,
         n_groups=wanted,
         neighbor_count=max(config.neighbor_count, needed),
@@ -55,7 +55,7 @@ def training_groups(
         enable_oversampling=config.enable_oversampling,
         neighbor_pool_size=config.neighbor_pool_size,
     )
-    groups = Groups(members[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
+    groups = Groups(chosen[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
     if bounds_yx is not None:
         groups = _within(groups, scan, bounds_yx, config)
     count = len(groups.indices)

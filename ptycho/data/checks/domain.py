@@ -13,20 +13,7 @@ if TYPE_CHECKING:
 
 
 def check_domain(scan: Scan, options: FileOptions) -> Finding | None:
-    """Warn where patterns that are taken for counts look like amplitude, or the other way round.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        The evidence, and the flag that decides otherwise.
-    """
+    """Warn where patterns that are taken for counts look like amplitude, or the other way round."""
     raw, record = scan.raw, scan.record
     sample = domain_sample(raw, scan.usable)
     whole = raw.diff3d.dtype.kind in "iub" or not (sample % 1).any()

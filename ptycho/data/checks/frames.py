@@ -38,30 +38,12 @@ REPEATED_COUNTS = 100.0
 
 
 def check_frames(draft: Draft, options: FileOptions) -> Draft:
-    """Leave out patterns that tell nothing about the sample.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set with its bad pixels marked.
-    options : FileOptions
-        ``keep_frames`` lets all of them take part.
-
-    Returns
-    -------
-    Draft
-        With these patterns left out, and a line for each kind.
-
-    Raises
-    ------
-    DataError
-        If no pattern is left.
-    """
+    """Leave out patterns that tell nothing about the sample; ``DataError`` where none is left."""
     if options.keep_frames:
         return draft
     raw = draft.raw
     totals, constant, checksums = _measured(raw)
-    usable = np.setdiff1d(np.arange(raw.n_patterns), draft.left_out)
+    usable = draft.usable
     median = float(np.median(totals[usable][totals[usable] > 0])) if (totals[usable] > 0).any() else 0.0
     dark = usable[(totals[usable] <= DARK_SHARE * median) | constant[usable]]
     if len(dark) == len(usable):
@@ -124,11 +106,7 @@ def _repeated(checksums: NDArray[np.int64], totals: NDArray[np.float64]) -> NDAr
 def _unusual(
     totals: NDArray[np.float64], positions_yx_px: NDArray[np.float64], power: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which patterns are far brighter or darker than those around them; which of them certainly by a fault.
-
-    A hole in an opaque sample makes a bright pattern, and at the rim of a scan a grain makes a dark one: only
-    one between neighbours that are all alike, or brighter than the empty beam, is certainly no sample.
-    """
+    """Which patterns are far brighter or darker than those around; which of them certainly by a fault."""
     none = np.zeros(len(totals), dtype=bool)
     if len(totals) < FEWEST_PATTERNS:
         return none, none
@@ -144,7 +122,8 @@ def _unusual(
     # One of the closest four may be at fault too.
     closest = np.sort(logs[near[:, :4]], axis=1)
     apart = np.where(off > 0, logs - closest[:, 2], closest[:, 1] - logs) > np.log(FAR_OFF)
-    # At the rim of the scan nothing tells a fault from a grain of the sample.
+    # A hole in an opaque sample is bright, and at the rim of the scan nothing tells a fault from a grain:
+    # only one between neighbours that are all alike, or brighter than the empty beam, is certainly no sample.
     lean = positions_yx_px[near].mean(axis=1) - positions_yx_px
     inside = np.hypot(*lean.T) < RIM * away.mean(axis=1)
     gauged = np.median(totals) <= 1.1 * power <= 4.4 * np.median(totals)

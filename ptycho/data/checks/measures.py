@@ -22,15 +22,7 @@ SHOWN = 8
 def holds_counts(raw: RawData) -> bool:
     """Tell whether patterns hold counts, as far as the file shows; else they are taken for amplitude.
 
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-
-    Returns
-    -------
-    bool
-        True for what the file calls counts, for integers, for whole numbers, and where single photons show.
+    They do for what the file calls counts, for whole numbers, and where single photons show.
     """
     stated = (raw.metadata or {}).get(DOMAIN_KEY)
     if stated is not None:
@@ -42,20 +34,7 @@ def holds_counts(raw: RawData) -> bool:
 
 
 def count_blocks(raw: RawData) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Read counts block by block, 0 where nothing was measured.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-
-    Yields
-    ------
-    rows : slice
-        Patterns of the block.
-    counts : float64 array, shape (K, N, N)
-        Counts; the square of what an amplitude file holds.
-    """
+    """Yield rows and counts (K, N, N) of block after block, squares of amplitude, 0 where not measured."""
     power = 1 if holds_counts(raw) else 2
     for start in range(0, raw.n_patterns, CHUNK):
         rows = slice(start, min(start + CHUNK, raw.n_patterns))
@@ -63,20 +42,7 @@ def count_blocks(raw: RawData) -> Iterator[tuple[slice, NDArray[np.float64]]]:
 
 
 def with_bad_pixels(raw: RawData, bad: NDArray[np.bool_]) -> RawData:
-    """Return a data set in which further pixels take no part.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set; it is not changed.
-    bad : bool array, shape (N, N), or (M, N, N) for each pattern
-        Pixels that are bad, beside those that are so already.
-
-    Returns
-    -------
-    RawData
-        With these pixels in ``bad_pixels``, and 0 as their value.
-    """
+    """Return a data set in which further pixels, (N, N) or (M, N, N), are bad too, and 0."""
     marked = copy.copy(raw)
     marked.diff3d = raw.diff3d.copy()
     np.copyto(marked.diff3d, 0, where=bad)
@@ -85,17 +51,6 @@ def with_bad_pixels(raw: RawData, bad: NDArray[np.bool_]) -> RawData:
 
 
 def named(rows: NDArray[Any]) -> str:
-    """Return the first few pattern numbers as text.
-
-    Parameters
-    ----------
-    rows : int array, shape (K,)
-        Pattern numbers.
-
-    Returns
-    -------
-    str
-        For a message.
-    """
+    """Return the first few pattern numbers as text."""
     shown = ", ".join(str(int(row)) for row in rows[:SHOWN])
     return shown if len(rows) <= SHOWN else f"{shown}, ..."

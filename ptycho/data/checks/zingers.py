@@ -39,22 +39,9 @@ MOST_IN_PATTERN = 0.01
 
 
 def check_zingers(draft: Draft, options: FileOptions) -> Draft:
-    """Mark single pixels of single patterns that are far too bright.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set in which hot pixels are marked, and damaged patterns are left out.
-    options : FileOptions
-        ``keep_pixels`` lets all of them take part.
-
-    Returns
-    -------
-    Draft
-        With these pixels in ``raw.bad_pixels``, shape (M, N, N), where there are any.
-    """
+    """Mark single pixels of single patterns that are far too bright, where hot ones are marked already."""
     raw = draft.raw
-    used = np.setdiff1d(np.arange(raw.n_patterns), draft.left_out)
+    used = draft.usable
     if options.keep_pixels or len(used) < FEWEST_PATTERNS:
         return draft
     places = _zingers(raw, _usual(raw, used), used)
