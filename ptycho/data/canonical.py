@@ -1,7 +1,8 @@
 """Arrays of a data file brought to canonical axes, or refused with the file, key, value and mend named.
 
-Axes: patterns (M, N, N), probe modes (P, N, N), object (H, W), one number per pattern for positions. `where`
-is the name that messages start with: the file, or ``RawData`` for arrays handed over in memory.
+Axes: patterns (M, N, N), probe modes (P, N, N), object (H, W), one number per pattern for positions.
+``where`` is the name that messages start with: the file, or ``RawData`` for arrays handed over in memory.
+Arrays of another shape or dtype raise ``DataError``, where nothing else is said.
 """
 
 from __future__ import annotations
@@ -23,27 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def canonical_column(values: ArrayLike, key: str, where: str) -> NDArray[np.float64]:
-    """Return one finite number per pattern.
-
-    Parameters
-    ----------
-    values : real array, shape (M,), (M, 1) or (1, M)
-        Coordinates [object pixels] or scan numbers.
-    key : str
-        Its key in the file.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    float64 array, shape (M,)
-        The same numbers.
-
-    Raises
-    ------
-    DataError
-        If the shape or dtype is another one, or a value is not finite.
-    """
+    """Return one finite number per pattern (M,), from (M,), (M, 1) or (1, M)."""
     array = np.asarray(values)
     if array.size != max(array.shape, default=0) or array.dtype.kind not in "iufb":
         raise DataError(
@@ -63,29 +44,10 @@ def canonical_column(values: ArrayLike, key: str, where: str) -> NDArray[np.floa
 def match_lengths(
     columns: dict[str, NDArray[np.float64]], n_patterns: int, where: str, rule: str | None = None
 ) -> int:
-    """Return how many patterns take part where patterns and positions may differ in number.
+    """Return how many patterns and values to keep, from the start, where they differ in number.
 
-    Parameters
-    ----------
-    columns : dict of str to float64 array
-        Coordinates and scan numbers by key.
-    n_patterns : int
-        Number of patterns M.
-    where : str
-        Name used in messages.
-    rule : {'refuse', 'head'}, optional
-        For files: refuse a difference, or keep the first of all. By default, for arrays in memory, values
-        beyond the patterns are dropped with a warning, and fewer are refused.
-
-    Returns
-    -------
-    int
-        Number of patterns and values to keep, from the start.
-
-    Raises
-    ------
-    DataError
-        If the numbers differ and the rule does not allow it.
+    For files ``refuse`` raises ``DataError`` and ``head`` keeps the first of all. By default, for arrays in
+    memory, values beyond the patterns are dropped with a warning, and fewer are refused.
     """
     lengths = {key: len(column) for key, column in columns.items()}
     other = {key: length for key, length in lengths.items() if length != n_patterns}
@@ -123,32 +85,11 @@ def match_lengths(
 def canonical_patterns(
     values: ArrayLike, n_positions: int, pattern_axis: int | None, where: str
 ) -> NDArray[Any]:
-    """Return patterns with the pattern axis first, in their own dtype.
+    """Return contiguous patterns (M, N, N) in their own dtype, from (M, N, N), (N, N, M) or (M, N, N, 1).
 
-    When just one pair of neighbouring axes is square, the remaining axis counts patterns. Otherwise it is
-    the axis as long as the positions, then one shorter than them, then the last one if it is the longest; a
-    cube is taken as (M, N, N).
-
-    Parameters
-    ----------
-    values : real array, shape (M, N, N), (N, N, M) or (M, N, N, 1)
-        Counts or amplitude.
-    n_positions : int
-        Number of scan positions in the file.
-    pattern_axis : int or None
-        Axis that counts patterns, when the user says so.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    real array, shape (M, N, N)
-        Contiguous; no copy is made when it is that already.
-
-    Raises
-    ------
-    DataError
-        If the rank or dtype is another one, or the patterns are not square.
+    When just one pair of neighbouring axes is square, the remaining axis counts patterns. Otherwise it is the
+    axis as long as the positions, then one shorter than them, then the last one if it is the longest; a cube
+    is taken as (M, N, N). No copy is made where none is needed.
     """
     array = np.asarray(values)
     if array.ndim == 4 and array.shape[-1] == 1:
@@ -173,20 +114,7 @@ def canonical_patterns(
 
 
 def check_patterns(patterns: NDArray[Any], where: str) -> None:
-    """Refuse patterns without a single count; single values are for ``ptycho.data.checks`` to judge.
-
-    Parameters
-    ----------
-    patterns : real array, shape (M, N, N)
-        Counts or amplitude.
-    where : str
-        Name used in messages.
-
-    Raises
-    ------
-    DataError
-        If no value is a finite number above 0.
-    """
+    """Refuse patterns without a single count; single values are for ``ptycho.data.checks``."""
     chunks = (patterns[start : start + CHUNK] for start in range(0, len(patterns), CHUNK))
     # A comparison with not-a-number is false.
     if any(((chunk > 0) & (chunk < np.inf)).any() for chunk in chunks):
@@ -200,27 +128,7 @@ def check_patterns(patterns: NDArray[Any], where: str) -> None:
 
 
 def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.complex64]:
-    """Return the probe as a stack of modes.
-
-    Parameters
-    ----------
-    values : complex array, shape (N, N), (N, N, 1) or (P, N, N)
-        Incoherent modes.
-    N : int
-        Side of a pattern [pixels].
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    complex64 array, shape (P, N, N)
-        The same modes.
-
-    Raises
-    ------
-    DataError
-        If the shape or dtype is another one, or if the probe is not finite or all zero.
-    """
+    """Return modes (P, N, N) from (N, N), (N, N, 1) or (P, N, N); refuse not finite or all zero ones."""
     probe = values[None] if values.ndim == 2 else values
     if probe.shape == (N, N, 1):
         probe = np.moveaxis(probe, -1, 0)
@@ -243,26 +151,13 @@ def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.comp
     return probe.astype(np.complex64)
 
 
+def probe_power(probe: NDArray[Any]) -> float:
+    """Return the photons per pattern of an empty object: the power of all modes (P, N, N) [sqrt(photons)]."""
+    return float((np.abs(probe).astype(np.float64) ** 2).sum())
+
+
 def canonical_object(values: ArrayLike, where: str) -> NDArray[Any]:
-    """Return the object as one picture.
-
-    Parameters
-    ----------
-    values : complex array, shape (H, W) or (1, H, W)
-        Object.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    complex array, shape (H, W)
-        The same picture.
-
-    Raises
-    ------
-    DataError
-        If the shape or dtype is another one.
-    """
+    """Return the object (H, W) from (H, W) or (1, H, W)."""
     array = np.asarray(values)
     picture = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
     if picture.ndim != 2 or picture.dtype.kind not in "iufc":
@@ -276,24 +171,7 @@ def canonical_object(values: ArrayLike, where: str) -> NDArray[Any]:
 def patches_or_none(
     values: ArrayLike | None, key: str, shape: tuple[int, ...], where: str
 ) -> NDArray[Any] | None:
-    """Return one patch per pattern, or None, with a logged warning, when the array does not fit.
-
-    Parameters
-    ----------
-    values : complex array, shape (M, N, N) or (M, N, N, 1), or None
-        Patches.
-    key : str
-        Their key in the file.
-    shape : tuple of int
-        Shape of the patterns, (M, N, N).
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    complex array, shape (M, N, N), or None
-        The same patches.
-    """
+    """Return complex patches of the shape of the patterns; None, with a warning, where they do not fit."""
     if values is None:
         return None
     array = np.asarray(values)
@@ -305,27 +183,7 @@ def patches_or_none(
 
 
 def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray[np.bool_]:
-    """Return the mask of pixels that measured nothing.
-
-    Parameters
-    ----------
-    values : bool or number array, shape (N, N), (1, N, N) or (M, N, N)
-        Nonzero where nothing was measured: in all patterns, or in each.
-    shape : tuple of int
-        Shape of the patterns, (M, N, N).
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    bool array, shape (N, N), or (M, N, N) where patterns differ
-        The same mask.
-
-    Raises
-    ------
-    DataError
-        If the shape or dtype is another one.
-    """
+    """Return true where nothing was measured, (N, N), or (M, N, N) where patterns differ; nonzero is bad."""
     mask, n_px = np.asarray(values), shape[-1]
     if mask.shape not in (shape[1:], (1, *shape[1:]), shape) or mask.dtype.kind not in "biuf":
         raise DataError(
@@ -340,25 +198,7 @@ def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray
 
 
 def checked_dose(value: Any, where: str) -> float:
-    """Return the mean photons per pattern.
-
-    Parameters
-    ----------
-    value : float or array of one number
-        Dose [photons per pattern].
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    float
-        The same number.
-
-    Raises
-    ------
-    DataError
-        If it is not one finite number > 0.
-    """
+    """Return the mean photons per pattern, one finite number > 0."""
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iuf" or not 0 < float(array.reshape(())) < np.inf:
         raise DataError(
@@ -369,20 +209,7 @@ def checked_dose(value: Any, where: str) -> float:
 
 
 def parsed_metadata(stored: NDArray[Any] | None, where: str) -> dict[str, Any] | None:
-    """Return the metadata stored as JSON text, or None, with a logged warning, when it is not that.
-
-    Parameters
-    ----------
-    stored : text array, shape (), or None
-        A JSON object.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    dict or None
-        Its content.
-    """
+    """Return metadata stored as JSON text; None, with a logged warning, where it is no JSON object."""
     if stored is None:
         return None
     try:

@@ -41,20 +41,7 @@ class GroupedData(MutableMapping[str, Any]):
 
 
 def grouped_fields(raw: RawData, groups: Groups) -> dict[str, Any]:
-    """Gather the arrays of :meth:`ptycho.raw_data.RawData.generate_grouped_data`.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-    groups : Groups
-        Groups of its patterns.
-
-    Returns
-    -------
-    dict
-        Arrays, and functions without arguments that make the large ones.
-    """
+    """Gather the arrays of :meth:`ptycho.raw_data.RawData.generate_grouped_data`, large ones as functions."""
     indices = groups.indices
     starts_yx_px = np.stack([raw.ycoords_start, raw.xcoords_start], axis=1)
     start = located(starts_yx_px, indices)

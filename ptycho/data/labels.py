@@ -15,38 +15,15 @@ from ptycho.geometry.grouping import check_inside, object_patches
 
 @dataclass(frozen=True)
 class Labels:
-    """The known patch of every pattern, in the frame of its own position.
+    """The known patch of every pattern, in the frame of its own position."""
 
-    Attributes
-    ----------
-    stored : complex array, shape (M, N, N), or None
-        Patches of the data file.
-    obj : complex array, shape (H, W), or None
-        Object that patches are cut from where none are stored.
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres [object px].
-    n_px : int
-        Patch size N [px].
-    """
-
-    stored: NDArray[Any] | None
-    obj: NDArray[Any] | None
-    positions_yx_px: NDArray[np.float64]
-    n_px: int
+    stored: NDArray[Any] | None  # (M, N, N), of the data file
+    obj: NDArray[Any] | None  # (H, W), that patches are cut from where none are stored
+    positions_yx_px: NDArray[np.float64]  # (M, 2), patch centres [object px]
+    n_px: int  # N
 
     def of(self, indices: NDArray[np.int64]) -> NDArray[np.complex64]:
-        """Return the patches of some patterns.
-
-        Parameters
-        ----------
-        indices : int array, any shape, J entries
-            Which patterns.
-
-        Returns
-        -------
-        complex64 array, shape (J, N, N)
-            Known patches [transmission].
-        """
+        """Return the known patches (J, N, N) [transmission] of J pattern indices of any shape."""
         rows = np.asarray(indices).reshape(-1)
         if self.stored is not None:
             return np.ascontiguousarray(self.stored[rows], dtype=np.complex64)
@@ -54,46 +31,12 @@ class Labels:
 
 
 def wanted_labels(wanted: bool, scan: Scan | None) -> Labels | None:
-    """Return the known patches of a scan, where they are wanted and there is a scan.
-
-    Parameters
-    ----------
-    wanted : bool
-        A loss asks for them.
-    scan : Scan or None
-        Patterns and the optional arrays of the file.
-
-    Returns
-    -------
-    Labels or None
-        See :func:`scan_labels`.
-
-    Raises
-    ------
-    DataError
-        If they are wanted and the scan has none.
-    """
+    """Return the labels of a scan, where they are wanted and there is a scan."""
     return scan_labels(scan) if wanted and scan is not None else None
 
 
 def scan_labels(scan: Scan) -> Labels:
-    """Find the known patches of a scan: ``Y``, else ``label``, else cut from ``objectGuess``.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns and the optional arrays of the file.
-
-    Returns
-    -------
-    Labels
-        One patch for every pattern.
-
-    Raises
-    ------
-    DataError
-        If the file has none of the three, or a pattern lies outside the object.
-    """
+    """Find the known patches: ``Y``, else ``label``, else cut from ``objectGuess``; else ``DataError``."""
     raw = scan.raw
     stored = raw.Y if raw.Y is not None else raw.label
     if stored is not None:

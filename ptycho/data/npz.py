@@ -38,23 +38,9 @@ _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedE
 def read_npz(path: str | Path, keys: Sequence[str] | None = None) -> dict[str, NDArray[Any]]:
     """Read arrays from an NPZ archive without unpickling.
 
-    Parameters
-    ----------
-    path : str or Path
-        Archive to read.
-    keys : sequence of str, optional
-        Names to read. By default every array except object arrays, which are named in one warning.
-
-    Returns
-    -------
-    dict of str to array
-        Arrays with the shape and dtype they were stored with.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, a folder, not an NPZ archive, damaged or empty, or if a requested key
-        is missing or holds Python objects.
+    By default every array except object arrays, which are named in one warning. ``DataError`` for a file that
+    is missing, a folder, not an archive, damaged or empty, and for a key that is missing or holds Python
+    objects.
     """
     headers = npz_headers(path)
     objects = sorted(key for key, (_, dtype) in headers.items() if dtype.hasobject)
@@ -75,23 +61,7 @@ def read_npz(path: str | Path, keys: Sequence[str] | None = None) -> dict[str, N
 
 
 def npz_headers(path: str | Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Read the shape and dtype of every array in an NPZ archive, and no array data.
-
-    Parameters
-    ----------
-    path : str or Path
-        Archive to read.
-
-    Returns
-    -------
-    dict of str to (shape, dtype)
-        In stored order; object arrays are included.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, a folder, not an NPZ archive, damaged or empty.
-    """
+    """Read shape and dtype of every array, object arrays too, in stored order; errors as :func:`read_npz`."""
     path = Path(path)
     _check_is_archive(path)
     headers: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {}
@@ -101,34 +71,19 @@ def npz_headers(path: str | Path) -> dict[str, tuple[tuple[int, ...], np.dtype[A
                 continue
             with archive.open(info) as member:
                 version = np.lib.format.read_magic(member)
-                read = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
+                form = np.lib.format
+                read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
                 shape, _, dtype = read(member)
             headers[info.filename.removesuffix(_SUFFIX)] = (shape, dtype)
     if not headers:
-        raise DataError(f"{path}: the archive holds no arrays (got 0, expected at least 1). Save it again.")
+        raise _no_arrays(path)
     return headers
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, ArrayLike], compressed: bool = False) -> None:
-    """Write arrays to an NPZ archive that appears whole or not at all.
+    """Write arrays to an NPZ archive that appears whole or not at all, ``DataError`` for dtype object.
 
-    Parameters
-    ----------
-    path : str or Path
-        Destination; its folder is made when absent. An existing file is replaced in one step.
-    arrays : mapping of str to array
-        Any shape and any dtype except object.
-    compressed : bool
-        Deflate the members. Detector counts shrink a lot, float amplitude hardly.
-
-    Raises
-    ------
-    DataError
-        If an array has dtype object.
+    Its folder is made when absent. Detector counts shrink a lot when ``compressed``, float amplitude hardly.
     """
     plain = {key: np.asanyarray(value) for key, value in arrays.items()}
     for key, array in plain.items():
@@ -146,25 +101,10 @@ def write_npz(path: str | Path, arrays: Mapping[str, ArrayLike], compressed: boo
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes `path` when the block ends without an exception.
+    """Yield a temporary path that becomes ``path`` when the block ends without an exception.
 
-    The temporary file lies in the same folder, with the same suffix, and is flushed to disk before it is
-    renamed. After an exception `path` is as it was and the temporary file is gone.
-
-    Parameters
-    ----------
-    path : str or Path
-        Destination of the file; its folder is made when absent.
-
-    Yields
-    ------
-    Path
-        Where the block has to create the file.
-
-    Raises
-    ------
-    DataError
-        If `path` is a folder.
+    The temporary file lies in the same folder, made when absent, with the same suffix, and is flushed to disk
+    before it is renamed. After an exception ``path`` is as it was. ``DataError`` if it is a folder.
     """
     target = Path(path).resolve()  # a link keeps pointing at the file that is replaced
     if target.is_dir():
@@ -183,24 +123,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def missing_key(
     where: str | Path, key: str, found: Collection[str], in_use: Collection[str] = ()
 ) -> DataError:
-    """Build the error for an absent key: it lists the keys found and proposes the closest one.
-
-    Parameters
-    ----------
-    where : str or Path
-        File to name.
-    key : str
-        The absent key.
-    found : collection of str
-        Keys that are present.
-    in_use : collection of str
-        Keys with a meaning of their own, which are not proposed.
-
-    Returns
-    -------
-    DataError
-        To be raised by the caller.
-    """
+    """Build the error for an absent key: it lists the keys found and proposes the closest one not in use."""
     close = _closest(key, [name for name in found if name not in in_use])
     flag = f" or pass --probe-key {close}" if key == "probeGuess" else ""
     named = "Name its array with --probe-key, or save" if key == "probeGuess" else "Save"
@@ -221,25 +144,16 @@ def _closest(name: str, options: Sequence[str]) -> str | None:
 
 
 def no_such_file(path: Path, problem: str = ": no such file (expected a data file). ") -> DataError:
-    """Build the error for an absent file: it proposes the closest name in the folder.
-
-    Parameters
-    ----------
-    path : Path
-        Where the file should be.
-    problem : str
-        What is said of it.
-
-    Returns
-    -------
-    DataError
-        To be raised.
-    """
+    """Build the error for an absent file: it proposes the closest name in the folder."""
     folder = path.parent
     names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else []
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
     mend = f"Did you mean {', '.join(close)}?" if close else "Check the path."
     return DataError(f"{path}{problem}{mend}")
+
+
+def _no_arrays(path: Path) -> DataError:
+    return DataError(f"{path}: the archive holds no arrays (got 0, expected at least 1). Save it again.")
 
 
 def _check_is_archive(path: Path) -> None:
@@ -251,7 +165,7 @@ def _check_is_archive(path: Path) -> None:
     with _damage_named(path), path.open("rb") as stream:
         start = stream.read(4)
     if start == b"PK\x05\x06":
-        raise DataError(f"{path}: the archive holds no arrays (got 0, expected at least 1). Save it again.")
+        raise _no_arrays(path)
     if zipfile.is_zipfile(path):
         return
     if start == b"PK\x03\x04":

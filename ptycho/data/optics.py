@@ -39,50 +39,23 @@ NUMBERS = {
 class FileOptions:
     """What the user says about a data file; it wins over what the file says.
 
-    Attributes
-    ----------
-    product_file : Path or None
-        Ptychodus product with positions, probe and object of a diffraction file.
-    photon_energy_eV : float or None
-        Photon energy [eV].
-    detector_distance_m : float or None
-        Distance from sample to detector [m].
-    detector_pixel_m : float or None
-        Side of a detector pixel [m].
-    object_pixel_m : float or None
-        Side of an object pixel [m].
-    flip_positions : {'x', 'y', 'xy'} or None
-        Axes of the positions whose sign is turned, after the swap.
-    swap_positions : bool
-        Take x of the file for y and y for x.
-    match_lengths : {'refuse', 'head'}
-        What happens where patterns and positions differ in number: ``head`` keeps the first of both.
-    centre_patterns : {'auto', 'off'}
-        Whether patterns whose beam is certainly not on pixel N // 2 are moved there.
-    keep_frames : bool
-        Let frames take part that look damaged.
-    keep_pixels : bool
-        Let pixels take part that look hot, dead, or hit by a zinger.
-    keep_probe_power : bool
-        Take the power of the stored probe as photons per frame, whatever the patterns hold.
-
-    Raises
-    ------
-    ConfigError
-        If a number is not positive, or a choice is unknown.
+    ``ConfigError`` where a number is not positive, or a choice is unknown.
     """
 
+    # Ptychodus product with positions, probe and object of a diffraction file
     product_file: Path | None = None
     photon_energy_eV: float | None = None
     detector_distance_m: float | None = None
     detector_pixel_m: float | None = None
     object_pixel_m: float | None = None
-    flip_positions: str | None = None
-    swap_positions: bool = False
-    match_lengths: str = "refuse"
+    flip_positions: str | None = None  # x, y or xy: axes whose sign is turned, after the swap
+    swap_positions: bool = False  # take x of the file for y and y for x
+    match_lengths: str = "refuse"  # as the rule of ``ptycho.data.canonical.match_lengths``
+    # auto: move patterns whose beam is certainly not on pixel N // 2; off: never
     centre_patterns: str = "auto"
-    keep_frames: bool = False
-    keep_pixels: bool = False
+    keep_frames: bool = False  # let frames take part that look damaged
+    keep_pixels: bool = False  # let pixels take part that look hot, dead, or hit by a zinger
+    # take the power of the stored probe as photons per frame, whatever patterns hold
     keep_probe_power: bool = False
 
     def __post_init__(self) -> None:
@@ -110,92 +83,32 @@ class FileOptions:
 
     @classmethod
     def names(cls) -> set[str]:
-        """Return the names of the options.
-
-        Returns
-        -------
-        set of str
-            Those of the settings.
-        """
+        """Return the names of the options."""
         return {item.name for item in fields(cls)}
 
     @classmethod
     def of(cls, config: Any, *, product: bool = True) -> FileOptions:
-        """Return the options that a configuration holds.
-
-        Parameters
-        ----------
-        config : TrainingConfig or InferenceConfig
-            Settings of the run.
-        product : bool
-            Whether the file is the one that ``product_file`` belongs to.
-
-        Returns
-        -------
-        FileOptions
-            The same values.
-
-        Raises
-        ------
-        ConfigError
-            If a number is not positive, or the axes to flip are unknown.
-        """
+        """Return the options of a configuration; ``product``: it is the file ``product_file`` belongs to."""
         values = {name: getattr(config, name) for name in cls.names()}
         return cls(**values if product else values | {"product_file": None})
 
     def orient(self, positions_yx_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn positions the way the user asks for.
-
-        Parameters
-        ----------
-        positions_yx_m : float64 array, shape (M, 2)
-            Positions, y and x along the rows and columns of the patterns [m].
-
-        Returns
-        -------
-        float64 array, shape (M, 2)
-            Swapped first, then flipped [m].
-        """
+        """Turn positions (M, 2), y and x along rows and columns of the patterns: swapped, then flipped."""
         return Orientation(self.flip_positions or "", self.swap_positions).turn(positions_yx_m)
 
 
 @dataclass(frozen=True)
 class Optics:
-    """Sizes in metres that tie a scan in object pixels to the instrument.
-
-    Attributes
-    ----------
-    photon_energy_eV : float or None
-        Photon energy [eV].
-    detector_distance_m : float or None
-        Distance from sample to detector [m].
-    detector_pixel_yx_m : tuple of float or None
-        Height and width of a detector pixel [m].
-    object_pixel_yx_m : tuple of float or None
-        Height and width of an object pixel [m].
-    origin_yx_m : tuple of float
-        Where object pixel (0, 0) lies [m].
-    """
+    """Sizes in metres that tie a scan in object pixels to the instrument; None where unknown."""
 
     photon_energy_eV: float | None = None
     detector_distance_m: float | None = None
     detector_pixel_yx_m: tuple[float, float] | None = None
     object_pixel_yx_m: tuple[float, float] | None = None
-    origin_yx_m: tuple[float, float] = (0.0, 0.0)
+    origin_yx_m: tuple[float, float] = (0.0, 0.0)  # where object pixel (0, 0) lies
 
     def completed(self, n_px: int) -> Optics:
-        """Fill in the one pixel size that follows from the far field.
-
-        Parameters
-        ----------
-        n_px : int
-            Side N of a pattern [px].
-
-        Returns
-        -------
-        Optics
-            With object pixel lambda z / (N p), or detector pixel from the object pixel, where it was missing.
-        """
+        """Fill in the pixel size, of object or detector, that follows from the far field lambda z / (N p)."""
         if self.photon_energy_eV is None or self.detector_distance_m is None:
             return self
         scale_m2 = HC_EV_M / self.photon_energy_eV * self.detector_distance_m / n_px
@@ -210,18 +123,7 @@ class Optics:
         return self
 
     def overridden(self, options: FileOptions) -> Optics:
-        """Put what the user says in the place of what the file says.
-
-        Parameters
-        ----------
-        options : FileOptions
-            None in it keeps the value.
-
-        Returns
-        -------
-        Optics
-            A new one.
-        """
+        """Put what the user says in the place of what the file says."""
         given = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
         for name in ("detector_pixel", "object_pixel"):
             if f"{name}_m" in given:
@@ -230,36 +132,12 @@ class Optics:
         return replace(self, **given)
 
     def centred(self, middle_yx_m: Any, shape_yx: tuple[int, ...]) -> Optics:
-        """Place the middle of an object.
-
-        Parameters
-        ----------
-        middle_yx_m : pair of float
-            Where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies [m].
-        shape_yx : tuple of int
-            Shape of the object (H, W) [px].
-
-        Returns
-        -------
-        Optics
-            With the origin that follows; it needs an object pixel.
-        """
+        """Return the optics with the origin that puts the middle of an object (H, W) [px] in a place [m]."""
         reach_m = (np.array(shape_yx) - 1) / 2 * np.array(self.object_pixel_yx_m)
         return replace(self, origin_yx_m=tuple((np.array(middle_yx_m) - reach_m).tolist()))
 
     def to_metres(self, positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return positions in metres.
-
-        Parameters
-        ----------
-        positions_yx_px : float64 array, shape (M, 2)
-            Positions [object px].
-
-        Returns
-        -------
-        float64 array, shape (M, 2)
-            Positions (y, x) [m].
-        """
+        """Return positions (M, 2) in metres."""
         return np.asarray(positions_yx_px) * np.array(self.object_pixel_yx_m) + np.array(self.origin_yx_m)
 
     def to_dict(self) -> dict[str, Any]:
@@ -268,25 +146,7 @@ class Optics:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any] | None, where: str) -> Optics:
-        """Read the optics from the metadata of a data set.
-
-        Parameters
-        ----------
-        metadata : mapping or None
-            Metadata, with or without :data:`METADATA_KEY`.
-        where : str
-            Name used in messages.
-
-        Returns
-        -------
-        Optics
-            Empty where the metadata hold none.
-
-        Raises
-        ------
-        DataError
-            If a name is unknown or a value is not a positive number, or a pair of them.
-        """
+        """Read the optics, empty where there are none; ``DataError`` for unknown names or values <= 0."""
         stored = (metadata or {}).get(METADATA_KEY)
         if stored is None:
             return cls()

@@ -1,8 +1,4 @@
-"""Which way the axes of positions run.
-
-Positions are exchanged first (x for y), then signs are turned, as ``--swap-positions`` and
-``--flip-positions`` say.
-"""
+"""Which way the axes of positions run: x for y first, then signs, as the flags say."""
 
 from __future__ import annotations
 
@@ -19,18 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Orientation:
-    """One way to take the positions of a file.
+    """One way to take the positions of a file."""
 
-    Attributes
-    ----------
-    flip : str
-        Axes whose sign is turned: '', 'x', 'y' or 'xy'.
-    swap : bool
-        Take x for y before that.
-    """
-
-    flip: str = ""
-    swap: bool = False
+    flip: str = ""  # axes whose sign is turned: '', 'x', 'y' or 'xy'
+    swap: bool = False  # take x for y before that
 
     def flags(self) -> str:
         """Return the flags that ask for it."""
@@ -39,18 +27,7 @@ class Orientation:
         return " ".join(parts) or "positions as in the file"
 
     def turn(self, positions_yx: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return positions turned this way.
-
-        Parameters
-        ----------
-        positions_yx : float64 array, shape (M, 2)
-            Positions in any unit.
-
-        Returns
-        -------
-        float64 array, shape (M, 2)
-            In the same unit, turned about the origin.
-        """
+        """Return positions (M, 2), in any unit, turned about the origin."""
         turned = positions_yx[:, ::-1] if self.swap else positions_yx
         return turned * np.array([-1.0 if axis in self.flip else 1.0 for axis in "yx"])
 
@@ -59,22 +36,9 @@ ORIENTATIONS = tuple(Orientation(flip, swap) for swap in (False, True) for flip 
 
 
 def turned_data(raw: RawData, orientation: Orientation, factor: float = 1.0) -> RawData:
-    """Return a data set with turned positions.
+    """Return a data set with turned positions, times a factor, or itself where nothing is asked for.
 
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-    orientation : Orientation
-        How to take its positions.
-    factor : float
-        Factor on the positions.
-
-    Returns
-    -------
-    RawData
-        The data set itself where nothing is asked for; else one without ``objectGuess``, which lies in the
-        frame of the old positions.
+    It has no ``objectGuess``, which lies in the frame of the old positions.
     """
     if orientation == Orientation() and factor == 1.0:
         return raw

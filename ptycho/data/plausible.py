@@ -17,33 +17,15 @@ USUAL_STEPS_M = (2e-9, 2e-5)
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number of the optics, the values it may have, and the units it is mistaken in.
-
-    Attributes
-    ----------
-    name : str
-        In words.
-    field : str
-        Attribute of :class:`Optics`.
-    setting : str
-        Key of :data:`NUMBERS`.
-    unit : str
-        Ours.
-    ranges : tuple of pair of float
-        Values that make sense [unit].
-    mistakes : dict of str to float
-        Unit that a number may be in -> factor from it to ours.
-    power : int
-        An object pixel goes with the number to this power.
-    """
+    """A number of the optics, the values it may have, and the units it is mistaken in."""
 
     name: str
-    field: str
-    setting: str
+    field: str  # attribute of :class:`Optics`
+    setting: str  # key of :data:`NUMBERS`
     unit: str
-    ranges: tuple[tuple[float, float], ...]
-    mistakes: dict[str, float]
-    power: int
+    ranges: tuple[tuple[float, float], ...]  # that make sense [unit]
+    mistakes: dict[str, float]  # unit that a number may be in -> factor from it to ours
+    power: int  # an object pixel goes with the number to this power
 
     def plausible(self, value: float) -> bool:
         """Tell whether a value makes sense."""
@@ -78,18 +60,7 @@ QUANTITIES = (
 
 
 def implausible(optics: Optics) -> Iterator[str]:
-    """Yield a few words on every number that makes no sense.
-
-    Parameters
-    ----------
-    optics : Optics
-        Of a file or of the user.
-
-    Yields
-    ------
-    str
-        The number, what it would be in another unit, and its flag.
-    """
+    """Yield a few words on every number that makes no sense, and what it would be in another unit."""
     for quantity in QUANTITIES:
         value = quantity.value(optics)
         if value is None or quantity.plausible(value):
@@ -105,21 +76,10 @@ def implausible(optics: Optics) -> Iterator[str]:
 
 
 def mistaken_number(optics: Optics, low: float, high: float, *, derived: bool) -> str | None:
-    """Find the number whose unit explains positions that are too small or too large.
+    """Say which number's unit, and flag, explains positions that a factor within bounds would mend.
 
-    Parameters
-    ----------
-    optics : Optics
-        Of a file or of the user.
-    low, high : float
-        Positions in pixels would be right if they were multiplied by a factor between these.
-    derived : bool
-        Whether the object pixel follows from energy, distance and detector pixel.
-
-    Returns
-    -------
-    str or None
-        What it would be, and the flag that says so; None where no single number explains it.
+    None where no single number does. ``derived``: the object pixel follows from energy, distance and detector
+    pixel.
     """
     fitting = []
     for quantity in QUANTITIES:
@@ -140,22 +100,7 @@ def mistaken_number(optics: Optics, low: float, high: float, *, derived: bool) -
 
 
 def unit_of_metres(optics: Optics, step_px: float, low_px: float, high_px: float) -> str | None:
-    """Name the unit of positions that were taken as metres.
-
-    Parameters
-    ----------
-    optics : Optics
-        With the object pixel.
-    step_px : float
-        Distance of neighbours as it is taken [px].
-    low_px, high_px : float
-        Distances that are usual [px].
-
-    Returns
-    -------
-    str or None
-        The unit and what to do; None where no unit explains it.
-    """
+    """Name the unit, and the cure, of positions taken as metres whose step is not usual; or None."""
     for name, factor in UNITS_M.items():
         if factor != 1.0 and low_px <= step_px * factor <= high_px:
             return f"the positions are in {name}; store them in metres"
@@ -166,22 +111,7 @@ def unit_of_metres(optics: Optics, step_px: float, low_px: float, high_px: float
 
 
 def unit_of_pixels(optics: Optics, step_px: float, low_px: float, high_px: float) -> str | None:
-    """Name the unit of positions that were taken as object pixels.
-
-    Parameters
-    ----------
-    optics : Optics
-        With the object pixel where it is known.
-    step_px : float
-        Distance of neighbours as it is taken [px].
-    low_px, high_px : float
-        Distances that are usual [px].
-
-    Returns
-    -------
-    str or None
-        The unit and what to do; None where no unit explains it.
-    """
+    """Name the unit, and the cure, of positions taken as object pixels, as :func:`unit_of_metres`."""
     pixel = optics.object_pixel_yx_m
     for name, factor in UNITS_M.items():
         if pixel is not None and low_px <= step_px * factor / pixel[0] <= high_px:

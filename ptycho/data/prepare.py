@@ -25,28 +25,8 @@ def prepare_scan(
 ) -> Scan:
     """Check a data set, mend what is certain, and decide the scale of the scan once.
 
-    Parameters
-    ----------
-    raw : RawData
-        Validated patterns, positions and probe.
-    domain : {'counts', 'amplitude'}, optional
-        What the patterns hold; decided from the data where it is not given.
-    mask : ProbeMask, optional
-        Multiplied with the probe.
-    name : str
-        Name used in messages.
-    options : FileOptions, optional
-        What the user says about the file.
-
-    Returns
-    -------
-    Scan
-        Ready for an engine.
-
-    Raises
-    ------
-    DataError
-        If the probe is missing, or the data cannot be right (``ptycho.data.checks``).
+    The domain is decided from the data where none is given; the mask is multiplied with the probe.
+    ``DataError`` without a probe, or where the data cannot be right (``ptycho.data.checks``).
     """
     options = options or FileOptions()
     draft = check_patterns(Draft(raw), options)
@@ -70,16 +50,5 @@ def prepare_scan(
 
 
 def checked(raw: RawData) -> Draft:
-    """Return a data set with what is certain mended, as every scan that an engine sees.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-
-    Returns
-    -------
-    Draft
-        Data set, the patterns that take no part, and what was found.
-    """
+    """Return a data set with what is certain mended, as every scan that an engine sees."""
     return check_patterns(Draft(raw), FileOptions())

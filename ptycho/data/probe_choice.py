@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import probe_power
 from ptycho.data.scaling import ScaleRecord
 from ptycho.data.scan import Scan
 
@@ -23,24 +24,12 @@ SAME_COUNTS = 1e-6
 
 @dataclass(frozen=True)
 class TrainedProbe:
-    """What a trained model knows about the beam.
+    """What a trained model knows about the beam; probes (P, N, N) [sqrt(photons)]."""
 
-    Attributes
-    ----------
-    probe : complex64 array, shape (P, N, N)
-        Probe of the training [sqrt(photons)]; all zero where the training saw no scan.
-    start : complex64 array, shape (P, N, N), or None
-        Probe that the training started from [sqrt(photons)]; None in files that do not hold it.
-    refined : bool
-        The training changed the probe.
-    record : ScaleRecord or None
-        Scale of the training scan.
-    """
-
-    probe: NDArray[np.complex64]
-    start: NDArray[np.complex64] | None = None
-    refined: bool = False
-    record: ScaleRecord | None = None
+    probe: NDArray[np.complex64]  # of the training run; all zero where it saw no scan
+    start: NDArray[np.complex64] | None = None  # that it started from; None in files that do not hold it
+    refined: bool = False  # the training run changed the probe
+    record: ScaleRecord | None = None  # scale of the training scan
 
     @property
     def first(self) -> NDArray[np.complex64]:
@@ -50,60 +39,20 @@ class TrainedProbe:
 
 @dataclass(frozen=True)
 class ProbeChoice:
-    """The probe to reconstruct with.
+    """The probe to reconstruct with."""
 
-    Attributes
-    ----------
-    probe : complex64 array, shape (P, N, N)
-        Probe modes in the gauge of the scan [sqrt(photons)].
-    fit : bool
-        Fit it to the scan first.
-    summary : str
-        Whose probe it is and why, one line.
-    """
-
-    probe: NDArray[np.complex64]
-    fit: bool
-    summary: str
-
-
-def probe_power(probe: NDArray[Any]) -> float:
-    """Return the power of all modes together.
-
-    Parameters
-    ----------
-    probe : complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)].
-
-    Returns
-    -------
-    float
-        Photons per pattern of an empty object.
-    """
-    return float((np.abs(probe).astype(np.float64) ** 2).sum())
+    probe: NDArray[np.complex64]  # (P, N, N) in the gauge of the scan [sqrt(photons)]
+    fit: bool  # fit it to the scan first
+    summary: str  # whose probe it is and why, one line
 
 
 def probe_overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
-    r"""Return how much two probes agree; a common phase, a scale and a mixing of the modes do not count.
+    r"""Return how much two probes (P, N, N) agree, 0 to 1; phase, scale and mixing of modes do not count.
 
     .. math:: \sqrt{\mathrm{tr}(J_1 J_2)} / (\mathrm{tr}(J_1^2)\,\mathrm{tr}(J_2^2))^{1/4},
-              \quad J = \sum_p P_p P_p^\dagger
+        \quad J = \sum_p P_p P_p^\dagger
 
-    Parameters
-    ----------
-    one, other : complex array, shape (P, N, N)
-        Incoherent modes; the numbers of modes may differ.
-
-    Returns
-    -------
-    float
-        From 0 to 1; :math:`|\langle a, b\rangle| / (\|a\|\,\|b\|)` for one mode each, 0 where one is zero.
-
-    Examples
-    --------
-    >>> probe = np.ones((1, 4, 4)) + 0j
-    >>> probe_overlap(probe, 3j * probe)
-    1.0
+    :math:`|\langle a, b\rangle| / (\|a\|\,\|b\|)` for one mode each, 0 where one is zero.
     """
     a, b = (np.asarray(probe, np.complex128).reshape(len(probe), -1) for probe in (one, other))
     mixed, own, others = (float((np.abs(x.conj() @ y.T) ** 2).sum()) for x, y in ((a, b), (a, a), (b, b)))
@@ -111,22 +60,7 @@ def probe_overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
 
 
 def is_training_scan(scan: Scan, trained: TrainedProbe) -> bool:
-    """Return whether a scan holds the patterns of the training.
-
-    Mean and largest counts tell, whatever the order of the patterns and the type of their numbers.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns to reconstruct.
-    trained : TrainedProbe
-        What the model knows.
-
-    Returns
-    -------
-    bool
-        True for the scan of the training, all of it.
-    """
+    """Return whether a scan holds all patterns of the training run, by mean and largest counts."""
     if trained.record is None:
         return False
     counts = [(record.mean_counts, record.max_counts) for record in (scan.record, trained.record)]
@@ -134,20 +68,7 @@ def is_training_scan(scan: Scan, trained: TrainedProbe) -> bool:
 
 
 def in_gauge_of(scan: Scan, trained: TrainedProbe) -> NDArray[np.complex64]:
-    """Return the probe of a training for the beam of a scan.
-
-    Parameters
-    ----------
-    scan : Scan
-        Its own probe says how strong the beam is.
-    trained : TrainedProbe
-        What the model knows.
-
-    Returns
-    -------
-    complex64 array, shape (P, N, N)
-        Probe modes [sqrt(photons)]; on the training scan those of the training.
-    """
+    """Return the probe of a training run for the beam of a scan, whose own probe says how strong it is."""
     ratio = probe_power(scan.probe) / probe_power(trained.first)
     return (trained.probe * np.float32(ratio**0.5)).astype(np.complex64)
 
@@ -162,27 +83,11 @@ def choose_probe(
 ) -> ProbeChoice:
     """Decide whose probe a scan is reconstructed with.
 
-    The probe of the training serves the training scan, and a scan whose own probe agrees with the one that
-    the training started from. Every other scan is reconstructed with its own. On any but the training scan
-    the probe is fitted first, since equal probes in two files do not make equal beams.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns to reconstruct, and the probe of their file.
-    trained : TrainedProbe
-        What the model knows.
-    fit_probe : bool, optional
-        The user's word: fit the probe of the file, or fit none.
-    uses_probe : bool
-        Whether the reconstruction looks at the probe before it refines anything.
-    given : complex64 array, shape (P, N, N), optional
-        Probe to use as it is.
-
-    Returns
-    -------
-    ProbeChoice
-        Probe, whether to fit it, and the reason.
+    The probe of the training run serves the training scan, and a scan whose own probe agrees with the one
+    that it started from. Every other scan is reconstructed with its own. On any but the training scan the
+    probe is fitted first, since equal probes in two files do not make equal beams; ``fit_probe`` is the
+    user's word on that, ``uses_probe`` whether the reconstruction looks at the probe before it refines
+    anything, ``given`` a probe to use as it is.
     """
     own = scan.probe
     if given is not None:
@@ -215,21 +120,10 @@ def choose_probe(
 def network_gain(scan: Scan, trained: TrainedProbe) -> float:
     r"""Return the factor on the object of a network that sees normalised patterns and no probe.
 
-    It returns objects as dark as those of its training. The beam says how dark this one is:
+    It returns objects as dark as those of its training scan. The beam says how dark this one is; 1 where
+    nothing is known:
 
     .. math:: \sqrt{\frac{\bar k / \sum|P|^2}{\bar k_0 / \sum|P_0|^2}}
-
-    Parameters
-    ----------
-    scan : Scan
-        Mean counts and probe of the scan.
-    trained : TrainedProbe
-        Those of the training.
-
-    Returns
-    -------
-    float
-        1 on the training scan, and where nothing is known about the training.
     """
     if trained.record is None or not trained.probe.any():
         return 1.0

@@ -12,32 +12,13 @@ from ptycho.config.config import ModelConfig
 
 @dataclass(frozen=True)
 class ProbeMask:
-    """A soft disc that the probe is multiplied with.
+    """A soft disc that the probe is multiplied with."""
 
-    Attributes
-    ----------
-    diameter_px : float or None
-        Diameter at half height; half the pattern size by default [px].
-    sigma_px : float
-        Softness of the edge [px].
-    """
-
-    diameter_px: float | None = None
-    sigma_px: float = 1.0
+    diameter_px: float | None = None  # at half height; by default half the pattern size
+    sigma_px: float = 1.0  # softness of the edge
 
     def values(self, n_px: int) -> NDArray[np.float32]:
-        """Return the mask, centred on the patch.
-
-        Parameters
-        ----------
-        n_px : int
-            Pattern size N [px].
-
-        Returns
-        -------
-        float32 array, shape (N, N)
-            Between 0 and 1.
-        """
+        """Return the mask (N, N), 0 to 1, centred on the patch."""
         radius = (self.diameter_px if self.diameter_px is not None else n_px / 2) / 2
         axis = np.arange(n_px) - (n_px - 1) / 2
         beyond = np.hypot(axis[:, None], axis) - radius
@@ -47,35 +28,11 @@ class ProbeMask:
 
 
 def mask_of(model: ModelConfig) -> ProbeMask | None:
-    """Return the probe mask that a configuration asks for.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        ``probe_mask`` and its two numbers.
-
-    Returns
-    -------
-    ProbeMask or None
-        None where no mask is asked for.
-    """
+    """Return the probe mask that a configuration asks for."""
     return ProbeMask(model.probe_mask_diameter, model.probe_mask_sigma) if model.probe_mask else None
 
 
 def masked(probe: NDArray[np.complex64], model: ModelConfig) -> NDArray[np.complex64]:
-    """Return a probe within the mask that a configuration asks for.
-
-    Parameters
-    ----------
-    probe : complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)].
-    model : ModelConfig
-        ``probe_mask`` and its two numbers.
-
-    Returns
-    -------
-    complex array, shape (P, N, N)
-        The probe itself where no mask is asked for.
-    """
+    """Return a probe (P, N, N) within the mask that a configuration asks for; itself where there is none."""
     mask = mask_of(model)
     return probe if mask is None else probe * mask.values(probe.shape[-1])

@@ -28,6 +28,7 @@ from ptycho.data.canonical import (
 from ptycho.data.npz import write_npz
 from ptycho.errors import DataError
 
+COLUMNS = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
 OPTIONAL_KEYS = (
     "xcoords_start",
     "ycoords_start",
@@ -44,6 +45,12 @@ OWN_PLACES = {"mask": "mask or bad_pixels", "patterns": "diff3d", "probe": "--pr
 """Where an NPZ file of ours holds what is read, and how another probe is used."""
 INDEX_KEY = "pattern_indexes"
 """Key of the metadata with the number of each pattern in its file, where that is not its place."""
+
+
+def _head(values: ArrayLike | None, count: int, kept: int) -> NDArray[Any] | None:
+    """Return the first ``kept`` where there is one value for each of ``count`` patterns."""
+    array = None if values is None else np.asarray(values)
+    return array[:kept] if array is not None and len(array) == count else array
 
 
 class RawData:
@@ -111,24 +118,17 @@ class RawData:
         self.source = source
         self.unused: dict[str, tuple[int, ...]] = {}
         self.places: Mapping[str, str] = OWN_PLACES
-        columns = {
-            "xcoords": xcoords,
-            "ycoords": ycoords,
-            "xcoords_start": xcoords_start,
-            "ycoords_start": ycoords_start,
-            "scan_index": scan_index,
-        }
-        given = {key: value for key, value in columns.items() if value is not None}
-        table = {key: canonical_column(value, key, source) for key, value in given.items()}
+        given = (xcoords, ycoords, xcoords_start, ycoords_start, scan_index)
+        columns = zip(COLUMNS, given, strict=True)
+        table = {key: canonical_column(value, key, source) for key, value in columns if value is not None}
         n_positions = len(table["xcoords"])
         self.diff3d = canonical_patterns(diff3d, n_positions, pattern_axis, source)
         if bad_pixels is not None:
-            bad_pixels = np.asarray(bad_pixels)
-            if bad_pixels.ndim > 2 and bad_pixels.shape == np.shape(diff3d):
+            flags = np.asarray(bad_pixels)
+            if flags.ndim > 2 and flags.shape == np.shape(diff3d):
                 # A flag for every value has the axes of the values.
-                flags = (bad_pixels != 0).astype(np.uint8)
-                bad_pixels = canonical_patterns(flags, n_positions, pattern_axis, source)
-            bad_pixels = pixel_mask(bad_pixels, self.diff3d.shape, source)
+                flags = canonical_patterns((flags != 0).astype(np.uint8), n_positions, pattern_axis, source)
+            bad_pixels = pixel_mask(flags, self.diff3d.shape, source)
         self.bad_pixels = bad_pixels
         check_patterns(self.diff3d, source)
         count, kept = self.n_patterns, match_lengths(table, self.n_patterns, source, lengths)
@@ -136,10 +136,6 @@ class RawData:
         self.diff3d = self.diff3d[:kept]
         if self.bad_pixels is not None and self.bad_pixels.ndim == 3:
             self.bad_pixels = self.bad_pixels[:kept]
-        Y, label = (
-            values[:kept] if values is not None and len(values) == count else values
-            for values in (None if known is None else np.asarray(known) for known in (Y, label))
-        )
         self.xcoords, self.ycoords = table["xcoords"], table["ycoords"]
         self.xcoords_start = table.get("xcoords_start", self.xcoords)
         self.ycoords_start = table.get("ycoords_start", self.ycoords)
@@ -148,8 +144,8 @@ class RawData:
         if self.probeGuess is not None:
             canonical_probe(self.probeGuess, self.N, source)
         self.objectGuess = None if objectGuess is None else canonical_object(objectGuess, source)
-        self.Y = patches_or_none(Y, "Y", self.diff3d.shape, source)
-        self.label = patches_or_none(label, "label", self.diff3d.shape, source)
+        self.Y = patches_or_none(_head(Y, count, kept), "Y", self.diff3d.shape, source)
+        self.label = patches_or_none(_head(label, count, kept), "label", self.diff3d.shape, source)
         self.norm_Y_I, self.metadata = norm_Y_I, metadata
         if nphotons is None and metadata:
             physics = metadata.get("physics_parameters")
@@ -170,13 +166,7 @@ class RawData:
         return cls(xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess)
 
     def to_file(self, path: str | Path) -> None:
-        """Write the data set to an NPZ file of the layout in ``specs/data_contracts.md``.
-
-        Parameters
-        ----------
-        path : str or Path
-            Destination; it appears whole or not at all.
-        """
+        """Write an NPZ file (``specs/data_contracts.md``) that appears whole or not at all."""
         keys = ("xcoords", "ycoords", "diff3d", "probeGuess", *OPTIONAL_KEYS[:-1])
         arrays = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         if self.metadata is not None:
@@ -184,18 +174,7 @@ class RawData:
         write_npz(path, arrays)
 
     def subset(self, rows: ArrayLike) -> RawData:
-        """Return a data set of some of the patterns.
-
-        Parameters
-        ----------
-        rows : int array, shape (B,)
-            Patterns to take, in this order.
-
-        Returns
-        -------
-        RawData
-            Same probe, object and dose; its patterns keep the numbers they have in the file.
-        """
+        """Return a data set of some patterns, in this order; they keep their numbers in the file."""
         rows = np.asarray(rows, dtype=np.int64)
         metadata = {**(self.metadata or {}), INDEX_KEY: self.pattern_numbers[rows].tolist()}
         return type(self)(
@@ -218,21 +197,21 @@ class RawData:
         )
 
     def bad_pixels_of(self, rows: Any) -> NDArray[np.bool_] | None:
-        """Return the bad pixels of some patterns.
+        """Return where patterns were not measured: (N, N), or (*S, N, N) for rows of shape S."""
+        shared = self.bad_pixels is None or self.bad_pixels.ndim == 2
+        return self.bad_pixels if shared else self.bad_pixels[rows]
 
-        Parameters
-        ----------
-        rows : slice, or int array of any shape S
-            Patterns.
+    def good_values(self, rows: Any) -> NDArray[Any]:
+        """Return some patterns (K, N, N) as stored, 0 where nothing was measured; a slice or (K,) rows."""
+        values, bad = self.diff3d[rows], self.bad_pixels_of(rows)
+        return values if bad is None else np.where(bad, values.dtype.type(0), values)
 
-        Returns
-        -------
-        bool array, shape (N, N) for all patterns, or (*S, N, N), or None
-            True where nothing was measured.
-        """
-        return (
-            self.bad_pixels if self.bad_pixels is None or self.bad_pixels.ndim == 2 else self.bad_pixels[rows]
-        )
+    def good_share(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the share (N, N) of some patterns in which a pixel was measured."""
+        bad = self.bad_pixels_of(rows)
+        if bad is None:
+            return np.ones((self.N, self.N))
+        return (~bad).astype(np.float64) if bad.ndim == 2 else (~bad).mean(axis=0)
 
     @property
     def pattern_numbers(self) -> NDArray[np.int64]:

@@ -20,46 +20,25 @@ SCANNED_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Fit:
-    """What a reconstruction leaves unexplained, in one pass over its patterns; sums run over good pixels.
+    """What a reconstruction leaves unexplained in one pass, summed over good pixels [photons]."""
 
-    Attributes
-    ----------
-    misfit : float64 array, shape (J,)
-        Sum of (A - measured)**2 of every pattern [photons].
-    expected : float64 array, shape (J,)
-        What photon noise leaves of it on average [photons].
-    energy : float64 array, shape (J,)
-        Sum of measured**2 [photons].
-    power : float64 array, shape (J,)
-        Sum of A**2 [photons].
-    pixel_misfit, pixel_expected, pixel_energy : float64 array, shape (N, N)
-        The first three by detector pixel [photons].
-    pixel_common : float64 array, shape (N, N)
-        Part of the misfit that is the same in every pattern [photons].
-    pixel_varying, pixel_varying_expected : float64 array, shape (N, N)
-        What the mean pattern, in the place of every expected one, leaves; and its noise [photons].
-    pixel_count : float64 array, shape (N, N)
-        Measured numbers.
-    paired_misfit, paired_varying : float
-        Covariance, from pattern to pattern, of neighbouring detector pixels: of A - measured, and of measured
-        [photons]. Noise differs from pixel to pixel and adds nothing on average, whatever its unit.
-    photons : float or None
-        Photons per unit of counts; None where the unit is unknown and taken as one photon.
-    """
-
-    misfit: NDArray[np.float64]
-    expected: NDArray[np.float64]
-    energy: NDArray[np.float64]
-    power: NDArray[np.float64]
-    pixel_misfit: NDArray[np.float64]
+    misfit: NDArray[np.float64]  # (J,), sum of (A - measured)**2 of every pattern
+    expected: NDArray[np.float64]  # (J,), what photon noise leaves of it on average
+    energy: NDArray[np.float64]  # (J,), sum of measured**2
+    power: NDArray[np.float64]  # (J,), sum of A**2
+    pixel_misfit: NDArray[np.float64]  # the first three by detector pixel, (N, N)
     pixel_expected: NDArray[np.float64]
     pixel_energy: NDArray[np.float64]
-    pixel_common: NDArray[np.float64]
+    pixel_common: NDArray[np.float64]  # part of the misfit that is the same in every pattern
+    # what the mean pattern, in the place of every expected one, leaves; then its noise
     pixel_varying: NDArray[np.float64]
     pixel_varying_expected: NDArray[np.float64]
-    pixel_count: NDArray[np.float64]
+    pixel_count: NDArray[np.float64]  # measured numbers
+    # Covariance, from pattern to pattern, of neighbouring detector pixels: of A - measured, and of measured.
+    # Noise differs from pixel to pixel and adds nothing on average, whatever its unit.
     paired_misfit: float
     paired_varying: float
+    # photons per unit of counts; None where the unit is unknown and taken as one photon
     photons: float | None
 
     @property
@@ -86,65 +65,31 @@ class Fit:
 
 @dataclass(frozen=True)
 class StoredFacts:
-    """What the file of a reconstruction says about the measurement it was made from.
+    """What the file of a reconstruction says about the measurement it was made from."""
 
-    Attributes
-    ----------
-    record : ScaleRecord or None
-        Scale of the scan; None where the file does not say.
-    bad_pixels : bool array, shape (N, N) or (J, N, N), or None
-        True where nothing was measured.
-    options : dict
-        What the user said about the data file, by the names of ``ptycho.data.optics.FileOptions``.
-    """
-
-    record: ScaleRecord | None = None
-    bad_pixels: NDArray[np.bool_] | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    record: ScaleRecord | None = None  # scale of the scan; None where the file does not say
+    bad_pixels: NDArray[np.bool_] | None = None  # (N, N) or (J, N, N), not measured
+    options: Mapping[str, Any] = field(default_factory=dict)  # names of ``FileOptions`` -> what the user said
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A stitched object and where it lies.
+    """A stitched object and where it lies."""
 
-    Attributes
-    ----------
-    obj : complex64 array, shape (H, W)
-        Transmission; 1 where no light fell.
-    coverage : float32 array, shape (H, W)
-        Light per canvas pixel relative to the strongest, in [0, 1].
-    origin_yx_px : float64 array, shape (2,)
-        Object coordinate of canvas pixel (0, 0) [px].
-    probe : complex64 array, shape (P, N, N)
-        Probe modes used [sqrt(photons)].
-    members : int64 array, shape (J,)
-        Patterns of the scan that took part; where it was read from a file, their numbers in the data file.
-    seconds : float
-        Time of the reconstruction.
-    misfit : tuple of float
-        Relative amplitude misfit in every step of the refinement and, as eq. 7a says, after the last; empty
-        without one.
-    positions_yx_px : float64 array, shape (J, 2), or None
-        Refined patch centres [object px], where the refinement moved them.
-    fit : Fit or None
-        What the object leaves unexplained, beside what photon noise alone would leave.
-    frame_gain : float32 array, shape (J,), or None
-        Refined factor on the amplitude of every frame; None stands for ones.
-    stored : StoredFacts or None
-        What only its file knows, where it was read from one.
-    """
-
-    obj: NDArray[np.complex64]
-    coverage: NDArray[np.float32]
-    origin_yx_px: NDArray[np.float64]
-    probe: NDArray[np.complex64]
+    obj: NDArray[np.complex64]  # (H, W) transmission; 1 where no light fell
+    coverage: NDArray[np.float32]  # (H, W), light relative to the strongest, 0 to 1
+    origin_yx_px: NDArray[np.float64]  # (2,), object coordinate of canvas pixel (0, 0)
+    probe: NDArray[np.complex64]  # (P, N, N), used [sqrt(photons)]
+    # (J,), patterns that took part; read from a file, their numbers in the data file
     members: NDArray[np.int64]
     seconds: float
+    # relative, in every step of the refinement and, as eq. 7a says, after the last
     misfit: tuple[float, ...] = ()
-    positions_yx_px: NDArray[np.float64] | None = None
-    fit: Fit | None = None
+    positions_yx_px: NDArray[np.float64] | None = None  # (J, 2), refined patch centres [object px]
+    fit: Fit | None = None  # beside what photon noise alone would leave
+    # (J,), refined factor on the amplitude of every frame; None: ones
     frame_gain: NDArray[np.float32] | None = None
-    stored: StoredFacts | None = None
+    stored: StoredFacts | None = None  # what only its file knows, where it was read from one
 
     @property
     def scanned(self) -> NDArray[np.bool_]:
@@ -164,23 +109,7 @@ class Reconstruction:
         return lay_on_canvas(positions, scan.n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)
 
     def rows_in(self, scan: Scan) -> NDArray[np.int64]:
-        """Return which patterns of a scan took part.
-
-        Parameters
-        ----------
-        scan : Scan
-            The scan it was made from, a copy, or a part of it that holds every pattern that took part.
-
-        Returns
-        -------
-        int64 array, shape (J,)
-            Places in the scan.
-
-        Raises
-        ------
-        DataError
-            If one is not in the scan.
-        """
+        """Return the places (J,) of what took part in its scan, or a part of it, or raise ``DataError``."""
         numbers = np.arange(scan.n_patterns) if self.stored is None else scan.pattern_numbers
         order = np.argsort(numbers, kind="stable")
         places = np.searchsorted(numbers, self.members, sorter=order)

@@ -15,36 +15,17 @@ from ptycho.data.scaling import ScaleRecord
 
 @dataclass(frozen=True)
 class Scan:
-    """Patterns with everything the forward model needs.
+    """Patterns with everything the forward model needs."""
 
-    Attributes
-    ----------
-    raw : RawData
-        Patterns as stored and the optional arrays of the file.
-    record : ScaleRecord
-        Decisions about domain and scale.
-    probe : complex64 array, shape (P, N, N)
-        Probe modes [sqrt(photons)].
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres [object px].
-    name : str
-        File name, for messages.
-    left_out : int64 array, shape (K,)
-        Patterns that take no part in anything, ascending.
-    findings : tuple of Finding
-        What the checks found: mended faults and warnings.
-    options : FileOptions
-        What the user said about the file.
-    """
-
-    raw: RawData
+    raw: RawData  # patterns as stored and the optional arrays of the file
     record: ScaleRecord
-    probe: NDArray[np.complex64]
-    positions_yx_px: NDArray[np.float64]
-    name: str
+    probe: NDArray[np.complex64]  # (P, N, N) [sqrt(photons)]
+    positions_yx_px: NDArray[np.float64]  # (M, 2), patch centres [object px]
+    name: str  # file name, for messages
+    # (K,), take no part in anything, ascending
     left_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    findings: tuple[Finding, ...] = ()
-    options: FileOptions = field(default_factory=FileOptions)
+    findings: tuple[Finding, ...] = ()  # mended faults and warnings of the checks
+    options: FileOptions = field(default_factory=FileOptions)  # what the user said about the file
 
     @property
     def n_px(self) -> int:

@@ -28,44 +28,25 @@ def training_groups(
     validate: bool,
     bounds_yx: tuple[Bounds, Bounds] | None = None,
 ) -> tuple[Groups, Groups | None]:
-    """Draw the groups of a training, and part a few off to judge it.
+    """Draw the groups to train on, and part a few off to validate, where asked and enough are there.
 
-    Parameters
-    ----------
-    scan : Scan
-        Patterns and positions.
-    config : TrainingConfig
-        ``n_subsample``, ``n_groups``, ``neighbor_count``, seeds, ``model.gridsize``.
-    validate : bool
-        Keep some groups from training.
-    bounds_yx : pair of pairs of float, optional
-        Build groups only around points within these parts, from 0 to 1, of the scan's range along y and x.
-        Partners may lie outside.
-
-    Returns
-    -------
-    training, validation : Groups, Groups or None
-        No validation where there are fewer than ``MIN_VALIDATED`` groups.
-
-    Raises
-    ------
-    DataError
-        If the scan has fewer patterns than a group needs, or none within the bounds.
+    ``bounds_yx``: only around points within these parts, from 0 to 1, of the scan's range along y and x;
+    partners may lie outside. ``DataError`` for fewer patterns than a group needs, or none within the bounds.
     """
-    members = subsample(scan, config.n_subsample, config.subsample_seed)
+    chosen = subsample(scan, config.n_subsample, config.subsample_seed)
     needed = config.model.gridsize**2
-    if len(members) < needed:
+    if len(chosen) < needed:
         raise DataError(
-            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, "
+            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(chosen)}, "
             f"expected at least {needed}). Pass a smaller --gridsize or more patterns."
         )
     wanted = config.n_groups
     if bounds_yx is not None:
         wanted = None
     elif not config.enable_oversampling and wanted is not None:
-        wanted = min(wanted, len(members))
+        wanted = min(wanted, len(chosen))
     groups = make_groups(
-        scan.positions_yx_px[members],
+        scan.positions_yx_px[chosen],
         gridsize=config.model.gridsize,
         n_groups=wanted,
         neighbor_count=max(config.neighbor_count, needed),
@@ -74,7 +55,7 @@ def training_groups(
         enable_oversampling=config.enable_oversampling,
         neighbor_pool_size=config.neighbor_pool_size,
     )
-    groups = Groups(members[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
+    groups = Groups(chosen[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
     if bounds_yx is not None:
         groups = _within(groups, scan, bounds_yx, config)
     count = len(groups.indices)
@@ -86,25 +67,7 @@ def training_groups(
 
 
 def judging_groups(scan: Scan, gridsize: int) -> Groups:
-    """Build one group around every pattern of a scan that takes part.
-
-    Parameters
-    ----------
-    scan : Scan
-        Scan that judges a training.
-    gridsize : int
-        Side of the group, >= 1; C = gridsize**2.
-
-    Returns
-    -------
-    Groups
-        As many groups as usable patterns; the indices are those of the scan.
-
-    Raises
-    ------
-    DataError
-        If fewer than C patterns take part.
-    """
+    """Build one group around every usable pattern of a scan, to validate on; indices of the scan."""
     usable = scan.usable
     groups = covering_groups(scan.positions_yx_px[usable], gridsize=gridsize)
     return Groups(usable[groups.indices], groups.centres_yx_px, groups.offsets_yx_px)
@@ -131,22 +94,7 @@ def _within(groups: Groups, scan: Scan, bounds_yx: tuple[Bounds, Bounds], config
 
 
 def subsample(scan: Scan, n_subsample: int | None, seed: int | None) -> NDArray[np.int64]:
-    """Choose some patterns of a scan, none of those left out.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    n_subsample : int, optional
-        How many; None, or more than there are, means all that take part.
-    seed : int, optional
-        Seed of the choice.
-
-    Returns
-    -------
-    int64 array
-        Indices, ascending.
-    """
+    """Return some pattern indices of a scan, ascending, none of those left out; all by default."""
     usable = scan.usable
     if n_subsample is None or n_subsample >= len(usable):
         return usable

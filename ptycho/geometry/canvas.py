@@ -9,7 +9,6 @@ fraction that is left.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,27 +31,14 @@ CANVAS_MULTIPLE_PX = 8
 
 @dataclass(frozen=True)
 class CanvasPlan:
-    """Where every patch of a scan lies on the object canvas.
+    """Where every patch of a scan lies on the object canvas."""
 
-    Attributes
-    ----------
-    shape_yx : tuple of int
-        Canvas shape (H, W) [px].
-    origin_yx_px : float64 array, shape (2,)
-        Object coordinate of canvas pixel (0, 0) [px].
-    corners_yx : int64 array, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    shifts_yx_px : float64 array, shape (J, 2)
-        Sub-pixel part of the position, in [-0.5, 0.5] [px]; the probe moves by it.
-    patch_px : int
-        Patch size N [px].
-    """
-
-    shape_yx: tuple[int, int]
-    origin_yx_px: NDArray[np.float64]
-    corners_yx: NDArray[np.int64]
+    shape_yx: tuple[int, int]  # (H, W) [px]
+    origin_yx_px: NDArray[np.float64]  # (2,), object coordinate of canvas pixel (0, 0)
+    corners_yx: NDArray[np.int64]  # (J, 2), canvas index of patch pixel (0, 0)
+    # (J, 2), the rest of the position, in [-0.5, 0.5]; the probe moves by it
     shifts_yx_px: NDArray[np.float64]
-    patch_px: int
+    patch_px: int  # N
 
     @property
     def positions_yx_px(self) -> NDArray[np.float64]:
@@ -66,23 +52,7 @@ class CanvasPlan:
 
 
 def check_positions(positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return positions as a finite float64 array of shape (J, 2), J >= 1.
-
-    Parameters
-    ----------
-    positions_yx_px : array, shape (J, 2)
-        Patch centres, (y, x), object pixels.
-
-    Returns
-    -------
-    float64 array, shape (J, 2)
-        The same numbers.
-
-    Raises
-    ------
-    DataError
-        If the shape is another one, or a number is not finite.
-    """
+    """Return positions as float64 (J, 2); ``DataError`` where J is 0, or a number is not finite."""
     positions = np.asarray(positions_yx_px, dtype=np.float64)
     if positions.ndim != 2 or positions.shape[1] != 2 or len(positions) == 0:
         raise DataError(
@@ -108,22 +78,7 @@ def _largest_canvas_px() -> float:
 
 
 def check_extent(positions_yx_px: NDArray[np.float64], patch_px: int, where: str = "canvas") -> None:
-    """Refuse positions whose canvas no memory holds.
-
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (J, 2)
-        Patch centres, (y, x), object pixels.
-    patch_px : int
-        Patch size N [px].
-    where : str
-        Name used in the message.
-
-    Raises
-    ------
-    DataError
-        If the rectangle that all patches touch does not fit in the memory of this machine.
-    """
+    """Raise ``DataError`` where the memory of this machine does not hold the canvas of the positions."""
     sides = np.ptp(positions_yx_px, axis=0) + patch_px
     limit = _largest_canvas_px()
     if float(np.prod(sides)) <= limit:
@@ -154,35 +109,11 @@ def plan_canvas(
     multiple_px: int = 1,
     centre_yx_px: tuple[float, float] | None = None,
 ) -> CanvasPlan:
-    """Lay all patches of a scan on the smallest canvas that holds every one of them.
+    """Lay all patches of a scan on the smallest canvas that holds every one (specs/physics.md, 3).
 
-    Parameters
-    ----------
-    positions_yx_px : float array, shape (J, 2)
-        Patch centres in object pixels.
-    patch_px : int
-        Patch size N [px].
-    margin_px : int
-        Extra pixels on every side.
-    multiple_px : int
-        The canvas height and width become multiples of this number (room is added at the far sides, or on
-        both sides where a centre is asked for).
-    centre_yx_px : tuple of float, optional
-        Object coordinate that the middle of the canvas, index ``((H-1)/2, (W-1)/2)``, must have.
-
-    Returns
-    -------
-    CanvasPlan
-        Corners, shifts, shape and origin.
-
-    Raises
-    ------
-    DataError
-        If the positions are not a finite (J, 2) array, or a patch would fall outside.
-
-    References
-    ----------
-    specs/physics.md, section 3.
+    ``margin_px`` is added on every side; height and width become multiples of ``multiple_px``, by room at the
+    far sides, or on both where ``centre_yx_px`` states the object coordinate of the middle, ``((H-1)/2,
+    (W-1)/2)``. ``DataError`` where positions are not finite (J, 2), or a patch would fall outside.
     """
     positions = check_positions(positions_yx_px)
     check_extent(positions, patch_px)
@@ -214,36 +145,9 @@ def lay_on_canvas(
 ) -> CanvasPlan:
     """Find the place of patches on a canvas that exists: nearest corners, and what is left of positions.
 
-    A position between two corners takes the larger one. At the rim of the canvas a patch stays inside, and
-    the rest of its position is in the shift.
-
-    Parameters
-    ----------
-    positions_yx_px : float array, shape (J, 2)
-        Patch centres in object pixels.
-    patch_px : int
-        Patch size N [px].
-    shape_yx : tuple of int
-        Canvas shape (H, W) [px].
-    origin_yx_px : float array, shape (2,)
-        Object coordinate of canvas pixel (0, 0) [px].
-    reach_px : float
-        How far a patch may lie off the canvas; half a pixel is a matter of rounding [px].
-
-    Returns
-    -------
-    CanvasPlan
-        Corners inside the canvas, and shifts.
-
-    Raises
-    ------
-    DataError
-        If the positions are not a finite (J, 2) array, the canvas is smaller than a patch, or a patch lies
-        further off.
-
-    References
-    ----------
-    specs/physics.md, section 3.
+    A position between two corners takes the larger one. At the rim a patch stays inside, and the rest of its
+    position is in the shift: up to ``reach_px``, where half a pixel is a matter of rounding. ``DataError``
+    for one further off, for a canvas smaller than a patch, and for positions that are not finite (J, 2).
     """
     height, width = shape_yx
     if min(height, width) < patch_px:
@@ -264,19 +168,9 @@ def lay_on_canvas(
 
 
 def moved_plan(plan: CanvasPlan, shifts_yx_px: NDArray[np.floating]) -> CanvasPlan:
-    """Lay patches that moved on the same canvas again, each on the corner that is nearest now.
+    """Lay patches that now lie at ``shifts_yx_px`` (J, 2) from their corners on the same canvas again.
 
-    Parameters
-    ----------
-    plan : CanvasPlan
-        Where they were.
-    shifts_yx_px : float array, shape (J, 2)
-        Offsets of their positions from the corners of the plan [px].
-
-    Returns
-    -------
-    CanvasPlan
-        The same canvas; a patch that left it stays at its rim with a larger shift.
+    Each takes the nearest corner; one that left the canvas stays at its rim with a larger shift.
     """
     positions = plan.positions_yx_px - plan.shifts_yx_px + shifts_yx_px
     return lay_on_canvas(
@@ -299,94 +193,21 @@ def _centred_axis(
     return centre - (size - 1) / 2, size
 
 
-def subset_plan(
-    positions_yx_px: NDArray[np.float64], indices: NDArray[np.int64], patch_px: int, *, multiple_px: int = 1
-) -> CanvasPlan:
-    """Plan a canvas for some of the positions only.
-
-    Parameters
-    ----------
-    positions_yx_px : float array, shape (J, 2)
-        Patch centres in object pixels.
-    indices : int array, shape (T,)
-        Which of them take part.
-    patch_px : int
-        Patch size N [px].
-    multiple_px : int
-        The canvas height and width become multiples of this number.
-
-    Returns
-    -------
-    CanvasPlan
-        The plan of the chosen positions, in the order of ``indices``.
-    """
-    return plan_canvas(positions_yx_px[indices], patch_px, multiple_px=multiple_px)
-
-
 def nearest_tile(
     positions_yx_px: NDArray[np.float64], centre_yx_px: NDArray[np.float64], n_patterns: int
 ) -> NDArray[np.int64]:
-    """Return the positions nearest to a centre in the larger of |dy| and |dx|: a square tile of the scan.
-
-    Parameters
-    ----------
-    positions_yx_px : float array, shape (J, 2)
-        Patch centres in object pixels.
-    centre_yx_px : float array, shape (2,)
-        Middle of the tile.
-    n_patterns : int
-        How many positions to take; all of them where there are fewer.
-
-    Returns
-    -------
-    int64 array, shape (min(n_patterns, J),)
-        Indices, ascending.
-    """
+    """Return the ``n_patterns`` positions nearest to a centre in max(|dy|, |dx|), ascending."""
     if n_patterns >= len(positions_yx_px):
         return np.arange(len(positions_yx_px))
     distance = np.abs(positions_yx_px - centre_yx_px).max(axis=1)
     return np.sort(np.argpartition(distance, n_patterns - 1)[:n_patterns])
 
 
-def tiles(
-    positions_yx_px: NDArray[np.float64], n_patterns: int, rng: np.random.Generator
-) -> Iterator[NDArray[np.int64]]:
-    """Yield square tiles around random scan points until every position was seen at least once on average.
-
-    Parameters
-    ----------
-    positions_yx_px : float array, shape (J, 2)
-        Patch centres in object pixels.
-    n_patterns : int
-        Patterns in a tile.
-    rng : numpy.random.Generator
-        Source of the tile centres.
-
-    Yields
-    ------
-    int64 array, shape (min(n_patterns, J),)
-        Indices of one tile.
-    """
-    count = max(1, int(np.ceil(len(positions_yx_px) / n_patterns)))
-    for seed in rng.integers(len(positions_yx_px), size=count):
-        yield nearest_tile(positions_yx_px, positions_yx_px[seed], n_patterns)
-
-
 def group_canvases(offsets_yx_px: NDArray[np.float64], patch_px: int) -> CanvasPlan:
-    """Lay every group of patches on a canvas of its own, all stacked along y into one.
+    """Lay groups of patches, offsets (B, C, 2) from their middles, on canvases stacked along y.
 
-    Parameters
-    ----------
-    offsets_yx_px : float array, shape (B, C, 2)
-        Patch centres relative to the middle of their group [px].
-    patch_px : int
-        Patch size N [px].
-
-    Returns
-    -------
-    CanvasPlan
-        B * C corners and shifts, group after group, on a canvas of height B * S and width S. Its origin is
-        that of the first group's frame; groups never touch each other.
+    B * C corners and shifts, group after group, height B * S and width S; the origin is that of the first
+    group's frame, and groups never touch each other.
     """
     reach = int(np.ceil(np.abs(offsets_yx_px).max(initial=0.0)))
     size = patch_px + 2 * reach

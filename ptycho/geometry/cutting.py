@@ -17,25 +17,13 @@ from ptycho.physics import extract_patches, shift_field
 MARGIN_PX = 32
 """Pixels of the window beyond every side of the patch, all of them faded."""
 FADE_BETA = 11.0
-"""Kaiser parameter of the fade: waves up to 0.4 cycles per pixel come out exact to 1e-5. Less lets the window
-ring, more widens the spectrum of the fade beyond Nyquist."""
+"""Kaiser parameter: waves to 0.4 per px exact to 1e-5; less rings, more widens the fade beyond Nyquist."""
 WINDOW_PIXELS = 2**20
 """Window pixels that are shifted at a time; it bounds memory."""
 
 
 def fade(n_px: int) -> NDArray[np.float32]:
-    """Return the factor on a window: 1 on the patch in its middle, smoothly to 0 over the margin.
-
-    Parameters
-    ----------
-    n_px : int
-        Patch size N [px].
-
-    Returns
-    -------
-    float32 array, shape (N + 2 * MARGIN_PX, N + 2 * MARGIN_PX)
-        Between 0 and 1.
-    """
+    """Return the factor on a window: 1 on the patch in its middle, smoothly to 0 over ``MARGIN_PX``."""
     weights = np.kaiser(MARGIN_PX + 1, FADE_BETA)
     rise = np.cumsum(weights)[:-1] / weights.sum()
     axis = np.concatenate([rise, np.ones(n_px), rise[::-1]])
@@ -53,26 +41,12 @@ def _with_margin(obj: NDArray[Any], corners_yx: NDArray[np.int64], n_px: int) ->
 
 
 def cut_patches(obj: NDArray[Any], plan: CanvasPlan) -> NDArray[np.complex64]:
-    r"""Cut the patch of every position out of an object, by Fourier shift where it lies between pixels.
+    r"""Cut the patch of every position out of an object on the canvas (H, W), by Fourier shift (eq. 4).
 
     .. math:: O_j(r) = O(r + r_j + \delta_j)
 
-    Parameters
-    ----------
-    obj : array, shape (H, W)
-        Object on the canvas of the plan.
-    plan : CanvasPlan
-        Where the patches lie.
-
-    Returns
-    -------
-    complex64 array, shape (J, N, N)
-        Patches; those on whole pixels are the pixels themselves. A wave of up to 0.4 cycles per pixel comes
-        out exact to 1e-5 of its amplitude, except near the border of the object: nothing is known beyond.
-
-    References
-    ----------
-    specs/physics.md, eq. 4 and section 3.
+    Patches (J, N, N) on whole pixels are the pixels themselves. Elsewhere a wave of up to 0.4 cycles per
+    pixel is exact to 1e-5 of its amplitude, except near the border of the object: nothing is known beyond.
     """
     n_px, corners, shifts = plan.patch_px, plan.corners_yx, plan.shifts_yx_px
     patches = extract_patches(np.asarray(obj), corners, n_px).astype(np.complex64)

@@ -25,21 +25,12 @@ _EDGE_PX = 1e-6
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of scan points.
+    """Groups of scan points."""
 
-    Attributes
-    ----------
-    indices : int64 array, shape (B, C)
-        Rows of the position table; column 0 is the point the group was built around.
-    centres_yx_px : float64 array, shape (B, 2)
-        Mean position of each group [object pixels].
-    offsets_yx_px : float64 array, shape (B, C, 2)
-        Position minus centre [object pixels].
-    """
-
+    # (B, C) rows of the position table; column 0 is the point the group was built around
     indices: NDArray[np.int64]
-    centres_yx_px: NDArray[np.float64]
-    offsets_yx_px: NDArray[np.float64]
+    centres_yx_px: NDArray[np.float64]  # (B, 2), mean position [object px]
+    offsets_yx_px: NDArray[np.float64]  # (B, C, 2), position minus centre [object px]
 
 
 def make_groups(
@@ -53,45 +44,15 @@ def make_groups(
     enable_oversampling: bool = False,
     neighbor_pool_size: int | None = None,
 ) -> Groups:
-    """Draw groups of one scan point and C - 1 of its nearest neighbours.
+    """Draw groups of one scan point and C - 1 of its nearest neighbours, C = gridsize**2.
 
-    No group holds a point twice, no two groups hold the same points; where too few distinct groups exist,
-    the repeats are left out with a warning.
+    No group holds a point twice, no two groups hold the same points; where too few distinct groups exist, the
+    repeats are left out with a warning. ``ConfigError`` for numbers out of range, ``DataError`` for fewer
+    than C positions or one that is not finite.
 
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (M, 2)
-        Scan positions (y, x) [object pixels].
-    gridsize : int
-        Side of the group, >= 1; C = gridsize**2.
-    n_groups : int, optional
-        Number of groups B, >= 1. By default one per scan point.
-    neighbor_count : int
-        Nearest neighbours K to draw from: at least C (raised, with a warning), at most M - 1.
-    seed : int, optional
-        Makes the draw reproducible.
-    sequential : bool
-        Build groups around the first points instead of randomly chosen ones.
-    enable_oversampling, neighbor_pool_size : bool, int or None
-        Allow n_groups > M when gridsize > 1; the pool, >= C, replaces `neighbor_count`.
-
-    Returns
-    -------
-    Groups
-        B groups of C points.
-
-    Raises
-    ------
-    ConfigError
-        If a number is out of range, or `n_groups` exceeds M with gridsize > 1 and no oversampling.
-    DataError
-        If there are fewer than C positions, or one is not finite.
-
-    Examples
-    --------
-    >>> grid = np.stack(np.meshgrid([0.0, 10.0], [0.0, 10.0], indexing="ij"), axis=-1).reshape(4, 2)
-    >>> make_groups(grid, gridsize=2, n_groups=1, seed=0).centres_yx_px
-    array([[5., 5.]])
+    One group per scan point where ``n_groups`` is None; ``sequential`` takes the first points, not random
+    ones. Partners come from ``neighbor_count`` nearest neighbours, at least C (raised, with a warning) and at
+    most M - 1, or from ``neighbor_pool_size``; more than M groups need ``enable_oversampling`` when C > 1.
     """
     positions = _checked(positions_yx_px, gridsize)
     n_points, size = len(positions), gridsize**2
@@ -107,29 +68,10 @@ def make_groups(
 def covering_groups(
     positions_yx_px: NDArray[np.float64], *, gridsize: int, neighbor_count: int | None = None
 ) -> Groups:
-    """Build one group around every scan point, so that every position is reconstructed.
+    """Build one group around every scan point, in order, so that every position is reconstructed.
 
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (M, 2)
-        Scan positions (y, x) [object pixels].
-    gridsize : int
-        Side of the group, >= 1; C = gridsize**2.
-    neighbor_count : int, optional
-        Take the C - 1 partners at even ranks among this many nearest neighbours, which gives offsets like
-        those that :func:`make_groups` draws. By default the C - 1 nearest.
-
-    Returns
-    -------
-    Groups
-        M groups of C points; column 0 of the indices is 0, 1, ..., M - 1.
-
-    Raises
-    ------
-    ConfigError
-        If gridsize is out of range.
-    DataError
-        If there are fewer than C positions, or one is not finite.
+    Partners are the C - 1 nearest, or those at even ranks among ``neighbor_count`` nearest, which gives
+    offsets like those that :func:`make_groups` draws. Errors as there.
     """
     positions = _checked(positions_yx_px, gridsize)
     n_points, partners = len(positions), gridsize**2 - 1
@@ -144,24 +86,7 @@ def covering_groups(
 def check_inside(
     shape_yx: tuple[int, ...], positions_yx_px: NDArray[np.float64], N: int, source: str
 ) -> None:
-    """Refuse positions whose patches leave an object.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) of the object [pixels].
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres (y, x) [pixels].
-    N : int
-        Side of a patch [pixels].
-    source : str
-        Name used in messages.
-
-    Raises
-    ------
-    DataError
-        If a patch is not wholly inside the object.
-    """
+    """Raise ``DataError`` where an N x N patch around a position (M, 2) [px] leaves the object (H, W)."""
     corners = np.asarray(positions_yx_px, dtype=np.float64) - (N - 1) / 2
     room = np.array(shape_yx) - N
     outside = np.flatnonzero(((corners < -_EDGE_PX) | (corners > room + _EDGE_PX)).any(axis=1))
@@ -177,28 +102,9 @@ def check_inside(
 def object_patches(
     object_yx: NDArray[Any], positions_yx_px: NDArray[np.float64], N: int, source: str = "object"
 ) -> NDArray[np.complex64]:
-    """Cut N x N patches out of an object, by Fourier shift between pixels.
+    """Cut N x N patches out of an object (H, W), by Fourier shift between pixels, complex64 (M, N, N).
 
-    Parameters
-    ----------
-    object_yx : complex array, shape (H, W)
-        Object.
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres (y, x) [pixels].
-    N : int
-        Side of a patch [pixels].
-    source : str
-        Name used in messages.
-
-    Returns
-    -------
-    complex64 array, shape (M, N, N)
-        patch[i, j] = object[y - (N - 1) / 2 + i, x - (N - 1) / 2 + j].
-
-    Raises
-    ------
-    DataError
-        If a patch is not wholly inside the object.
+    patch[i, j] = object[y - (N - 1) / 2 + i, x - (N - 1) / 2 + j]; ``DataError`` as :func:`check_inside`.
     """
     check_inside(object_yx.shape, positions_yx_px, N, source)
     plan = lay_on_canvas(positions_yx_px, N, shape_yx=object_yx.shape, origin_yx_px=np.zeros(2))
@@ -312,6 +218,6 @@ def _draw(
 
 
 def located(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> Groups:
-    members = positions[indices]
-    centres = members.mean(axis=1)
-    return Groups(indices, centres, members - centres[:, None])
+    places = positions[indices]
+    centres = places.mean(axis=1)
+    return Groups(indices, centres, places - centres[:, None])

@@ -16,28 +16,11 @@ OBJECT_LIMIT_PX = 16384
 def centre_on_object(
     positions_yx_px: NDArray[np.float64], n_px: int
 ) -> tuple[NDArray[np.float64], tuple[int, int]]:
-    """Find the smallest object with a margin whose middle is the middle of the scan's bounding box.
+    """Return the smallest object with a margin around a scan: its origin (2,) and shape (H, W) [px].
 
+    Added to the positions, the origin puts object pixel (0, 0) at (0, 0) and centres the scan's bounding box.
     Whole-pixel distances between positions stay on the object's pixels: the first patch then begins on one.
-
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (J, 2)
-        Patch centres in any frame [px].
-    n_px : int
-        Patch size N [px].
-
-    Returns
-    -------
-    origin_yx_px : float64 array, shape (2,)
-        What to add to the positions so that pixel (0, 0) of the object has the coordinate (0, 0) [px].
-    shape_yx : tuple of int
-        Object shape (H, W) [px].
-
-    Raises
-    ------
-    ConfigError
-        If the object would be larger than any that makes sense.
+    ``ConfigError`` where a side exceeds ``OBJECT_LIMIT_PX``.
     """
     low, high = positions_yx_px.min(axis=0), positions_yx_px.max(axis=0)
     shape = np.ceil(high - low).astype(int) + n_px + 2 * MARGIN_PX

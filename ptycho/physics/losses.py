@@ -1,7 +1,7 @@
-"""What a training lowers: the terms of its loss and their weights, and the real-space terms in NumPy.
+"""What a training run lowers: the terms of its loss and their weights, and the real-space terms in NumPy.
 
-The terms on patterns belong to ``ptycho.physics``. Images are ``(..., H, W)``; the light that fell on them
-weighs their pixels, ``(H, W)``, in any unit. Equation numbers follow ``specs/physics.md``.
+The terms on patterns belong to ``ptycho.physics.misfit``. Images are ``(..., H, W)``; the light that fell on
+them weighs their pixels, ``(H, W)`` >= 0, in any unit. Equation numbers follow ``specs/physics.md``.
 """
 
 from __future__ import annotations
@@ -25,29 +25,15 @@ UNIT_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The weights of a loss.
+    """The weights of a loss."""
 
-    Attributes
-    ----------
-    kind : {'amplitude', 'mae', 'poisson', 'supervised'}
-        Main term; ``supervised`` compares patches with labels and nothing else.
-    likelihood : float
-        Weight of the main term; ``mae`` has its own weight instead.
-    mae : float
-        Weight of the mean absolute error of the amplitudes (eq. 7b).
-    tv : float
-        Weight of the total variation (eq. 7d).
-    labels : float
-        Weight of the difference from known patches (eq. 7e).
-    amplitude_penalty, phase_penalty : tuple of (name, weight), or None
-        Smoothness of the patches of ``cnn``, which only PyTorch settings can ask for.
-    """
-
+    # main term: amplitude, mae, poisson, or supervised, which compares patches with labels only
     kind: str = "amplitude"
-    likelihood: float = 1.0
-    mae: float = 0.0
-    tv: float = 0.0
-    labels: float = 0.0
+    likelihood: float = 1.0  # main term; for mae it is 0, the weight is the next one
+    mae: float = 0.0  # mean absolute error of the amplitudes (eq. 7b)
+    tv: float = 0.0  # total variation (eq. 7d)
+    labels: float = 0.0  # difference from known patches (eq. 7e)
+    # smoothness of the patches of ``cnn``, which only PyTorch settings can ask for
     amplitude_penalty: tuple[Penalty, float] | None = None
     phase_penalty: tuple[Penalty, float] | None = None
 
@@ -63,23 +49,7 @@ class LossTerms:
 
 
 def loss_terms(config: TrainingConfig) -> LossTerms:
-    """Return the loss that a configuration describes.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        ``torch_loss_mode``, the weights, and ``model.model_type``.
-
-    Returns
-    -------
-    LossTerms
-        Weights of the terms.
-
-    Raises
-    ------
-    ConfigError
-        If nothing in the loss compares with data.
-    """
+    """Return the loss that a configuration describes; ``ConfigError`` where nothing compares with data."""
     if config.model.model_type == "supervised":
         return LossTerms("supervised")
     likelihood, mae = config.nll_weight, config.mae_weight
@@ -97,24 +67,9 @@ def loss_terms(config: TrainingConfig) -> LossTerms:
 
 
 def monitored_loss(asked: str, kind: str) -> str:
-    """Return which loss decides the best epoch.
+    """Return which loss decides the best epoch, ``val_loss`` or ``train_loss``; ``ConfigError`` if unknown.
 
-    Parameters
-    ----------
-    asked : str
-        ``val_loss`` or ``train_loss``, with or without the kind of the loss and a line before it.
-    kind : str
-        ``LossTerms.kind`` of the training.
-
-    Returns
-    -------
-    {'val_loss', 'train_loss'}
-        Name in the history.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such loss.
+    ``asked`` may carry the kind of the loss and a line before the name.
     """
     known = {f"{lead}{name}": name for name in ("val_loss", "train_loss") for lead in ("", f"{kind}_")}
     if asked not in known:
@@ -126,26 +81,12 @@ def monitored_loss(asked: str, kind: str) -> str:
 
 
 def total_variation(image: Image, light: Real) -> Real:
-    r"""Return the mean absolute difference of neighbouring pixels where both are lit.
+    r"""Return the mean absolute difference of neighbouring pixels where both are lit (eq. 7d).
 
     .. math:: T = \sum_r \sum_e m_e(r)\,|O(r + e) - O(r)| / \sum_r \sum_e m_e(r),
         \quad m_e(r) = \min(w(r), w(r + e))
 
-    Parameters
-    ----------
-    image : real or complex array, shape (..., H, W)
-        Object canvas or patches [transmission].
-    light : real array, shape (H, W)
-        Weight w of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar
-        In the unit of the image.
-
-    References
-    ----------
-    specs/physics.md, eq. 7d.
+    Real or complex images; the light w of every pixel, (H, W). The result has the unit of the images.
     """
     count = int(np.prod(image.shape[:-2]))
     down, right = np.minimum(light[1:], light[:-1]), np.minimum(light[:, 1:], light[:, :-1])
@@ -155,52 +96,23 @@ def total_variation(image: Image, light: Real) -> Real:
 
 
 def label_error(patches: Image, labels: Image, light: Real) -> Real:
-    r"""Return the mean absolute difference of patches from known ones, where they are lit.
+    r"""Return the mean absolute difference of patches from known ones, where they are lit (eq. 7e).
 
     .. math:: E = \sum_j \sum_r w(r)\,|O_j(r) - T_j(r)| / \sum_j \sum_r w(r)
 
-    Parameters
-    ----------
-    patches, labels : complex array, shape (J, N, N)
-        Predicted and known patches [transmission].
-    light : real array, shape (N, N)
-        Weight w of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar
-        [transmission].
-
-    References
-    ----------
-    specs/physics.md, eq. 7e.
+    Complex patches and labels (J, N, N) [transmission]; the light w of every pixel, (N, N).
     """
     return (light * abs(patches - labels)).sum() / (len(patches) * light.sum())
 
 
 def supervised_loss(patches: Image, labels: Image, light: Real) -> Real:
-    r"""Return the mean absolute differences of amplitude and of phase from labels, where the patches are lit.
+    r"""Return the mean absolute differences of amplitude and of phase from labels (eq. 7f).
 
     .. math:: S = \sum_j \sum_r w \left(\big||O_j| - |T_j|\big| + |u(O_j) - u(T_j)|\right)
         / \sum_j \sum_r w, \quad u(z) = z / \sqrt{|z|^2 + \epsilon_u}
 
     The phase is compared on the unit circle, so that a full turn does not count; a common phase does.
-
-    Parameters
-    ----------
-    patches, labels : complex array, shape (J, N, N)
-        Predicted and known patches [transmission].
-    light : real array, shape (N, N)
-        Weight w of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar
-        Dimensionless.
-
-    References
-    ----------
-    specs/physics.md, eq. 7f.
+    Arguments as in :func:`label_error`; no unit.
     """
 
     def unit(values: Image) -> Image:

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scan_makers import honest_options, honest_scan
 
-from ptycho.data.domain_evidence import steps_of
+from ptycho.data.domain import steps_of
 from ptycho.data.prepare import prepare_scan
 from ptycho.data.scan import Scan
 from ptycho.raw_data import RawData

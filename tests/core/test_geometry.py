@@ -22,8 +22,6 @@ from ptycho.geometry.canvas import (
     moved_plan,
     nearest_tile,
     plan_canvas,
-    subset_plan,
-    tiles,
 )
 
 EXACT_PX = 1e-9  # float64 rounding of coordinates up to 1e5 px, with a margin of 100
@@ -155,13 +153,6 @@ def test_the_middle_of_the_patch_shows_the_object_at_the_position(patch_px: int)
     assert_twin(scattered() @ np.array([1, 1j]), middle, 1e-12)
 
 
-def test_a_subset_plan_is_the_plan_of_the_subset() -> None:
-    positions, chosen = scattered(), np.array([7, 3, 21])
-    plan = subset_plan(positions, chosen, 16, multiple_px=8)
-    np.testing.assert_allclose(plan.positions_yx_px, positions[chosen], rtol=0, atol=EXACT_PX)
-    assert all(size % 8 == 0 for size in plan.shape_yx)
-
-
 @pytest.mark.parametrize("wrong", [np.zeros((0, 2)), np.zeros((3, 3)), np.zeros(4), np.zeros((2, 2, 2))])
 def test_positions_of_another_shape_are_refused(wrong: Array) -> None:
     with pytest.raises(DataError, match=r"wrong shape \(got \("):
@@ -191,22 +182,6 @@ def test_a_tile_of_a_square_scan_is_square() -> None:
     grid = np.stack(np.mgrid[0:9, 0:9], axis=-1).reshape(-1, 2).astype(np.float64)
     tile = grid[nearest_tile(grid, np.array([4.0, 4.0]), 9)]
     np.testing.assert_array_equal(tile, [[y, x] for y in (3, 4, 5) for x in (3, 4, 5)])
-
-
-def test_tiles_are_as_many_as_cover_the_scan_once_and_follow_the_seed() -> None:
-    positions = scattered(50)
-    first = list(tiles(positions, 8, np.random.default_rng(5)))
-    again = list(tiles(positions, 8, np.random.default_rng(5)))
-    other = list(tiles(positions, 8, np.random.default_rng(6)))
-    assert len(first) == 7
-    assert all(len(np.unique(tile)) == 8 and (np.diff(tile) > 0).all() for tile in first)
-    assert all((a == b).all() for a, b in zip(first, again, strict=True))
-    assert any((a != b).any() for a, b in zip(first, other, strict=True))
-
-
-def test_a_tile_larger_than_the_scan_is_the_scan() -> None:
-    (tile,) = tiles(scattered(5), 8, np.random.default_rng(0))
-    np.testing.assert_array_equal(tile, np.arange(5))
 
 
 # --- groups ---

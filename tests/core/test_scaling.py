@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ptycho.data.scaling import (
-    ScaleRecord,
-    decide_domain,
-    make_scale_record,
-    measured_amplitude,
-    scaled_probe,
-)
+from ptycho.data.domain import decide_domain
+from ptycho.data.scaling import ScaleRecord, make_scale_record, measured_amplitude, scaled_probe
 from ptycho.errors import ConfigError, DataError
 from ptycho.raw_data import RawData
 

@@ -139,11 +139,7 @@ def physics_answers(backend: Backend, *, masked: bool = False) -> dict[str, Arra
     }
     found = {}
     for name, function in inspect.getmembers(reference, inspect.isfunction):
-        if (
-            not function.__module__.startswith(reference.__name__)
-            or name == "centring_phase"
-            or name.startswith("_")
-        ):
+        if name == "centring_phase" or not function.__module__.startswith(reference.__name__):
             continue
         chosen = {key: arguments[key] for key in inspect.signature(function).parameters}
         if masked and "amplitude" not in chosen:

@@ -48,41 +48,16 @@ GAIN = 15.0
 
 @dataclass(frozen=True)
 class BeamChange:
-    """The likeliest change of the beam.
+    """The likeliest change of the beam."""
 
-    Attributes
-    ----------
-    kind : {'step', 'drift'}
-        Sudden, or even from first to last.
-    factor : float
-        Counts after in units of those before.
-    pattern : int
-        First pattern after a step.
-    gain : float
-        Logarithm of the likelihood ratio.
-    """
-
-    kind: str
-    factor: float
-    pattern: int
-    gain: float
+    kind: str  # step, or drift: even from first to last
+    factor: float  # counts after in units of those before
+    pattern: int  # first pattern after a step
+    gain: float  # logarithm of the likelihood ratio
 
 
 def check_beam(scan: Scan, options: FileOptions) -> Finding | None:
-    """Warn where the beam changed during the scan.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        When, by how much, and the flag that follows it.
-    """
+    """Warn where the beam changed during the scan: when, by how much, and the flags that follow it."""
     change = beam_change(scan)
     if change is None or change.gain < GAIN or abs(np.log(change.factor)) < np.log1p(SMALLEST):
         return None
@@ -99,18 +74,7 @@ def check_beam(scan: Scan, options: FileOptions) -> Finding | None:
 
 
 def beam_change(scan: Scan) -> BeamChange | None:
-    """Find the likeliest change of the beam, whether it is likely or not.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-
-    Returns
-    -------
-    BeamChange or None
-        None where there are too few patterns.
-    """
+    """Find the likeliest change of the beam, whether it is likely or not; None in too few patterns."""
     rows = scan.usable
     if len(rows) < FEWEST_PATTERNS:
         return None
@@ -139,10 +103,7 @@ def _windows(count: int) -> Iterator[slice]:
 
 def _counts(scan: Scan, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the counts of patterns over the pixels that are good in all of them."""
-    bad = scan.raw.bad_pixels
-    good = (
-        np.ones((scan.n_px, scan.n_px), bool) if bad is None else ~(bad if bad.ndim == 2 else bad.any(axis=0))
-    )
+    good = scan.raw.good_share(np.arange(scan.n_patterns)) == 1
     counts = np.empty(len(rows))
     for start in range(0, len(rows), CHUNK):
         block = slice(start, start + CHUNK)

@@ -24,45 +24,31 @@ if TYPE_CHECKING:
     from ptycho.data.raw import RawData
 
 ALIKE = 0.7
-"""Correlation with the far field of the probe from which on it is that probe's beam; 0.75 is the least in 300
-simulated scans."""
+"""Correlation with the far field of the probe from which on it is that beam; 300 simulated scans: >= 0.75."""
 BETTER = 0.9
 """What the shift leaves of the difference between the two, at most."""
 AGREED_PX, AGREED_SHARE = 1.0, 0.1
-"""Difference between that shift and the one of the centres of mass [px, share]: what refraction by the sample
-adds, 0.8 px in 300 simulated scans."""
+"""How far that shift may be from the one of the centres of mass [px, share]; refraction: 0.8 px."""
 SHARED_PX = 2.0
 """An offset of half the window, to within this, is that of a transform that was not shifted [px]."""
 REACH_PX = 3
 """How far the borders of the window may lead the correlation astray [px]."""
 IN_CORNERS, IN_MIDDLE = 0.9, 0.05
-"""Shares of the counts in the four corners and in the middle where, without a probe, the zero frequency is
-certainly in the corner."""
+"""Shares of the counts in the corners and the middle where, without a probe, zero is in a corner."""
 DOUBTED_SHARE = 0.08
 """Offset that is worth a word where it is not certain, in units of N."""
 
 
 def check_centre(draft: Draft, options: FileOptions) -> Draft:
-    """Move patterns so that their zero frequency lies on pixel N // 2, where it certainly lies elsewhere.
+    """Move patterns by whole pixels where their zero frequency certainly is not on pixel N // 2.
 
-    Parameters
-    ----------
-    draft : Draft
-        Data set with its bad pixels marked and damaged patterns left out.
-    options : FileOptions
-        ``centre_patterns`` may forbid it.
-
-    Returns
-    -------
-    Draft
-        Moved by whole pixels; pixels without a pattern are bad. A starting probe of the mean pattern is made
-        anew.
+    Pixels without a pattern are bad. A starting probe of the mean pattern is made anew.
     """
     raw = draft.raw
     if raw.probeGuess is None or options.centre_patterns == "off":
         return draft
     made = bool((raw.metadata or {}).get(GUESSED_PROBE))
-    mean = _mean_pattern(raw, draft.left_out)
+    mean = _mean_pattern(raw, draft.usable)
     offset, certain = _offset_alone(mean) if made else _offset_from(mean, _far_field(raw))
     if certain and offset.any():
         moved = _moved(raw, offset)
@@ -80,15 +66,14 @@ def check_centre(draft: Draft, options: FileOptions) -> Draft:
     return draft
 
 
-def _mean_pattern(raw: RawData, left_out: NDArray[np.int64]) -> NDArray[np.float64]:
+def _mean_pattern(raw: RawData, used: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the mean counts of every pixel, bad ones filled from their surroundings."""
-    used = np.setdiff1d(np.arange(raw.n_patterns), left_out)
     total = np.zeros((raw.N, raw.N))
     for rows, counts in count_blocks(raw):
         total += counts[np.isin(np.arange(rows.start, rows.stop), used)].sum(axis=0)
     if raw.bad_pixels is None:
         return total / len(used)
-    good = ~raw.bad_pixels if raw.bad_pixels.ndim == 2 else (~raw.bad_pixels[used]).mean(axis=0)
+    good = raw.good_share(used)
     known = good > 0
     mean = np.where(known, total / (len(used) * np.where(known, good, 1.0)), 0.0)
     spectrum = fill_spectrum(raw.N)

@@ -24,20 +24,7 @@ OFFERS = (
 
 
 def check_contents(scan: Scan, options: FileOptions) -> Finding | None:
-    """Name the arrays of a file that are not read, and what would use them.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        Key, shape and cure of each.
-    """
+    """Name the arrays of a file that are not read, and what would use them."""
     offers = []
     for key, shape in scan.raw.unused.items():
         cure = next((cure for name, cure in OFFERS if re.search(name, key.lower())), None)

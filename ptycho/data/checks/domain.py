@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ptycho.data.checks.findings import Finding
-from ptycho.data.domain_evidence import domain_sample, photon_references, steps_of, totals_of
-from ptycho.data.scaling import BY_USER
+from ptycho.data.domain import BY_USER, domain_sample, photon_references, steps_of, totals_of
 
 if TYPE_CHECKING:
     from ptycho.data.optics import FileOptions
@@ -14,22 +13,9 @@ if TYPE_CHECKING:
 
 
 def check_domain(scan: Scan, options: FileOptions) -> Finding | None:
-    """Warn where patterns that are taken for counts look like amplitude, or the other way round.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        The evidence, and the flag that decides otherwise.
-    """
+    """Warn where patterns that are taken for counts look like amplitude, or the other way round."""
     raw, record = scan.raw, scan.record
-    sample = domain_sample(raw.diff3d, raw.bad_pixels, scan.left_out)
+    sample = domain_sample(raw, scan.usable)
     whole = raw.diff3d.dtype.kind in "iub" or not (sample % 1).any()
     # Whole numbers have the steps of counts also where they are rounded amplitude.
     kind, why = (None if whole else steps_of(sample)), "single photons leave the steps of it"

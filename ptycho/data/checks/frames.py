@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import probe_power
 from ptycho.data.checks.findings import FOLLOW_BEAM, Draft, Finding
 from ptycho.data.checks.measures import count_blocks, holds_counts, named
 from ptycho.errors import DataError
@@ -37,30 +38,12 @@ REPEATED_COUNTS = 100.0
 
 
 def check_frames(draft: Draft, options: FileOptions) -> Draft:
-    """Leave out patterns that tell nothing about the sample.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set with its bad pixels marked.
-    options : FileOptions
-        ``keep_frames`` lets all of them take part.
-
-    Returns
-    -------
-    Draft
-        With these patterns left out, and a line for each kind.
-
-    Raises
-    ------
-    DataError
-        If no pattern is left.
-    """
+    """Leave out patterns that tell nothing about the sample; ``DataError`` where none is left."""
     if options.keep_frames:
         return draft
     raw = draft.raw
     totals, constant, checksums = _measured(raw)
-    usable = np.setdiff1d(np.arange(raw.n_patterns), draft.left_out)
+    usable = draft.usable
     median = float(np.median(totals[usable][totals[usable] > 0])) if (totals[usable] > 0).any() else 0.0
     dark = usable[(totals[usable] <= DARK_SHARE * median) | constant[usable]]
     if len(dark) == len(usable):
@@ -71,7 +54,10 @@ def check_frames(draft: Draft, options: FileOptions) -> Draft:
     usable = np.setdiff1d(usable, dark)
     repeated = usable[_repeated(checksums[usable], totals[usable])] if holds_counts(raw) else usable[:0]
     usable = np.setdiff1d(usable, repeated)
-    unusual, certain = _unusual(totals[usable], raw.positions_yx_px[usable], _probe_power(raw))
+    # Where the probe does not tell the counts of an empty beam, none is brighter.
+    told = raw.probeGuess is not None and holds_counts(raw)
+    power = probe_power(raw.probe_modes) if told else np.inf
+    unusual, certain = _unusual(totals[usable], raw.positions_yx_px[usable], power)
     absurd, doubted = usable[certain], usable[unusual & ~certain]
     kinds = (
         (dark, "hold no information, they are dark or constant"),
@@ -117,21 +103,10 @@ def _repeated(checksums: NDArray[np.int64], totals: NDArray[np.float64]) -> NDAr
     return ~first & (totals >= REPEATED_COUNTS)
 
 
-def _probe_power(raw: RawData) -> float:
-    """Return the counts of an empty beam, as far as the probe tells; infinity where it does not."""
-    if raw.probeGuess is None or not holds_counts(raw):
-        return np.inf
-    return float((np.abs(raw.probe_modes).astype(np.float64) ** 2).sum())
-
-
 def _unusual(
     totals: NDArray[np.float64], positions_yx_px: NDArray[np.float64], power: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which patterns are far brighter or darker than those around them; which of them certainly by a fault.
-
-    A hole in an opaque sample makes a bright pattern, and at the rim of a scan a grain makes a dark one: only
-    one between neighbours that are all alike, or brighter than the empty beam, is certainly no sample.
-    """
+    """Which patterns are far brighter or darker than those around; which of them certainly by a fault."""
     none = np.zeros(len(totals), dtype=bool)
     if len(totals) < FEWEST_PATTERNS:
         return none, none
@@ -147,7 +122,8 @@ def _unusual(
     # One of the closest four may be at fault too.
     closest = np.sort(logs[near[:, :4]], axis=1)
     apart = np.where(off > 0, logs - closest[:, 2], closest[:, 1] - logs) > np.log(FAR_OFF)
-    # At the rim of the scan nothing tells a fault from a grain of the sample.
+    # A hole in an opaque sample is bright, and at the rim of the scan nothing tells a fault from a grain:
+    # only one between neighbours that are all alike, or brighter than the empty beam, is certainly no sample.
     lean = positions_yx_px[near].mean(axis=1) - positions_yx_px
     inside = np.hypot(*lean.T) < RIM * away.mean(axis=1)
     gauged = np.median(totals) <= 1.1 * power <= 4.4 * np.median(totals)

@@ -29,25 +29,7 @@ HARDLY_ANY = 0.9
 
 
 def check_mask(draft: Draft, options: FileOptions) -> Draft:
-    """Turn a mask that marks the good pixels; warn of one that leaves few, or few counts.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set as read.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Draft
-        With a mask that marks the bad pixels.
-
-    Raises
-    ------
-    DataError
-        If nothing is left.
-    """
+    """Turn a mask that marks the good pixels; warn of one that leaves few; refuse one that leaves none."""
     del options
     raw = draft.raw
     if raw.bad_pixels is None or not raw.bad_pixels.any():

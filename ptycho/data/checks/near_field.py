@@ -43,25 +43,7 @@ LIT = 0.1
 
 
 def check_near_field(scan: Scan, options: FileOptions) -> Finding | None:
-    """Refuse near-field patterns, which are images and no far fields.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    None
-        Always, where the scan is not refused.
-
-    Raises
-    ------
-    DataError
-        If the patterns are images of a sample that moves through a beam wider than the field of view.
-    """
+    """Refuse near-field patterns: images of a sample that moves, in a beam wider than the window."""
     width = beam_width_px(scan)
     if width is None or width <= TOO_WIDE * scan.n_px:
         return None
@@ -73,18 +55,7 @@ def check_near_field(scan: Scan, options: FileOptions) -> Finding | None:
 
 
 def beam_width_px(scan: Scan) -> float | None:
-    """Return the width of the part of the sample that a pattern is an image of.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-
-    Returns
-    -------
-    float or None
-        Width [object px]; None where the patterns do not move with the sample.
-    """
+    """Return the width of what a pattern is an image of [object px]; None where it does not move along."""
     from scipy.spatial import cKDTree
 
     rows = scan.usable

@@ -21,20 +21,7 @@ LEAST_PER_UNKNOWN = 2.0
 
 
 def check_overlap(scan: Scan, options: FileOptions) -> Finding | None:
-    """Warn where neighbouring spots share too little.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        What is missing, with its value.
-    """
+    """Warn where neighbouring spots share too little."""
     positions = scan.positions_yx_px[scan.usable]
     if len(positions) == 1:
         return Finding(
@@ -51,11 +38,8 @@ def check_overlap(scan: Scan, options: FileOptions) -> Finding | None:
 
 def _judged(scan: Scan, covered: Coverage, step: float, spot: float) -> Finding | None:
     """Return the finding on a scan whose probe is known."""
-    good = (
-        scan.n_px**2
-        if scan.raw.bad_pixels is None
-        else float((~scan.raw.bad_pixels).sum(axis=(-2, -1)).mean())
-    )
+    bad = scan.raw.bad_pixels
+    good = scan.n_px**2 if bad is None else float((~bad).sum(axis=(-2, -1)).mean())
     per_unknown = good * len(scan.usable) / (2 * covered.lit_px)
     if covered.shared < 0.05:
         return Finding("overlap", _no_overlap(step, spot))

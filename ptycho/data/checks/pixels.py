@@ -26,8 +26,8 @@ HOT_FACTOR = 4.0
 SIGMAS = 6.0
 """How far beyond that factor, in standard errors of the mean; 3.1 is the most in 500 simulated scans."""
 RANKS = ((4, 1.5, 0.0), (10, 0.0, 0.15))
-"""Rank of the neighbour, of 24, that a pixel is compared with, and how far from the direct beam: 3 faulty
-pixels may touch outside of 1.5 px, 9 outside of 0.15 N, where no structure is as sharp as near the beam."""
+"""Rank of the neighbour, of 24, that a pixel is compared with, and how far from the beam [px, N]: 3
+faulty ones may touch anywhere but in it, 9 where no structure is as sharp as near it."""
 LIT_AROUND = 10
 """So many lit neighbours are enough to compare with."""
 DEAD_PATTERNS = 24.0
@@ -51,25 +51,13 @@ MOST_HOT, MOST_DEAD = 0.03, 0.3
 
 
 def check_pixels(draft: Draft, options: FileOptions) -> Draft:
-    """Mark hot and dead pixels.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set in which what was not measured is marked, and damaged patterns are left out.
-    options : FileOptions
-        ``keep_pixels`` lets all of them take part.
-
-    Returns
-    -------
-    Draft
-        With these pixels in ``raw.bad_pixels``.
-    """
+    """Mark hot and dead pixels, where what was not measured is marked and damaged patterns are left out."""
     raw = draft.raw
-    if options.keep_pixels or raw.n_patterns - len(draft.left_out) < FEWEST_PATTERNS:
+    used = draft.usable
+    count = len(used)
+    if options.keep_pixels or count < FEWEST_PATTERNS:
         return draft
-    mean, error, lit, good = _measured(raw, draft.left_out)
-    count = raw.n_patterns - len(draft.left_out)
+    mean, error, lit, good = _measured(raw, used)
     beam = _beam_distance(mean, good)
     dead = _dead(mean * count, lit * count, good, beam, count)
     hot = _hot(mean, error, good & ~dead, beam)
@@ -91,11 +79,10 @@ def check_pixels(draft: Draft, options: FileOptions) -> Draft:
 
 
 def _measured(
-    raw: RawData, left_out: NDArray[np.int64]
+    raw: RawData, used: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Return mean counts of every pixel, their standard error, how often there are any, and what is good."""
     total, squares, lit = (np.zeros((raw.N, raw.N)) for _ in range(3))
-    used = np.setdiff1d(np.arange(raw.n_patterns), left_out)
     for rows, counts in count_blocks(raw):
         chosen = counts[np.isin(np.arange(rows.start, rows.stop), used)]
         total += chosen.sum(axis=0)

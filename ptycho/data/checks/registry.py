@@ -55,63 +55,19 @@ SCAN_CHECKS: tuple[ScanCheck, ...] = (
 
 
 def check_patterns(draft: Draft, options: FileOptions) -> Draft:
-    """Run every check that comes before the scale.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set as read.
-    options : FileOptions
-        What the user says about the file.
-
-    Returns
-    -------
-    Draft
-        Mended, with what was found.
-
-    Raises
-    ------
-    DataError
-        If the data cannot be right.
-    """
+    """Run every check that comes before the scale."""
     for check in PATTERN_CHECKS:
         draft = check(draft, options)
     return draft
 
 
 def check_scan(scan: Scan, options: FileOptions) -> tuple[Finding, ...]:
-    """Run every check of a scan that is ready for an engine.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns, positions, probe and scale.
-    options : FileOptions
-        What the user says about the file.
-
-    Returns
-    -------
-    tuple of Finding
-        What was found.
-
-    Raises
-    ------
-    DataError
-        If the scan cannot be right.
-    """
+    """Run every check of a scan that is ready for an engine."""
     found = (check(scan, options) for check in SCAN_CHECKS)
     return tuple(finding for finding in found if finding is not None)
 
 
 def report(findings: tuple[Finding, ...], name: str) -> None:
-    """Log every finding in one line.
-
-    Parameters
-    ----------
-    findings : tuple of Finding
-        What was found.
-    name : str
-        File name.
-    """
+    """Log every finding in one line."""
     for finding in findings:
         logger.warning("%s: %s", name, finding.message)

@@ -28,18 +28,7 @@ MOST_CELLS = 2**24
 
 
 def lit_pixels(probe: NDArray[np.complexfloating[Any, Any]]) -> NDArray[np.bool_]:
-    """Return the pixels that a probe lights.
-
-    Parameters
-    ----------
-    probe : complex array, shape (P, N, N)
-        Modes.
-
-    Returns
-    -------
-    bool array, shape (N, N)
-        True inside the spot.
-    """
+    """Return the pixels (N, N) inside the spot of a probe (P, N, N)."""
     intensity = (np.abs(probe).astype(np.float64) ** 2).sum(axis=0)
     falling = np.sort(intensity, axis=None)[::-1]
     inside = np.searchsorted(np.cumsum(falling), LIT_POWER * falling.sum())
@@ -47,52 +36,19 @@ def lit_pixels(probe: NDArray[np.complexfloating[Any, Any]]) -> NDArray[np.bool_
 
 
 def diameter_px(lit: NDArray[np.bool_]) -> float:
-    """Return the diameter of a disc with the area of a spot [px].
-
-    Parameters
-    ----------
-    lit : bool array, shape (N, N)
-        True inside the spot.
-
-    Returns
-    -------
-    float
-        Diameter [px].
-    """
+    """Return the diameter of a disc with the area of a spot [px]."""
     return float(2 * np.sqrt(lit.sum() / np.pi))
 
 
 def spot_px(scan: Scan) -> float:
-    """Return the diameter of the spot of a scan.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-
-    Returns
-    -------
-    float
-        Diameter [px]; where the file holds no probe the largest that a far field takes, N / 2.
-    """
+    """Return the diameter of the spot of a scan [px]; without a probe the largest of a far field, N / 2."""
     if (scan.raw.metadata or {}).get(GUESSED_PROBE):
         return scan.n_px / 2
     return diameter_px(lit_pixels(scan.probe))
 
 
 def step_px(positions_yx_px: NDArray[np.float64]) -> float:
-    """Return the median distance from a place to the nearest other one.
-
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres [px].
-
-    Returns
-    -------
-    float
-        Distance [px]; 0 where all patterns are at one place.
-    """
+    """Return the median distance from a place to the nearest other one [px]; 0 where all are at one place."""
     from scipy.spatial import cKDTree
 
     places = np.unique(positions_yx_px, axis=0)
@@ -103,41 +59,16 @@ def step_px(positions_yx_px: NDArray[np.float64]) -> float:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How the spots of a scan cover the object.
+    """How the spots of a scan cover the object."""
 
-    Attributes
-    ----------
-    shared : float
-        Share of a spot that another place of the scan lights too; the median over all places.
-    lit_px : float
-        Object pixels that any pattern lights.
-    parts : int
-        Areas without a lit bridge between them.
-    largest_part : float
-        Share of the places in the largest of these areas.
-    """
-
-    shared: float
-    lit_px: float
-    parts: int
-    largest_part: float
+    shared: float  # share of a spot that another place of the scan lights too; the median over all places
+    lit_px: float  # object pixels that any pattern lights
+    parts: int  # areas without a lit bridge between them
+    largest_part: float  # share of the places in the largest of these areas
 
 
 def coverage(positions_yx_px: NDArray[np.float64], lit: NDArray[np.bool_]) -> Coverage | None:
-    """Map the spots of a scan.
-
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres [px].
-    lit : bool array, shape (N, N)
-        True inside a spot.
-
-    Returns
-    -------
-    Coverage or None
-        None where the scan is too wide for a map.
-    """
+    """Map the spots (N, N) of a scan around its positions (M, 2) [px]; None for too large a map."""
     from scipy.ndimage import label
     from scipy.signal import fftconvolve
 

@@ -40,24 +40,9 @@ IN_METRES = ("cxi", "ptychodus")
 
 
 def check_positions(scan: Scan, options: FileOptions) -> Finding | None:
-    """Refuse positions that cannot be object pixels.
+    """Refuse positions that cannot be object pixels; warn where all patterns are at one place.
 
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        A warning where all patterns are at one place.
-
-    Raises
-    ------
-    DataError
-        If neighbours differ more than such a small step can change, or are further apart than a patch.
+    Neighbours differ more than such a small step can change, or are further apart than a patch.
     """
     positions = scan.positions_yx_px[scan.usable]
     if len(positions) < 2:
@@ -81,23 +66,10 @@ def check_positions(scan: Scan, options: FileOptions) -> Finding | None:
 
 
 def check_optics(scan: Scan, options: FileOptions) -> Finding | None:
-    """Warn of numbers of the instrument that make no sense, or contradict each other.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    options : FileOptions
-        Not used.
-
-    Returns
-    -------
-    Finding or None
-        What is odd, and which flag corrects it.
-    """
+    """Warn of numbers of the instrument that make no sense, or contradict each other."""
     optics = Optics.from_metadata(scan.raw.metadata, scan.raw.source)
     odd = list(implausible(optics))
-    expected = replace(optics, object_pixel_yx_m=None).completed(scan.n_px).object_pixel_yx_m
+    expected = _far_field_pixel(optics, scan.n_px)
     if optics.object_pixel_yx_m is not None and expected is not None:
         ratio = np.array(optics.object_pixel_yx_m) / np.array(expected)
         if np.abs(ratio - 1).max() > SAME_PIXEL:
@@ -128,7 +100,9 @@ def _neighbours_differ(scan: Scan) -> bool:
     far = (chosen + random.integers(1, len(rows), len(chosen))) % len(rows)
     here = _shape(scan, rows[chosen])
     neighbours, others = (_difference(here, _shape(scan, rows[found])) for found in (near, far))
-    noise = 2 * 0.25 * _measured_share(scan, rows[chosen]) / scan.record.mean_counts * scan.n_px**2
+    # Only pixels that hold photons have the noise of an amplitude, 1/4.
+    lit = float((scan.raw.diff3d[rows[chosen]] > 0).mean())
+    noise = 2 * 0.25 * lit / scan.record.mean_counts * scan.n_px**2
     if np.ptp(positions, axis=0).max() == 0.0:
         return others > max(4 * noise, 0.01)
     return min(neighbours, others) > 2 * noise and neighbours - noise > ALIKE * (others - noise)
@@ -143,11 +117,6 @@ def _shape(scan: Scan, rows: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     return float(np.median(((first - second) ** 2).sum(axis=(1, 2))))
-
-
-def _measured_share(scan: Scan, rows: NDArray[np.int64]) -> float:
-    """Share of the pixels that hold photons: only these have the noise of an amplitude, 1/4."""
-    return float((scan.raw.diff3d[rows] > 0).mean())
 
 
 def _wrong_unit(scan: Scan, step: float, found: str) -> DataError:
@@ -183,8 +152,10 @@ def _mistake_in_metres(scan: Scan, optics: Optics, step: float, usual: tuple[flo
 
 def _follows(optics: Optics, n_px: int) -> bool:
     """Tell whether the object pixel is the one of the far field."""
-    expected = replace(optics, object_pixel_yx_m=None).completed(n_px).object_pixel_yx_m
-    stated = optics.object_pixel_yx_m
-    return (
-        expected is not None and stated is not None and bool(np.allclose(stated, expected, rtol=SAME_PIXEL))
-    )
+    expected, stated = _far_field_pixel(optics, n_px), optics.object_pixel_yx_m
+    return None not in (expected, stated) and bool(np.allclose(stated, expected, rtol=SAME_PIXEL))
+
+
+def _far_field_pixel(optics: Optics, n_px: int) -> tuple[float, float] | None:
+    """Object pixel that energy, distance and detector pixel give [m]."""
+    return replace(optics, object_pixel_yx_m=None).completed(n_px).object_pixel_yx_m

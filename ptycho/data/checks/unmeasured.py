@@ -8,6 +8,7 @@ photons never give the same one in every pattern, and the largest one is never t
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,25 +66,7 @@ class _Marks:
 
 
 def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
-    """Mark what was not measured as bad pixels, and set noise below zero to zero.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set as read.
-    options : FileOptions
-        ``keep_frames`` keeps patterns that hardly measured anything.
-
-    Returns
-    -------
-    Draft
-        With these pixels in ``raw.bad_pixels``, and their values 0.
-
-    Raises
-    ------
-    DataError
-        If nothing was measured.
-    """
+    """Mark what was not measured as bad pixels, and set noise below zero to 0; ``DataError`` if all is."""
     raw = draft.raw
     live = _live(raw.diff3d)
     # What is known to be bad may hold anything, and is no news.
@@ -121,20 +104,22 @@ def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
 def _live(patterns: NDArray[Any]) -> NDArray[np.int64]:
     """Patterns whose values differ from pixel to pixel; others are at fault as a whole."""
     flat = patterns.reshape(len(patterns), -1)
-    live = np.zeros(len(flat), dtype=bool)
-    for start in range(0, len(flat), CHUNK):
-        chunk = flat[start : start + CHUNK]
-        live[start : start + CHUNK] = (chunk[:, :1] != chunk).any(axis=1) & np.isfinite(chunk).any(axis=1)
-    return np.flatnonzero(live) if live.any() else np.arange(len(flat))
+    every = np.arange(len(flat))
+    live = [(chunk[:, :1] != chunk).any(1) & np.isfinite(chunk).any(1) for chunk in _blocks(flat, every)]
+    found = np.flatnonzero(np.concatenate(live))
+    return found if found.size else every
+
+
+def _blocks(patterns: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+    """Some patterns, a few at a time."""
+    return (patterns[rows[start : start + CHUNK]] for start in range(0, len(rows), CHUNK))
 
 
 def _always(patterns: NDArray[Any], live: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Pixels that measured nothing in any pattern: never a number, or one number too steady for photons."""
     first = patterns[live[0]]
-    steady = np.ones(first.shape, dtype=bool)
-    lost = np.ones(first.shape, dtype=bool)
-    for start in range(0, len(live), CHUNK):
-        chunk = patterns[live[start : start + CHUNK]]
+    steady, lost = np.ones(first.shape, dtype=bool), np.ones(first.shape, dtype=bool)
+    for chunk in _blocks(patterns, live):
         steady &= (chunk == first).all(axis=0)
         lost &= ~np.isfinite(chunk).any(axis=0)
     value = np.abs(np.where(lost, 0, first).astype(np.float64))
@@ -188,8 +173,8 @@ def _largest(
     known = marks.numbers
     values = [np.empty(0)]
     counts = [np.empty(0, np.int64)]
-    for start in range(0, len(live), CHUNK):
-        chunk = patterns[live[start : start + CHUNK]][:, ~marks.always]
+    for block in _blocks(patterns, live):
+        chunk = block[:, ~marks.always]
         chunk = chunk[np.isfinite(chunk) & ~np.isin(chunk, known)] if known else chunk[np.isfinite(chunk)]
         if not chunk.size:
             continue
@@ -210,8 +195,8 @@ def _largest(
 def _frequent(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) -> list[float]:
     """Return the limits of some integer type that occur far more often than any number near them."""
     found: dict[float, int] = {}
-    for start in range(0, len(live), CHUNK):
-        chunk = patterns[live[start : start + CHUNK]][:, ~marks.always]
+    for block in _blocks(patterns, live):
+        chunk = block[:, ~marks.always]
         chunk = chunk[(chunk >= NEAR_LIMIT * LOWEST_LIMIT) & ~np.isin(chunk, marks.numbers)]
         values, times = np.unique(chunk.astype(np.float64), return_counts=True)
         for value, count in zip(values.tolist(), times.tolist(), strict=True):
@@ -267,8 +252,8 @@ def _regardless_of_light(patterns: NDArray[Any], always: NDArray[np.bool_]) -> b
     from scipy.ndimage import uniform_filter
 
     seen, below = np.zeros(2), np.zeros(2)
-    for start in range(0, len(patterns), CHUNK):
-        chunk = patterns[start : start + CHUNK].astype(np.float64)
+    for block in _blocks(patterns, np.arange(len(patterns))):
+        chunk = block.astype(np.float64)
         negative = (chunk < 0) & ~always
         light = np.where(np.isfinite(chunk) & (chunk > 0) & ~always, chunk, 0.0)
         bright = uniform_filter(light, size=(1, 3, 3), mode="nearest") >= BRIGHT

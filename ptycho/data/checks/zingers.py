@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.checks.findings import Draft, Finding
-from ptycho.data.checks.measures import count_blocks, good_pixels, holds_counts, named, with_bad_pixels
+from ptycho.data.checks.measures import count_blocks, holds_counts, named, with_bad_pixels
 
 if TYPE_CHECKING:
     from ptycho.data.optics import FileOptions
@@ -39,22 +39,9 @@ MOST_IN_PATTERN = 0.01
 
 
 def check_zingers(draft: Draft, options: FileOptions) -> Draft:
-    """Mark single pixels of single patterns that are far too bright.
-
-    Parameters
-    ----------
-    draft : Draft
-        Data set in which hot pixels are marked, and damaged patterns are left out.
-    options : FileOptions
-        ``keep_pixels`` lets all of them take part.
-
-    Returns
-    -------
-    Draft
-        With these pixels in ``raw.bad_pixels``, shape (M, N, N), where there are any.
-    """
+    """Mark single pixels of single patterns that are far too bright, where hot ones are marked already."""
     raw = draft.raw
-    used = np.setdiff1d(np.arange(raw.n_patterns), draft.left_out)
+    used = draft.usable
     if options.keep_pixels or len(used) < FEWEST_PATTERNS:
         return draft
     places = _zingers(raw, _usual(raw, used), used)
@@ -99,7 +86,9 @@ def _zingers(raw: RawData, usual: NDArray[np.float64], used: NDArray[np.int64]) 
         place = np.argwhere(bright)
         if not len(place):
             continue
-        around = _neighbour(counts, np.broadcast_to(good_pixels(raw, rows), counts.shape), place)
+        bad = raw.bad_pixels_of(rows)
+        good = np.broadcast_to(True if bad is None else ~bad, counts.shape)
+        around = _neighbour(counts, good, place)
         place = place[counts[tuple(place.T)] > FACTOR * around]
         crowd = np.bincount(place[:, 0], minlength=len(counts))
         place = place[crowd[place[:, 0]] <= max(1.0, MOST_IN_PATTERN * raw.N**2)]
