@@ -218,7 +218,7 @@ class Stage(contextlib.ExitStack):
         self._reached("ptycho_torch.inference", "load_and_predict", lambda: [folder / "metrics.json"])
         self._reached("ptycho.run.outputs", "prepare_folder", lambda: folder, real=False)
         for name in (
-            "ptycho.run.pipeline.prepare_folder",
+            "ptycho.run.pipeline.output_folder",
             "ptycho.run.pipeline.open_scan",
             "ptycho.run.evaluate.read_reconstruction",
             "ptycho.simulation.simulate._draw_counts",
