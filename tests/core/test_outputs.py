@@ -65,12 +65,17 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
             prepare_folder(folder)
 
 
+def _interrupted(folder: Path, *, leave: bool) -> None:
+    with output_folder(folder) as made:
+        if leave:
+            (made / "file").touch()
+        raise KeyboardInterrupt
+
+
 def test_a_folder_that_a_failing_block_made_goes_again_unless_it_holds_something(tmp_path: Path) -> None:
     for name, leave, left in (("a/b", False, []), ("c/d", True, ["c", "c/d", "c/d/file"])):
-        with pytest.raises(KeyboardInterrupt), output_folder(tmp_path / name) as folder:
-            if leave:
-                (folder / "file").touch()
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            _interrupted(tmp_path / name, leave=leave)
         assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == left
     with output_folder(str(tmp_path / "e")) as folder:
         pass

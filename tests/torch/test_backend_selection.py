@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ptycho import params
-from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError, MissingPackageError
 from ptycho.run import engines, pipeline
 
