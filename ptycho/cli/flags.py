@@ -53,7 +53,9 @@ def add_value(
 ) -> None:
     """Add a flag that takes a value; ``names`` are its spellings, ``more`` is for argparse."""
     flags = [f"--{name}" for name in names.split()]
-    group.add_argument(*flags, type=kind, metavar=metavar, help=text, **more)
+    # Without a type a word stays as it is.
+    more |= {} if kind is str else {"type": kind}
+    group.add_argument(*flags, metavar=metavar, help=text, **more)
 
 
 def _choice(group: Any, name: str, values: tuple[Any, ...], text: str, **more: Any) -> None:

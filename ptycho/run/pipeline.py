@@ -25,7 +25,7 @@ from ptycho.config.config import (
     update_legacy_dict,
 )
 from ptycho.config.effects import with_execution
-from ptycho.config.inference_effects import refuse_other_network, validate_inference_effects
+from ptycho.config.inference_effects import refuse_other_network
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions
 from ptycho.data.orientation import Orientation
@@ -252,8 +252,7 @@ def infer(
     check_inference_settings(config, execution)
     choose_device(engine, execution, progress)
     model = engine.load(path)
-    refuse_other_network(config.model, engine.core_config(model), stated)
-    validate_inference_effects(config, execution, engine.core_config(model))
+    refuse_other_network(config, execution, engine.core_config(model), stated)
     model = masked_model(engine, model, config.model, stated)
     config.model = engine.core_config(model)
     options = refinement(config)
