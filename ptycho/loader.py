@@ -52,14 +52,12 @@ class PtychoDataContainer:
     @property
     def X(self) -> NDArray[np.float32]:
         """Normalised amplitude, shape (B, N, N, C); made when first asked for."""
-        values: NDArray[np.float32] = self.dataset["X_full"]
-        return values
+        return self.dataset["X_full"]
 
     @property
     def Y(self) -> NDArray[np.complex64] | None:
         """Known object patches, shape (B, N, N, C), or None."""
-        values: NDArray[np.complex64] | None = self.dataset["Y"]
-        return values
+        return self.dataset["Y"]
 
     @property
     def Y_I(self) -> NDArray[np.float32] | None:
@@ -74,8 +72,7 @@ class PtychoDataContainer:
     @property
     def YY_full(self) -> NDArray[Any] | None:
         """Object that the positions belong to, shape (H, W), or None."""
-        values: NDArray[Any] | None = self.dataset["objectGuess"]
-        return values
+        return self.dataset["objectGuess"]
 
     @property
     def global_offsets(self) -> ScanOffsets:
@@ -95,14 +92,12 @@ class PtychoDataContainer:
     @property
     def coords_nominal(self) -> NDArray[np.float64]:
         """``local_offsets`` of the nominal positions, shape (B, 1, 2, C) [object pixels]."""
-        values: NDArray[np.float64] = self.dataset["coords_start_relative"]
-        return values
+        return self.dataset["coords_start_relative"]
 
     @property
     def nn_indices(self) -> NDArray[np.int64]:
         """Patterns of every group, shape (B, C)."""
-        values: NDArray[np.int64] = self.dataset["nn_indices"]
-        return values
+        return self.dataset["nn_indices"]
 
     def __len__(self) -> int:
         return len(self.nn_indices)
@@ -118,7 +113,8 @@ def load(
     predicts.
 
     ``which`` names a part of a split and is not used; ``create_split`` is a ``ConfigError``, since a scan is
-    split before it is grouped."""
+    split before it is grouped.
+    """
     del which
     if create_split:
         raise ConfigError(

@@ -25,7 +25,9 @@ from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
 from ptycho.physics import extract_patches, shift_field
 from ptycho.probe import probe_window
 from ptycho.process.interrupts import ending_on_sigterm
+from ptycho.process.progress import LoggedProgress
 from ptycho.run.engines import fitted_model, load_engine
+from ptycho.run.pipeline import populate_legacy
 
 if TYPE_CHECKING:
     from ptycho.data.raw import RawData
@@ -88,9 +90,6 @@ class DiffractionToObject:
 
     def _populate(self, n_px: int) -> None:
         """Fill ``params.cfg`` for a reconstruction, and log that line."""
-        from ptycho.process.progress import LoggedProgress
-        from ptycho.run.pipeline import populate_legacy
-
         populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())
 
     def _prepared(self, raw: RawData) -> Scan:
@@ -99,8 +98,6 @@ class DiffractionToObject:
 
     def _judged(self, scan: Scan, indices: NDArray[np.int64]) -> Reconstruction:
         """Reconstruct some patterns of a scan with its own probe, and log the verdict."""
-        from ptycho.process.progress import LoggedProgress
-
         engine, progress = load_engine("tensorflow"), LoggedProgress()
         model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
         with ending_on_sigterm():

@@ -20,7 +20,8 @@ def set_probe_guess(X_train: Any = None, probe_guess: ArrayLike | None = None) -
 
     They are (N, N), (N, N, 1) or (P, N, N) in any unit and weight overlapping patches; they come back as
     stored, (P, N, N). ``X_train`` is not used: no probe is estimated from patterns. Raise ``DataError`` where
-    there is no probe, or it is not square, not finite, or all zero."""
+    there is no probe, or it is not square, not finite, or all zero.
+    """
     del X_train
     if probe_guess is None:
         raise DataError(
@@ -45,7 +46,8 @@ def probe_window(n_px: int) -> NDArray[np.complex64] | None:
     """Return the probe (P, N, N) that patches of N px are weighted with, within the mask of the settings.
 
     It is None where no probe was set, or one of another size. The other modules of this kind call it:
-    ``ptycho.tf_helper`` and ``ptycho.model_manager``."""
+    ``ptycho.tf_helper`` and ``ptycho.model_manager``.
+    """
     probe = params.get("probe", None)
     if probe is None or np.shape(probe)[-1] != n_px:
         return None

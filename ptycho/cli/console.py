@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
 PLAIN_INTERVAL_S = 30.0
 """Seconds between two lines of a long phase where the output is a file."""
-
-
 Typed = dict[str, tuple[tuple[str, ...], str]]
 """Setting -> names of its flag, the one that was typed first, and the value."""
-
-
 ALSO_CALLED = {
     "accum_steps": "accumulate_grad_batches",
     "accelerator": "device",
@@ -276,7 +272,8 @@ def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed |
     """Do a command's work, turn what goes wrong into one line, and return the status as :func:`run_main`.
 
     Logs, warning filters and all else of the process are as before at the end: a command may be called from
-    Python. Messages about settings name their ``typed`` flags."""
+    Python. Messages about settings name their ``typed`` flags.
+    """
     try:
         from ptycho.process.isolation import untouched_process
 

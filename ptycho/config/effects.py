@@ -99,7 +99,8 @@ def refuse_changed(config: Any, names: Iterable[str], where: str, why: str, acti
     nothing.
 
     Names that ``config`` does not have are passed over. ``where``, ``why`` and ``action`` are parts of the
-    message: what is concerned, what is wrong, what to do beside leaving the setting out."""
+    message: what is concerned, what is wrong, what to do beside leaving the setting out.
+    """
     for name in changed(config, names):
         raise ConfigError(
             f"{where}: {name} {why} (got {getattr(config, name)!r}, expected its default "
@@ -220,7 +221,8 @@ def _refuse_choices(config: TrainingConfig) -> None:
 def with_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> TrainingConfig:
     """Return the training settings with what only the execution settings say of ``OWNED_BY_TRAINING``.
 
-    It is the same object where they add nothing; ``ConfigError`` where both were changed and disagree."""
+    It is the same object where they add nothing; ``ConfigError`` where both were changed and disagree.
+    """
     found = config
     for name in changed(execution, OWNED_BY_TRAINING):
         wanted, own = getattr(execution, name), getattr(found, name)

@@ -18,7 +18,8 @@ def load_yaml_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a settings file as written: flat keys, or network keys under ``model:``; an empty one is ``{}``.
 
     Raise ``OSError`` where it cannot be read, ``ConfigError`` where it is no mapping, or not YAML at all (a
-    ``yaml.YAMLError`` too)."""
+    ``yaml.YAMLError`` too).
+    """
     import yaml
 
     class YamlFileError(ConfigError, yaml.YAMLError):  # type: ignore[misc,name-defined]
@@ -48,7 +49,8 @@ def flat_settings(settings: Mapping[str, Any], source: str = "YAML settings") ->
     """Lift the keys under ``model``, which may be empty, to the top; give every setting its present name.
 
     Raise ``ConfigError``, which calls them ``source``, where ``model`` is no section or a setting is given
-    twice."""
+    twice.
+    """
     flat = {key: value for key, value in settings.items() if key != "model"}
     nested = settings.get("model")
     if nested is None:
@@ -97,7 +99,8 @@ def merge_settings(
     default.
 
     A null in the file is a value, ``None`` a flag that was not given. Raise ``ConfigError`` for an unknown
-    name, with the closest known one."""
+    name, with the closest known one.
+    """
     known = flat_settings(defaults, "defaults")
     from_file = flat_settings(yaml or {})
     given = {key: value for key, value in (flags or {}).items() if value is not None}
@@ -150,7 +153,8 @@ def build_config(config_class: type[Config], settings: Mapping[str, Any]) -> Con
     """Make a configuration, its nested model included, from flat settings; it is not validated.
 
     Strings become paths or floats where the field wants one. Raise ``ConfigError`` where a name is unknown or
-    a float cannot be read."""
+    a float cannot be read.
+    """
     _require_known(config_class.__name__, settings, default_settings(config_class))
     hints = get_type_hints(config_class)
     model_class = _nested_model(config_class)

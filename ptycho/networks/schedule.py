@@ -26,7 +26,8 @@ def base_rate(learning_rate: float, model: ModelConfig) -> float:
 
     The first steps of Adam move all weights of a layer by the full rate and largely in one direction, so the
     output moves with the width of the layer: ``cnn`` at the full rate saturates in its first epoch and stays
-    flat."""
+    flat.
+    """
     return learning_rate / model.n_filters_scale if model.architecture == "cnn" else learning_rate
 
 
@@ -43,7 +44,8 @@ def rate_factor(
 
     Schedules that watch the loss stay at 1, see :class:`Plateau`. The cosines rise for ``warmup_epochs`` and
     end at ``min_ratio``; ``last_stage`` of ``MultiStage`` is its first epoch and factor. Raise
-    ``ConfigError`` for an unknown name."""
+    ``ConfigError`` for an unknown name.
+    """
     if name in ("Default", "ReduceLROnPlateau", "Adaptive"):
         return 1.0
     if name == "Exponential":

@@ -97,7 +97,8 @@ def untouched_process() -> Iterator[None]:
 
     That is: random states of ``random`` and NumPy, NumPy's error handling, environment, warning filters,
     loggers, signal handlers (in the main thread) and current directory. ``params.cfg`` is meant to be filled
-    and stays so. What a framework keeps, its home puts back."""
+    and stays so. What a framework keeps, its home puts back.
+    """
     with ExitStack() as stack:
         _kept_signals(stack)
         _kept_folder(stack)

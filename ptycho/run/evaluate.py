@@ -97,7 +97,8 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
     """Evaluate a reconstruction in every way the given files allow.
 
     Scores, curves and pictures go to ``output_dir``. Raise ``PtychoError`` where a file does not fit, or
-    there is nothing to compare with."""
+    there is nothing to compare with.
+    """
     progress = progress or Progress()
     _check_request(request)
     check_evaluation(_files_read(request), output_dir)
@@ -147,7 +148,8 @@ def split_halves(
     """Reconstruct a scan from each random half of its patterns.
 
     The ``probe`` (P, N, N) [sqrt(photons)] stays as it is. Raise ``PtychoError`` where there is no model, or
-    it does not fit the patterns."""
+    it does not fit the patterns.
+    """
     engine = load_engine(request.backend)
     model = engine.load(find_model(model_path, request.backend))
     model = fitted_model(engine, model, scan, f"the model {model_path}")

@@ -74,7 +74,8 @@ def find_orientation(scan: Scan, reconstruct: Trial, progress: Progress) -> Sear
     """Try the eight orientations of the positions on the patterns around the middle of a scan.
 
     Positions that are turned by 180 degrees fit as well with the conjugate probe turned likewise; the probe
-    of the file decides between the two."""
+    of the file decides between the two.
+    """
     positions = scan.positions_yx_px[scan.usable]
     distance = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     chosen = np.sort(scan.usable[np.argsort(distance, kind="stable")[:TRIAL_PATTERNS]])

@@ -184,7 +184,8 @@ def write_reconstruction(
 
     Scores and ``comparison.png`` need a ``data_file`` that holds the truth. The phase colours end at
     ``phase_limits_rad``; None chooses from the picture. Return the files, the two pictures first, and the
-    scores."""
+    scores.
+    """
     from ptycho.evaluation.figures import save_probe_png, save_reconstruction_pngs
 
     rows = found.rows_in(scan)

@@ -35,17 +35,10 @@ from ptycho.workflows.training import (
 )
 
 __all__ = [
-    "create_ptycho_data_container",
-    "load_data",
-    "load_inference_bundle",
-    "load_inference_bundle_with_backend",
-    "reassemble_cdi_image",
-    "run_cdi_example",
-    "run_cdi_example_with_backend",
-    "save_outputs",
-    "train_cdi_model",
-    "train_cdi_model_with_backend",
-]
+    "create_ptycho_data_container", "load_data", "load_inference_bundle",
+    "load_inference_bundle_with_backend", "reassemble_cdi_image", "run_cdi_example",
+    "run_cdi_example_with_backend", "save_outputs", "train_cdi_model", "train_cdi_model_with_backend",
+]  # fmt: skip
 
 LEGACY_MANIFEST = "manifest.dill"
 """Member of the bundles of older programs, which hold pickled Python objects."""
@@ -145,7 +138,8 @@ def reassemble_cdi_image(
     W). Of the settings ``measurement_domain``, ``backend`` and the probe mask are used. ``flip_x``,
     ``flip_y`` and ``coord_scale`` change the positions, ``transpose`` exchanges the axes of the result, ``M``
     is not used: overlapping patches are weighted with the light they saw. Raise ``BundleError`` where there
-    is no model, ``DataError`` where the scan does not fit it."""
+    is no model, ``DataError`` where the scan does not fit it.
+    """
     del M
     bundle = model_manager.current_bundle()
     engine = load_engine(config.backend)
@@ -176,7 +170,8 @@ def save_outputs(
     """Write pictures and loss curves to a folder; Ptychodus calls this after a training run.
 
     Amplitude and phase [rad] are (H, W) or (H, W, 1), or None for no pictures; ``history`` of the results is
-    drawn where it is there."""
+    drawn where it is there.
+    """
     from ptycho.evaluation.figures import save_reconstruction_pngs
 
     folder = prepare_folder(output_prefix)
@@ -192,7 +187,8 @@ def load_inference_bundle(model_dir: str | Path) -> tuple[model_manager.Diffract
 
     The folder holds ``wts.h5.zip``, or the content of one, or a folder with either. The dictionary is a copy
     of ``params.cfg``, with ``N``, ``gridsize`` and ``intensity_scale``. Raise ``BundleError`` where there is
-    no model (a ``FileNotFoundError`` too), or one that is damaged or of another program."""
+    no model (a ``FileNotFoundError`` too), or one that is damaged or of another program.
+    """
     bundle = read_bundle(_bundle_in(Path(model_dir)))
     model = model_manager.DiffractionToObject(bundle)
     model_manager.remember(bundle)
@@ -204,8 +200,8 @@ def load_inference_bundle(model_dir: str | Path) -> tuple[model_manager.Diffract
 def load_inference_bundle_with_backend(
     bundle_dir: str | Path, config: Any = None
 ) -> tuple[model_manager.DiffractionToObject, dict[str, Any]]:
-    """Load a model of any backend as :func:`load_inference_bundle`; ``config`` is not used. Scripts written
-    for older versions call this."""
+    """Load a model of any backend as :func:`load_inference_bundle`, ``config`` unused; scripts written for
+    older versions call this."""
     del config
     return load_inference_bundle(bundle_dir)
 
