@@ -16,7 +16,7 @@ EXECUTION_OF_INFERENCE: tuple[str, ...] = ("accelerator", "inference_batch_size"
 TRAINING_LEFTOVERS: tuple[str, ...] = (
     "neighbor_count", "enable_oversampling", "neighbor_pool_size", "debug",
 )  # fmt: skip
-"""Fields of an inference that only a training, or the command itself, could use."""
+"""Fields of an inference that only training, or the command itself, could use."""
 MASK: tuple[str, ...] = ("probe_mask", "probe_mask_sigma", "probe_mask_diameter")
 """Network settings that an inference may change: they belong to the probe."""
 

@@ -8,7 +8,7 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PROBE_PHASE = "fitting probe"
-"""Name of the phase that fits the probe before a training or a reconstruction."""
+"""Name of the phase that fits the probe before a training run or a reconstruction."""
 
 
 class Phase:
@@ -64,7 +64,7 @@ class LoggedProgress(Progress):
     """Logs epochs and notes: what a program shows that trains in a child process."""
 
     def phase(self, name: str, total: int) -> Phase:
-        """Open a phase; only a training is logged."""
+        """Open a phase; only the training is logged."""
         return _LoggedPhase(name, total) if name == "training" else Phase()
 
     def note(self, text: str) -> None:

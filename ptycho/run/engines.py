@@ -54,8 +54,7 @@ MODEL_SEARCH = {
     "pytorch": (BUNDLE_NAME, BEST["pytorch"], BEST["tensorflow"], LAST["pytorch"], *PYTORCH_WEIGHTS),
     "tensorflow": (BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
 }
-"""Backend -> where a training folder keeps its model, the best epoch before the last. Either reads a
-bundle."""
+"""Backend -> where a training folder keeps its model, the best epoch first. Either reads a bundle."""
 PRETRAINED_FILE = Path(__file__).parents[1] / "weights" / "unrolled_poisson.h5.zip"
 """Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
 

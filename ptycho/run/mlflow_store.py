@@ -1,5 +1,4 @@
-"""The MLflow store of a training run: where it is, what goes in and out; MLflow is imported on first use
-only."""
+"""The MLflow store of a training run: where it is, what goes in and out; MLflow loads on first use only."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def _scored(
         fit = solve_gauge(found.obj, truth, mask)
         scores = score_aligned(fit.obj, truth, mask)
     except DataError as error:
-        # A field too small to judge must not cost the reconstruction.
+        # A field too small to score must not cost the reconstruction.
         logger.warning("no scores against the truth: %s", error)
         return {}, []
     picture = save_comparison_png(fit.obj, truth, folder / "comparison.png", scores=scores, mask=mask)

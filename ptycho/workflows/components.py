@@ -66,14 +66,14 @@ def run_cdi_example(
     """Train with TensorFlow on data in memory; Ptychodus calls this, then saves the model.
 
     While ``output_dir`` is empty, checkpoints lie in a folder ``ptychopinn-training-*`` beside the training
-    data; ``model_manager.save`` removes it, a training that is told to end by SIGTERM leaves it.
+    data; ``model_manager.save`` removes it, a run that is told to end by SIGTERM leaves it.
 
     Parameters
     ----------
     train_data : RawData
         Scan to train on; its probe is the one in force.
     test_data : RawData or None
-        Scan that judges the training; None keeps a twentieth of the groups for that.
+        Scan that validates; None keeps a twentieth of the groups for that.
     config : TrainingConfig
         Settings. ``n_groups`` left at its default, 512, takes one group for every scan point. Any
         ``batch_size`` >= 1 will do; ``nphotons`` is not used, counts and files know their dose.

@@ -1,5 +1,4 @@
-"""A training run on data in memory, as older programs ask for it; ``ptycho.workflows.components`` exports
-it."""
+"""Training on data in memory, as older programs ask for it; ``ptycho.workflows.components`` exports it."""
 
 from __future__ import annotations
 
@@ -146,7 +145,7 @@ def _fitted(
         logger.warning("training: told to end; the last whole checkpoint stays in %s", config.output_dir)
         raise
     finally:
-        # Only an empty folder goes: checkpoints in it outlive a training that fails.
+        # Only an empty folder goes: checkpoints in it outlive a run that fails.
         if scratch is not None:
             with suppress(OSError):
                 scratch.rmdir()
