@@ -43,6 +43,7 @@ def training_settings(
         merge_settings,
     )
     from ptycho.data.optics import FileOptions
+    from ptycho.files.overwrites import check_there
     from ptycho.files.reader import pattern_size
     from ptycho.run.checks import check_training_settings
 
@@ -59,6 +60,7 @@ def training_settings(
     config = build_config(TrainingConfig, merged)
     if execution is not None:
         check_training_settings(config, execution, any_batch=False)
+    check_there(config.train_data_file, config.test_data_file, config.product_file)
     size = pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
     if "N" not in flat_settings(from_file):
         config.model.N = size

@@ -128,7 +128,7 @@ def train(
     resume : Path, optional
         Checkpoint to go on from.
     checked : bool
-        The settings have passed :func:`ptycho.run.checks.check_training_settings`.
+        The settings have passed :func:`ptycho.run.checks.check_training_settings`, and their files are there.
     also_read : mapping of str to path, optional
         Further files that no output may replace, by their flag.
 
@@ -147,9 +147,8 @@ def train(
     populate_legacy(config, progress)
     engine = load_engine(config.backend) if checked else check_training_settings(config, execution, native)
     choose_device(engine, execution, progress)
-    check_there(
-        *(() if scan is not None else (config.train_data_file, config.product_file)), config.test_data_file
-    )
+    if not checked:
+        check_there(config.train_data_file if scan is None else None, config.test_data_file)
     check_training(config, also_read)
     with output_folder(config.output_dir) as folder:
         scan, test_scan = _training_scans(config, scan, progress)
