@@ -110,11 +110,8 @@ def load(
     create_split: bool = False,
 ) -> PtychoDataContainer:
     """Wrap what ``cb`` returns, the groups of ``generate_grouped_data``; Ptychodus calls this before it
-    predicts.
-
-    ``which`` names a part of a split and is not used; ``create_split`` is a ``ConfigError``, since a scan is
-    split before it is grouped.
-    """
+    predicts. ``which`` names a part of a split and is not used; ``create_split`` is a ``ConfigError``, since
+    a scan is split before it is grouped."""
     del which
     if create_split:
         raise ConfigError(

@@ -41,10 +41,8 @@ MODEL_NAMES = ("autoencoder", "diffraction_to_obj")
 
 
 class DiffractionToObject:
-    """A trained network of any backend behind the one method that Ptychodus calls.
-
-    ``intensity_scale`` is the factor from the normalised amplitude of a container to what it takes.
-    """
+    """A trained network of any backend behind the one method that Ptychodus calls. ``intensity_scale`` is the
+    factor from the normalised amplitude of a container to what it takes."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle

@@ -156,11 +156,9 @@ def params() -> dict[str, Any]:
 
 
 def validate() -> None:
-    """Check the rules that tie legacy parameters together; absent keys are passed over.
-
-    Raise :class:`LegacyParameterError` where ``data_source`` is unknown, or ``realspace_mae_weight`` is used
-    without ``realspace_weight``.
-    """
+    """Check the rules that tie legacy parameters together; absent keys are passed over. Raise
+    :class:`LegacyParameterError` where ``data_source`` is unknown, or ``realspace_mae_weight`` is used
+    without ``realspace_weight``."""
     source = cfg.get("data_source", "generic")
     if source not in DATA_SOURCES:
         raise LegacyParameterError(

@@ -43,11 +43,9 @@ def get_probe() -> NDArray[np.complex64]:
 
 
 def probe_window(n_px: int) -> NDArray[np.complex64] | None:
-    """Return the probe (P, N, N) that patches of N px are weighted with, within the mask of the settings.
-
-    It is None where no probe was set, or one of another size. The other modules of this kind call it:
-    ``ptycho.tf_helper`` and ``ptycho.model_manager``.
-    """
+    """Return the probe (P, N, N) that patches of N px are weighted with, within the mask of the settings. It
+    is None where no probe was set, or one of another size. The other modules of this kind call it:
+    ``ptycho.tf_helper`` and ``ptycho.model_manager``."""
     probe = params.get("probe", None)
     if probe is None or np.shape(probe)[-1] != n_px:
         return None

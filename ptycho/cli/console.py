@@ -257,11 +257,9 @@ def run_main(
     work: Callable[[dict[str, Any]], int | None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse the arguments, by default those of the process, and do a command's work with their values.
-
-    Return the exit status: 0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 143
-    told to end, 1 our fault.
-    """
+    """Parse the arguments, by default those of the process, and do a command's work with their values. Return
+    the exit status: 0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 143 told to
+    end, 1 our fault."""
     words = with_dashes(sys.argv[1:] if argv is None else argv)
     values = vars(parser.parse_args(words))
     debug = values.pop("debug", False)
@@ -270,10 +268,8 @@ def run_main(
 
 def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed | None = None) -> int:
     """Do a command's work, turn what goes wrong into one line, and return the status as :func:`run_main`.
-
     Logs, warning filters and all else of the process are as before at the end: a command may be called from
-    Python. Messages about settings name their ``typed`` flags.
-    """
+    Python. Messages about settings name their ``typed`` flags."""
     try:
         from ptycho.process.isolation import untouched_process
 

@@ -30,10 +30,8 @@ def training_settings(
     execution: PyTorchExecutionConfig | None = None,
 ) -> TrainingConfig:
     """Return training settings: flag before settings file before default; N from the header of the data file.
-
     With ``execution`` they are checked before that file is looked at. Raise ``PtychoError`` where a setting
-    is unknown, missing or out of range.
-    """
+    is unknown, missing or out of range."""
     from ptycho.config.config import (
         TrainingConfig,
         build_config,
@@ -135,7 +133,5 @@ def main(
     device: str = "auto",
 ) -> int:
     """Run the command; ``backend`` and accelerator ``device`` count where no flag or settings file names one.
-
-    Return the status as :func:`ptycho.cli.console.run_main`.
-    """
+    Return the status as :func:`ptycho.cli.console.run_main`."""
     return run_main(training_parser(prog, device), lambda values: _run(values, backend, device), argv)

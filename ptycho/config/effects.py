@@ -96,11 +96,8 @@ def defaults_of(config: Any) -> dict[str, Any]:
 
 def refuse_changed(config: Any, names: Iterable[str], where: str, why: str, action: str) -> None:
     """Raise ``ConfigError`` at the first setting that differs from its defaults, where changing it would do
-    nothing.
-
-    Names that ``config`` does not have are passed over. ``where``, ``why`` and ``action`` are parts of the
-    message: what is concerned, what is wrong, what to do beside leaving the setting out.
-    """
+    nothing. Names that ``config`` does not have are passed over. ``where``, ``why`` and ``action`` are parts
+    of the message: what is concerned, what is wrong, what to do beside leaving the setting out."""
     for name in changed(config, names):
         raise ConfigError(
             f"{where}: {name} {why} (got {getattr(config, name)!r}, expected its default "
@@ -219,10 +216,8 @@ def _refuse_choices(config: TrainingConfig) -> None:
 
 
 def with_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> TrainingConfig:
-    """Return the training settings with what only the execution settings say of ``OWNED_BY_TRAINING``.
-
-    It is the same object where they add nothing; ``ConfigError`` where both were changed and disagree.
-    """
+    """Return the training settings with what only the execution settings say of ``OWNED_BY_TRAINING``. It is
+    the same object where they add nothing; ``ConfigError`` where both were changed and disagree."""
     found = config
     for name in changed(execution, OWNED_BY_TRAINING):
         wanted, own = getattr(execution, name), getattr(found, name)

@@ -66,11 +66,8 @@ def refuse_other_network(
     trained: ModelConfig,
     stated: Iterable[str] = (),
 ) -> None:
-    """Raise ``ConfigError`` at the first setting that does not fit the ``trained`` network.
-
-    ``stated`` names settings that count even where they equal the default; the mask of the probe may
-    differ.
-    """
+    """Raise ``ConfigError`` at the first setting that does not fit the ``trained`` network. ``stated`` names
+    settings that count even where they equal the default; the mask of the probe may differ."""
     asked = config.model
     # The commands put no defaults of their own in here, so only those of the class mean "not chosen".
     defaults = defaults_of(asked)

@@ -24,11 +24,9 @@ KEY_MAPPINGS: dict[str, str] = {
 
 
 def dataclass_to_legacy_dict(obj: Any) -> dict[str, Any]:
-    """Return a configuration as a flat dictionary under legacy names, one entry for every field.
-
-    The nested ``model`` is flattened, paths become strings, ``None`` is kept. Raise ``ConfigError`` for
-    execution settings, which would carry the hardware of one run into another, and for any other object.
-    """
+    """Return a configuration as a flat dictionary under legacy names, one entry for every field. The nested
+    ``model`` is flattened, paths become strings, ``None`` is kept. Raise ``ConfigError`` for execution
+    settings, which would carry the hardware of one run into another, and for any other object."""
     kind = obj.__name__ if isinstance(obj, type) else type(obj).__name__
     if isinstance(obj, type) or not is_dataclass(obj) or getattr(obj, "runtime_only", False):
         raise ConfigError(
@@ -48,8 +46,6 @@ def dataclass_to_legacy_dict(obj: Any) -> dict[str, Any]:
 
 def update_legacy_dict(cfg: MutableMapping[str, Any], config: Any) -> None:
     """Write a configuration into ``cfg`` in place, before anything reads it; ``None`` never erases a value.
-
-    Keys that it lacks are added. Errors as :func:`dataclass_to_legacy_dict`.
-    """
+    Keys that it lacks are added. Errors as :func:`dataclass_to_legacy_dict`."""
     # One update call: a sealed dictionary then warns once and names every key.
     cfg.update({key: value for key, value in dataclass_to_legacy_dict(config).items() if value is not None})

@@ -16,10 +16,8 @@ Config = TypeVar("Config")
 
 def load_yaml_config(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a settings file as written: flat keys, or network keys under ``model:``; an empty one is ``{}``.
-
     Raise ``OSError`` where it cannot be read, ``ConfigError`` where it is no mapping, or not YAML at all (a
-    ``yaml.YAMLError`` too).
-    """
+    ``yaml.YAMLError`` too)."""
     import yaml
 
     class YamlFileError(ConfigError, yaml.YAMLError):  # type: ignore[misc,name-defined]
@@ -47,10 +45,8 @@ OLD_NAMES = {"n_images": "n_groups"}
 
 def flat_settings(settings: Mapping[str, Any], source: str = "YAML settings") -> dict[str, Any]:
     """Lift the keys under ``model``, which may be empty, to the top; give every setting its present name.
-
     Raise ``ConfigError``, which calls them ``source``, where ``model`` is no section or a setting is given
-    twice.
-    """
+    twice."""
     flat = {key: value for key, value in settings.items() if key != "model"}
     nested = settings.get("model")
     if nested is None:
@@ -96,11 +92,8 @@ def merge_settings(
     defaults: Mapping[str, Any], yaml: Mapping[str, Any] | None, flags: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Combine settings for every key of ``defaults``: a given flag beats the YAML file, which beats the
-    default.
-
-    A null in the file is a value, ``None`` a flag that was not given. Raise ``ConfigError`` for an unknown
-    name, with the closest known one.
-    """
+    default. A null in the file is a value, ``None`` a flag that was not given. Raise ``ConfigError`` for an
+    unknown name, with the closest known one."""
     known = flat_settings(defaults, "defaults")
     from_file = flat_settings(yaml or {})
     given = {key: value for key, value in (flags or {}).items() if value is not None}
@@ -150,11 +143,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
 
 
 def build_config(config_class: type[Config], settings: Mapping[str, Any]) -> Config:
-    """Make a configuration, its nested model included, from flat settings; it is not validated.
-
-    Strings become paths or floats where the field wants one. Raise ``ConfigError`` where a name is unknown or
-    a float cannot be read.
-    """
+    """Make a configuration, its nested model included, from flat settings; it is not validated. Strings
+    become paths or floats where the field wants one. Raise ``ConfigError`` where a name is unknown or a float
+    cannot be read."""
     _require_known(config_class.__name__, settings, default_settings(config_class))
     hints = get_type_hints(config_class)
     model_class = _nested_model(config_class)

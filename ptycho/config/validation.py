@@ -236,10 +236,8 @@ def validate_model_config(config: ModelConfig) -> None:
 
 def validate_training_config(config: TrainingConfig, *, any_batch: bool = False) -> None:
     """Raise ``ConfigError`` at the first training or network setting out of range; no file is opened.
-
     ``any_batch`` takes any batch size >= 1, and 0 photons for a dose that is not known, as clients send
-    them.
-    """
+    them."""
     validate_model_config(config.model)
     rules = {**TRAINING_RULES, "batch_size": COUNT, "nphotons": NOT_NEGATIVE} if any_batch else TRAINING_RULES
     _check("training", config, rules)
@@ -248,11 +246,8 @@ def validate_training_config(config: TrainingConfig, *, any_batch: bool = False)
 
 
 def validate_inference_config(config: InferenceConfig) -> None:
-    """Raise ``ConfigError`` at the first setting out of range, or where ``model_path`` holds no model.
-
-    That is a directory with one of :data:`MODEL_FILES`, a file, its name without ``.zip``, or
-    ``pretrained``.
-    """
+    """Raise ``ConfigError`` at the first setting out of range, or where ``model_path`` holds no model. That
+    is a directory with one of :data:`MODEL_FILES`, a file, its name without ``.zip``, or ``pretrained``."""
     validate_model_config(config.model)
     _check("inference", config, INFERENCE_RULES)
     _check_old_name("inference", config)
@@ -275,10 +270,7 @@ def validate_inference_config(config: InferenceConfig) -> None:
 
 def validate_execution_config(config: PyTorchExecutionConfig) -> None:
     """Raise ``ConfigError`` at the first execution setting out of range, or for worker options without
-    workers.
-
-    No hardware is asked; ``'auto'`` is left for the engine to resolve.
-    """
+    workers. No hardware is asked; ``'auto'`` is left for the engine to resolve."""
     _check("execution", config, EXECUTION_RULES)
     if config.num_workers == 0:
         for name, unset in (("prefetch_factor", None), ("persistent_workers", False)):

@@ -71,11 +71,9 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read a bundle, packed or as a folder, or that of a run's folder, and check it whole.
-
-    Raise ``BundleError`` where a member is missing or damaged, the version is another one, or a weight does
-    not fit the architecture table.
-    """
+    """Read a bundle, packed or as a folder, or that of a run's folder, and check it whole. Raise
+    ``BundleError`` where a member is missing or damaged, the version is another one, or a weight does not fit
+    the architecture table."""
     path = Path(path)
     if path.is_dir() and (path / BUNDLE_NAME).is_file():
         path = path / BUNDLE_NAME

@@ -48,9 +48,7 @@ def _eca(place: str) -> list[LayerSpec]:
 
 def attention_table(model: Any, encoder: list[int], decoder: list[int]) -> list[LayerSpec]:
     """Return the attention layers of ``cnn`` for blocks of so many filters, after the blocks that they gate.
-
-    CBAM: Woo et al., ECCV 2018. ECA: Wang et al., CVPR 2020.
-    """
+    CBAM: Woo et al., ECCV 2018. ECA: Wang et al., CVPR 2020."""
     table: list[LayerSpec] = []
     for level, width in enumerate(encoder):
         table += _eca(f"encoder{level}") if model.eca_encoder else []

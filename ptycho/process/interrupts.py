@@ -44,10 +44,8 @@ def advice_of(stop: BaseException) -> str:
 @contextmanager
 def held_back() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait for the end of the block: files that belong together are written together.
-
     The handler of before then hears the first. Outside the main thread, which hears no signals, nothing
-    changes.
-    """
+    changes."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if threading.current_thread() is not threading.main_thread() or None in kept.values():
         yield
@@ -66,12 +64,9 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """Raise :class:`Terminated` in the main thread when SIGTERM comes; a second one kills.
-
-    Without it SIGTERM kills at once and leaves the scratch directory behind. A handler that the host program
-    has set stays in force, and outside the main thread nothing changes. Processes forked in here die of
-    SIGTERM as usual.
-    """
+    """Raise :class:`Terminated` in the main thread when SIGTERM comes; a second one kills. Without it SIGTERM
+    kills at once and leaves the scratch directory behind. A handler that the host program has set stays in
+    force, and outside the main thread nothing changes. Processes forked in here die of SIGTERM as usual."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

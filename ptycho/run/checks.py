@@ -32,10 +32,8 @@ def check_training_settings(
     any_batch: bool = True,
 ) -> ModuleType:
     """Return the engine for training settings; raise ``ConfigError`` at the first that cannot work.
-
     ``any_batch`` is as for :func:`ptycho.config.validation.validate_training_config`; a package that is not
-    installed is a ``MissingPackageError``.
-    """
+    installed is a ``MissingPackageError``."""
     validate_training_config(config, any_batch=any_batch)
     validate_execution_config(execution)
     validate_effects(config, execution)
@@ -45,10 +43,8 @@ def check_training_settings(
 
 
 def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:
-    """Refuse inference settings that cannot work or that nothing would read (``ConfigError``).
-
-    No data file is opened.
-    """
+    """Refuse inference settings that cannot work or that nothing would read (``ConfigError``). No data file
+    is opened."""
     refinement(config)
     validate_inference_config(config)
     validate_execution_config(execution)
@@ -59,11 +55,9 @@ def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutio
 
 
 def refinement(config: InferenceConfig) -> RefineOptions | None:
-    """Return the refinement that the ``refine_*`` settings ask for, None where it is no step.
-
-    Raises ``ConfigError`` where a number is out of range, something is to be refined in no steps, or the
-    model smooths exit waves.
-    """
+    """Return the refinement that the ``refine_*`` settings ask for, None where it is no step. Raises
+    ``ConfigError`` where a number is out of range, something is to be refined in no steps, or the model
+    smooths exit waves."""
     wanted = [name for name in ("probe", "positions", "frames") if getattr(config, f"refine_{name}")]
     if config.refine_steps < 0 or not 0 <= config.refine_tv < 1:
         raise ConfigError(

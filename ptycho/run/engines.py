@@ -104,10 +104,7 @@ def resume_advice(config: TrainingConfig, *, checkpoints: bool, resumed: Path | 
 @contextmanager
 def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
     """Put a former model aside where the run that began at ``since_s`` [s since the epoch] ends without its
-    own.
-
-    The folder would answer with the former model, although its checkpoints are those of the new run.
-    """
+    own. The folder would answer with the former model, although its checkpoints are those of the new run."""
     try:
         yield
     except BaseException:
@@ -128,10 +125,8 @@ def choose_device(engine: ModuleType, execution: PyTorchExecutionConfig, progres
 
 
 def find_model(path: Path, backend: str = "pytorch") -> Path:
-    """Return the file of a trained model: of a training folder, named directly, or ``pretrained``.
-
-    Raise :class:`ModelNotFoundError`, which lists where it was looked for.
-    """
+    """Return the file of a trained model: of a training folder, named directly, or ``pretrained``. Raise
+    :class:`ModelNotFoundError`, which lists where it was looked for."""
     if str(path) == PRETRAINED and not path.exists():
         return PRETRAINED_FILE
     if path.is_file():

@@ -94,11 +94,8 @@ class Request:
 
 @untouched_process()
 def evaluate(request: Request, output_dir: Path, progress: Progress | None = None) -> Evaluation:
-    """Evaluate a reconstruction in every way the given files allow.
-
-    Scores, curves and pictures go to ``output_dir``. Raise ``PtychoError`` where a file does not fit, or
-    there is nothing to compare with.
-    """
+    """Evaluate a reconstruction in every way the given files allow. Scores, curves and pictures go to
+    ``output_dir``. Raise ``PtychoError`` where a file does not fit, or there is nothing to compare with."""
     progress = progress or Progress()
     _check_request(request)
     check_evaluation(_files_read(request), output_dir)
@@ -145,11 +142,8 @@ def _scan_of(found: Reconstruction, path: Path, request: Request) -> Scan:
 def split_halves(
     model_path: Path, scan: Scan, request: Request, progress: Progress, *, probe: NDArray[np.complex64]
 ) -> tuple[Reconstruction, Reconstruction]:
-    """Reconstruct a scan from each random half of its patterns.
-
-    The ``probe`` (P, N, N) [sqrt(photons)] stays as it is. Raise ``PtychoError`` where there is no model, or
-    it does not fit the patterns.
-    """
+    """Reconstruct a scan from each random half of its patterns. The ``probe`` (P, N, N) [sqrt(photons)] stays
+    as it is. Raise ``PtychoError`` where there is no model, or it does not fit the patterns."""
     engine = load_engine(request.backend)
     model = engine.load(find_model(model_path, request.backend))
     model = fitted_model(engine, model, scan, f"the model {model_path}")

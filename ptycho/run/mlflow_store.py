@@ -41,10 +41,8 @@ def quiet_client(uri: str) -> Any:
 
 def open_store(folder: Path) -> tuple[Any, str, str | None]:
     """Return client, tracking address and artifact address of a run's store, with the experiment in it.
-
     ``MLFLOW_TRACKING_URI`` wins over the store in ``folder``; its server decides where artifacts go
-    (None).
-    """
+    (None)."""
     uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
     if not uri:
         store = folder / STORE_FOLDER
@@ -68,10 +66,8 @@ def log_artifacts(run_id: str, folder: Path, files: Sequence[Path]) -> None:
 
 def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
     """Copy the first of ``CHECKPOINT_NAMES`` that an MLflow run holds into ``target``.
-
     ``MLFLOW_TRACKING_URI`` wins over ``store``. Raise ``DataError`` where there is no store, run or
-    checkpoint.
-    """
+    checkpoint."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and not (store / STORE_FILE).is_file():
         # Opening a store that is not there would make an empty one.

@@ -71,11 +71,9 @@ def check_search(config: InferenceConfig) -> None:
 
 
 def find_orientation(scan: Scan, reconstruct: Trial, progress: Progress) -> Search:
-    """Try the eight orientations of the positions on the patterns around the middle of a scan.
-
-    Positions that are turned by 180 degrees fit as well with the conjugate probe turned likewise; the probe
-    of the file decides between the two.
-    """
+    """Try the eight orientations of the positions on the patterns around the middle of a scan. Positions that
+    are turned by 180 degrees fit as well with the conjugate probe turned likewise; the probe of the file
+    decides between the two."""
     positions = scan.positions_yx_px[scan.usable]
     distance = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     chosen = np.sort(scan.usable[np.argsort(distance, kind="stable")[:TRIAL_PATTERNS]])

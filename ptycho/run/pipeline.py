@@ -86,9 +86,7 @@ class TrainingOutcome(InferenceOutcome):
 
 def populate_legacy(config: TrainingConfig | InferenceConfig | ModelConfig, progress: Progress) -> None:
     """Fill ``params.cfg`` from settings with a known pattern size, before anything else runs (CONFIG-001).
-
-    ``progress`` is told the one line that clients look for.
-    """
+    ``progress`` is told the one line that clients look for."""
     update_legacy_dict(params.cfg, config)
     model = config if isinstance(config, ModelConfig) else config.model
     groups = getattr(config, "n_groups", None)

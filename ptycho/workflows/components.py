@@ -167,11 +167,9 @@ def save_outputs(
     results: Mapping[str, Any],
     output_prefix: str | Path,
 ) -> list[Path]:
-    """Write pictures and loss curves to a folder; Ptychodus calls this after a training run.
-
-    Amplitude and phase [rad] are (H, W) or (H, W, 1), or None for no pictures; ``history`` of the results is
-    drawn where it is there.
-    """
+    """Write pictures and loss curves to a folder; Ptychodus calls this after a training run. Amplitude and
+    phase [rad] are (H, W) or (H, W, 1), or None for no pictures; ``history`` of the results is drawn where it
+    is there."""
     from ptycho.evaluation.figures import save_reconstruction_pngs
 
     folder = prepare_folder(output_prefix)

@@ -22,11 +22,9 @@ def load_data(
     coord_scale: float = 1.0,
     subsample_seed: int | None = None,
 ) -> RawData:
-    """Read a data set, or some of its patterns; scripts written for older versions call this.
-
-    ``n_images`` takes so many from the start, ``n_subsample`` at random instead, in their order, reproducibly
-    with ``subsample_seed``. The positions are changed as by :func:`with_moved_positions`.
-    """
+    """Read a data set, or some of its patterns; scripts written for older versions call this. ``n_images``
+    takes so many from the start, ``n_subsample`` at random instead, in their order, reproducibly with
+    ``subsample_seed``. The positions are changed as by :func:`with_moved_positions`."""
     raw = RawData.from_file(file_path)
     if n_subsample is not None and n_subsample < raw.n_patterns:
         rng = np.random.default_rng(subsample_seed)
@@ -39,11 +37,9 @@ def load_data(
 def with_moved_positions(
     raw: RawData, flip_xy: tuple[bool, bool], *, swap_xy: bool = False, coord_scale: float = 1.0
 ) -> RawData:
-    """Return a data set with other positions; ``ptycho.workflows.components`` calls this.
-
-    x and y are exchanged, then their signs turned and both scaled; ``objectGuess``, which no longer fits, is
-    left out. Where nothing is asked for it is the data set itself.
-    """
+    """Return a data set with other positions; ``ptycho.workflows.components`` calls this. x and y are
+    exchanged, then their signs turned and both scaled; ``objectGuess``, which no longer fits, is left out.
+    Where nothing is asked for it is the data set itself."""
     flip = "".join(axis for axis, turned in zip("xy", flip_xy, strict=True) if turned)
     return turned_data(raw, Orientation(flip, swap_xy), coord_scale)
 
@@ -51,11 +47,9 @@ def with_moved_positions(
 def create_ptycho_data_container(
     data: RawData | loader.PtychoDataContainer, config: TrainingConfig | InferenceConfig
 ) -> loader.PtychoDataContainer:
-    """Group a scan as the settings say; scripts written for older versions call this.
-
-    ``model``, ``n_groups`` (at most one for each scan point), ``neighbor_count`` and ``seed`` are used; a
-    container is returned as it is.
-    """
+    """Group a scan as the settings say; scripts written for older versions call this. ``model``, ``n_groups``
+    (at most one for each scan point), ``neighbor_count`` and ``seed`` are used; a container is returned as it
+    is."""
     if isinstance(data, loader.PtychoDataContainer):
         return data
     wanted = data.n_patterns if config.n_groups is None else config.n_groups
