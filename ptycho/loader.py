@@ -20,20 +20,11 @@ class ScanOffsets(np.ndarray[Any, np.dtype[np.float64]]):
     Ptychodus passes nothing but offsets from its call of :func:`load` to the calls after it, which have to
     know more: :func:`ptycho.tf_helper.reassemble_position` the point that the middle of the canvas stands
     for, and a network for whole scans the scan.
-
-    Attributes
-    ----------
-    centre_yx_px : tuple of float, or None
-        Middle of the object that the positions belong to, ((H - 1) / 2, (W - 1) / 2) [object pixels].
-    scan : RawData or None
-        The data set.
-    indices : int64 array, shape (B, C), or None
-        Its patterns in every group.
     """
 
-    centre_yx_px: tuple[float, float] | None
+    centre_yx_px: tuple[float, float] | None  # middle ((H - 1) / 2, (W - 1) / 2) of the object they belong to
     scan: RawData | None
-    indices: NDArray[np.int64] | None
+    indices: NDArray[np.int64] | None  # (B, C), its patterns in every group
 
     def __array_finalize__(self, source: Any) -> None:
         for name in ("centre_yx_px", "scan", "indices"):
@@ -41,20 +32,8 @@ class ScanOffsets(np.ndarray[Any, np.dtype[np.float64]]):
 
     @classmethod
     def of(cls, offsets: NDArray[Any], dataset: Mapping[str, Any]) -> ScanOffsets:
-        """Mark offsets with what they belong to; :class:`PtychoDataContainer` calls this.
-
-        Parameters
-        ----------
-        offsets : array, shape (B, 1, 2, 1) or (B, 1, 2, C)
-            Group means, or group mean minus position, (x, y) along axis 2 [object pixels].
-        dataset : mapping
-            Groups that they come from.
-
-        Returns
-        -------
-        ScanOffsets
-            The same numbers in float64.
-        """
+        """Mark offsets (B, 1, 2, 1) or (B, 1, 2, C), (x, y) along axis 2 [object pixels], with the groups
+        they come from."""
         found = np.asarray(offsets, dtype=np.float64).view(cls)
         if dataset["objectGuess"] is not None:
             height, width = np.shape(dataset["objectGuess"])[-2:]
@@ -64,15 +43,7 @@ class ScanOffsets(np.ndarray[Any, np.dtype[np.float64]]):
 
 
 class PtychoDataContainer:
-    """Grouped patterns under the names that Ptychodus and older scripts read.
-
-    Parameters
-    ----------
-    dataset : mapping
-        From :meth:`ptycho.raw_data.RawData.generate_grouped_data`.
-    probe : complex array, shape (N, N) or (P, N, N), optional
-        Probe of the scan.
-    """
+    """Grouped patterns, with a probe (N, N) or (P, N, N), under the names that Ptychodus and scripts read."""
 
     def __init__(self, dataset: Mapping[str, Any], probe: ArrayLike | None) -> None:
         self.dataset = dataset
@@ -81,14 +52,12 @@ class PtychoDataContainer:
     @property
     def X(self) -> NDArray[np.float32]:
         """Normalised amplitude, shape (B, N, N, C); made when first asked for."""
-        values: NDArray[np.float32] = self.dataset["X_full"]
-        return values
+        return self.dataset["X_full"]
 
     @property
     def Y(self) -> NDArray[np.complex64] | None:
         """Known object patches, shape (B, N, N, C), or None."""
-        values: NDArray[np.complex64] | None = self.dataset["Y"]
-        return values
+        return self.dataset["Y"]
 
     @property
     def Y_I(self) -> NDArray[np.float32] | None:
@@ -103,8 +72,7 @@ class PtychoDataContainer:
     @property
     def YY_full(self) -> NDArray[Any] | None:
         """Object that the positions belong to, shape (H, W), or None."""
-        values: NDArray[Any] | None = self.dataset["objectGuess"]
-        return values
+        return self.dataset["objectGuess"]
 
     @property
     def global_offsets(self) -> ScanOffsets:
@@ -124,14 +92,12 @@ class PtychoDataContainer:
     @property
     def coords_nominal(self) -> NDArray[np.float64]:
         """``local_offsets`` of the nominal positions, shape (B, 1, 2, C) [object pixels]."""
-        values: NDArray[np.float64] = self.dataset["coords_start_relative"]
-        return values
+        return self.dataset["coords_start_relative"]
 
     @property
     def nn_indices(self) -> NDArray[np.int64]:
         """Patterns of every group, shape (B, C)."""
-        values: NDArray[np.int64] = self.dataset["nn_indices"]
-        return values
+        return self.dataset["nn_indices"]
 
     def __len__(self) -> int:
         return len(self.nn_indices)
@@ -143,29 +109,9 @@ def load(
     which: str | None = None,
     create_split: bool = False,
 ) -> PtychoDataContainer:
-    """Wrap grouped patterns in a container; Ptychodus calls this before it predicts.
-
-    Parameters
-    ----------
-    cb : callable
-        Returns what :meth:`ptycho.raw_data.RawData.generate_grouped_data` made.
-    probeGuess : complex array, shape (N, N) or (P, N, N)
-        Probe of the scan.
-    which : str, optional
-        Accepted for older callers and not used: it names a part of a split.
-    create_split : bool
-        Must be False: a scan is split before it is grouped.
-
-    Returns
-    -------
-    PtychoDataContainer
-        Patterns and offsets.
-
-    Raises
-    ------
-    ConfigError
-        If a split is asked for.
-    """
+    """Wrap what ``cb`` returns, the groups of ``generate_grouped_data``; Ptychodus calls this before it
+    predicts. ``which`` names a part of a split and is not used; ``create_split`` is a ``ConfigError``, since
+    a scan is split before it is grouped."""
     del which
     if create_split:
         raise ConfigError(

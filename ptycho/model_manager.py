@@ -25,7 +25,9 @@ from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
 from ptycho.physics import extract_patches, shift_field
 from ptycho.probe import probe_window
 from ptycho.process.interrupts import ending_on_sigterm
+from ptycho.process.progress import LoggedProgress
 from ptycho.run.engines import fitted_model, load_engine
+from ptycho.run.pipeline import populate_legacy
 
 if TYPE_CHECKING:
     from ptycho.data.raw import RawData
@@ -39,20 +41,8 @@ MODEL_NAMES = ("autoencoder", "diffraction_to_obj")
 
 
 class DiffractionToObject:
-    """A trained network behind the one method that Ptychodus calls.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Trained model of any backend.
-
-    Attributes
-    ----------
-    bundle : Bundle
-        As given.
-    intensity_scale : float
-        Factor between the normalised amplitude of a container and what :meth:`predict` takes.
-    """
+    """A trained network of any backend behind the one method that Ptychodus calls. ``intensity_scale`` is the
+    factor from the normalised amplitude of a container to what it takes."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -76,11 +66,6 @@ class DiffractionToObject:
             Transmission, centred on the middle of the group. Overlapping patches of a group are averaged,
             weighted with the light they saw. The network ``unrolled`` reconstructs the whole scan that the
             offsets belong to, whatever the groups; its patches are cut from that object.
-
-        Raises
-        ------
-        DataError
-            If the arrays do not fit the trained network or each other.
         """
         del options
         if self.bundle.model.architecture == "unrolled":
@@ -103,9 +88,6 @@ class DiffractionToObject:
 
     def _populate(self, n_px: int) -> None:
         """Fill ``params.cfg`` for a reconstruction, and log that line."""
-        from ptycho.process.progress import LoggedProgress
-        from ptycho.run.pipeline import populate_legacy
-
         populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())
 
     def _prepared(self, raw: RawData) -> Scan:
@@ -114,8 +96,6 @@ class DiffractionToObject:
 
     def _judged(self, scan: Scan, indices: NDArray[np.int64]) -> Reconstruction:
         """Reconstruct some patterns of a scan with its own probe, and log the verdict."""
-        from ptycho.process.progress import LoggedProgress
-
         engine, progress = load_engine("tensorflow"), LoggedProgress()
         model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
         with ending_on_sigterm():
@@ -221,31 +201,14 @@ _current = _Current()
 
 
 def remember(bundle: Bundle, scratch: Path | None = None) -> None:
-    """Keep a model for :func:`save`; ``ptycho.workflows.components`` calls this after training and loading.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Trained model.
-    scratch : Path, optional
-        Folder with its checkpoints, removed once the model is saved.
-    """
+    """Keep a model for :func:`save`, which removes the folder ``scratch`` with its checkpoints;
+    ``ptycho.workflows.components`` calls this after training and loading."""
     _current.bundle, _current.scratch = bundle, scratch
 
 
 def current_bundle() -> Bundle:
-    """Return the model trained or loaded last; ``ptycho.workflows.components`` calls this.
-
-    Returns
-    -------
-    Bundle
-        Model without any framework.
-
-    Raises
-    ------
-    BundleError
-        If there is none.
-    """
+    """Return the model trained or loaded last, ``BundleError`` where there is none;
+    ``ptycho.workflows.components`` calls this."""
     if _current.bundle is None:
         raise BundleError(
             "model_manager: this process has no trained model (got none, expected one). Call run_cdi_example "
@@ -255,23 +218,8 @@ def current_bundle() -> Bundle:
 
 
 def save(out_prefix: str | Path) -> Path:
-    """Write the model trained last; Ptychodus calls this after a training.
-
-    Parameters
-    ----------
-    out_prefix : path-like
-        Folder; made where it is absent.
-
-    Returns
-    -------
-    Path
-        ``<out_prefix>/<params 'h5_path'>.zip``, which is ``wts.h5.zip`` unless it was changed.
-
-    Raises
-    ------
-    BundleError
-        If nothing was trained in this process.
-    """
+    """Write the model trained last as ``<out_prefix>/<params 'h5_path'>.zip`` (``wts.h5.zip``),
+    ``BundleError`` where there is none; Ptychodus calls this after a training run."""
     path = write_bundle(Path(out_prefix) / f"{params.get('h5_path')}.zip", current_bundle())
     if _current.scratch is not None:
         shutil.rmtree(_current.scratch, ignore_errors=True)
@@ -289,27 +237,8 @@ class ModelManager:
         custom_objects: Any = None,
         intensity_scale: float | None = None,
     ) -> Path:
-        """Write the network that models share; scripts written for older versions call this.
-
-        Parameters
-        ----------
-        models : mapping of str to DiffractionToObject
-            Models by name; they hold one network.
-        base_path : path-like
-            Path without its ``.zip``.
-        custom_objects, intensity_scale : object, float
-            Accepted and not used: a bundle holds no code, and its scale is that of the training.
-
-        Returns
-        -------
-        Path
-            The file.
-
-        Raises
-        ------
-        BundleError
-            If there is no model.
-        """
+        """Write the one network that models share to ``<base_path>.zip``, ``BundleError`` where there is
+        none; the last two parameters are not used. Scripts written for older versions call this."""
         del custom_objects, intensity_scale
         if not models:
             raise BundleError(f"{base_path}: no model to save (got {{}}, expected one or more). Pass models.")
@@ -319,27 +248,8 @@ class ModelManager:
     def load_multiple_models(
         base_path: str | Path, model_names: Iterable[str] | None = None
     ) -> dict[str, DiffractionToObject]:
-        """Load models by name; scripts written for older versions call this.
-
-        Parameters
-        ----------
-        base_path : path-like
-            Path without its ``.zip``.
-        model_names : iterable of str, optional
-            Some of ``MODEL_NAMES``; all of them by default.
-
-        Returns
-        -------
-        dict of str to DiffractionToObject
-            Models.
-
-        Raises
-        ------
-        BundleError
-            If the file cannot be read.
-        KeyError
-            If a name is unknown.
-        """
+        """Load ``MODEL_NAMES``, or some of them, from ``<base_path>.zip``; an unknown name is a ``KeyError``.
+        Scripts written for older versions call this."""
         names = tuple(model_names or MODEL_NAMES)
         for name in names:
             if name not in MODEL_NAMES:

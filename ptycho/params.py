@@ -61,16 +61,8 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 """Values at import. ``intensity_scale``, ``probe`` and the data file paths are absent until set."""
 
 DATA_SOURCES: tuple[str, ...] = (
-    "lines",
-    "grf",
-    "experimental",
-    "points",
-    "testimg",
-    "diagonals",
-    "xpp",
-    "V",
-    "generic",
-)
+    "lines", "grf", "experimental", "points", "testimg", "diagonals", "xpp", "V", "generic",
+)  # fmt: skip
 WRITABLE_WHEN_SEALED: frozenset[str] = frozenset({"intensity_scale", "probe", "timestamp"})
 
 _MISSING: Any = object()
@@ -138,25 +130,8 @@ cfg: dict[str, Any] = _Parameters(DEFAULTS)
 
 
 def get(key: str, default: Any = _MISSING) -> Any:
-    """Return one parameter; ``'bigN'`` is computed from N, gridsize and offset.
-
-    Parameters
-    ----------
-    key : str
-        Name in :data:`cfg`, or ``'bigN'``.
-    default : object, optional
-        Returned when the key is absent.
-
-    Returns
-    -------
-    object
-        The stored value itself, not a copy.
-
-    Raises
-    ------
-    KeyError
-        If the key is absent and no default is given.
-    """
+    """Return one parameter itself, or ``default``; ``'bigN'`` is computed. Raise ``KeyError`` where it is
+    absent and no default is given."""
     if key == "bigN":
         return get_bigN()
     if key in cfg:
@@ -170,43 +145,20 @@ def get(key: str, default: Any = _MISSING) -> Any:
 
 
 def set(key: str, value: Any) -> None:  # noqa: A001 - the name old callers use
-    """Assign one parameter, then check the whole dictionary.
-
-    Parameters
-    ----------
-    key : str
-        Name in :data:`cfg`; new names are added.
-    value : object
-        New value.
-
-    Raises
-    ------
-    LegacyParameterError
-        If the dictionary breaks a rule of :func:`validate` afterwards.
-    """
+    """Assign one parameter, known or new, then :func:`validate` the whole dictionary."""
     cfg[key] = value
     validate()
 
 
 def params() -> dict[str, Any]:
-    """Return a plain copy of the dictionary plus the computed ``bigN``.
-
-    Returns
-    -------
-    dict
-        Independent of :data:`cfg`; the values are shared.
-    """
+    """Return a plain copy of the dictionary plus the computed ``bigN``; the values are shared."""
     return {**cfg, "bigN": get_bigN()}
 
 
 def validate() -> None:
-    """Check the rules that tie legacy parameters together; absent keys are not judged.
-
-    Raises
-    ------
-    LegacyParameterError
-        If ``data_source`` is unknown, or ``realspace_mae_weight`` is used without ``realspace_weight``.
-    """
+    """Check the rules that tie legacy parameters together; absent keys are passed over. Raise
+    :class:`LegacyParameterError` where ``data_source`` is unknown, or ``realspace_mae_weight`` is used
+    without ``realspace_weight``."""
     source = cfg.get("data_source", "generic")
     if source not in DATA_SOURCES:
         raise LegacyParameterError(
@@ -227,35 +179,17 @@ def ensure_defaults() -> None:
 
 
 def get_bigN() -> int:
-    """Return the side of the region that one group of patterns covers, N + (gridsize - 1) offset.
-
-    Returns
-    -------
-    int
-        Side [object pixels].
-    """
+    """Return the side of the region that one group of patterns covers [object pixels]."""
     return get("N") + (get("gridsize") - 1) * get("offset")
 
 
 def get_padding_size() -> int:
-    """Return the margin that a group needs around one patch, (gridsize - 1) offset + max_position_jitter.
-
-    Returns
-    -------
-    int
-        Total of both sides [object pixels].
-    """
+    """Return the margin that a group needs around one patch, both sides together [object pixels]."""
     return (get("gridsize") - 1) * get("offset") + get("max_position_jitter")
 
 
 def get_padded_size() -> int:
-    """Return the side of the padded object patch, bigN + max_position_jitter.
-
-    Returns
-    -------
-    int
-        Side [object pixels].
-    """
+    """Return the side of the padded object patch [object pixels]."""
     return get_bigN() + get("max_position_jitter")
 
 
@@ -268,13 +202,7 @@ def _summary(value: Any) -> str:
 
 
 def print_params(stream: TextIO | None = None) -> None:
-    """Write every parameter on its own line, sorted by name, arrays by shape and dtype only.
-
-    Parameters
-    ----------
-    stream : text stream, optional
-        Where to write; standard output by default.
-    """
+    """Write every parameter on its own line, sorted by name, to a text stream, by default standard output."""
     values = params()
     width = max(len(key) for key in values)
     lines = [f"{key:<{width}}  {_summary(values[key])}\n" for key in sorted(values)]

@@ -16,27 +16,11 @@ __all__ = ["get_probe", "probe_window", "set_probe_guess"]
 
 
 def set_probe_guess(X_train: Any = None, probe_guess: ArrayLike | None = None) -> NDArray[np.complex64]:
-    """Set the probe of the process; Ptychodus calls this before it groups the patterns.
+    """Set the probe modes of the process; Ptychodus calls this before it groups the patterns.
 
-    :func:`ptycho.tf_helper.reassemble_position` and the models of ``ptycho.model_manager`` weight overlapping
-    patches with it.
-
-    Parameters
-    ----------
-    X_train : object, optional
-        Accepted for older callers and not used: no probe is estimated from patterns.
-    probe_guess : complex array, shape (N, N), (N, N, 1) or (P, N, N)
-        Incoherent probe modes, any unit.
-
-    Returns
-    -------
-    complex64 array, shape (P, N, N)
-        The modes, as stored.
-
-    Raises
-    ------
-    DataError
-        If there is no probe, or it is not square, not finite, or all zero.
+    They are (N, N), (N, N, 1) or (P, N, N) in any unit and weight overlapping patches; they come back as
+    stored, (P, N, N). ``X_train`` is not used: no probe is estimated from patterns. Raise ``DataError`` where
+    there is no probe, or it is not square, not finite, or all zero.
     """
     del X_train
     if probe_guess is None:
@@ -52,37 +36,16 @@ def set_probe_guess(X_train: Any = None, probe_guess: ArrayLike | None = None) -
 
 
 def get_probe() -> NDArray[np.complex64]:
-    """Return the probe of the process; scripts written for older versions call this.
-
-    Returns
-    -------
-    complex64 array, shape (P, N, N)
-        As given to :func:`set_probe_guess`.
-
-    Raises
-    ------
-    KeyError
-        If none was set.
-    """
+    """Return the probe modes (P, N, N), ``KeyError`` where none was set; scripts written for older versions
+    call this."""
     probe: NDArray[np.complex64] = params.get("probe")
     return probe
 
 
 def probe_window(n_px: int) -> NDArray[np.complex64] | None:
-    """Return the probe that patches are weighted with, within the mask of the settings.
-
-    The other modules of this kind call it: ``ptycho.tf_helper`` and ``ptycho.model_manager``.
-
-    Parameters
-    ----------
-    n_px : int
-        Patch size N [px].
-
-    Returns
-    -------
-    complex64 array, shape (P, N, N), or None
-        None where no probe was set, or one of another size.
-    """
+    """Return the probe (P, N, N) that patches of N px are weighted with, within the mask of the settings. It
+    is None where no probe was set, or one of another size. The other modules of this kind call it:
+    ``ptycho.tf_helper`` and ``ptycho.model_manager``."""
     probe = params.get("probe", None)
     if probe is None or np.shape(probe)[-1] != n_px:
         return None

@@ -29,29 +29,8 @@ class RawData(raw.RawData):
         pattern_axis: int | None = None,
         options: FileOptions | None = None,
     ) -> RawData:
-        """Read a data set from an NPZ or HDF5 file; its content decides, not its name.
-
-        Parameters
-        ----------
-        path : str or Path
-            File laid out as in ``specs/data_contracts.md``.
-        probe_key : str, optional
-            Key that holds the probe instead of ``probeGuess``.
-        pattern_axis : int, optional
-            Axis of the patterns array that counts patterns; by default found from the shape.
-        options : FileOptions, optional
-            What the user says about the optics, the orientation and the partner of the file.
-
-        Returns
-        -------
-        RawData
-            The checked data set.
-
-        Raises
-        ------
-        DataError
-            If the file or an array in it breaks ``specs/data_contracts.md``.
-        """
+        """Read a data set as in ``specs/data_contracts.md``, arguments as for
+        :func:`ptycho.files.reader.read_data`; raise ``DataError`` where it breaks them."""
         found = cls.__new__(cls)
         found.__dict__.update(vars(read_data(path, options, probe_key, pattern_axis)))
         return found
@@ -134,25 +113,6 @@ class RawData(raw.RawData):
 def peek_pattern_size(
     path: str | Path, probe_key: str | None = None, options: FileOptions | None = None
 ) -> int:
-    """Return the pattern size of a data file from its headers alone; scripts call this.
-
-    Parameters
-    ----------
-    path : str or Path
-        NPZ or HDF5 file laid out as in ``specs/data_contracts.md``.
-    probe_key : str, optional
-        Key that holds the probe instead of ``probeGuess``.
-    options : FileOptions, optional
-        What the user says about the optics, which decide where the beam meets the detector.
-
-    Returns
-    -------
-    int
-        Side N of a pattern [px].
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or has neither probe nor patterns.
-    """
+    """Return the side N of a pattern [px] from the headers of a data file, as
+    :func:`ptycho.files.reader.pattern_size`; scripts call this."""
     return pattern_size(path, probe_key, options)

@@ -7,18 +7,7 @@ from collections.abc import Sequence
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    """Run the training command with this backend.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-
-    Returns
-    -------
-    int
-        Exit status.
-    """
+    """Run the training command with this backend and return its exit status."""
     from ptycho.cli import train_command
 
     return train_command.main(argv, backend="tensorflow", prog="python -m ptycho.train")

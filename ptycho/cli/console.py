@@ -12,21 +12,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ptycho.errors import MissingPackageError, PtychoError
 from ptycho.process.interrupts import NOTHING_LEFT, Terminated, advice_of
 from ptycho.process.progress import Phase, Progress
 
+if TYPE_CHECKING:
+    from ptycho.run.pipeline import InferenceOutcome
+
 EXIT_OK, EXIT_OUR_FAULT, EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 3, 130, 143
 PLAIN_INTERVAL_S = 30.0
 """Seconds between two lines of a long phase where the output is a file."""
-
-
 Typed = dict[str, tuple[tuple[str, ...], str]]
 """Setting -> names of its flag, the one that was typed first, and the value."""
-
-
 ALSO_CALLED = {
     "accum_steps": "accumulate_grad_batches",
     "accelerator": "device",
@@ -38,7 +37,16 @@ ALSO_CALLED = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that reports bad flags in one line."""
+    """A parser that reports bad flags in one line; a flag that is not given leaves no trace."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """Refuse an empty word, which a variable that is not set leaves behind."""
@@ -63,18 +71,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def with_dashes(argv: Sequence[str]) -> list[str]:
-    """Spell every flag with dashes; values stay as they are.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        Arguments as typed.
-
-    Returns
-    -------
-    list of str
-        ``--train_data_file x`` becomes ``--train-data-file x``.
-    """
+    """Spell every flag with dashes; values stay as they are: ``--train_data_file a_b`` becomes
+    ``--train-data-file a_b``."""
     words = []
     for word in argv:
         if word.startswith("--"):
@@ -85,20 +83,8 @@ def with_dashes(argv: Sequence[str]) -> list[str]:
 
 
 def typed_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> Typed:
-    """Return which flags were typed, for messages that speak of settings.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Parser of the command.
-    words : sequence of str
-        Arguments, flags spelled with dashes.
-
-    Returns
-    -------
-    dict
-        By the name of the setting that the flag stands for.
-    """
+    """Return which flags were typed, by setting, for messages that speak of settings; ``words`` spell flags
+    with dashes."""
     found: Typed = {}
     for number, word in enumerate(words):
         name, equals, value = word.partition("=")
@@ -117,20 +103,7 @@ def typed_flags(parser: argparse.ArgumentParser, words: Sequence[str]) -> Typed:
 
 
 def with_flags(text: str, typed: Typed) -> str:
-    """Add the flags to a message that names only their settings or files.
-
-    Parameters
-    ----------
-    text : str
-        One line.
-    typed : dict
-        From :func:`typed_flags`.
-
-    Returns
-    -------
-    str
-        The same line where it names the flags itself.
-    """
+    """Add the typed flags to a message of one line that names only their settings or files."""
     for dest, (names, _) in typed.items():
         # A message may take the name of a setting for that of its flag.
         text = re.sub(rf"--{dest}(?![\w-])", lambda said, names=names: _own_name(said[0], names), text)  # type: ignore[misc]
@@ -167,24 +140,8 @@ TIMES = ((" [{elapsed}<{remaining}]", 18), (" [{elapsed}]", 10), ("", 0))
 
 
 def live_layout(name: str, count: str, values: str, columns: int) -> str | None:
-    """Lay out a live line so that its values can be read: bar and times give way to them, then the name.
-
-    Parameters
-    ----------
-    name : str
-        Name of the phase.
-    count : str
-        How far it is, such as ``3/40``.
-    values : str
-        Numbers shown beside.
-    columns : int
-        Width of the terminal.
-
-    Returns
-    -------
-    str or None
-        ``bar_format`` of tqdm; None where the values do not fit whatever gives way.
-    """
+    """Return the ``bar_format`` of tqdm in which the values can be read: bar and times give way to them, then
+    the name; None where they do not fit into ``columns``."""
     name, room = name.ljust(NAME_WIDTH), columns - 1 - len(count) - len(values)
     for times, width in TIMES:
         bar = min(BAR_WIDTH, room - len(name) - 1 - width)
@@ -295,27 +252,24 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def run_main(
+    parser: argparse.ArgumentParser,
+    work: Callable[[dict[str, Any]], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse the arguments, by default those of the process, and do a command's work with their values. Return
+    the exit status: 0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 143 told to
+    end, 1 our fault."""
+    words = with_dashes(sys.argv[1:] if argv is None else argv)
+    values = vars(parser.parse_args(words))
+    debug = values.pop("debug", False)
+    return run_command(lambda: work(values), debug=debug, typed=typed_flags(parser, words))
+
+
 def run_command(action: Callable[[], int | None], *, debug: bool, typed: Typed | None = None) -> int:
-    """Run a command's work and turn what goes wrong into one line and an exit status.
-
+    """Do a command's work, turn what goes wrong into one line, and return the status as :func:`run_main`.
     Logs, warning filters and all else of the process are as before at the end: a command may be called from
-    Python.
-
-    Parameters
-    ----------
-    action : callable
-        The work; it returns a status of its own, or None for 0.
-    debug : bool
-        Let the traceback through.
-    typed : dict, optional
-        Flags that were typed, which messages about their settings shall name.
-
-    Returns
-    -------
-    int
-        0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 143 told to end, 1 our
-        fault.
-    """
+    Python. Messages about settings name their ``typed`` flags."""
     try:
         from ptycho.process.isolation import untouched_process
 
@@ -380,3 +334,23 @@ def _status_of(action: Callable[[], int | None], *, debug: bool, typed: Typed) -
         )
         return EXIT_OUR_FAULT
     return status or EXIT_OK
+
+
+def report(outcome: InferenceOutcome) -> None:
+    """Print the scores and the paths that were written; the two pictures come last."""
+    found = outcome.reconstruction
+    height, width = found.obj.shape
+    print(f"reconstructed {len(found.members)} patterns to {height} x {width} px in {found.seconds:.1f} s")
+    if outcome.scores:
+        shown = ("complex_nrmse", "phase_psnr_db", "amplitude_ssim", "phase_ssim")
+        print("against the known truth: " + ", ".join(f"{name} {outcome.scores[name]:.4g}" for name in shown))
+    run_id = getattr(getattr(outcome, "result", None), "run_id", None)
+    if run_id is not None:
+        print(f"MLflow run {run_id}")
+    for path in [*outcome.files[2:], *outcome.files[:2]]:
+        print(path)
+
+
+def exit_status(outcome: InferenceOutcome, *, strict: bool) -> int:
+    """Return 0, or 3 for a failed verdict where ``strict`` makes it count."""
+    return EXIT_FAILED if strict and outcome.verdict.word == "failed" else EXIT_OK

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, run_command, typed_flags, with_dashes
+from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, exit_status, report, run_main
 from ptycho.cli.flags import inference_parser
-from ptycho.cli.train_command import (
-    DEFAULT_BACKEND,
-    execution_settings,
-    exit_status,
-    measurement_domain,
-    report,
-    settings_path,
-)
+from ptycho.cli.settings import DEFAULT_BACKEND, execution_settings, measurement_domain, settings_path
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
 
@@ -38,8 +30,7 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     legacy = {name: values.pop(name) for name in LEGACY if name in values}
     settings_file = settings_path(values)
     execution = execution_settings(values, training=False, device=device)
-    domain = measurement_domain(values)
-    if domain is not None:
+    if (domain := measurement_domain(values)) is not None:
         values["measurement_domain"] = domain
     if legacy:
         files = _run_legacy(legacy, values, settings_file, execution, progress)
@@ -56,8 +47,6 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
         load_yaml_config,
         merge_settings,
     )
-    from ptycho.files.overwrites import check_inference
-    from ptycho.run.engines import require_backend
     from ptycho.run.pipeline import infer
 
     defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
@@ -71,10 +60,9 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
         if merged[name] is None:
             raise ConfigError(f"--{flag} is missing (got nothing, expected a path). {USAGE}")
     config = build_config(InferenceConfig, merged)
-    check_inference(config, {"--config": settings_file})
-    require_backend(config.backend)
     stated = {*flat_settings(from_file), *values} & {item.name for item in fields(ModelConfig)}
-    outcome = infer(config, execution, progress=progress, stated=stated)
+    also_read = {"--config": settings_file}
+    outcome = infer(config, execution, progress=progress, stated=stated, also_read=also_read)
     if not quiet:
         report(outcome)
     return exit_status(outcome, strict=strict)
@@ -131,26 +119,5 @@ def main(
     prog: str = "ptycho_inference",
     device: str = "auto",
 ) -> int:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-    backend : {'pytorch', 'tensorflow'}
-        Backend where no flag and no settings file names one.
-    prog : str
-        Name shown in the help.
-    device : {'auto', 'cpu'}
-        Accelerator where no flag names one.
-
-    Returns
-    -------
-    int
-        0 done, 2 bad input, 3 a failed verdict with ``--strict``, 130 interrupted, 1 our fault.
-    """
-    words = with_dashes(sys.argv[1:] if argv is None else argv)
-    parser = inference_parser(prog, device)
-    values = vars(parser.parse_args(words))
-    debug = values.pop("debug", False)
-    return run_command(lambda: _run(values, backend, device), debug=debug, typed=typed_flags(parser, words))
+    """Run the command, as :func:`ptycho.cli.train_command.main`."""
+    return run_main(inference_parser(prog, device), lambda values: _run(values, backend, device), argv)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import Parser, run_command, typed_flags, with_dashes
+from ptycho.cli.console import Parser, run_main
+from ptycho.cli.flags import add_value
 
 if TYPE_CHECKING:
     from ptycho.simulation.simulate import SimulationOptions
@@ -28,25 +28,15 @@ def _grid(text: str) -> tuple[int, int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser of the command; every flag may be spelled with dashes or underscores.
-
-    Defaults that are not stated here are those of :class:`ptycho.simulation.simulate.SimulationOptions`.
-
-    Returns
-    -------
-    argparse.ArgumentParser
-        Parser without side effects.
-    """
+    """Build the parser of the command; what is not given is decided by ``SimulationOptions``."""
     parser = Parser(
-        prog="ptycho_simulate",
-        description="Simulate a ptychography scan and write it as an NPZ data file with its ground truth.",
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
+        "ptycho_simulate",
+        "Simulate a ptychography scan and write it as an NPZ data file with its ground truth.",
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="data file, .npz")
-    parser.add_argument("--preview", type=Path, metavar="PNG", help="picture of object, probe, pattern, scan")
+    add_value(parser, "output", Path, "FILE", "data file, .npz", required=True)
+    add_value(parser, "preview", Path, "PNG", "picture of object, probe, pattern, scan")
     parser.add_argument("--no-compress", action="store_true", help="store the arrays uncompressed")
-    parser.add_argument("--seed", type=int, help="seed of object, jitter and noise (default 0)")
+    add_value(parser, "seed", int, None, "seed of object, jitter and noise (default 0)")
     parser.add_argument("--quiet", action="store_true", help="print nothing on success")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     _add_object_flags(parser.add_argument_group("object"))
@@ -55,101 +45,43 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_object_flags(group: argparse._ArgumentGroup) -> None:
-    """Add what decides the object."""
-    group.add_argument(
-        "--scene",
-        metavar="NAME",
-        help="collage (default), dead_leaves, gaussian_random_field, lines or siemens_star",
-    )
-    group.add_argument("--picture", metavar="IMAGE", help="make the object from a picture instead")
-    group.add_argument("--phase-picture", metavar="IMAGE", help="picture of the phase (default: the same)")
-    group.add_argument(
-        "--phase-range",
-        dest="phase_range_rad",
-        type=float,
-        metavar="RAD",
-        help="largest phase difference in radians (default 1.5)",
-    )
+def _add_object_flags(group: Any) -> None:
+    text = "collage (default), dead_leaves, gaussian_random_field, lines or siemens_star"
+    add_value(group, "scene", str, "NAME", text)
+    add_value(group, "picture", str, "IMAGE", "make the object from a picture instead")
+    add_value(group, "phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
+    text = "largest phase difference in radians (default 1.5)"
+    add_value(group, "phase-range", float, "RAD", text, dest="phase_range_rad")
 
 
-def _add_scan_flags(group: argparse._ArgumentGroup) -> None:
-    """Add what decides the positions."""
-    group.add_argument("--scan", help="raster or spiral (default raster)")
-    group.add_argument(
-        "--step",
-        dest="step_px",
-        type=float,
-        metavar="PX",
-        help="distance between neighbours in object pixels (default 5)",
-    )
+def _add_scan_flags(group: Any) -> None:
+    add_value(group, "scan", str, None, "raster or spiral (default raster)")
+    text = "distance between neighbours in object pixels (default 5)"
+    add_value(group, "step", float, "PX", text, dest="step_px")
     count = group.add_mutually_exclusive_group()
-    count.add_argument("--grid", type=_grid, metavar="NYxNX", help="rows and columns (default 20x20)")
-    count.add_argument("--positions", dest="n_positions", type=int, metavar="N", help="points of the spiral")
-    group.add_argument(
-        "--jitter",
-        dest="jitter_px",
-        type=float,
-        metavar="PX",
-        help="largest random displacement along each axis (default 1)",
-    )
+    add_value(count, "grid", _grid, "NYxNX", "rows and columns (default 20x20)")
+    add_value(count, "positions", int, "N", "points of the spiral", dest="n_positions")
+    text = "largest random displacement along each axis (default 1)"
+    add_value(group, "jitter", float, "PX", text, dest="jitter_px")
     group.add_argument("--integer-positions", action="store_true", help="put every patch on whole pixels")
 
 
-def _add_beam_flags(group: argparse._ArgumentGroup) -> None:
-    """Add what decides the probe, the detector and the noise."""
-    group.add_argument(
-        "--size",
-        "--pattern-size",
-        dest="n_px",
-        type=int,
-        metavar="N",
-        help="pattern size in pixels (default 64)",
-    )
-    group.add_argument("--probe", help="zone-plate or disc (default zone-plate)")
-    group.add_argument(
-        "--probe-diameter",
-        dest="probe_diameter_px",
-        type=float,
-        metavar="PX",
-        help="diameter of the lit area in object pixels (default 0.45 of the pattern size)",
-    )
-    group.add_argument(
-        "--defocus",
-        dest="defocus_waves",
-        type=float,
-        metavar="WAVES",
-        help="path difference between rim and axis of the probe (default 1)",
-    )
-    group.add_argument(
-        "--probe-error",
-        dest="probe_error_waves",
-        type=float,
-        metavar="WAVES",
-        help="store a starting probe with this defocus error, and the true one besides",
-    )
-    group.add_argument(
-        "--modes", dest="n_modes", type=int, metavar="P", help="incoherent probe modes (default 1)"
-    )
-    group.add_argument(
-        "--mode-decay",
-        type=float,
-        metavar="F",
-        help="power of a mode relative to the one before (default 0.3)",
-    )
-    group.add_argument(
-        "--photons",
-        type=float,
-        metavar="N",
-        help="photons per frame that an empty object would scatter (default 1e6)",
-    )
-    group.add_argument(
-        "--background",
-        dest="background_counts",
-        type=float,
-        metavar="COUNTS",
-        help="mean background counts per pixel (default 0)",
-    )
+def _add_beam_flags(group: Any) -> None:
+    add_value(group, "size pattern-size", int, "N", "pattern size in pixels (default 64)", dest="n_px")
+    add_value(group, "probe", str, None, "zone-plate or disc (default zone-plate)")
+    text = "diameter of the lit area in object pixels (default 0.45 of the pattern size)"
+    add_value(group, "probe-diameter", float, "PX", text, dest="probe_diameter_px")
+    text = "path difference between rim and axis of the probe (default 1)"
+    add_value(group, "defocus", float, "WAVES", text, dest="defocus_waves")
+    text = "store a starting probe with this defocus error, and the true one besides"
+    add_value(group, "probe-error", float, "WAVES", text, dest="probe_error_waves")
+    add_value(group, "modes", int, "P", "incoherent probe modes (default 1)", dest="n_modes")
+    text = "power of a mode relative to the one before (default 0.3)"
+    add_value(group, "mode-decay", float, "F", text)
+    text = "photons per frame that an empty object would scatter (default 1e6)"
+    add_value(group, "photons", float, "N", text)
+    text = "mean background counts per pixel (default 0)"
+    add_value(group, "background", float, "COUNTS", text, dest="background_counts")
 
 
 def _options(values: dict[str, Any]) -> SimulationOptions:
@@ -196,15 +128,7 @@ def _run(values: dict[str, Any]) -> None:
 
 
 def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:
-    """Draw a simulated scan: object amplitude and phase, probe, mean pattern, positions.
-
-    Parameters
-    ----------
-    path : path
-        Picture to write.
-    arrays : dict of str to array
-        What :func:`ptycho.simulation.simulate.simulate` returned.
-    """
+    """Draw what ``simulate`` returned as a PNG: object, probe, mean pattern, positions."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -239,19 +163,5 @@ def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-
-    Returns
-    -------
-    int
-        0 when the file was written, 2 when the input was bad.
-    """
-    words = with_dashes(sys.argv[1:] if argv is None else argv)
-    parser = build_parser()
-    values = vars(parser.parse_args(words))
-    return run_command(lambda: _run(values), debug="debug" in values, typed=typed_flags(parser, words))
+    """Run the command and return its status, as :func:`ptycho.cli.console.run_main`."""
+    return run_main(build_parser(), _run, argv)

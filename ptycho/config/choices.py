@@ -10,7 +10,7 @@ BUNDLE_NAME = "wts.h5.zip"
 CHECKPOINT_FOLDER = "checkpoints"
 BEST_CHECKPOINT = {"pytorch": "best-checkpoint.ckpt", "tensorflow": "best-checkpoint.h5.zip"}
 LAST_CHECKPOINT = {"pytorch": "last.ckpt", "tensorflow": "last.h5.zip"}
-"""Backend -> what a training calls the checkpoint of its best epoch, and of the last finished one."""
+"""Backend -> what a training run calls the checkpoint of its best epoch, and of the last finished one."""
 CHECKPOINT_NAMES: tuple[str, ...] = (*BEST_CHECKPOINT.values(), *LAST_CHECKPOINT.values())
 """All of them, the best epoch before the last."""
 PYTORCH_WEIGHTS = ("wts.pt", "model.pt")
@@ -31,8 +31,7 @@ COMMAND_DEFAULTS: dict[str, Any] = {
     "output_dir": None,
     "nphotons": 1e6,
 }
-"""Defaults of the training commands where they differ from those of the dataclasses, which belong to other
-callers."""
+"""Defaults of the training commands where those of the dataclasses belong to other callers."""
 OTHER_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "nphotons": (1e5,),
     "lr_warmup_epochs": (5,),
@@ -66,36 +65,12 @@ CheckpointMode = Literal["min", "max"]
 
 
 def allowed(choice: object) -> tuple[str, ...]:
-    """Return the values of a ``Literal`` as a tuple.
-
-    Parameters
-    ----------
-    choice : typing.Literal
-        One of the types of this module.
-
-    Returns
-    -------
-    tuple of str
-        The values in declaration order.
-    """
+    """Return the values of a ``Literal`` of this module, in declaration order."""
     return get_args(choice)
 
 
 def closest_hint(name: object, known: Iterable[str]) -> str:
-    """Return ``"Did you mean 'x'?"`` for the nearest known name, or a sentence that lists them all.
-
-    Parameters
-    ----------
-    name : object
-        What the user wrote.
-    known : iterable of str
-        The names that exist.
-
-    Returns
-    -------
-    str
-        One sentence that ends an error message.
-    """
+    """Return ``"Did you mean 'x'?"`` for the nearest known name, or a sentence that lists them all."""
     import difflib
 
     names = sorted(known)

@@ -1,7 +1,7 @@
 """The settings of a run as dataclasses: network, training, inference and PyTorch execution.
 
 They are mutable, picklable and unchecked: a client builds them half empty in one process, fills them in
-another, and only the ``validate_*`` functions of ``ptycho.config.config`` judge. Lengths are in pixels.
+another, and only the ``validate_*`` functions of ``ptycho.config.config`` check. Lengths are in pixels.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ptycho.config.choices import (
 )
 
 DEFAULT_N_GROUPS = 512
-"""Groups that a training uses when neither ``n_groups`` nor ``n_images`` is given."""
+"""Groups that a training run uses when neither ``n_groups`` nor ``n_images`` is given."""
 
 
 @dataclass
@@ -204,7 +204,7 @@ class InferenceConfig:
     phase_vmin: float | None = None  # ends of the phase colours [rad]
     phase_vmax: float | None = None
     fit_probe: bool | None = None  # before the network; None = on any but the training scan
-    refine_steps: int = 0  # most polishing steps with the forward model, 0 = off
+    refine_steps: int = 0  # most refinement steps with the forward model, 0 = off
     refine_probe: bool = False
     refine_positions: bool = False
     refine_frames: bool = False

@@ -28,23 +28,9 @@ from ptycho.config.validation import (
 )
 
 __all__ = [
-    "ARCHITECTURES",
-    "DEFAULT_N_GROUPS",
-    "KEY_MAPPINGS",
-    "InferenceConfig",
-    "ModelConfig",
-    "PyTorchExecutionConfig",
-    "TrainingConfig",
-    "build_config",
-    "dataclass_to_legacy_dict",
-    "default_settings",
-    "flat_settings",
-    "load_yaml_config",
-    "merge_settings",
-    "update_legacy_dict",
-    "validate_effects",
-    "validate_execution_config",
-    "validate_inference_config",
-    "validate_model_config",
+    "ARCHITECTURES", "DEFAULT_N_GROUPS", "KEY_MAPPINGS", "InferenceConfig", "ModelConfig",
+    "PyTorchExecutionConfig", "TrainingConfig", "build_config", "dataclass_to_legacy_dict",
+    "default_settings", "flat_settings", "load_yaml_config", "merge_settings", "update_legacy_dict",
+    "validate_effects", "validate_execution_config", "validate_inference_config", "validate_model_config",
     "validate_training_config",
-]
+]  # fmt: skip

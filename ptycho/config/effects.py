@@ -19,30 +19,15 @@ if TYPE_CHECKING:
     from ptycho.config.classes import PyTorchExecutionConfig, TrainingConfig
 
 CNN_ONLY: tuple[str, ...] = (
-    "model_type",
-    "n_filters_scale",
-    "amp_activation",
-    "object_big",
-    "probe_big",
-    "pad_object",
-    "gaussian_smoothing_sigma",
-    "cbam_encoder",
-    "cbam_bottleneck",
-    "cbam_decoder",
-    "eca_encoder",
-    "eca_decoder",
-    "spatial_decoder",
-    "decoder_spatial_kernel",
-)
+    "model_type", "n_filters_scale", "amp_activation", "object_big", "probe_big", "pad_object",
+    "gaussian_smoothing_sigma", "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder",
+    "eca_decoder", "spatial_decoder", "decoder_spatial_kernel",
+)  # fmt: skip
 UNROLLED_ONLY: tuple[str, ...] = ("unrolled_steps", "unrolled_width", "unrolled_likelihood")
 PHYSICS_ONLY: tuple[str, ...] = (
-    "nll_weight",
-    "mae_weight",
-    "realspace_weight",
-    "tv_weight",
-    "realspace_mae_weight",
-)
-"""Weights of losses that a supervised training does not have."""
+    "nll_weight", "mae_weight", "realspace_weight", "tv_weight", "realspace_mae_weight",
+)  # fmt: skip
+"""Weights of losses that a supervised training run does not have."""
 NEEDED: dict[str, str] = {
     "decoder_spatial_kernel": "spatial_decoder",
     "probe_mask_sigma": "probe_mask",
@@ -55,88 +40,46 @@ NEEDED: dict[str, str] = {
 """Setting -> the one without which it does nothing."""
 NEEDED_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
     "momentum": ("optimizer", ("sgd",)),
-    "adam_beta1": ("optimizer", ("adam", "adamw")),
-    "adam_beta2": ("optimizer", ("adam", "adamw")),
-    "lr_warmup_epochs": ("scheduler", ("Cosine", "WarmupCosine")),
-    "lr_min_ratio": ("scheduler", ("Cosine", "WarmupCosine")),
-    "plateau_factor": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
-    "plateau_patience": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
-    "plateau_min_lr": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
-    "plateau_threshold": ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), ("optimizer", ("adam", "adamw"))),
+    **dict.fromkeys(("lr_warmup_epochs", "lr_min_ratio"), ("scheduler", ("Cosine", "WarmupCosine"))),
+    **dict.fromkeys(
+        ("plateau_factor", "plateau_patience", "plateau_min_lr", "plateau_threshold"),
+        ("scheduler", ("ReduceLROnPlateau", "Adaptive")),
+    ),
 }
 """Setting -> the choice it belongs to, and the values of it that read the setting."""
 GROUPS_ONLY: tuple[str, ...] = ("object_big", "neighbor_count", "enable_oversampling", "neighbor_pool_size")
 """What groups of one pattern do not have."""
 NOT_IMPLEMENTED: tuple[str, ...] = (
-    "fno_modes",
-    "fno_width",
-    "fno_blocks",
-    "fno_cnn_blocks",
-    "learned_input_channels",
-    "max_hidden_channels",
-    "resnet_width",
-    "fno_input_transform",
-    "generator_output_mode",
-    "probe_scale",
-    "positions_provided",
-    "torch_mae_pred_l2_match_target",
-    "recon_log_every_n_epochs",
-    "recon_log_num_patches",
-    "recon_log_fixed_indices",
-    "recon_log_stitch",
-    "recon_log_max_stitch_samples",
-    "ffno_encoder_blocks",
-    "ffno_encoder_modes",
-    "ffno_encoder_share_weights",
-    "ffno_encoder_gate_init",
-    "ffno_encoder_norm",
-    "ffno_encoder_mlp_ratio",
-    "spectral_bottleneck_blocks",
-    "spectral_bottleneck_modes",
-    "spectral_bottleneck_share_weights",
-    "spectral_bottleneck_gate_init",
-    "spectral_bottleneck_gate_mode",
-    "middle_trim",
-    "pad_eval",
-)
+    "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks", "learned_input_channels", "max_hidden_channels",
+    "resnet_width", "fno_input_transform", "generator_output_mode", "probe_scale", "positions_provided",
+    "torch_mae_pred_l2_match_target", "recon_log_every_n_epochs", "recon_log_num_patches",
+    "recon_log_fixed_indices", "recon_log_stitch", "recon_log_max_stitch_samples", "ffno_encoder_blocks",
+    "ffno_encoder_modes", "ffno_encoder_share_weights", "ffno_encoder_gate_init", "ffno_encoder_norm",
+    "ffno_encoder_mlp_ratio", "spectral_bottleneck_blocks", "spectral_bottleneck_modes",
+    "spectral_bottleneck_share_weights", "spectral_bottleneck_gate_init", "spectral_bottleneck_gate_mode",
+    "middle_trim", "pad_eval",
+)  # fmt: skip
 """Settings that other programs know and that nothing here reads."""
 NOT_IMPLEMENTED_CHOICES: dict[str, tuple[str, ...]] = {"scheduler": ("MultiStage",)}
 """Setting -> values that other programs know; their stages are no settings here."""
 CLIPPING: tuple[str, ...] = ("norm", "value")
 LIGHTNING_ONLY: tuple[str, ...] = (
-    "strategy",
-    "deterministic",
-    "num_workers",
-    "pin_memory",
-    "persistent_workers",
-    "prefetch_factor",
+    "strategy", "deterministic", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor",
     "enable_progress_bar",
-)
-"""How PyTorch Lightning executes a training; TensorFlow has none of these."""
+)  # fmt: skip
+"""How PyTorch Lightning executes a training run; TensorFlow has none of these."""
 OWNED_BY_TRAINING: tuple[str, ...] = (
-    "learning_rate",
-    "scheduler",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-)
+    "learning_rate", "scheduler", "gradient_clip_val", "gradient_clip_algorithm",
+)  # fmt: skip
 """What execution settings and training settings both hold; the training settings own it."""
 
 
 @dataclass(frozen=True)
 class Idle:
-    """Settings that do nothing beside the others.
+    """Settings that do nothing beside the others; the texts are those of :func:`refuse_changed`."""
 
-    Attributes
-    ----------
-    part : dataclass
-        Configuration they belong to.
-    names : tuple of str
-        Settings; those that ``part`` does not have are passed over.
-    where, why, action : str
-        Parts of the message: what is concerned, what is wrong, what to do beside leaving the setting out.
-    """
-
-    part: Any
+    part: Any  # configuration they belong to
     names: Iterable[str]
     where: str
     why: str = "has no effect"
@@ -144,18 +87,7 @@ class Idle:
 
 
 def defaults_of(config: Any) -> dict[str, Any]:
-    """Return the default of every field that has one.
-
-    Parameters
-    ----------
-    config : dataclass
-        Type or instance.
-
-    Returns
-    -------
-    dict
-        Values by field name.
-    """
+    """Return the default of every field of a dataclass, type or instance; ``MISSING`` where it has none."""
     return {
         item.name: item.default_factory() if item.default_factory is not MISSING else item.default
         for item in fields(config)
@@ -163,22 +95,9 @@ def defaults_of(config: Any) -> dict[str, Any]:
 
 
 def refuse_changed(config: Any, names: Iterable[str], where: str, why: str, action: str) -> None:
-    """Refuse settings that differ from their defaults, where changing them would do nothing.
-
-    Parameters
-    ----------
-    config : dataclass
-        Settings to judge; names it does not have are passed over.
-    names : iterable of str
-        Settings to look at.
-    where, why, action : str
-        Parts of the message: what is concerned, what is wrong, what to do beside leaving the setting out.
-
-    Raises
-    ------
-    ConfigError
-        At the first one.
-    """
+    """Raise ``ConfigError`` at the first setting that differs from its defaults, where changing it would do
+    nothing. Names that ``config`` does not have are passed over. ``where``, ``why`` and ``action`` are parts
+    of the message: what is concerned, what is wrong, what to do beside leaving the setting out."""
     for name in changed(config, names):
         raise ConfigError(
             f"{where}: {name} {why} (got {getattr(config, name)!r}, expected its default "
@@ -187,20 +106,8 @@ def refuse_changed(config: Any, names: Iterable[str], where: str, why: str, acti
 
 
 def changed(config: Any, names: Iterable[str]) -> list[str]:
-    """Return which settings differ from every default they have.
-
-    Parameters
-    ----------
-    config : dataclass
-        Settings.
-    names : iterable of str
-        Settings to look at; names it does not have are passed over.
-
-    Returns
-    -------
-    list of str
-        Those that somebody changed.
-    """
+    """Return which settings differ from every default they have; names that ``config`` does not have are
+    passed over."""
     defaults = defaults_of(config)
     known = [name for name in names if name in defaults]
     return [name for name in known if getattr(config, name) not in _accepted(name, defaults[name])]
@@ -212,20 +119,7 @@ def _accepted(name: str, default: Any) -> list[Any]:
 
 
 def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | None = None) -> Iterator[Idle]:
-    """Yield what cannot have an effect in a training, changed or not.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings of the run.
-    execution : PyTorchExecutionConfig, optional
-        Hardware, precision, logging.
-
-    Yields
-    ------
-    Idle
-        Settings and the reason.
-    """
+    """Yield what cannot have an effect in a training run, changed or not."""
     model = config.model
     for part in (model, config, execution):
         if part is not None:
@@ -265,18 +159,7 @@ def _idle_by_network(config: TrainingConfig) -> Iterator[Idle]:
 
 
 def idle_without(part: Any) -> Iterator[Idle]:
-    """Yield the settings whose partner is off or not given.
-
-    Parameters
-    ----------
-    part : dataclass
-        Settings.
-
-    Yields
-    ------
-    Idle
-        Settings and the reason.
-    """
+    """Yield the settings whose partner is off or not given."""
     for name, partner in NEEDED.items():
         if hasattr(part, partner) and not getattr(part, partner):
             yield Idle(part, (name,), f"{_kind(part)} without {partner}", action=f" or set {partner}")
@@ -299,37 +182,13 @@ def _idle_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -
 
 
 def refuse(idle: Iterable[Idle]) -> None:
-    """Refuse the first setting that was changed among those that do nothing.
-
-    Parameters
-    ----------
-    idle : iterable of Idle
-        Settings to look at.
-
-    Raises
-    ------
-    ConfigError
-        At the first one.
-    """
+    """Raise ``ConfigError`` at the first setting that was changed among those that do nothing."""
     for item in idle:
         refuse_changed(item.part, item.names, item.where, item.why, item.action)
 
 
 def validate_effects(config: TrainingConfig, execution: PyTorchExecutionConfig | None = None) -> None:
-    """Refuse settings that would change nothing in a training, by name.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings to judge.
-    execution : PyTorchExecutionConfig, optional
-        Execution settings to judge.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting that was changed and has no effect with the others.
-    """
+    """Raise ``ConfigError`` at the first changed setting that would change nothing in a training run."""
     check_realspace(config)
     if config.gradient_clip_val and config.gradient_clip_algorithm not in CLIPPING:
         raise ConfigError(
@@ -357,25 +216,8 @@ def _refuse_choices(config: TrainingConfig) -> None:
 
 
 def with_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> TrainingConfig:
-    """Return training settings with what only the execution settings say of theirs.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Owner of ``OWNED_BY_TRAINING``; not changed.
-    execution : PyTorchExecutionConfig
-        May hold the same settings.
-
-    Returns
-    -------
-    TrainingConfig
-        The same object where the execution settings add nothing.
-
-    Raises
-    ------
-    ConfigError
-        If both were changed and disagree.
-    """
+    """Return the training settings with what only the execution settings say of ``OWNED_BY_TRAINING``. It is
+    the same object where they add nothing; ``ConfigError`` where both were changed and disagree."""
     found = config
     for name in changed(execution, OWNED_BY_TRAINING):
         wanted, own = getattr(execution, name), getattr(found, name)

@@ -14,43 +14,21 @@ if TYPE_CHECKING:
 
 EXECUTION_OF_INFERENCE: tuple[str, ...] = ("accelerator", "inference_batch_size")
 TRAINING_LEFTOVERS: tuple[str, ...] = (
-    "neighbor_count",
-    "enable_oversampling",
-    "neighbor_pool_size",
-    "debug",
-)
-"""Fields of an inference that only a training, or the command itself, could use."""
+    "neighbor_count", "enable_oversampling", "neighbor_pool_size", "debug",
+)  # fmt: skip
+"""Fields of an inference that only training, or the command itself, could use."""
 MASK: tuple[str, ...] = ("probe_mask", "probe_mask_sigma", "probe_mask_diameter")
 """Network settings that an inference may change: they belong to the probe."""
 
 
-def validate_inference_effects(
-    config: InferenceConfig, execution: PyTorchExecutionConfig, trained: ModelConfig | None = None
-) -> None:
-    """Refuse settings that would change nothing in a reconstruction, by name.
-
-    Parameters
-    ----------
-    config : InferenceConfig
-        Settings to judge.
-    execution : PyTorchExecutionConfig
-        Execution settings to judge.
-    trained : ModelConfig, optional
-        Network of the model, once it is read.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting that was changed and has no effect.
-    """
+def validate_inference_effects(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:
+    """Raise ``ConfigError`` at the first changed setting that would change nothing in a reconstruction."""
     if config.n_groups is not None and config.n_subsample is not None:
         raise ConfigError(
             f"inference: n_groups and n_subsample both choose patterns (got {config.n_groups} and "
             f"{config.n_subsample}, expected one of them). Leave n_subsample out."
         )
     refuse(_idle_inference(config, execution))
-    if trained is not None:
-        refuse(_idle_of_model(config, execution, trained))
 
 
 def _idle_inference(config: InferenceConfig, execution: PyTorchExecutionConfig) -> Iterator[Idle]:
@@ -82,23 +60,15 @@ def _idle_of_model(
         yield Idle(execution, ("inference_batch_size",), "inference with an unrolled model")
 
 
-def refuse_other_network(asked: ModelConfig, trained: ModelConfig, stated: Iterable[str] = ()) -> None:
-    """Refuse network settings of an inference that are not those of its model.
-
-    Parameters
-    ----------
-    asked : ModelConfig
-        What the settings of the inference say.
-    trained : ModelConfig
-        Network of the model.
-    stated : iterable of str
-        Settings that a flag or a file names, even where they equal the default.
-
-    Raises
-    ------
-    ConfigError
-        At the first one that differs; the mask of the probe may.
-    """
+def refuse_other_network(
+    config: InferenceConfig,
+    execution: PyTorchExecutionConfig,
+    trained: ModelConfig,
+    stated: Iterable[str] = (),
+) -> None:
+    """Raise ``ConfigError`` at the first setting that does not fit the ``trained`` network. ``stated`` names
+    settings that count even where they equal the default; the mask of the probe may differ."""
+    asked = config.model
     # The commands put no defaults of their own in here, so only those of the class mean "not chosen".
     defaults = defaults_of(asked)
     names = {*(name for name, value in defaults.items() if getattr(asked, name) != value), *stated}
@@ -109,3 +79,4 @@ def refuse_other_network(asked: ModelConfig, trained: ModelConfig, stated: Itera
                 f"inference: {item.name} belongs to the trained model (got {wanted!r}, expected {own!r}). "
                 "Leave it out, or train a model with it."
             )
+    refuse(_idle_of_model(config, execution, trained))

@@ -24,27 +24,9 @@ KEY_MAPPINGS: dict[str, str] = {
 
 
 def dataclass_to_legacy_dict(obj: Any) -> dict[str, Any]:
-    """Return a configuration as a flat dictionary under legacy names.
-
-    The nested ``model`` is flattened into the result and paths become strings. ``None`` is kept, so the
-    result has one entry for every field.
-
-    Parameters
-    ----------
-    obj : ModelConfig, TrainingConfig or InferenceConfig
-        The configuration; it is not changed.
-
-    Returns
-    -------
-    dict
-        Values by legacy key.
-
-    Raises
-    ------
-    ConfigError
-        If ``obj`` is not such a dataclass. Execution settings must not reach the dictionary: a model saved
-        with them would carry the hardware of one run into another.
-    """
+    """Return a configuration as a flat dictionary under legacy names, one entry for every field. The nested
+    ``model`` is flattened, paths become strings, ``None`` is kept. Raise ``ConfigError`` for execution
+    settings, which would carry the hardware of one run into another, and for any other object."""
     kind = obj.__name__ if isinstance(obj, type) else type(obj).__name__
     if isinstance(obj, type) or not is_dataclass(obj) or getattr(obj, "runtime_only", False):
         raise ConfigError(
@@ -63,21 +45,7 @@ def dataclass_to_legacy_dict(obj: Any) -> dict[str, Any]:
 
 
 def update_legacy_dict(cfg: MutableMapping[str, Any], config: Any) -> None:
-    """Write a configuration into the legacy dictionary in place; ``None`` never erases a value.
-
-    It must run before anything that reads the dictionary: grouping, model building, loading.
-
-    Parameters
-    ----------
-    cfg : mutable mapping
-        ``ptycho.params.cfg`` or a dictionary like it. Keys that it lacks are added.
-    config : ModelConfig, TrainingConfig or InferenceConfig
-        Source of the values.
-
-    Raises
-    ------
-    ConfigError
-        If ``config`` is not one of these.
-    """
+    """Write a configuration into ``cfg`` in place, before anything reads it; ``None`` never erases a value.
+    Keys that it lacks are added. Errors as :func:`dataclass_to_legacy_dict`."""
     # One update call: a sealed dictionary then warns once and names every key.
     cfg.update({key: value for key, value in dataclass_to_legacy_dict(config).items() if value is not None})

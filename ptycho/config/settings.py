@@ -15,25 +15,9 @@ Config = TypeVar("Config")
 
 
 def load_yaml_config(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a settings file: flat keys, or network keys under ``model:``.
-
-    Parameters
-    ----------
-    path : path-like
-        YAML file; an empty file is an empty dictionary.
-
-    Returns
-    -------
-    dict
-        The content as written, not yet checked against known settings.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read; the message holds the path.
-    ConfigError
-        If it is not a mapping, or not YAML at all; in the second case the error is a ``yaml.YAMLError`` too.
-    """
+    """Read a settings file as written: flat keys, or network keys under ``model:``; an empty one is ``{}``.
+    Raise ``OSError`` where it cannot be read, ``ConfigError`` where it is no mapping, or not YAML at all (a
+    ``yaml.YAMLError`` too)."""
     import yaml
 
     class YamlFileError(ConfigError, yaml.YAMLError):  # type: ignore[misc,name-defined]
@@ -60,25 +44,9 @@ OLD_NAMES = {"n_images": "n_groups"}
 
 
 def flat_settings(settings: Mapping[str, Any], source: str = "YAML settings") -> dict[str, Any]:
-    """Lift the keys under ``model`` to the top, and give every setting its present name.
-
-    Parameters
-    ----------
-    settings : mapping
-        Settings, flat or with a ``model`` section, which may be empty.
-    source : str
-        What they are called in messages.
-
-    Returns
-    -------
-    dict
-        Flat settings.
-
-    Raises
-    ------
-    ConfigError
-        If ``model`` is no section, or a setting is given twice.
-    """
+    """Lift the keys under ``model``, which may be empty, to the top; give every setting its present name.
+    Raise ``ConfigError``, which calls them ``source``, where ``model`` is no section or a setting is given
+    twice."""
     flat = {key: value for key, value in settings.items() if key != "model"}
     nested = settings.get("model")
     if nested is None:
@@ -123,27 +91,9 @@ def _require_known(source: str, given: Mapping[str, Any], known: Mapping[str, An
 def merge_settings(
     defaults: Mapping[str, Any], yaml: Mapping[str, Any] | None, flags: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Combine settings: a given flag beats the YAML file, which beats the default.
-
-    Parameters
-    ----------
-    defaults : mapping
-        Every known setting, flat; see :func:`default_settings`.
-    yaml : mapping or None
-        Content of the settings file, flat or with a ``model`` section. A null there is a value.
-    flags : mapping or None
-        Flags by setting name. ``None`` means that the flag was not given, so parsers must default to it.
-
-    Returns
-    -------
-    dict
-        One value for every key of ``defaults``.
-
-    Raises
-    ------
-    ConfigError
-        If a YAML key or a given flag is unknown; the closest known name is suggested.
-    """
+    """Combine settings for every key of ``defaults``: a given flag beats the YAML file, which beats the
+    default. A null in the file is a value, ``None`` a flag that was not given. Raise ``ConfigError`` for an
+    unknown name, with the closest known one."""
     known = flat_settings(defaults, "defaults")
     from_file = flat_settings(yaml or {})
     given = {key: value for key, value in (flags or {}).items() if value is not None}
@@ -159,18 +109,8 @@ def _nested_model(config_class: type) -> type | None:
 
 
 def default_settings(config_class: type) -> dict[str, Any]:
-    """Return the flat defaults of a configuration, network settings included.
-
-    Parameters
-    ----------
-    config_class : type
-        A dataclass of ``ptycho.config.config``.
-
-    Returns
-    -------
-    dict
-        Default by field name; ``None`` for a required field.
-    """
+    """Return the flat defaults of a configuration class, network settings included; ``None`` for a required
+    field."""
     flat: dict[str, Any] = {}
     model_class = _nested_model(config_class)
     for item in fields(config_class):  # type: ignore[arg-type]
@@ -203,26 +143,9 @@ def _convert(name: str, value: Any, hint: Any) -> Any:
 
 
 def build_config(config_class: type[Config], settings: Mapping[str, Any]) -> Config:
-    """Make a configuration, its nested model included, from flat settings.
-
-    Parameters
-    ----------
-    config_class : type
-        A dataclass of ``ptycho.config.config``.
-    settings : mapping
-        Values by field name, as :func:`merge_settings` returns them. Strings become paths or floats where
-        the field wants one.
-
-    Returns
-    -------
-    config_class
-        The configuration, not validated.
-
-    Raises
-    ------
-    ConfigError
-        If a name is unknown or a float cannot be read.
-    """
+    """Make a configuration, its nested model included, from flat settings; it is not validated. Strings
+    become paths or floats where the field wants one. Raise ``ConfigError`` where a name is unknown or a float
+    cannot be read."""
     _require_known(config_class.__name__, settings, default_settings(config_class))
     hints = get_type_hints(config_class)
     model_class = _nested_model(config_class)

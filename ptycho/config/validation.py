@@ -21,8 +21,7 @@ MODEL_FILES: tuple[str, ...] = (
     *(f"{choices.CHECKPOINT_FOLDER}/{name}" for name in choices.CHECKPOINT_NAMES),
     *choices.PYTORCH_WEIGHTS,
 )
-"""What makes a directory a trained model: a bundle, the content of an unpacked one, PyTorch weights, or the
-bundle that an unfinished training left."""
+"""What makes a directory a trained model: a bundle, packed or not, checkpoints, PyTorch weights."""
 
 Rule = tuple[str, Callable[[Any], bool]]
 
@@ -212,18 +211,8 @@ def _check_old_name(where: str, config: TrainingConfig | InferenceConfig) -> Non
 
 
 def check_realspace(config: TrainingConfig) -> None:
-    """Refuse terms of the loss whose common factor is 0.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        ``realspace_weight`` and what it multiplies.
-
-    Raises
-    ------
-    ConfigError
-        If one of them is above 0 and the factor is not.
-    """
+    """Raise ``ConfigError`` where a term of the loss is weighted and the common factor ``realspace_weight``
+    is 0."""
     for name in ("realspace_mae_weight", "tv_weight"):
         value = getattr(config, name)
         if value > 0 and config.realspace_weight == 0:
@@ -234,18 +223,8 @@ def check_realspace(config: TrainingConfig) -> None:
 
 
 def validate_model_config(config: ModelConfig) -> None:
-    """Check the network settings.
-
-    Parameters
-    ----------
-    config : ModelConfig
-        Settings to judge.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting out of range; an unknown architecture is answered with the closest known one.
-    """
+    """Raise ``ConfigError`` at the first network setting out of range; an unknown architecture is answered
+    with the closest known one."""
     if config.architecture not in choices.ARCHITECTURES:
         raise ConfigError(
             f"model: architecture is {config.architecture!r}, expected one of "
@@ -256,20 +235,9 @@ def validate_model_config(config: ModelConfig) -> None:
 
 
 def validate_training_config(config: TrainingConfig, *, any_batch: bool = False) -> None:
-    """Check the settings of a training run and its network.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings to judge; files are not opened.
-    any_batch : bool
-        Take any batch size >= 1, and 0 photons for a dose that is not known, as clients send them.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting out of range, or if two settings contradict each other.
-    """
+    """Raise ``ConfigError`` at the first training or network setting out of range; no file is opened.
+    ``any_batch`` takes any batch size >= 1, and 0 photons for a dose that is not known, as clients send
+    them."""
     validate_model_config(config.model)
     rules = {**TRAINING_RULES, "batch_size": COUNT, "nphotons": NOT_NEGATIVE} if any_batch else TRAINING_RULES
     _check("training", config, rules)
@@ -278,19 +246,8 @@ def validate_training_config(config: TrainingConfig, *, any_batch: bool = False)
 
 
 def validate_inference_config(config: InferenceConfig) -> None:
-    """Check the settings of a reconstruction and that its model is there.
-
-    Parameters
-    ----------
-    config : InferenceConfig
-        Settings to judge. ``model_path`` is a directory that holds one of :data:`MODEL_FILES`, a file, a
-        file name without its ``.zip``, or ``pretrained``.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting out of range, or if no model is found.
-    """
+    """Raise ``ConfigError`` at the first setting out of range, or where ``model_path`` holds no model. That
+    is a directory with one of :data:`MODEL_FILES`, a file, its name without ``.zip``, or ``pretrained``."""
     validate_model_config(config.model)
     _check("inference", config, INFERENCE_RULES)
     _check_old_name("inference", config)
@@ -312,18 +269,8 @@ def validate_inference_config(config: InferenceConfig) -> None:
 
 
 def validate_execution_config(config: PyTorchExecutionConfig) -> None:
-    """Check the PyTorch execution settings; ``'auto'`` is left for the engine to resolve.
-
-    Parameters
-    ----------
-    config : PyTorchExecutionConfig
-        Settings to judge; no hardware is asked.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting out of range, or if worker options are set without workers.
-    """
+    """Raise ``ConfigError`` at the first execution setting out of range, or for worker options without
+    workers. No hardware is asked; ``'auto'`` is left for the engine to resolve."""
     _check("execution", config, EXECUTION_RULES)
     if config.num_workers == 0:
         for name, unset in (("prefetch_factor", None), ("persistent_workers", False)):

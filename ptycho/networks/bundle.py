@@ -32,59 +32,22 @@ MANIFEST, WEIGHTS, PROBE, PROBE_START = "manifest.json", "weights.npz", "probe",
 
 @dataclass
 class Bundle:
-    """A trained model without any framework.
+    """A trained model without any framework."""
 
-    Attributes
-    ----------
-    backend : str
-        Backend that trained it; any backend loads it.
-    model : ModelConfig
-        Network settings.
-    weights : dict of str to float32 array
-        Weights by table name, see ``ptycho.networks.architectures``.
-    probe : complex64 array, shape (P, N, N)
-        Probe of the training scan [sqrt(photons)].
-    log_gain : float
-        Logarithm of the trained factor between predicted and measured amplitude.
-    probe_refined : bool
-        True when training changed the probe.
-    scale_record : ScaleRecord or None
-        Scale of the training scan.
-    where : str
-        File it came from, for messages.
-    probe_start : complex64 array, shape (P, N, N), or None
-        Probe that the training started from [sqrt(photons)]; None where it is not known.
-    trained_epoch : TrainedEpoch or None
-        Epoch that the weights are from; None where it is not known.
-    """
-
-    backend: str
+    backend: str  # that trained it; any backend loads it
     model: ModelConfig
-    weights: dict[str, NDArray[np.float32]]
-    probe: NDArray[np.complex64]
-    log_gain: float = 0.0
-    probe_refined: bool = False
-    scale_record: ScaleRecord | None = None
-    where: str = "bundle"
-    probe_start: NDArray[np.complex64] | None = None
-    trained_epoch: TrainedEpoch | None = None
+    weights: dict[str, NDArray[np.float32]]  # by table name, see ptycho.networks.architectures
+    probe: NDArray[np.complex64]  # (P, N, N), of the training scan [sqrt(photons)]
+    log_gain: float = 0.0  # logarithm of the trained factor between predicted and measured amplitude
+    probe_refined: bool = False  # training changed the probe
+    scale_record: ScaleRecord | None = None  # of the training scan
+    where: str = "bundle"  # file it came from, for messages
+    probe_start: NDArray[np.complex64] | None = None  # (P, N, N), before training [sqrt(photons)]
+    trained_epoch: TrainedEpoch | None = None  # epoch that the weights are from
 
 
 def write_bundle(path: str | Path, bundle: Bundle) -> Path:
-    """Write a bundle; it appears whole or not at all.
-
-    Parameters
-    ----------
-    path : path-like
-        Destination, usually ``<run>/wts.h5.zip``.
-    bundle : Bundle
-        Model to save.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write a bundle, usually ``<run>/wts.h5.zip``; it appears whole or not at all."""
     stream = io.BytesIO()
     probes = {PROBE: bundle.probe}
     if bundle.probe_refined and bundle.probe_start is not None:
@@ -108,23 +71,9 @@ def write_bundle(path: str | Path, bundle: Bundle) -> Path:
 
 
 def read_bundle(path: str | Path) -> Bundle:
-    """Read a bundle and check it whole.
-
-    Parameters
-    ----------
-    path : path-like
-        The file, or a folder that holds ``wts.h5.zip`` or the members of one.
-
-    Returns
-    -------
-    Bundle
-        Model without any framework.
-
-    Raises
-    ------
-    BundleError
-        If a member is missing or damaged, the version is another one, or a weight does not fit the table.
-    """
+    """Read a bundle, packed or as a folder, or that of a run's folder, and check it whole. Raise
+    ``BundleError`` where a member is missing or damaged, the version is another one, or a weight does not fit
+    the architecture table."""
     path = Path(path)
     if path.is_dir() and (path / BUNDLE_NAME).is_file():
         path = path / BUNDLE_NAME

@@ -22,28 +22,13 @@ ECA_KERNEL = 3
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One entry of an architecture table.
+    """One entry of an architecture table."""
 
-    Attributes
-    ----------
-    name : str
-        Unique name; weights are stored as ``<name>/kernel`` and ``<name>/bias`` (``conv``) or ``<name>``
-        (``vector``).
-    kind : {'conv', 'vector'}
-        A convolution with bias, or a bare vector of learned numbers.
-    shape : tuple of int
-        Kernel shape (y, x, in, out), or vector length.
-    init : {'he', 'head', 'zero', 'one', 'momentum'}
-        How the kernel (or the vector) starts. ``head`` is a tenth of ``he``: maps start flat.
-    bias : float
-        Where the biases of a convolution start.
-    """
-
-    name: str
-    kind: Kind
-    shape: tuple[int, ...]
-    init: Init = "he"
-    bias: float = 0.0
+    name: str  # unique; weights are <name>/kernel and <name>/bias (conv) or <name> (vector)
+    kind: Kind  # a convolution with bias, or a bare vector of learned numbers
+    shape: tuple[int, ...]  # of the kernel (y, x, in, out), or length of the vector
+    init: Init = "he"  # how kernel or vector start; head is a tenth of he: maps start flat
+    bias: float = 0.0  # where the biases of a convolution start
 
 
 def _cbam(place: str, width: int) -> list[LayerSpec]:
@@ -62,24 +47,8 @@ def _eca(place: str) -> list[LayerSpec]:
 
 
 def attention_table(model: Any, encoder: list[int], decoder: list[int]) -> list[LayerSpec]:
-    """Return the attention layers of ``cnn``, after the blocks that they gate.
-
-    Parameters
-    ----------
-    model : ptycho.config.config.ModelConfig
-        ``cbam_*``, ``eca_*``, ``spatial_decoder`` and ``decoder_spatial_kernel``.
-    encoder, decoder : list of int
-        Filters of the blocks.
-
-    Returns
-    -------
-    list of LayerSpec
-        Empty where no attention is asked for.
-
-    References
-    ----------
-    CBAM: Woo et al., ECCV 2018. ECA: Wang et al., CVPR 2020.
-    """
+    """Return the attention layers of ``cnn`` for blocks of so many filters, after the blocks that they gate.
+    CBAM: Woo et al., ECCV 2018. ECA: Wang et al., CVPR 2020."""
     table: list[LayerSpec] = []
     for level, width in enumerate(encoder):
         table += _eca(f"encoder{level}") if model.eca_encoder else []

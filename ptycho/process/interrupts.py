@@ -26,18 +26,8 @@ NOTHING_LEFT = "no file was left half-written"
 
 @contextmanager
 def advising(advice: Callable[[], str]) -> Iterator[None]:
-    """Let an interruption carry what is true at that moment, for the command to print.
-
-    Parameters
-    ----------
-    advice : callable
-        Returns what the run left and how to continue, in one line.
-
-    Yields
-    ------
-    None
-        An inner block wins over an outer one.
-    """
+    """Let an interruption carry a line on what the run left and how to continue, for the command to print; an
+    inner block wins."""
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
@@ -47,32 +37,15 @@ def advising(advice: Callable[[], str]) -> Iterator[None]:
 
 
 def advice_of(stop: BaseException) -> str:
-    """Return what an interruption carries.
-
-    Parameters
-    ----------
-    stop : BaseException
-        What ended the run.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """Return the line that an interruption carries."""
     return str(getattr(stop, "advice", NOTHING_LEFT))
 
 
 @contextmanager
 def held_back() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait for the end of the block: files that belong together are written together.
-
-    Outside the main thread, which hears no signals, nothing changes.
-
-    Yields
-    ------
-    None
-        What came meanwhile is heard at the end, by the handler of before.
-    """
+    The handler of before then hears the first. Outside the main thread, which hears no signals, nothing
+    changes."""
     kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     if threading.current_thread() is not threading.main_thread() or None in kept.values():
         yield
@@ -91,22 +64,9 @@ def held_back() -> Iterator[None]:
 
 @contextmanager
 def ending_on_sigterm() -> Iterator[None]:
-    """Raise :class:`Terminated` in the main thread when SIGTERM comes; a second one kills.
-
-    Without it SIGTERM kills at once and leaves the scratch directory behind. A handler that the host program
-    has set stays in force. Outside the main thread, where Python sets no handlers, nothing changes. Processes
-    forked in here die of SIGTERM as usual.
-
-    Yields
-    ------
-    None
-        The former behaviour is back afterwards.
-
-    Raises
-    ------
-    Terminated
-        Once, out of the block.
-    """
+    """Raise :class:`Terminated` in the main thread when SIGTERM comes; a second one kills. Without it SIGTERM
+    kills at once and leaves the scratch directory behind. A handler that the host program has set stays in
+    force, and outside the main thread nothing changes. Processes forked in here die of SIGTERM as usual."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield

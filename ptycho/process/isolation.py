@@ -95,14 +95,9 @@ def _kept_folder(stack: ExitStack) -> None:
 def untouched_process() -> Iterator[None]:
     """Put everything that belongs to the host program back at the end, also after an error.
 
-    That is: the random states of ``random`` and NumPy, NumPy's error handling, the environment, warning
-    filters, loggers with their levels and handlers, signal handlers (in the main thread) and the current
-    directory. ``params.cfg`` is meant to be filled and stays so. What a framework keeps, its home puts back.
-
-    Yields
-    ------
-    None
-        Everything may be changed in the block.
+    That is: random states of ``random`` and NumPy, NumPy's error handling, environment, warning filters,
+    loggers, signal handlers (in the main thread) and current directory. ``params.cfg`` is meant to be filled
+    and stays so. What a framework keeps, its home puts back.
     """
     with ExitStack() as stack:
         _kept_signals(stack)

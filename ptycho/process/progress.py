@@ -8,31 +8,18 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 PROBE_PHASE = "fitting probe"
-"""Name of the phase that fits the probe before a training or a reconstruction."""
+"""Name of the phase that fits the probe before a training run or a reconstruction."""
 
 
 class Phase:
     """One phase of a run: reading, grouping, training, reconstructing, writing. This class shows nothing."""
 
     def update(self, done: int, **values: Any) -> None:
-        """Report how far the phase is.
-
-        Parameters
-        ----------
-        done : int
-            Units done so far, of the total given to :meth:`Progress.phase`.
-        **values
-            Numbers shown beside, such as ``loss=0.02``.
-        """
+        """Report the units done so far, of the total given to :meth:`Progress.phase`, and numbers shown
+        beside."""
 
     def ended(self, why: str) -> None:
-        """Report that the phase is over before its total is reached.
-
-        Parameters
-        ----------
-        why : str
-            A few words, such as ``converged after 32``.
-        """
+        """Report in a few words why the phase is over before its total is reached."""
 
     def __enter__(self) -> Phase:
         return self
@@ -45,41 +32,15 @@ class Progress:
     """Opens phases and passes on notes. This base class shows nothing."""
 
     def phase(self, name: str, total: int) -> Phase:
-        """Open a phase.
-
-        Parameters
-        ----------
-        name : str
-            What is being done.
-        total : int
-            Units until it is done.
-
-        Returns
-        -------
-        Phase
-            A context manager.
-        """
+        """Open a phase, a context manager, of so many units."""
         return Phase()
 
     def note(self, text: str) -> None:
-        """Pass on one line of information.
-
-        Parameters
-        ----------
-        text : str
-            One sentence without line breaks.
-        """
+        """Pass on one line of information."""
 
     def conclude(self, text: str, *, good: bool) -> None:
-        """Pass on what the result is worth; where nobody listens the log holds it, as a warning if not good.
-
-        Parameters
-        ----------
-        text : str
-            One sentence without line breaks.
-        good : bool
-            Whether nothing is wrong.
-        """
+        """Pass on in one line what the result is worth; where nobody listens the log holds it, as a warning
+        if not good."""
         logger.log(logging.INFO if good else logging.WARNING, "%s", text)
 
 
@@ -103,7 +64,7 @@ class LoggedProgress(Progress):
     """Logs epochs and notes: what a program shows that trains in a child process."""
 
     def phase(self, name: str, total: int) -> Phase:
-        """Open a phase; only a training is logged."""
+        """Open a phase; only the training is logged."""
         return _LoggedPhase(name, total) if name == "training" else Phase()
 
     def note(self, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +23,8 @@ from ptycho.config.config import (
     ModelConfig,
     PyTorchExecutionConfig,
     TrainingConfig,
-    validate_execution_config,
-    validate_training_config,
 )
-from ptycho.config.effects import changed, validate_effects
+from ptycho.config.effects import changed
 from ptycho.config.inference_effects import MASK
 from ptycho.data.probe_mask import masked
 from ptycho.data.scan import Scan
@@ -56,27 +54,14 @@ MODEL_SEARCH = {
     "pytorch": (BUNDLE_NAME, BEST["pytorch"], BEST["tensorflow"], LAST["pytorch"], *PYTORCH_WEIGHTS),
     "tensorflow": (BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
 }
-"""Backend -> where a training folder keeps its model; the first one found is taken, the best epoch before the
-last. Either reads a bundle."""
+"""Backend -> where a training folder keeps its model, the best epoch first. Either reads a bundle."""
 PRETRAINED_FILE = Path(__file__).parents[1] / "weights" / "unrolled_poisson.h5.zip"
 """Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
 
 
 def require_backend(backend: str) -> None:
-    """Refuse a backend whose packages are not installed; imports none of them.
-
-    Parameters
-    ----------
-    backend : {'pytorch', 'tensorflow'}
-        Name of the backend.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such backend.
-    MissingPackageError
-        If a package is missing; the message names the install command.
-    """
+    """Raise ``ConfigError`` for an unknown backend, ``MissingPackageError`` with the install command for one
+    whose packages are not installed; imports none of them."""
     if backend not in ENGINES:
         raise ConfigError(
             f"backend: unknown name (got {backend!r}, expected one of {', '.join(ENGINES)}). Choose one."
@@ -93,98 +78,19 @@ def require_backend(backend: str) -> None:
 
 
 def load_engine(backend: str) -> ModuleType:
-    """Import the engine of a backend.
-
-    Parameters
-    ----------
-    backend : {'pytorch', 'tensorflow'}
-        Name of the backend.
-
-    Returns
-    -------
-    module
-        With ``check_settings``, ``fit``, ``load``, ``to_bundle``, ``reconstruct``.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such backend.
-    MissingPackageError
-        If a package is missing.
-    """
+    """Import the engine of a backend; errors as :func:`require_backend`."""
     require_backend(backend)
     return importlib.import_module(ENGINES[backend][0])
 
 
 def pytorch_calls(name: str) -> ModuleType:
-    """Import a module of ``PYTORCH_CALLS``.
-
-    Parameters
-    ----------
-    name : str
-        Its key.
-
-    Returns
-    -------
-    module
-        The module.
-    """
+    """Import a module of ``PYTORCH_CALLS`` by its key."""
     return importlib.import_module(PYTORCH_CALLS[name])
 
 
-def check_training_settings(
-    config: TrainingConfig, execution: PyTorchExecutionConfig, native: Mapping[str, Any] | None = None
-) -> ModuleType:
-    """Refuse settings of a training that cannot work, or that nothing would read; no file is opened.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings.
-    execution : PyTorchExecutionConfig
-        Hardware, precision, logging.
-    native : mapping, optional
-        The backend's own configuration objects by name.
-
-    Returns
-    -------
-    module
-        The engine of the backend.
-
-    Raises
-    ------
-    ConfigError
-        At the first one.
-    MissingPackageError
-        If a package is missing.
-    """
-    validate_training_config(config, any_batch=True)
-    validate_execution_config(execution)
-    validate_effects(config, execution)
-    engine = load_engine(config.backend)
-    engine.check_settings(config, execution, native or {})
-    return engine
-
-
 def resume_advice(config: TrainingConfig, *, checkpoints: bool, resumed: Path | None, since_s: float) -> str:
-    """Return how a training run that was interrupted can be continued.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        ``backend`` and ``output_dir``.
-    checkpoints : bool
-        Whether the run writes checkpoints.
-    resumed : Path or None
-        Checkpoint that the run itself continued.
-    since_s : float
-        When it began [s since the epoch]; an older checkpoint is not its own.
-
-    Returns
-    -------
-    str
-        One line.
-    """
+    """Return one line on how an interrupted training run can be continued; a checkpoint older than
+    ``since_s`` [s since the epoch] is not its own, ``resumed`` is the one that it continued."""
     last = Path(config.output_dir) / LAST[config.backend]
     if checkpoints and last.is_file() and last.stat().st_mtime >= since_s:
         return f"the last finished epoch is in {last}; --resume {last} continues it"
@@ -197,22 +103,8 @@ def resume_advice(config: TrainingConfig, *, checkpoints: bool, resumed: Path | 
 
 @contextmanager
 def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
-    """Put the model of a former training run aside where the new one ends too early to write its own.
-
-    The folder would answer with the former model, although its checkpoints are those of the new run.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        ``backend`` and ``output_dir``.
-    since_s : float
-        When the run began [s since the epoch].
-
-    Yields
-    ------
-    None
-        The block trains.
-    """
+    """Put a former model aside where the run that began at ``since_s`` [s since the epoch] ends without its
+    own. The folder would answer with the former model, although its checkpoints are those of the new run."""
     try:
         yield
     except BaseException:
@@ -224,27 +116,8 @@ def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
 
 
 def choose_device(engine: ModuleType, execution: PyTorchExecutionConfig, progress: Progress) -> str:
-    """Return the device of a run, and say where a GPU would stand idle.
-
-    Parameters
-    ----------
-    engine : module
-        The backend.
-    execution : PyTorchExecutionConfig
-        ``accelerator``.
-    progress : Progress
-        Told the line.
-
-    Returns
-    -------
-    str
-        What the machine has.
-
-    Raises
-    ------
-    ConfigError
-        If the machine does not have what is asked for.
-    """
+    """Return the device that the machine has; say where a GPU stands idle; raise ``ConfigError`` for one that
+    it does not have."""
     found: str = engine.resolve_accelerator(execution.accelerator)
     if found == "cpu" and engine.resolve_accelerator("auto") != "cpu":
         progress.note("a GPU is present and not used: the CPU computes; pass --device cuda to use the GPU")
@@ -252,26 +125,8 @@ def choose_device(engine: ModuleType, execution: PyTorchExecutionConfig, progres
 
 
 def find_model(path: Path, backend: str = "pytorch") -> Path:
-    """Find the trained model in a training folder, or take a file that is named directly.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of a training, a ``.ckpt``, ``.pt`` or bundle file, or ``pretrained`` for the network that
-        comes with the package.
-    backend : {'pytorch', 'tensorflow'}
-        Backend that shall load it.
-
-    Returns
-    -------
-    Path
-        The file to load.
-
-    Raises
-    ------
-    BundleError
-        If nothing is there; the message lists where it was looked for. It is a FileNotFoundError as well.
-    """
+    """Return the file of a trained model: of a training folder, named directly, or ``pretrained``. Raise
+    :class:`ModelNotFoundError`, which lists where it was looked for."""
     if str(path) == PRETRAINED and not path.exists():
         return PRETRAINED_FILE
     if path.is_file():
@@ -295,22 +150,8 @@ class ModelNotFoundError(BundleError, FileNotFoundError):
 
 
 def check_size(scan: Scan, trained_px: int, where: str) -> None:
-    """Refuse patterns of another size than a model was trained on.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns to reconstruct.
-    trained_px : int
-        Pattern size of the model [px].
-    where : str
-        What they have to fit, for the message.
-
-    Raises
-    ------
-    DataError
-        If the sizes differ.
-    """
+    """Raise ``DataError`` where patterns are not ``trained_px`` pixels wide; ``where`` names what they have
+    to fit."""
     if scan.n_px != trained_px:
         raise DataError(
             f"{scan.name}: the patterns do not fit {where} (got N={scan.n_px}, expected N={trained_px}). "
@@ -319,29 +160,8 @@ def check_size(scan: Scan, trained_px: int, where: str) -> None:
 
 
 def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
-    """Return a model for the pattern size of a scan; ``unrolled`` that was trained without a probe takes any.
-
-    Parameters
-    ----------
-    engine : module
-        The backend.
-    model : object
-        The backend's model.
-    scan : Scan
-        Patterns to reconstruct.
-    where : str
-        What they have to fit, for the message.
-
-    Returns
-    -------
-    object
-        The model itself, or the same network for the other size.
-
-    Raises
-    ------
-    DataError
-        If the model is for another size.
-    """
+    """Return a model for the pattern size of a scan: ``unrolled`` that was trained without a probe takes any,
+    others raise as :func:`check_size`."""
     bundle = engine.to_bundle(model)
     if bundle.model.architecture != "unrolled" or bundle.probe.any():
         check_size(scan, bundle.model.N, where)
@@ -351,24 +171,7 @@ def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
 
 
 def masked_model(engine: ModuleType, model: Any, asked: ModelConfig, stated: Collection[str] = ()) -> Any:
-    """Return a model with the probe mask that an inference asks for.
-
-    Parameters
-    ----------
-    engine : module
-        The backend.
-    model : object
-        The backend's model.
-    asked : ModelConfig
-        ``probe_mask`` and its two numbers.
-    stated : collection of str
-        Settings that a flag or a file names, even where they equal the default.
-
-    Returns
-    -------
-    object
-        The model itself where no other mask is asked for.
-    """
+    """Return a model with the probe mask that an inference asks for, by a value or a name in ``stated``."""
     if not {*changed(asked, MASK), *stated}.intersection(MASK):
         return model
     bundle = engine.to_bundle(model)

@@ -1,4 +1,4 @@
-"""Judge a reconstruction: by a truth, by another one, by its own patterns, or by two half scans."""
+"""Evaluate a reconstruction: by a truth, by another one, by its own patterns, or by two half scans."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.choices import MeasurementDomain, allowed
-from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.config.config import PyTorchExecutionConfig, validate_execution_config
 from ptycho.config.effects import refuse_changed
 from ptycho.data.npz import atomic_path
 from ptycho.data.optics import FileOptions
@@ -41,7 +41,7 @@ from ptycho.run.engines import (
     load_engine,
     require_backend,
 )
-from ptycho.run.outputs import prepare_folder, truth_on_canvas, write_json
+from ptycho.run.outputs import output_folder, truth_on_canvas, write_columns, write_json
 from ptycho.solver.options import RefineOptions
 
 HALF_COVERAGE = 0.5
@@ -50,116 +50,52 @@ HALF_COVERAGE = 0.5
 
 @dataclass
 class Evaluation:
-    """What was found out about a reconstruction.
+    """What was found out about a reconstruction."""
 
-    Attributes
-    ----------
-    scores : dict of str to float
-        Numbers by name; which ones depends on what it was compared with.
-    files : list of Path
-        Everything written.
-    verdict : Verdict or None
-        What the reconstruction is worth by its own patterns; None without them.
-    """
-
-    scores: dict[str, float] = field(default_factory=dict)
-    files: list[Path] = field(default_factory=list)
-    verdict: Verdict | None = None
+    scores: dict[str, float] = field(default_factory=dict)  # which ones depends on what it was compared with
+    files: list[Path] = field(default_factory=list)  # everything written
+    verdict: Verdict | None = None  # by its own patterns; None without them
 
 
 @dataclass(frozen=True)
-class Rival:
-    """What a reconstruction is compared with, on its canvas.
+class Reference:
+    """What a reconstruction is compared with, on its canvas."""
 
-    Attributes
-    ----------
-    name : str
-        Prefix of scores and files.
-    obj : complex array, shape (H, W)
-        Object [transmission].
-    mask : bool array, shape (H, W)
-        Pixels to judge.
-    """
+    name: str  # prefix of scores and files
+    obj: NDArray[Any]  # (H, W) [transmission]
+    mask: NDArray[np.bool_]  # (H, W), pixels to compare
 
-    name: str
-    obj: NDArray[Any]
-    mask: NDArray[np.bool_]
+    @property
+    def known(self) -> bool:
+        """Whether it is the truth."""
+        return self.name == "truth"
 
 
 @dataclass(frozen=True)
 class Request:
-    """A reconstruction and everything it is judged by.
+    """A reconstruction and everything it is compared with."""
 
-    Attributes
-    ----------
-    reconstruction : Path
-        ``reconstruction.npz`` or its folder.
-    truth : Path, optional
-        Data file whose ``objectGuess`` is the known truth.
-    reference : Path, optional
-        Another reconstruction to compare with.
-    test_data : Path, optional
-        Data file it was made from: gives the misfit of every pattern.
-    model_path : Path, optional
-        Trained model: with ``test_data``, two half scans give a resolution without any truth.
-    backend : {'pytorch', 'tensorflow'}
-        Engine for the half scans.
-    execution : PyTorchExecutionConfig
-        Accelerator for the half scans.
-    polish : RefineOptions, optional
-        How the half scans are refined by the forward model.
-    seed : int
-        Seed of the split.
-    domain : {'counts', 'amplitude'}, optional
-        What the patterns hold; by default what they held when the reconstruction was made.
-    probe_key : str, optional
-        Key of ``test_data`` that holds the probe.
-    pattern_axis : int, optional
-        Axis of ``test_data`` that counts the patterns.
-    options : FileOptions
-        What the user says about ``test_data``.
-    """
-
-    reconstruction: Path
-    truth: Path | None = None
-    reference: Path | None = None
-    test_data: Path | None = None
-    model_path: Path | None = None
-    backend: str = "pytorch"
-    execution: PyTorchExecutionConfig = field(
+    reconstruction: Path  # reconstruction.npz or its folder
+    truth: Path | None = None  # data file whose objectGuess is the known truth
+    reference: Path | None = None  # another reconstruction
+    test_data: Path | None = None  # data file it was made from: gives the misfit of every pattern
+    model_path: Path | None = None  # with test_data, two half scans give a resolution without any truth
+    backend: str = "pytorch"  # engine of the half scans
+    execution: PyTorchExecutionConfig = field(  # accelerator of the half scans
         default_factory=lambda: PyTorchExecutionConfig(logger_backend=None)
     )
-    polish: RefineOptions | None = None
-    seed: int = 42
-    domain: Literal["counts", "amplitude"] | None = None
-    probe_key: str | None = None
+    polish: RefineOptions | None = None  # how the half scans are refined by the forward model
+    seed: int = 42  # of the split
+    domain: Literal["counts", "amplitude"] | None = None  # None = as when the reconstruction was made
+    probe_key: str | None = None  # of test_data, as the two below
     pattern_axis: int | None = None
     options: FileOptions = field(default_factory=FileOptions)
 
 
 @untouched_process()
 def evaluate(request: Request, output_dir: Path, progress: Progress | None = None) -> Evaluation:
-    """Judge a reconstruction in every way the given files allow.
-
-    Parameters
-    ----------
-    request : Request
-        The reconstruction, and what it is compared with.
-    output_dir : Path
-        Where ``metrics.json``, ``metrics.csv``, ``metrics.md``, curves and pictures go.
-    progress : Progress, optional
-        Told what goes on.
-
-    Returns
-    -------
-    Evaluation
-        Scores and files.
-
-    Raises
-    ------
-    PtychoError
-        If a file does not fit, or there is nothing to compare with.
-    """
+    """Evaluate a reconstruction in every way the given files allow. Scores, curves and pictures go to
+    ``output_dir``. Raise ``PtychoError`` where a file does not fit, or there is nothing to compare with."""
     progress = progress or Progress()
     _check_request(request)
     check_evaluation(_files_read(request), output_dir)
@@ -167,71 +103,51 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
         choose_device(load_engine(request.backend), request.execution, progress)
         find_model(request.model_path, request.backend)
     found = read_reconstruction(request.reconstruction)
-    rivals = _rivals(found, request.truth, request.reference)
-    scan = halves = None
-    if request.test_data is not None:
-        domain = request.domain or stored_domain(request.reconstruction)
-        if request.domain is not None and found.stored is not None:
-            found = replace(found, stored=replace(found.stored, record=None))
-        scan = open_scan(
-            request.test_data,
-            domain=domain,
-            probe_key=request.probe_key,
-            pattern_axis=request.pattern_axis,
-            options=_options(found, request.options),
-        )
-        check_patterns(found, scan)
-    folder = prepare_folder(output_dir)
-    if scan is not None and request.model_path is not None:
-        halves = split_halves(request.model_path, scan, request, progress, probe=found.probe)
+    references = _references(found, request.truth, request.reference)
+    if request.domain is not None and found.stored is not None:
+        found = replace(found, stored=replace(found.stored, record=None))
+    scan = None if request.test_data is None else _scan_of(found, request.test_data, request)
     result = Evaluation()
-    for rival in rivals:
-        _compare(result, folder, found, rival)
-    if scan is not None:
-        _judge_patterns(result, folder, found, scan, progress)
-    if halves is not None:
-        _judge_halves(result, folder, *halves)
-    worth = {} if result.verdict is None else result.verdict.to_dict()
-    metrics = write_json(folder / "metrics.json", {**worth, **result.scores})
-    result.files[:0] = [metrics, *_write_tables(folder, result.scores)]
+    with output_folder(output_dir) as folder:
+        halves = None
+        if scan is not None and request.model_path is not None:
+            halves = split_halves(request.model_path, scan, request, progress, probe=found.probe)
+        for reference in references:
+            _compare(result, folder, found, reference)
+        if scan is not None:
+            _score_patterns(result, folder, found, scan, progress)
+        if halves is not None:
+            _compare_halves(result, folder, *halves)
+        worth = {} if result.verdict is None else result.verdict.to_dict()
+        metrics = write_json(folder / "metrics.json", {**worth, **result.scores})
+        result.files[:0] = [metrics, *_write_tables(folder, result.scores)]
     if result.verdict is not None:
         announce(result.verdict, progress)
     return result
 
 
+def _scan_of(found: Reconstruction, path: Path, request: Request) -> Scan:
+    """Open the data file of a reconstruction and see that its patterns are there."""
+    scan = open_scan(
+        path,
+        domain=request.domain or stored_domain(request.reconstruction),
+        probe_key=request.probe_key,
+        pattern_axis=request.pattern_axis,
+        options=_options(found, request.options),
+    )
+    check_patterns(found, scan)
+    return scan
+
+
 def split_halves(
     model_path: Path, scan: Scan, request: Request, progress: Progress, *, probe: NDArray[np.complex64]
 ) -> tuple[Reconstruction, Reconstruction]:
-    """Reconstruct a scan twice, each time from a random half of its patterns.
-
-    Parameters
-    ----------
-    model_path : Path
-        Trained model.
-    scan : Scan
-        All patterns.
-    request : Request
-        Backend, execution, refinement and seed of the split.
-    progress : Progress
-        Told what goes on.
-    probe : complex64 array, shape (P, N, N)
-        Probe modes of the whole scan, used for both halves as they are [sqrt(photons)].
-
-    Returns
-    -------
-    tuple of Reconstruction
-        The two halves.
-
-    Raises
-    ------
-    PtychoError
-        If there is no model, or it does not fit the patterns.
-    """
+    """Reconstruct a scan from each random half of its patterns. The ``probe`` (P, N, N) [sqrt(photons)] stays
+    as it is. Raise ``PtychoError`` where there is no model, or it does not fit the patterns."""
     engine = load_engine(request.backend)
     model = engine.load(find_model(model_path, request.backend))
     model = fitted_model(engine, model, scan, f"the model {model_path}")
-    settings = engine.core_config(model)
-    needed = settings.gridsize**2
+    needed = engine.core_config(model).gridsize ** 2
     if len(scan.usable) // 2 < needed:
         raise DataError(
             f"{scan.name}: too few patterns for two halves (got {len(scan.usable)}, expected at least "
@@ -239,14 +155,17 @@ def split_halves(
         )
     order = np.random.default_rng(request.seed).permutation(scan.usable)
     middle = len(order) // 2
-    how = {
-        "execution": request.execution,
-        "progress": progress,
-        "polish": request.polish,
-        "given_probe": probe,
-    }
     one, two = (
-        engine.reconstruct(model, scan, np.sort(half), **how) for half in (order[:middle], order[middle:])
+        engine.reconstruct(
+            model,
+            scan,
+            np.sort(half),
+            execution=request.execution,
+            progress=progress,
+            polish=request.polish,
+            given_probe=probe,
+        )
+        for half in (order[:middle], order[middle:])
     )
     return one, two
 
@@ -254,16 +173,15 @@ def split_halves(
 def _options(found: Reconstruction, asked: FileOptions) -> FileOptions:
     """Return what the user says about the data file, and for the rest what the run was told."""
     told = dict(found.stored.options) if found.stored is not None else {}
-    product = told.get("product_file")
-    if product is not None:
+    product = told.pop("product_file", None)
+    if product is not None and Path(product).is_file():
         told["product_file"] = Path(product)
-        if not told["product_file"].is_file():
-            del told["product_file"]
     return FileOptions(**{**told, **asked.given()})
 
 
 def _check_request(request: Request) -> None:
-    """Refuse a request that judges nothing, or that would leave out what was asked for."""
+    """Refuse a request that compares nothing, or that would leave out what was asked for."""
+    validate_execution_config(request.execution)
     if request.truth is None and request.reference is None and request.test_data is None:
         raise ConfigError(
             f"{request.reconstruction}: nothing to compare with (got neither --truth, --reference nor "
@@ -285,18 +203,18 @@ def _check_request(request: Request) -> None:
             "a trained model). Pass --model-path."
         )
     others = [item.name for item in fields(request.execution) if item.name != "accelerator"]
-    refuse_changed(request.execution, others, "evaluation", "has no effect", "")
+    why = "has no effect"
+    refuse_changed(request.execution, others, "evaluation", why, "")
     if request.model_path is None:
-        action = " or pass --model-path"
-        refuse_changed(request, ("backend", "seed"), "evaluation without half scans", "has no effect", action)
-        where = "evaluation without half scans"
-        refuse_changed(request.execution, ("accelerator",), where, "has no effect", action)
+        where, action = "evaluation without half scans", " or pass --model-path"
+        refuse_changed(request, ("backend", "seed"), where, why, action)
+        refuse_changed(request.execution, ("accelerator",), where, why, action)
     if request.test_data is None:
         where, action = "evaluation without patterns", " or pass --test-data"
-        refuse_changed(request, ("domain", "probe_key", "pattern_axis"), where, "has no effect", action)
-        refuse_changed(request.options, FileOptions.names(), where, "has no effect", action)
+        refuse_changed(request, ("domain", "probe_key", "pattern_axis"), where, why, action)
+        refuse_changed(request.options, FileOptions.names(), where, why, action)
     # The probe of the reconstruction counts, and its power with it.
-    refuse_changed(request.options, ("keep_probe_power",), "evaluation", "has no effect", "")
+    refuse_changed(request.options, ("keep_probe_power",), "evaluation", why, "")
     _check_choices(request)
 
 
@@ -329,9 +247,9 @@ def _files_read(request: Request) -> dict[str, Path | None]:
     }
 
 
-def _rivals(found: Reconstruction, truth: Path | None, reference: Path | None) -> list[Rival]:
+def _references(found: Reconstruction, truth: Path | None, reference: Path | None) -> list[Reference]:
     """Read what the reconstruction is compared with, on its canvas."""
-    rivals = []
+    references = []
     if truth is not None:
         known = truth_on_canvas(truth, found)
         if known is None:
@@ -339,33 +257,33 @@ def _rivals(found: Reconstruction, truth: Path | None, reference: Path | None) -
                 f"{truth}: the file does not hold a known truth (expected objectGuess with object_is_truth). "
                 "Pass --reference with another reconstruction instead."
             )
-        rivals.append(Rival("truth", *known))
+        references.append(Reference("truth", *known))
     if reference is not None:
-        rivals.append(Rival("reference", *on_canvas_of(read_reconstruction(reference), found)))
-    for rival, path in zip(rivals, (path for path in (truth, reference) if path is not None), strict=True):
-        if not rival.mask.any():
+        references.append(Reference("reference", *on_canvas_of(read_reconstruction(reference), found)))
+    for known, path in zip(references, [path for path in (truth, reference) if path], strict=True):
+        if not known.mask.any():
             raise DataError(
                 f"{path}: it does not overlap the reconstruction (got 0 shared pixels, expected > 0). "
                 "Name one of the same field."
             )
-    return rivals
+    return references
 
 
-def _compare(result: Evaluation, folder: Path, found: Reconstruction, rival: Rival) -> None:
-    """Score a reconstruction against a rival; write the pictures and the correlation."""
+def _compare(result: Evaluation, folder: Path, found: Reconstruction, other: Reference) -> None:
+    """Score a reconstruction against a reference; write the pictures and the correlation."""
     from ptycho.evaluation.figures import save_comparison_png
 
-    fit = solve_gauge(found.obj, rival.obj, rival.mask)
-    scores = score_aligned(fit.obj, rival.obj, rival.mask, known_truth=rival.name == "truth")
+    fit = solve_gauge(found.obj, other.obj, other.mask)
+    scores = score_aligned(fit.obj, other.obj, other.mask, known_truth=other.known)
     named = {**scores, **fit.removed()}
-    result.scores.update({f"{rival.name}_{key}": value for key, value in named.items()})
-    picture, names = folder / f"comparison_{rival.name}.png", ("reconstruction", rival.name)
-    result.files.append(save_comparison_png(fit.obj, rival.obj, picture, scores, rival.mask, names))
-    curve = correlate(fit.obj, rival.obj, rival.mask, known_truth=rival.name == "truth")
-    result.files += _write_correlation(folder, curve, rival.name, f"against the {rival.name}")
+    result.scores.update({f"{other.name}_{key}": value for key, value in named.items()})
+    picture, names = folder / f"comparison_{other.name}.png", ("reconstruction", other.name)
+    result.files.append(save_comparison_png(fit.obj, other.obj, picture, scores, other.mask, names))
+    curve = correlate(fit.obj, other.obj, other.mask, known_truth=other.known)
+    result.files += _write_correlation(folder, curve, other.name, f"against the {other.name}")
 
 
-def _judge_patterns(
+def _score_patterns(
     result: Evaluation, folder: Path, found: Reconstruction, scan: Scan, progress: Progress
 ) -> None:
     """Score every pattern by how well the reconstruction explains it; write the map over the scan."""
@@ -383,10 +301,10 @@ def _judge_patterns(
     positions = scan_positions(found, scan)
     result.files.append(save_residual_map_png(positions, misfit, folder / "residuals.png"))
     columns = np.stack([numbers, positions[:, 0], positions[:, 1], misfit], axis=1)
-    result.files.append(_write_columns(folder / "residuals.csv", "pattern,y_px,x_px,misfit", columns))
+    result.files.append(write_columns(folder / "residuals.csv", "pattern,y_px,x_px,misfit", columns))
 
 
-def _judge_halves(result: Evaluation, folder: Path, one: Reconstruction, two: Reconstruction) -> None:
+def _compare_halves(result: Evaluation, folder: Path, one: Reconstruction, two: Reconstruction) -> None:
     """Score two half scans against each other: the resolution both of them reach."""
     from ptycho.evaluation.figures import save_comparison_png
 
@@ -409,13 +327,7 @@ def _write_correlation(folder: Path, curve: FRC, name: str, title: str) -> list[
     columns = np.stack([curve.frequency_cycles_per_px, curve.correlation, curve.half_bit], axis=1)
     header = "frequency_cycles_per_px,correlation,half_bit"
     picture = save_frc_png(curve, folder / f"frc_{name}.png", title)
-    return [picture, _write_columns(folder / f"frc_{name}.csv", header, columns)]
-
-
-def _write_columns(path: Path, header: str, columns: NDArray[np.float64]) -> Path:
-    with atomic_path(path) as temporary:
-        np.savetxt(temporary, columns, delimiter=",", header=header, comments="", fmt="%.6g")
-    return path
+    return [picture, write_columns(folder / f"frc_{name}.csv", header, columns)]
 
 
 def _write_tables(folder: Path, scores: dict[str, float]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The MLflow store of a training: where it is, what goes in and out; MLflow is imported on first use only."""
+"""The MLflow store of a training run: where it is, what goes in and out; MLflow loads on first use only."""
 
 from __future__ import annotations
 
@@ -23,34 +23,12 @@ def default_logger() -> str:
 
 
 def store_uri(folder: Path) -> str:
-    """Return the tracking address of a local MLflow store.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the store; it is made when the store is opened.
-
-    Returns
-    -------
-    str
-        SQLite address.
-    """
+    """Return the SQLite address of a local MLflow store, which is made when it is opened."""
     return f"sqlite:///{folder.resolve() / STORE_FILE}"
 
 
 def quiet_client(uri: str) -> Any:
-    """Return an MLflow client that keeps quiet, on the console and towards the outside.
-
-    Parameters
-    ----------
-    uri : str
-        Tracking address.
-
-    Returns
-    -------
-    mlflow.MlflowClient
-        Client of that address.
-    """
+    """Return an ``mlflow.MlflowClient`` that keeps quiet, on the console and towards the outside."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient
@@ -62,22 +40,9 @@ def quiet_client(uri: str) -> Any:
 
 
 def open_store(folder: Path) -> tuple[Any, str, str | None]:
-    """Open the store of a run, with the experiment in it.
-
-    Parameters
-    ----------
-    folder : Path
-        Output directory of the training; used where ``MLFLOW_TRACKING_URI`` is not set.
-
-    Returns
-    -------
-    client : mlflow.MlflowClient
-        Client of the store.
-    uri : str
-        Tracking address.
-    artifacts : str or None
-        Where files go; None where the server decides.
-    """
+    """Return client, tracking address and artifact address of a run's store, with the experiment in it.
+    ``MLFLOW_TRACKING_URI`` wins over the store in ``folder``; its server decides where artifacts go
+    (None)."""
     uri, artifacts = os.environ.get("MLFLOW_TRACKING_URI"), None
     if not uri:
         store = folder / STORE_FOLDER
@@ -90,17 +55,8 @@ def open_store(folder: Path) -> tuple[Any, str, str | None]:
 
 
 def log_artifacts(run_id: str, folder: Path, files: Sequence[Path]) -> None:
-    """Store files with an MLflow run: checkpoints under ``checkpoints``, everything else at its root.
-
-    Parameters
-    ----------
-    run_id : str
-        The run.
-    folder : Path
-        Output directory of the training, which says where the store is.
-    files : sequence of Path
-        Files to store.
-    """
+    """Store files with an MLflow run, checkpoints under ``checkpoints``, the rest at its root; the store is
+    as for :func:`open_store`."""
     client = quiet_client(os.environ.get("MLFLOW_TRACKING_URI") or store_uri(folder / STORE_FOLDER))
     for path in files:
         client.log_artifact(
@@ -109,27 +65,9 @@ def log_artifacts(run_id: str, folder: Path, files: Sequence[Path]) -> None:
 
 
 def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
-    """Return a local copy of the checkpoint that an MLflow run holds.
-
-    Parameters
-    ----------
-    run_id : str
-        The run.
-    store : Path
-        Folder of the local store, used where ``MLFLOW_TRACKING_URI`` is not set.
-    target : Path
-        Folder to copy into.
-
-    Returns
-    -------
-    Path
-        The first of ``CHECKPOINT_NAMES`` that the run holds.
-
-    Raises
-    ------
-    DataError
-        If there is no such store or run, or the run holds none.
-    """
+    """Copy the first of ``CHECKPOINT_NAMES`` that an MLflow run holds into ``target``.
+    ``MLFLOW_TRACKING_URI`` wins over ``store``. Raise ``DataError`` where there is no store, run or
+    checkpoint."""
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri and not (store / STORE_FILE).is_file():
         # Opening a store that is not there would make an empty one.

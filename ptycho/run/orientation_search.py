@@ -24,27 +24,18 @@ TRIAL_PATTERNS = 100
 TRIAL = RefineOptions(30, probe=True, start="flat")
 """Refinement of a trial; a stored probe is often off by more than a wrong axis costs."""
 CLEAR_MARGIN = 1.1
-"""Misfit of the second best over the best from which it is clear. 3e2 photons: 1.01, 3e3: 1.14, 1e4: 1.45; a
-measured star with its starting probe: 1.5."""
+"""Clear margin; 3e2 photons reach 1.01, 3e3 1.14, 1e4 1.45, a measured star with its starting probe 1.5."""
 
 Trial = Callable[[Scan, NDArray[np.int64], RefineOptions], Reconstruction]
 
 
 @dataclass(frozen=True)
 class Search:
-    """What eight trials found.
+    """What eight trials found."""
 
-    Attributes
-    ----------
-    best, second : Orientation
-        Those of the smallest misfits.
-    margin : float
-        Misfit of the second over that of the best.
-    """
-
-    best: Orientation
-    second: Orientation
-    margin: float
+    best: Orientation  # of the smallest misfit
+    second: Orientation  # of the next
+    margin: float  # misfit of the second over that of the best
 
     @property
     def clear(self) -> bool:
@@ -64,37 +55,13 @@ class Search:
 
 
 def turned_scan(scan: Scan, orientation: Orientation) -> Scan:
-    """Return a scan with turned positions.
-
-    Parameters
-    ----------
-    scan : Scan
-        Ready for an engine.
-    orientation : Orientation
-        How to take its positions.
-
-    Returns
-    -------
-    Scan
-        The same patterns, probe and scale.
-    """
+    """Return the same patterns, probe and scale with turned positions."""
     raw = turned_data(scan.raw, orientation)
     return replace(scan, raw=raw, positions_yx_px=raw.positions_yx_px)
 
 
 def check_search(config: InferenceConfig) -> None:
-    """Refuse a search beside what it is to find.
-
-    Parameters
-    ----------
-    config : InferenceConfig
-        ``find_orientation``, ``flip_positions`` and ``swap_positions``.
-
-    Raises
-    ------
-    ConfigError
-        If both are asked for.
-    """
+    """Refuse a search beside the flips that it is to find (``ConfigError``)."""
     if config.find_orientation and (config.flip_positions or config.swap_positions):
         given = Orientation(config.flip_positions or "", config.swap_positions).flags()
         raise ConfigError(
@@ -104,25 +71,9 @@ def check_search(config: InferenceConfig) -> None:
 
 
 def find_orientation(scan: Scan, reconstruct: Trial, progress: Progress) -> Search:
-    """Try the eight orientations of the positions on the patterns around the middle of a scan.
-
-    Positions that are turned by 180 degrees fit as well with the conjugate probe turned likewise; the probe
-    of the file decides between the two.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns, positions and probe.
-    reconstruct : callable
-        Refines a scan: takes the scan, pattern indices and options.
-    progress : Progress
-        Told the trials.
-
-    Returns
-    -------
-    Search
-        What fits best, and by how much.
-    """
+    """Try the eight orientations of the positions on the patterns around the middle of a scan. Positions that
+    are turned by 180 degrees fit as well with the conjugate probe turned likewise; the probe of the file
+    decides between the two."""
     positions = scan.positions_yx_px[scan.usable]
     distance = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     chosen = np.sort(scan.usable[np.argsort(distance, kind="stable")[:TRIAL_PATTERNS]])

@@ -8,7 +8,8 @@ import logging
 import math
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,23 +33,7 @@ TRUTH_FLAG = "object_is_truth"
 
 
 def prepare_folder(folder: str | Path) -> Path:
-    """Make an output folder and see that it can be written to.
-
-    Parameters
-    ----------
-    folder : path-like
-        Made with its parents where it is absent.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    DataError
-        If it cannot be made or written to.
-    """
+    """Make an output folder with its parents; raise ``DataError`` where it cannot be made or written to."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,25 +48,33 @@ def prepare_folder(folder: str | Path) -> Path:
     return folder
 
 
+@contextmanager
+def output_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield a folder from :func:`prepare_folder`; where the block fails and wrote nothing, what was made goes
+    again."""
+    made = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+    try:
+        yield prepare_folder(folder)
+    except BaseException:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
+        raise
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    """Write a JSON file that appears whole; numbers JSON does not know become null.
-
-    Parameters
-    ----------
-    path : Path
-        Destination.
-    content : mapping
-        Plain values, paths and arrays' scalars.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write a JSON file that appears whole; numbers JSON does not know become null, other things text."""
     with atomic_path(path) as temporary:
         Path(temporary).write_text(
             json.dumps(_finite(content), indent=2, default=str) + "\n", encoding="utf-8"
         )
+    return path
+
+
+def write_columns(path: Path, header: str, columns: NDArray[Any]) -> Path:
+    """Write comma-separated columns (rows, columns) under a header line; the file appears whole."""
+    with atomic_path(path) as temporary:
+        np.savetxt(temporary, columns, delimiter=",", header=header, comments="", fmt="%.6g")
     return path
 
 
@@ -106,24 +99,7 @@ def _versions() -> dict[str, str]:
 
 
 def write_run_record(folder: Path, config: Any, execution: Any, record: ScaleRecord) -> Path:
-    """Write ``config.json``: settings, seed, versions and scale of a run.
-
-    Parameters
-    ----------
-    folder : Path
-        Output folder of the run.
-    config : TrainingConfig or InferenceConfig
-        Settings.
-    execution : PyTorchExecutionConfig
-        Hardware, precision, logging.
-    record : ScaleRecord
-        Scale of the scan.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write ``config.json``: settings, seed, versions and scale of a run."""
     content = {
         "config": asdict(config),
         "execution": asdict(execution),
@@ -135,20 +111,7 @@ def write_run_record(folder: Path, config: Any, execution: Any, record: ScaleRec
 
 
 def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) -> list[Path]:
-    """Write the losses of a training as a picture and as numbers.
-
-    Parameters
-    ----------
-    folder : Path
-        Output folder of the run.
-    history : mapping of str to sequence of float
-        Loss by name, one number per epoch.
-
-    Returns
-    -------
-    list of Path
-        ``loss.png`` and ``history.json``; nothing where no epoch ended.
-    """
+    """Write the losses of the epochs as ``loss.png`` and ``history.json``; nothing where no epoch ended."""
     from ptycho.evaluation.figures import save_loss_png
 
     curves = {name: list(values) for name, values in history.items() if len(values)}
@@ -158,20 +121,8 @@ def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) 
 
 
 def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]] | None:
-    """Return the known truth on the canvas of a reconstruction, where the data file holds it.
-
-    Parameters
-    ----------
-    path : Path
-        Data file.
-    found : Reconstruction
-        Object and its place.
-
-    Returns
-    -------
-    truth, mask : complex array and bool array, shape (H, W)
-        The truth (1 outside of what is known) and the pixels to judge; None where there is no truth.
-    """
+    """Return the known truth (H, W), 1 where it is not known, on the canvas of a reconstruction, and the mask
+    (H, W) of the pixels to compare; None where the file holds no truth."""
     if is_hdf5(path) or TRUTH_FLAG not in npz_headers(path):
         return None
     arrays = read_npz(path, [TRUTH_FLAG, "objectGuess"])
@@ -189,24 +140,8 @@ def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], ND
 
 
 def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: int | None) -> Path:
-    """Write how the object looks at every scan position, weighted with the probe.
-
-    Parameters
-    ----------
-    folder : Path
-        Output folder.
-    found : Reconstruction
-        Object and its place; its own positions count where it has them.
-    scan : Scan
-        Positions, and numbers of the patterns.
-    limit : int, optional
-        First patterns only.
-
-    Returns
-    -------
-    Path
-        ``patch_stats.csv``: pattern, y and x [px], mean and standard deviation of amplitude and phase [rad].
-    """
+    """Write ``patch_stats.csv``: number, y and x [px] of the first ``limit`` patterns, and the mean and
+    standard deviation of the amplitude and phase [rad] that the probe weights there."""
     from ptycho.physics import extract_patches
 
     numbers = scan.pattern_numbers[found.rows_in(scan)][:limit]
@@ -223,11 +158,8 @@ def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: in
             mean = (values * weight).sum(axis=(1, 2))
             columns += [mean, np.sqrt(((values - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)))]
         rows.append(np.stack([numbers[start : start + 256], *columns], axis=1))
-    path = folder / "patch_stats.csv"
     header = "pattern,y_px,x_px,amplitude_mean,amplitude_std,phase_mean_rad,phase_std_rad"
-    with atomic_path(path) as temporary:
-        np.savetxt(temporary, np.concatenate(rows), delimiter=",", header=header, comments="", fmt="%.6g")
-    return path
+    return write_columns(folder / "patch_stats.csv", header, np.concatenate(rows))
 
 
 def _measurement(scan: Scan, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -248,30 +180,11 @@ def write_reconstruction(
     *,
     verdict: Verdict | None = None,
 ) -> tuple[list[Path], dict[str, float]]:
-    """Write the two pictures, the object with everything needed to use it, and what it is worth.
+    """Write pictures, ``reconstruction.npz``, and ``metrics.json`` with verdict and scores.
 
-    Parameters
-    ----------
-    folder : Path
-        Output folder.
-    found : Reconstruction
-        Object and its place.
-    scan : Scan
-        Positions and scale.
-    data_file : Path or None
-        File that may hold the truth.
-    phase_limits_rad : tuple of float or None
-        Ends of the phase colours; None chooses from the picture.
-    verdict : Verdict, optional
-        What the reconstruction is worth.
-
-    Returns
-    -------
-    files : list of Path
-        ``reconstructed_amplitude.png``, ``reconstructed_phase.png``, ``reconstruction.npz``, ``probe.png``,
-        with a truth ``comparison.png``, and ``metrics.json`` with verdict and scores.
-    scores : dict of str to float
-        Empty without a truth.
+    Scores and ``comparison.png`` need a ``data_file`` that holds the truth. The phase colours end at
+    ``phase_limits_rad``; None chooses from the picture. Return the files, the two pictures first, and the
+    scores.
     """
     from ptycho.evaluation.figures import save_probe_png, save_reconstruction_pngs
 
@@ -316,7 +229,7 @@ def _scored(
         fit = solve_gauge(found.obj, truth, mask)
         scores = score_aligned(fit.obj, truth, mask)
     except DataError as error:
-        # A field too small to judge must not cost the reconstruction.
+        # A field too small to score must not cost the reconstruction.
         logger.warning("no scores against the truth: %s", error)
         return {}, []
     picture = save_comparison_png(fit.obj, truth, folder / "comparison.png", scores=scores, mask=mask)

@@ -6,7 +6,6 @@ The settings reach ``params.cfg`` before anything else happens; nothing in here 
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,11 +23,9 @@ from ptycho.config.config import (
     PyTorchExecutionConfig,
     TrainingConfig,
     update_legacy_dict,
-    validate_execution_config,
-    validate_inference_config,
 )
 from ptycho.config.effects import with_execution
-from ptycho.config.inference_effects import refuse_other_network, validate_inference_effects
+from ptycho.config.inference_effects import refuse_other_network
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions
 from ptycho.data.orientation import Orientation
@@ -38,17 +35,18 @@ from ptycho.data.scan import Scan
 from ptycho.data.selection import Bounds, subsample, training_groups
 from ptycho.errors import ConfigError, DataError
 from ptycho.evaluation.verdict import Verdict, announce, judge
-from ptycho.files.export import check_target, collect, export_optics, write_export
+from ptycho.files.export import collect, export_optics, write_export
 from ptycho.files.hdf5 import is_hdf5
-from ptycho.files.overwrites import check_inference, check_there, check_training
+from ptycho.files.overwrites import Inputs, check_inference, check_there, check_training
 from ptycho.files.reader import open_scan
+from ptycho.networks.bundle import write_bundle
 from ptycho.process.interrupts import advising, ending_on_sigterm
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
+from ptycho.run.checks import check_inference_settings, check_training_settings, refinement
 from ptycho.run.engines import (
     PRETRAINED_FILE,
     check_size,
-    check_training_settings,
     choose_device,
     find_model,
     fitted_model,
@@ -58,10 +56,10 @@ from ptycho.run.engines import (
     resume_advice,
 )
 from ptycho.run.job import TrainingJob, TrainingResult
-from ptycho.run.orientation_search import check_search, find_orientation, turned_scan
+from ptycho.run.orientation_search import find_orientation, turned_scan
 from ptycho.run.outputs import (
     TRUTH_FLAG,
-    prepare_folder,
+    output_folder,
     write_patch_stats,
     write_reconstruction,
     write_run_record,
@@ -69,66 +67,27 @@ from ptycho.run.outputs import (
 )
 from ptycho.solver.options import RefineOptions
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class TrainingOutcome:
-    """What a training left behind.
-
-    Attributes
-    ----------
-    result : TrainingResult
-        Model, losses, checkpoints.
-    reconstruction : Reconstruction
-        Object of the training scan.
-    files : list of Path
-        Everything written, pictures first.
-    scores : dict of str to float
-        Against the truth, where the data file holds it.
-    verdict : Verdict
-        What the reconstruction is worth.
-    """
-
-    result: TrainingResult
-    reconstruction: Reconstruction
-    files: list[Path]
-    scores: dict[str, float]
-    verdict: Verdict
-
 
 @dataclass
 class InferenceOutcome:
-    """What an inference left behind.
-
-    Attributes
-    ----------
-    reconstruction : Reconstruction
-        Object of the scan.
-    files : list of Path
-        Everything written, pictures first.
-    scores : dict of str to float
-        Against the truth, where the data file holds it.
-    verdict : Verdict
-        What the reconstruction is worth.
-    """
+    """What an inference left behind."""
 
     reconstruction: Reconstruction
-    files: list[Path]
-    scores: dict[str, float]
+    files: list[Path]  # everything written, pictures first
+    scores: dict[str, float]  # against the truth, where the data file holds it
     verdict: Verdict
 
 
-def populate_legacy(config: TrainingConfig | InferenceConfig | ModelConfig, progress: Progress) -> None:
-    """Fill ``params.cfg`` from the settings, before anything else runs (CONFIG-001).
+@dataclass
+class TrainingOutcome(InferenceOutcome):
+    """What a training run left behind."""
 
-    Parameters
-    ----------
-    config : TrainingConfig, InferenceConfig or ModelConfig
-        Settings of the run, once its pattern size is known.
-    progress : Progress
-        Told the one line that clients look for.
-    """
+    result: TrainingResult
+
+
+def populate_legacy(config: TrainingConfig | InferenceConfig | ModelConfig, progress: Progress) -> None:
+    """Fill ``params.cfg`` from settings with a known pattern size, before anything else runs (CONFIG-001).
+    ``progress`` is told the one line that clients look for."""
     update_legacy_dict(params.cfg, config)
     model = config if isinstance(config, ModelConfig) else config.model
     groups = getattr(config, "n_groups", None)
@@ -146,6 +105,8 @@ def train(
     bounds_yx: tuple[Bounds, Bounds] | None = None,
     progress: Progress | None = None,
     resume: Path | None = None,
+    checked: bool = False,
+    also_read: Inputs | None = None,
 ) -> TrainingOutcome:
     """Train on a scan, reconstruct it, and write model, curves, object and pictures.
 
@@ -165,6 +126,10 @@ def train(
         Told what goes on; silent by default.
     resume : Path, optional
         Checkpoint to go on from.
+    checked : bool
+        The settings have passed :func:`ptycho.run.checks.check_training_settings`, and their files are there.
+    also_read : mapping of str to path, optional
+        Further files that no output may replace, by their flag.
 
     Returns
     -------
@@ -179,111 +144,65 @@ def train(
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
     config = with_execution(config, execution)
     populate_legacy(config, progress)
-    engine = check_training_settings(config, execution, native)
+    engine = load_engine(config.backend) if checked else check_training_settings(config, execution, native)
     choose_device(engine, execution, progress)
-    check_there(config.train_data_file if scan is None else None, config.test_data_file)
-    check_training(config)
-    folder = prepare_folder(config.output_dir)
-    if scan is None:
-        scan = _open(_given(config.train_data_file, "train_data_file"), config)
-    check_size(scan, config.model.N, "the settings")
-    _note_scale(scan, config, progress)
-    test_scan = None
-    if config.test_data_file is not None:
-        test_scan = _open(config.test_data_file, config, product=False)
-        check_size(test_scan, scan.n_px, str(config.train_data_file))
-    with progress.phase("grouping", 1) as phase:
-        validate = test_scan is None
-        groups, validation = training_groups(scan, config, validate=validate, bounds_yx=bounds_yx)
-        phase.update(1, groups=len(groups.indices))
-    job = TrainingJob(config, execution, scan, groups, validation, test_scan, native or {}, progress, resume)
-    kept, since_s = execution.enable_checkpointing, time.time()
-    with (
-        advising(lambda: resume_advice(config, checkpoints=kept, resumed=resume, since_s=since_s)),
-        replacing_model(config, since_s),
-    ):
-        result = engine.fit(job)
-    write_run_record(folder, config, execution, scan.record)
-    from ptycho.networks.bundle import write_bundle
-
-    bundle = write_bundle(folder / BUNDLE_NAME, engine.to_bundle(result.model))
-    members = subsample(scan, config.n_subsample, config.subsample_seed)
-    found = engine.reconstruct(result.model, scan, members, execution=execution, progress=progress)
-    with progress.phase("writing", 1) as phase:
-        verdict = judge(found, scan)
-        used = Orientation(config.flip_positions or "", config.swap_positions)
-        truth = _truth_file(config.train_data_file, used, progress)
-        pictures, scores = write_reconstruction(folder, found, scan, truth, verdict=verdict)
-        if config.log_patch_stats:
-            pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
-        curves = write_training_curves(folder, result.history)
-        phase.update(1)
+    if not checked:
+        check_there(config.train_data_file if scan is None else None, config.test_data_file)
+    check_training(config, also_read)
+    with output_folder(config.output_dir) as folder:
+        scan, test_scan = _training_scans(config, scan, progress)
+        with progress.phase("grouping", 1) as phase:
+            validate = test_scan is None
+            groups, validation = training_groups(scan, config, validate=validate, bounds_yx=bounds_yx)
+            phase.update(1, groups=len(groups.indices))
+        native = native or {}
+        job = TrainingJob(config, execution, scan, groups, validation, test_scan, native, progress, resume)
+        result = _fitted(engine, job)
+        write_run_record(folder, config, execution, scan.record)
+        bundle = write_bundle(folder / BUNDLE_NAME, engine.to_bundle(result.model))
+        indices = subsample(scan, config.n_subsample, config.subsample_seed)
+        found = engine.reconstruct(result.model, scan, indices, execution=execution, progress=progress)
+        with progress.phase("writing", 1) as phase:
+            used = Orientation(config.flip_positions or "", config.swap_positions)
+            pictures, scores, verdict = _write_object(folder, found, scan, config, used, progress)
+            curves = write_training_curves(folder, result.history)
+            phase.update(1)
     files = [*pictures, *curves, bundle, *result.checkpoints]
     if result.run_id is not None:
         engine.log_artifacts(result.run_id, folder, [path for path in files if path.suffix != ".npz"])
     announce(verdict, progress)
-    return TrainingOutcome(result, found, files, scores, verdict)
+    return TrainingOutcome(found, files, scores, verdict, result)
 
 
-def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:
-    """Refuse settings of an inference that cannot work, or that nothing would read; no file is opened.
-
-    Parameters
-    ----------
-    config : InferenceConfig
-        Settings.
-    execution : PyTorchExecutionConfig
-        Accelerator and batch size.
-
-    Raises
-    ------
-    ConfigError
-        At the first one.
-    """
-    refinement(config)
-    validate_inference_config(config)
-    validate_execution_config(execution)
-    validate_inference_effects(config, execution)
-    if config.export is not None:
-        check_target(config.export)
+def _training_scans(
+    config: TrainingConfig, scan: Scan | None, progress: Progress
+) -> tuple[Scan, Scan | None]:
+    """Open the scan to train on, unless it is open already, and the one that validates."""
+    if scan is None:
+        if config.train_data_file is None:
+            raise ConfigError(
+                "training: train_data_file is missing (got None, expected an NPZ file). "
+                "Pass --train_data_file."
+            )
+        scan = _open(config.train_data_file, config)
+    check_size(scan, config.model.N, "the settings")
+    _note_scale(scan, config, progress)
+    if config.test_data_file is None:
+        return scan, None
+    test_scan = _open(config.test_data_file, config, product=False)
+    check_size(test_scan, scan.n_px, str(config.train_data_file))
+    return scan, test_scan
 
 
-def refinement(config: InferenceConfig) -> RefineOptions | None:
-    """Return the refinement that a configuration asks for.
-
-    Parameters
-    ----------
-    config : InferenceConfig
-        The ``refine_*`` settings.
-
-    Returns
-    -------
-    RefineOptions or None
-        None where no step is asked for.
-
-    Raises
-    ------
-    ConfigError
-        If a number is out of range, something is to be refined in no steps, or the model smooths exit waves.
-    """
-    options = RefineOptions(
-        steps=config.refine_steps,
-        probe=config.refine_probe,
-        positions=config.refine_positions,
-        frames=config.refine_frames,
-        likelihood=config.refine_likelihood,
-        tv=config.refine_tv,
-        start=config.refine_start,
-    )
-    if not options.steps:
-        return None
-    sigma_px = config.model.gaussian_smoothing_sigma
-    if sigma_px > 0:
-        raise ConfigError(
-            "refinement: its forward model smooths no exit wave (got a model with gaussian_smoothing_sigma "
-            f"{sigma_px:g} px, expected 0). Leave out --refine, or train without --gaussian_smoothing_sigma."
-        )
-    return options
+def _fitted(engine: Any, job: TrainingJob) -> TrainingResult:
+    """Train; an interruption says how to continue, and a former model does not stand for the new run."""
+    kept, since_s = job.execution.enable_checkpointing, time.time()
+    with (
+        advising(lambda: resume_advice(job.config, checkpoints=kept, resumed=job.resume, since_s=since_s)),
+        replacing_model(job.config, since_s),
+    ):
+        result: TrainingResult = engine.fit(job)
+        return result
 
 
 @ending_on_sigterm()
@@ -294,6 +213,7 @@ def infer(
     *,
     progress: Progress | None = None,
     stated: Collection[str] = (),
+    also_read: Inputs | None = None,
 ) -> InferenceOutcome:
     """Reconstruct a scan with a trained model, and write object and pictures.
 
@@ -308,6 +228,8 @@ def infer(
         Told what goes on; silent by default.
     stated : collection of str
         Network settings that a flag or a settings file names, even where they equal the default.
+    also_read : mapping of str to path, optional
+        As for :func:`train`.
 
     Returns
     -------
@@ -322,65 +244,83 @@ def infer(
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
     # The caller's settings stay his.
     config = copy.copy(config)
+    check_inference(config, also_read)
     engine = load_engine(config.backend)
     path = find_model(Path(config.model_path), config.backend)
     check_inference_settings(config, execution)
     choose_device(engine, execution, progress)
-    check_inference(config)
-    check_search(config)
     model = engine.load(path)
-    refuse_other_network(config.model, engine.core_config(model), stated)
-    validate_inference_effects(config, execution, engine.core_config(model))
+    refuse_other_network(config, execution, engine.core_config(model), stated)
     model = masked_model(engine, model, config.model, stated)
-    folder = prepare_folder(config.output_dir)
     config.model = engine.core_config(model)
-    update_legacy_dict(params.cfg, config)
-    scan = _open(config.test_data_file, config)
-    model = fitted_model(engine, model, scan, f"the model {path}")
-    config.model = engine.core_config(model)
-    populate_legacy(config, progress)
-    used = Orientation(config.flip_positions or "", config.swap_positions)
-    if config.find_orientation:
-        used = _found_orientation(engine, scan, execution, progress)
-        scan = turned_scan(scan, used)
-    optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
-    _note_scale(scan, config, progress)
-    epoch = engine.to_bundle(model).trained_epoch
-    if epoch is not None:
-        progress.note(epoch.found_in(path))
+    options = refinement(config)
+    with output_folder(config.output_dir) as folder:
+        update_legacy_dict(params.cfg, config)
+        scan = _open(config.test_data_file, config)
+        model = fitted_model(engine, model, scan, f"the model {path}")
+        config.model = engine.core_config(model)
+        populate_legacy(config, progress)
+        used = Orientation(config.flip_positions or "", config.swap_positions)
+        if config.find_orientation:
+            used = _found_orientation(engine, scan, execution, progress)
+            scan = turned_scan(scan, used)
+        optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
+        _note_scale(scan, config, progress)
+        epoch = engine.to_bundle(model).trained_epoch
+        if epoch is not None:
+            progress.note(epoch.found_in(path))
+        found = engine.reconstruct(
+            model,
+            scan,
+            _chosen_patterns(scan, config),
+            execution=execution,
+            progress=progress,
+            patch_weighting=config.patch_weighting,
+            fit_scale=config.varpro_scaling,
+            polish=options,
+            fit_probe=config.fit_probe,
+        )
+        with progress.phase("writing", 1) as phase:
+            files, scores, verdict = _write_object(folder, found, scan, config, used, progress)
+            if optics is not None:
+                files.append(write_export(config.export, collect(found, scan, optics)))
+            write_run_record(folder, _with_orientation(config, used), execution, scan.record)
+            phase.update(1)
+    announce(verdict, progress)
+    return InferenceOutcome(found, files, scores, verdict)
+
+
+def _chosen_patterns(scan: Scan, config: InferenceConfig) -> NDArray[np.int64]:
+    """Return the indices of the patterns to reconstruct, at least one group of them."""
     wanted = config.n_groups if config.n_groups is not None else config.n_subsample
-    members = subsample(
-        scan, wanted, config.subsample_seed if config.subsample_seed is not None else config.seed
-    )
-    if len(members) < config.model.gridsize**2:
+    seed = config.subsample_seed if config.subsample_seed is not None else config.seed
+    indices = subsample(scan, wanted, seed)
+    if len(indices) < config.model.gridsize**2:
         raise DataError(
-            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(members)}, "
+            f"{scan.name}: too few patterns for gridsize {config.model.gridsize} (got {len(indices)}, "
             f"expected at least {config.model.gridsize**2}). Pass a larger --n_images."
         )
-    found = engine.reconstruct(
-        model,
-        scan,
-        members,
-        execution=execution,
-        progress=progress,
-        patch_weighting=config.patch_weighting,
-        fit_scale=config.varpro_scaling,
-        polish=refinement(config),
-        fit_probe=config.fit_probe,
-    )
-    limits = (config.phase_vmin, config.phase_vmax)
-    with progress.phase("writing", 1) as phase:
-        verdict = judge(found, scan)
-        truth = _truth_file(Path(config.test_data_file), used, progress)
-        pictures, scores = write_reconstruction(folder, found, scan, truth, limits, verdict=verdict)
-        if config.log_patch_stats:
-            pictures.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
-        if optics is not None:
-            pictures.append(write_export(config.export, collect(found, scan, optics)))
-        write_run_record(folder, _with_orientation(config, used), execution, scan.record)
-        phase.update(1)
-    announce(verdict, progress)
-    return InferenceOutcome(found, pictures, scores, verdict)
+    return indices
+
+
+def _write_object(
+    folder: Path,
+    found: Reconstruction,
+    scan: Scan,
+    config: TrainingConfig | InferenceConfig,
+    used: Orientation,
+    progress: Progress,
+) -> tuple[list[Path], dict[str, float], Verdict]:
+    """Write a reconstruction; return the files, the scores against a known truth, and the verdict."""
+    verdict = judge(found, scan)
+    training = isinstance(config, TrainingConfig)
+    source = config.train_data_file if training else Path(config.test_data_file)
+    limits = (None, None) if training else (config.phase_vmin, config.phase_vmax)
+    truth = _truth_file(source, used, progress)
+    files, scores = write_reconstruction(folder, found, scan, truth, limits, verdict=verdict)
+    if config.log_patch_stats:
+        files.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
+    return files, scores, verdict
 
 
 def _found_orientation(
@@ -389,9 +329,9 @@ def _found_orientation(
     """Find out which way the positions run; as they are where that is not clear."""
     model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
 
-    def reconstruct(turned: Scan, members: NDArray[np.int64], polish: RefineOptions) -> Reconstruction:
+    def reconstruct(turned: Scan, indices: NDArray[np.int64], polish: RefineOptions) -> Reconstruction:
         found: Reconstruction = engine.reconstruct(
-            model, turned, members, execution=execution, progress=Progress(), polish=polish, fit_probe=False
+            model, turned, indices, execution=execution, progress=Progress(), polish=polish, fit_probe=False
         )
         return found
 
@@ -438,9 +378,3 @@ def _note_scale(scan: Scan, config: TrainingConfig | InferenceConfig, progress: 
             f"optics: {', '.join(stated)} stored with the run; positions in object pixels need none, the "
             "--export of an inference does"
         )
-
-
-def _given(path: Path | None, name: str) -> Path:
-    if path is None:
-        raise ConfigError(f"training: {name} is missing (got None, expected an NPZ file). Pass --{name}.")
-    return path

@@ -35,17 +35,10 @@ from ptycho.workflows.training import (
 )
 
 __all__ = [
-    "create_ptycho_data_container",
-    "load_data",
-    "load_inference_bundle",
-    "load_inference_bundle_with_backend",
-    "reassemble_cdi_image",
-    "run_cdi_example",
-    "run_cdi_example_with_backend",
-    "save_outputs",
-    "train_cdi_model",
-    "train_cdi_model_with_backend",
-]
+    "create_ptycho_data_container", "load_data", "load_inference_bundle",
+    "load_inference_bundle_with_backend", "reassemble_cdi_image", "run_cdi_example",
+    "run_cdi_example_with_backend", "save_outputs", "train_cdi_model", "train_cdi_model_with_backend",
+]  # fmt: skip
 
 LEGACY_MANIFEST = "manifest.dill"
 """Member of the bundles of older programs, which hold pickled Python objects."""
@@ -73,14 +66,14 @@ def run_cdi_example(
     """Train with TensorFlow on data in memory; Ptychodus calls this, then saves the model.
 
     While ``output_dir`` is empty, checkpoints lie in a folder ``ptychopinn-training-*`` beside the training
-    data; ``model_manager.save`` removes it, a training that is told to end by SIGTERM leaves it.
+    data; ``model_manager.save`` removes it, a run that is told to end by SIGTERM leaves it.
 
     Parameters
     ----------
     train_data : RawData
         Scan to train on; its probe is the one in force.
     test_data : RawData or None
-        Scan that judges the training; None keeps a twentieth of the groups for that.
+        Scan that validates; None keeps a twentieth of the groups for that.
     config : TrainingConfig
         Settings. ``n_groups`` left at its default, 512, takes one group for every scan point. Any
         ``batch_size`` >= 1 will do; ``nphotons`` is not used, counts and files know their dose.
@@ -120,20 +113,8 @@ def run_cdi_example_with_backend(
     do_stitching: bool = False,
     torch_execution_config: PyTorchExecutionConfig | None = None,
 ) -> Stitched:
-    """Train with the backend that the settings name; scripts written for older versions call this.
-
-    Parameters
-    ----------
-    train_data, test_data, config, flip_x, flip_y, transpose, M, do_stitching
-        As for :func:`run_cdi_example`.
-    torch_execution_config : PyTorchExecutionConfig, optional
-        Hardware, precision, logging.
-
-    Returns
-    -------
-    amplitude, phase, results : float32 array or None, float32 array or None, dict
-        As for :func:`run_cdi_example`.
-    """
+    """Train as :func:`run_cdi_example`, with the backend that the settings name; scripts written for older
+    versions call this."""
     results = train_cdi_model_with_backend(train_data, test_data, config, torch_execution_config)
     if not do_stitching:
         return Stitched(None, None, results)
@@ -153,32 +134,11 @@ def reassemble_cdi_image(
 ) -> Stitched:
     """Reconstruct a scan with the model trained or loaded last; scripts written for older versions call this.
 
-    Parameters
-    ----------
-    test_data : RawData
-        Scan.
-    config : TrainingConfig or InferenceConfig
-        ``measurement_domain``, ``backend`` and the probe mask are used.
-    flip_x, flip_y, coord_scale : bool, bool, float
-        Signs of, and a factor on, the positions.
-    transpose : bool
-        Exchange the axes of the result.
-    M : int
-        Accepted for older callers and not used: overlapping patches are weighted with the light they saw.
-
-    Returns
-    -------
-    amplitude, phase : float32 array, shape (H, W)
-        Object; phase in radians.
-    results : dict
-        ``reconstructed_obj``, complex64 (H, W), and ``coverage``, float32 (H, W).
-
-    Raises
-    ------
-    BundleError
-        If there is no model.
-    DataError
-        If the scan does not fit it.
+    Amplitude and phase [rad] are (H, W); ``results`` hold ``reconstructed_obj`` (H, W) and ``coverage`` (H,
+    W). Of the settings ``measurement_domain``, ``backend`` and the probe mask are used. ``flip_x``,
+    ``flip_y`` and ``coord_scale`` change the positions, ``transpose`` exchanges the axes of the result, ``M``
+    is not used: overlapping patches are weighted with the light they saw. Raise ``BundleError`` where there
+    is no model, ``DataError`` where the scan does not fit it.
     """
     del M
     bundle = model_manager.current_bundle()
@@ -207,27 +167,9 @@ def save_outputs(
     results: Mapping[str, Any],
     output_prefix: str | Path,
 ) -> list[Path]:
-    """Write pictures and loss curves; Ptychodus calls this after a training.
-
-    Parameters
-    ----------
-    amplitude, phase : float array, shape (H, W) or (H, W, 1), or None
-        Object, phase in radians; no pictures where one is None.
-    results : mapping
-        ``history`` is used, where it is there.
-    output_prefix : path-like
-        Folder; made where it is absent.
-
-    Returns
-    -------
-    list of Path
-        ``reconstructed_amplitude.png`` and ``reconstructed_phase.png``, ``loss.png`` and ``history.json``.
-
-    Raises
-    ------
-    DataError
-        If the folder cannot be written to.
-    """
+    """Write pictures and loss curves to a folder; Ptychodus calls this after a training run. Amplitude and
+    phase [rad] are (H, W) or (H, W, 1), or None for no pictures; ``history`` of the results is drawn where it
+    is there."""
     from ptycho.evaluation.figures import save_reconstruction_pngs
 
     folder = prepare_folder(output_prefix)
@@ -241,24 +183,9 @@ def save_outputs(
 def load_inference_bundle(model_dir: str | Path) -> tuple[model_manager.DiffractionToObject, dict[str, Any]]:
     """Load a trained model and fill ``params.cfg`` from it; Ptychodus calls this before it reconstructs.
 
-    Parameters
-    ----------
-    model_dir : path-like
-        Folder that holds ``wts.h5.zip``, or the content of an unpacked one, or a folder with either.
-
-    Returns
-    -------
-    model : DiffractionToObject
-        With the method ``predict``.
-    config : dict
-        Copy of ``params.cfg`` with the settings of the model, among them ``N``, ``gridsize`` and
-        ``intensity_scale``.
-
-    Raises
-    ------
-    BundleError
-        If there is no such folder, if it holds no model (it is a FileNotFoundError then), or one that is
-        damaged or of another program.
+    The folder holds ``wts.h5.zip``, or the content of one, or a folder with either. The dictionary is a copy
+    of ``params.cfg``, with ``N``, ``gridsize`` and ``intensity_scale``. Raise ``BundleError`` where there is
+    no model (a ``FileNotFoundError`` too), or one that is damaged or of another program.
     """
     bundle = read_bundle(_bundle_in(Path(model_dir)))
     model = model_manager.DiffractionToObject(bundle)
@@ -271,20 +198,8 @@ def load_inference_bundle(model_dir: str | Path) -> tuple[model_manager.Diffract
 def load_inference_bundle_with_backend(
     bundle_dir: str | Path, config: Any = None
 ) -> tuple[model_manager.DiffractionToObject, dict[str, Any]]:
-    """Load a model of any backend; scripts written for older versions call this.
-
-    Parameters
-    ----------
-    bundle_dir : path-like
-        As for :func:`load_inference_bundle`.
-    config : object, optional
-        Accepted for older callers and not used: a bundle of either backend loads the same way.
-
-    Returns
-    -------
-    model, config : DiffractionToObject, dict
-        As for :func:`load_inference_bundle`.
-    """
+    """Load a model of any backend as :func:`load_inference_bundle`, ``config`` unused; scripts written for
+    older versions call this."""
     del config
     return load_inference_bundle(bundle_dir)
 

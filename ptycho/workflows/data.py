@@ -22,31 +22,9 @@ def load_data(
     coord_scale: float = 1.0,
     subsample_seed: int | None = None,
 ) -> RawData:
-    """Read a data set, or some of its patterns; scripts written for older versions call this.
-
-    Parameters
-    ----------
-    file_path : path-like
-        NPZ file, see ``specs/data_contracts.md``.
-    n_images : int, optional
-        Take that many patterns from the start.
-    n_subsample, subsample_seed : int, optional
-        Take that many patterns at random instead, in their order; the seed makes the choice reproducible.
-    flip_x, flip_y, swap_xy : bool
-        Exchange x and y, then turn their signs.
-    coord_scale : float
-        Factor on the positions.
-
-    Returns
-    -------
-    RawData
-        The patterns; without ``objectGuess`` where the positions were changed, since it no longer fits.
-
-    Raises
-    ------
-    DataError
-        If the file breaks the data contract.
-    """
+    """Read a data set, or some of its patterns; scripts written for older versions call this. ``n_images``
+    takes so many from the start, ``n_subsample`` at random instead, in their order, reproducibly with
+    ``subsample_seed``. The positions are changed as by :func:`with_moved_positions`."""
     raw = RawData.from_file(file_path)
     if n_subsample is not None and n_subsample < raw.n_patterns:
         rng = np.random.default_rng(subsample_seed)
@@ -59,24 +37,9 @@ def load_data(
 def with_moved_positions(
     raw: RawData, flip_xy: tuple[bool, bool], *, swap_xy: bool = False, coord_scale: float = 1.0
 ) -> RawData:
-    """Return a data set with other positions; ``ptycho.workflows.components`` calls this.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set.
-    flip_xy : tuple of bool
-        Turn the sign of x, of y.
-    swap_xy : bool
-        Exchange x and y first.
-    coord_scale : float
-        Factor on the positions.
-
-    Returns
-    -------
-    RawData
-        The data set itself where nothing is asked for; else one without ``objectGuess``.
-    """
+    """Return a data set with other positions; ``ptycho.workflows.components`` calls this. x and y are
+    exchanged, then their signs turned and both scaled; ``objectGuess``, which no longer fits, is left out.
+    Where nothing is asked for it is the data set itself."""
     flip = "".join(axis for axis, turned in zip("xy", flip_xy, strict=True) if turned)
     return turned_data(raw, Orientation(flip, swap_xy), coord_scale)
 
@@ -84,25 +47,9 @@ def with_moved_positions(
 def create_ptycho_data_container(
     data: RawData | loader.PtychoDataContainer, config: TrainingConfig | InferenceConfig
 ) -> loader.PtychoDataContainer:
-    """Group a scan as the settings say; scripts written for older versions call this.
-
-    Parameters
-    ----------
-    data : RawData or PtychoDataContainer
-        A container is returned as it is.
-    config : TrainingConfig or InferenceConfig
-        ``model``, ``n_groups`` (at most one for each scan point), ``neighbor_count``, ``seed``.
-
-    Returns
-    -------
-    PtychoDataContainer
-        Patterns and offsets.
-
-    Raises
-    ------
-    ConfigError, DataError
-        If the scan cannot be grouped like that.
-    """
+    """Group a scan as the settings say; scripts written for older versions call this. ``model``, ``n_groups``
+    (at most one for each scan point), ``neighbor_count`` and ``seed`` are used; a container is returned as it
+    is."""
     if isinstance(data, loader.PtychoDataContainer):
         return data
     wanted = data.n_patterns if config.n_groups is None else config.n_groups

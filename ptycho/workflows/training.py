@@ -1,4 +1,4 @@
-"""A training on data in memory, as older programs ask for it; ``ptycho.workflows.components`` exports it."""
+"""Training on data in memory, as older programs ask for it; ``ptycho.workflows.components`` exports it."""
 
 from __future__ import annotations
 
@@ -39,36 +39,15 @@ NO_FOLDER = Path()
 
 
 def on_tensorflow(config: TrainingConfig) -> TrainingConfig:
-    """Return a copy of the settings for TensorFlow; ``ptycho.workflows.components`` calls this.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings; they are not changed.
-
-    Returns
-    -------
-    TrainingConfig
-        The copy.
-    """
+    """Return a copy of the settings for TensorFlow; ``ptycho.workflows.components`` calls this."""
     changed = copy.copy(config)
     changed.backend = "tensorflow"
     return changed
 
 
 def train_cdi_model(train_data: RawData, test_data: RawData | None, config: TrainingConfig) -> dict[str, Any]:
-    """Train with TensorFlow; scripts written for older versions call this.
-
-    Parameters
-    ----------
-    train_data, test_data, config : RawData, RawData or None, TrainingConfig
-        As for :func:`run_cdi_example`.
-
-    Returns
-    -------
-    dict
-        ``results`` of :func:`run_cdi_example`.
-    """
+    """Train with TensorFlow and return the ``results`` of ``run_cdi_example``; scripts written for older
+    versions call this."""
     return train_cdi_model_with_backend(train_data, test_data, on_tensorflow(config))
 
 
@@ -78,20 +57,8 @@ def train_cdi_model_with_backend(
     config: TrainingConfig,
     execution: PyTorchExecutionConfig | None = None,
 ) -> dict[str, Any]:
-    """Train with the backend that the settings name; scripts written for older versions call this.
-
-    Parameters
-    ----------
-    train_data, test_data, config : RawData, RawData or None, TrainingConfig
-        As for :func:`run_cdi_example`.
-    execution : PyTorchExecutionConfig, optional
-        Hardware, precision, logging.
-
-    Returns
-    -------
-    dict
-        ``results`` of :func:`run_cdi_example`.
-    """
+    """Train as :func:`train_cdi_model`, with the backend that the settings name; scripts written for older
+    versions call this."""
     execution = execution or PyTorchExecutionConfig(logger_backend=None)
     config = _without_idle_settings(with_execution(config, execution))
     populate_legacy(config, LoggedProgress())
@@ -124,14 +91,11 @@ def train_cdi_model_with_backend(
 
 
 CLIENT_SENDS = ("positions_provided", "probe_scale")
-"""Settings that nothing here reads and that the window of Ptychodus holds."""
+"""Settings that nothing here reads and that the window of Ptychodus holds, also where it hides them."""
 
 
 def _without_idle_settings(config: TrainingConfig) -> TrainingConfig:
-    """Put settings that have no effect beside the others back to their defaults.
-
-    The window of Ptychodus hides them for such a training and still sends what was set for another one.
-    """
+    """Put settings without effect beside the others back to their defaults."""
     own = copy.copy(config)
     own.model = copy.copy(config.model)
     found = []
@@ -181,7 +145,7 @@ def _fitted(
         logger.warning("training: told to end; the last whole checkpoint stays in %s", config.output_dir)
         raise
     finally:
-        # Only an empty folder goes: checkpoints in it outlive a training that fails.
+        # Only an empty folder goes: checkpoints in it outlive a run that fails.
         if scratch is not None:
             with suppress(OSError):
                 scratch.rmdir()

@@ -123,6 +123,24 @@ def test_a_scan_that_breaks_the_data_contract_is_refused(
     assert faults(done, tmp_path / "out", *words) == []
 
 
+@pytest.mark.parametrize("command", ["train", "infer"])
+def test_a_refused_scan_leaves_no_folder_that_was_not_there(
+    command: str, small_scan: Path, train_command: Command, infer_command: Command, tmp_path: Path
+) -> None:
+    arrays = read_npz(small_scan)
+    _no_positions(arrays)
+    write_npz(tmp_path / "bad.npz", arrays)
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "new" / "below", tmp_path / "old" / "below", tmp_path / "old"):
+        if command == "train":
+            done = train_command(tmp_path / "bad.npz", folder)
+        else:
+            done = infer_command(Path("pretrained"), tmp_path / "bad.npz", folder)
+        assert faults(done, folder, "bad.npz", "'xcoords' is missing") == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz", "old"]
+    assert list((tmp_path / "old").iterdir()) == []
+
+
 def test_a_file_that_is_no_archive_or_a_cut_one_is_refused(
     small_scan: Path, train_command: Command, tmp_path: Path
 ) -> None:

@@ -96,7 +96,6 @@ def test_the_commands_of_the_specification_compute_on_the_cpu_and_our_own_choose
     chosen: dict[str, str] = {}
     for module, command in ((ptycho_torch.train, train_command), (ptycho_torch.inference, inference_command)):
         with monkeypatch.context() as patch:
-            patch.setattr(command, "run_command", lambda action, debug, typed: action())
             patch.setattr(command, "_run", lambda values, backend, device: chosen.update(device=device))
             module.cli_main([])
             assert chosen == {"device": "cpu"}

@@ -17,6 +17,7 @@ from ptycho.errors import DataError
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.reader import open_scan
 from ptycho.run.outputs import (
+    output_folder,
     prepare_folder,
     truth_on_canvas,
     write_json,
@@ -62,6 +63,23 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(DataError, match=r"cannot be written to .*Pass another --output_dir"):
             prepare_folder(folder)
+
+
+def _interrupted(folder: Path, *, leave: bool) -> None:
+    with output_folder(folder) as made:
+        if leave:
+            (made / "file").touch()
+        raise KeyboardInterrupt
+
+
+def test_a_folder_that_a_failing_block_made_goes_again_unless_it_holds_something(tmp_path: Path) -> None:
+    for name, leave, left in (("a/b", False, []), ("c/d", True, ["c", "c/d", "c/d/file"])):
+        with pytest.raises(KeyboardInterrupt):
+            _interrupted(tmp_path / name, leave=leave)
+        assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == left
+    with output_folder(str(tmp_path / "e")) as folder:
+        pass
+    assert folder.is_dir()
 
 
 def test_json_has_no_numbers_that_json_does_not_know(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from ptycho import params
-from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError, MissingPackageError
 from ptycho.run import engines, pipeline
 
@@ -119,13 +118,13 @@ def test_the_flag_chooses_the_engine_after_params_cfg_is_filled(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def choose(config: TrainingConfig, *_: object) -> None:
+    def choose(backend: str) -> None:
         cfg = {name: params.cfg[name] for name in ("N", "gridsize", "n_groups")}
-        seen.update(backend=config.backend, **cfg)
+        seen.update(backend=backend, **cfg)
         raise _StoppedError
 
     # The command looks at its settings before; the run chooses its engine here.
-    monkeypatch.setattr(pipeline, "check_training_settings", choose)
+    monkeypatch.setattr(pipeline, "load_engine", choose)
     monkeypatch.setattr(engines, "require_backend", lambda backend: None)
     done = run_command(
         "train",

@@ -1,0 +1,71 @@
+"""Settings of a run that cannot work, or that nothing would read: refused before a data file is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
+
+from ptycho.config.config import (
+    InferenceConfig,
+    PyTorchExecutionConfig,
+    TrainingConfig,
+    validate_execution_config,
+    validate_inference_config,
+    validate_training_config,
+)
+from ptycho.config.effects import validate_effects
+from ptycho.config.inference_effects import validate_inference_effects
+from ptycho.errors import ConfigError
+from ptycho.files.export import check_target
+from ptycho.run.engines import load_engine
+from ptycho.run.orientation_search import check_search
+from ptycho.solver.options import RefineOptions
+
+
+def check_training_settings(
+    config: TrainingConfig,
+    execution: PyTorchExecutionConfig,
+    native: Mapping[str, Any] | None = None,
+    *,
+    any_batch: bool = True,
+) -> ModuleType:
+    """Return the engine for training settings; raise ``ConfigError`` at the first that cannot work.
+    ``any_batch`` is as for :func:`ptycho.config.validation.validate_training_config`; a package that is not
+    installed is a ``MissingPackageError``."""
+    validate_training_config(config, any_batch=any_batch)
+    validate_execution_config(execution)
+    validate_effects(config, execution)
+    engine = load_engine(config.backend)
+    engine.check_settings(config, execution, native or {})
+    return engine
+
+
+def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:
+    """Refuse inference settings that cannot work or that nothing would read (``ConfigError``). No data file
+    is opened."""
+    refinement(config)
+    validate_inference_config(config)
+    validate_execution_config(execution)
+    validate_inference_effects(config, execution)
+    if config.export is not None:
+        check_target(config.export)
+    check_search(config)
+
+
+def refinement(config: InferenceConfig) -> RefineOptions | None:
+    """Return the refinement that the ``refine_*`` settings ask for, None where it is no step. Raises
+    ``ConfigError`` where a number is out of range, something is to be refined in no steps, or the model
+    smooths exit waves."""
+    names = [item.name for item in fields(RefineOptions)]
+    options = RefineOptions(**{name: getattr(config, f"refine_{name}") for name in names})
+    if not options.steps:
+        return None
+    sigma_px = config.model.gaussian_smoothing_sigma
+    if sigma_px > 0:
+        raise ConfigError(
+            "refinement: its forward model smooths no exit wave (got a model with gaussian_smoothing_sigma "
+            f"{sigma_px:g} px, expected 0). Leave out --refine, or train without --gaussian_smoothing_sigma."
+        )
+    return options
