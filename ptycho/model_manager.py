@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho import params
+from ptycho.config.architectures import architecture_of
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.canonical import CHUNK
 from ptycho.data.prepare import prepare_scan
@@ -68,7 +69,7 @@ class DiffractionToObject:
             offsets belong to, whatever the groups; its patches are cut from that object.
         """
         del options
-        if self.bundle.model.architecture == "unrolled":
+        if architecture_of(self.bundle.model).whole_canvas:
             return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
         self._populate(self.bundle.model.N)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ptycho.config import config as core
+from ptycho.config.architectures import KNOWN, Architecture
 from ptycho.config.choices import LossMode, allowed, closest_hint
-from ptycho.config.effects import CNN_ONLY
 from ptycho.errors import ConfigError
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 
@@ -187,15 +187,17 @@ def to_model_config(
     if data.C == 1:
         # A group of one pattern has nothing to merge, and clients say so here.
         values["object_big"] = core.ModelConfig.object_big
-    if model.architecture == "unrolled":
-        values |= _left_alone(model)
+    for other in KNOWN.values():
+        if other.name != model.architecture:
+            values |= _left_alone(model, other)
     return _finish(core.ModelConfig, {**values, **overrides}, overrides)
 
 
-def _left_alone(model: ModelConfig) -> dict[str, Any]:
-    """Return the core defaults of what only ``cnn`` reads, where it was left at the default of this form."""
+def _left_alone(model: ModelConfig, other: Architecture) -> dict[str, Any]:
+    """Return the core defaults of what only another network reads, where this form was left at its own."""
     own, result = ModelConfig(), core.ModelConfig()
-    names = [name for name in CNN_ONLY if hasattr(own, name) and getattr(model, name) == getattr(own, name)]
+    known = [name for name in other.settings if hasattr(own, name)]
+    names = [name for name in known if getattr(model, name) == getattr(own, name)]
     return {name: getattr(result, name) for name in names}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
+from ptycho.config.architectures import WHOLE_CANVAS
 from ptycho.config.effects import refuse_changed
 from ptycho.errors import ConfigError
 from ptycho_torch.config_params import (
@@ -121,8 +122,8 @@ def _check_bounds(data: DataConfig, name: str, architecture: str) -> None:
             f"training: {name} is no part of a range (got {bounds}, expected two numbers from 0 to 1, the "
             "lower one first). Correct the bounds."
         )
-    if architecture == "unrolled" and bounds != EVERYTHING:
-        refuse_changed(data, (name,), "unrolled", "has no effect", " or use architecture 'cnn'")
+    if architecture in WHOLE_CANVAS and bounds != EVERYTHING:
+        refuse_changed(data, (name,), architecture, "has no effect", " or use architecture 'cnn'")
 
 
 def _check_sent(training: TrainingConfig) -> None:
@@ -168,9 +169,9 @@ def check_inference(
         At the first setting that was changed and that nothing reads.
     """
     refuse_changed(inference, INFERENCE, "reconstruction", "is not implemented", "")
-    if architecture == "unrolled":
+    if architecture in WHOLE_CANVAS:
         names, action = ("batch_size", "patch_weighting"), " or use architecture 'cnn'"
-        refuse_changed(inference, names, "unrolled", "has no effect", action)
+        refuse_changed(inference, names, architecture, "has no effect", action)
     if datagen is not None:
         names = tuple(item.name for item in fields(datagen))
         action = "; ptycho_simulate makes scans"
@@ -231,8 +232,8 @@ def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig)
     _check_mask(model)
     for name in BOUNDS:
         _check_bounds(data, name, model.architecture)
-    if model.architecture == "unrolled":
-        refuse_changed(model, PENALTIES, "unrolled", "has no effect", " or use architecture 'cnn'")
+    if model.architecture in WHOLE_CANVAS:
+        refuse_changed(model, PENALTIES, model.architecture, "has no effect", " or use architecture 'cnn'")
     for name in PENALTIES:
         coefficient = f"{name}_coeff"
         if getattr(model, name) is None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX
 from ptycho.networks import architectures
@@ -125,8 +126,6 @@ class CnnGenerator(TableNetwork):
         Seed of the initial weights.
     """
 
-    whole_canvas = False
-
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
         self.n_px = model.N
@@ -194,8 +193,6 @@ class UnrolledGenerator(TableNetwork):
     seed : int
         Seed of the initial weights.
     """
-
-    whole_canvas = True
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
@@ -352,6 +349,9 @@ class UnrolledGenerator(TableNetwork):
         return self.convolutions[f"{name}out"](fine)
 
 
+GENERATORS = {"cnn": CnnGenerator, "unrolled": UnrolledGenerator}
+
+
 def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:
     """Build the network that a configuration names.
 
@@ -372,4 +372,4 @@ def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGen
     ConfigError
         If the architecture is unknown or its options do not fit.
     """
-    return UnrolledGenerator(model, seed) if model.architecture == "unrolled" else CnnGenerator(model, seed)
+    return GENERATORS[architecture_of(model).name](model, seed)

@@ -151,6 +151,7 @@ def train_folder(
     """
     from dataclasses import replace
 
+    from ptycho.config.architectures import architecture_of
     from ptycho.files.overwrites import check_training
     from ptycho.files.reader import pattern_size
     from ptycho.run.pipeline import train
@@ -187,7 +188,9 @@ def train_folder(
     native |= {"inference_config": inference, "datagen_config": datagen}
     native["callbacks"] = tuple(callbacks)
     # A network for whole scans has no groups, and so no bounds.
-    bounds = None if model.architecture == "unrolled" else (tuple(data.y_bounds), tuple(data.x_bounds))
+    bounds = (
+        None if architecture_of(core_model).whole_canvas else (tuple(data.y_bounds), tuple(data.x_bounds))
+    )
     return train(config, execution_config, native=native, bounds_yx=bounds, progress=progress)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.cli.console import Parser
+from ptycho.config.architectures import ARCHITECTURES
 from ptycho.config.choices import (
-    ARCHITECTURES,
     CentrePatterns,
     FlipAxes,
     LossMode,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal, get_args
 
-ARCHITECTURES: tuple[str, ...] = ("cnn", "unrolled")
 BUNDLE_NAME = "wts.h5.zip"
 CHECKPOINT_FOLDER = "checkpoints"
 BEST_CHECKPOINT = {"pytorch": "best-checkpoint.ckpt", "tensorflow": "best-checkpoint.h5.zip"}

@@ -3,7 +3,7 @@
 The other modules of ``ptycho.config`` own the classes, the rules, the legacy bridge and the YAML reading.
 """
 
-from ptycho.config.choices import ARCHITECTURES
+from ptycho.config.architectures import ARCHITECTURES
 from ptycho.config.classes import (
     DEFAULT_N_GROUPS,
     InferenceConfig,

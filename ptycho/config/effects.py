@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from ptycho.config.architectures import KNOWN, architecture_of
 from ptycho.config.choices import COMMAND_DEFAULTS, OTHER_DEFAULTS
 from ptycho.config.validation import check_realspace
 from ptycho.errors import ConfigError
@@ -18,12 +19,6 @@ from ptycho.errors import ConfigError
 if TYPE_CHECKING:
     from ptycho.config.classes import PyTorchExecutionConfig, TrainingConfig
 
-CNN_ONLY: tuple[str, ...] = (
-    "model_type", "n_filters_scale", "amp_activation", "object_big", "probe_big", "pad_object",
-    "gaussian_smoothing_sigma", "cbam_encoder", "cbam_bottleneck", "cbam_decoder", "eca_encoder",
-    "eca_decoder", "spatial_decoder", "decoder_spatial_kernel",
-)  # fmt: skip
-UNROLLED_ONLY: tuple[str, ...] = ("unrolled_steps", "unrolled_width", "unrolled_likelihood")
 PHYSICS_ONLY: tuple[str, ...] = (
     "nll_weight", "mae_weight", "realspace_weight", "tv_weight", "realspace_mae_weight",
 )  # fmt: skip
@@ -141,13 +136,19 @@ def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | No
         yield from _idle_execution(config, execution)
 
 
+def _with_groups(how: str) -> str:
+    """Return how to ask for a network that sees groups of patterns."""
+    return f" or {how} {next(item.name for item in KNOWN.values() if not item.whole_canvas)}"
+
+
 def _idle_by_network(config: TrainingConfig) -> Iterator[Idle]:
     model = config.model
-    if model.architecture == "unrolled":
-        yield Idle(model, CNN_ONLY, "unrolled", action=" or pass --architecture cnn")
-        yield Idle(config, ("batch_size",), "unrolled", action=" or pass --architecture cnn")
-    if model.architecture == "cnn":
-        yield Idle(model, UNROLLED_ONLY, "cnn", action=" or pass --architecture unrolled")
+    own = architecture_of(model)
+    for other in KNOWN.values():
+        if other is not own:
+            yield Idle(model, other.settings, own.name, action=f" or pass --architecture {other.name}")
+    if own.whole_canvas:
+        yield Idle(config, ("batch_size",), own.name, action=_with_groups("pass --architecture"))
     if model.gridsize == 1:
         for part in (model, config):
             yield Idle(part, GROUPS_ONLY, "groups of one pattern", action=" or raise gridsize")
@@ -174,9 +175,9 @@ def _idle_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -
         yield Idle(execution, ("strategy",), "training on one device")
     if not execution.enable_checkpointing:
         yield Idle(execution, ("checkpoint_save_top_k",), "training without checkpoints")
-    if config.model.architecture == "unrolled":
-        action = " or pass --architecture cnn"
-        yield Idle(execution, ("inference_batch_size",), "unrolled", action=action)
+    if (own := architecture_of(config.model)).whole_canvas:
+        action = _with_groups("pass --architecture")
+        yield Idle(execution, ("inference_batch_size",), own.name, action=action)
     if config.backend == "tensorflow":
         yield Idle(execution, LIGHTNING_ONLY, "TensorFlow", action=" or pass --backend pytorch")
 

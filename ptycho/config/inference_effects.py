@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.effects import Idle, defaults_of, idle_without, refuse
 from ptycho.errors import ConfigError
 
@@ -55,9 +56,10 @@ def _idle_inference(config: InferenceConfig, execution: PyTorchExecutionConfig) 
 def _idle_of_model(
     config: InferenceConfig, execution: PyTorchExecutionConfig, trained: ModelConfig
 ) -> Iterator[Idle]:
-    if trained.architecture == "unrolled":
-        yield Idle(config, ("patch_weighting",), "inference with an unrolled model")
-        yield Idle(execution, ("inference_batch_size",), "inference with an unrolled model")
+    if (own := architecture_of(trained)).whole_canvas:
+        where = f"inference with an {own.name} model"
+        yield Idle(config, ("patch_weighting",), where)
+        yield Idle(execution, ("inference_batch_size",), where)
 
 
 def refuse_other_network(

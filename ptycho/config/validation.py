@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from ptycho.config import choices
+from ptycho.config.architectures import architecture_of
 from ptycho.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -225,12 +226,7 @@ def check_realspace(config: TrainingConfig) -> None:
 def validate_model_config(config: ModelConfig) -> None:
     """Raise ``ConfigError`` at the first network setting out of range; an unknown architecture is answered
     with the closest known one."""
-    if config.architecture not in choices.ARCHITECTURES:
-        raise ConfigError(
-            f"model: architecture is {config.architecture!r}, expected one of "
-            f"{', '.join(choices.ARCHITECTURES)}. "
-            f"{choices.closest_hint(config.architecture, choices.ARCHITECTURES)}"
-        )
+    architecture_of(config)
     _check("model", config, MODEL_RULES)
 
 

@@ -7,12 +7,13 @@ of weights serves every backend.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.architectures import architecture_of
 from ptycho.errors import BundleError, ConfigError
 from ptycho.networks.layers import Init, LayerSpec, attention_table
 
@@ -189,6 +190,15 @@ def unrolled_table(*, width: int = 24, n_learned: int = LEARNED_STEPS) -> list[L
     return table
 
 
+TABLES: dict[str, Callable[[Any], list[LayerSpec]]] = {
+    "cnn": cnn_table,
+    "unrolled": lambda model: unrolled_table(
+        width=model.unrolled_width, n_learned=learned_steps(model.unrolled_steps)
+    ),
+}
+"""Architecture -> the table of a network with these settings."""
+
+
 def architecture_table(model: Any) -> list[LayerSpec]:
     """Return the table of the architecture that a configuration names.
 
@@ -207,14 +217,7 @@ def architecture_table(model: Any) -> list[LayerSpec]:
     ConfigError
         If the architecture is unknown or its options do not fit.
     """
-    if model.architecture == "cnn":
-        return cnn_table(model)
-    if model.architecture == "unrolled":
-        return unrolled_table(width=model.unrolled_width, n_learned=learned_steps(model.unrolled_steps))
-    raise ConfigError(
-        f"network: unknown architecture (got '{model.architecture}', expected one of cnn, unrolled). "
-        "Pass --architecture with one of them."
-    )
+    return TABLES[architecture_of(model).name](model)
 
 
 def weight_shapes(table: list[LayerSpec]) -> dict[str, tuple[int, ...]]:

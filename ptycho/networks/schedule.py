@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import BEST_CHECKPOINT, Scheduler, allowed
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ConfigError
@@ -28,7 +29,7 @@ def base_rate(learning_rate: float, model: ModelConfig) -> float:
     output moves with the width of the layer: ``cnn`` at the full rate saturates in its first epoch and stays
     flat.
     """
-    return learning_rate / model.n_filters_scale if model.architecture == "cnn" else learning_rate
+    return learning_rate / model.n_filters_scale if architecture_of(model).rate_by_width else learning_rate
 
 
 def rate_factor(

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import (
     BEST_CHECKPOINT,
     BUNDLE_NAME,
@@ -163,7 +164,7 @@ def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
     """Return a model for the pattern size of a scan: ``unrolled`` that was trained without a probe takes any,
     others raise as :func:`check_size`."""
     bundle = engine.to_bundle(model)
-    if bundle.model.architecture != "unrolled" or bundle.probe.any():
+    if not architecture_of(bundle.model).whole_canvas or bundle.probe.any():
         check_size(scan, bundle.model.N, where)
     if scan.n_px == bundle.model.N:
         return model

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.networks import architectures
 from ptycho.solver.schedule import STEP_DAMPING, needed_passes
@@ -107,8 +108,6 @@ class CnnGenerator(TableNetwork):
         Seed of the initial weights.
     """
 
-    whole_canvas = False
-
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
         self.n_px = model.N
@@ -176,8 +175,6 @@ class UnrolledGenerator(TableNetwork):
     seed : int
         Seed of the initial weights.
     """
-
-    whole_canvas = True
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
@@ -285,6 +282,9 @@ class UnrolledGenerator(TableNetwork):
         return tf.cast(self._convolved(fine, f"{name}out"), dtype)
 
 
+GENERATORS = {"cnn": CnnGenerator, "unrolled": UnrolledGenerator}
+
+
 def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:
     """Build the network that a configuration names.
 
@@ -305,4 +305,4 @@ def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGen
     ConfigError
         If the architecture is unknown or its options do not fit.
     """
-    return UnrolledGenerator(model, seed) if model.architecture == "unrolled" else CnnGenerator(model, seed)
+    return GENERATORS[architecture_of(model).name](model, seed)

@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from ptycho.config import config as c
-from ptycho.config.effects import CNN_ONLY, NOT_IMPLEMENTED, UNROLLED_ONLY
+from ptycho.config.architectures import CNN, UNROLLED
+from ptycho.config.effects import NOT_IMPLEMENTED
 from ptycho.data.labels import scan_labels, wanted_labels
 from ptycho.data.prepare import prepare_scan
 from ptycho.data.scan import Scan
@@ -181,7 +182,7 @@ def test_a_scan_without_labels_or_outside_its_object_is_refused_by_name(scan: Sc
 def test_defaults_and_every_setting_of_the_chosen_network_are_accepted() -> None:
     for architecture in c.ARCHITECTURES:
         c.validate_effects(training({"architecture": architecture}), c.PyTorchExecutionConfig())
-    for name in set(CNN_ONLY) - {"decoder_spatial_kernel", "model_type"}:
+    for name in set(CNN.settings) - {"decoder_spatial_kernel", "model_type"}:
         c.validate_effects(training({"gridsize": 2, name: another(c.ModelConfig, name)}))
     c.validate_effects(training({"model_type": "supervised"}))
     c.validate_effects(training({"spatial_decoder": True, "decoder_spatial_kernel": 3}))
@@ -197,14 +198,14 @@ def test_the_message_names_setting_value_default_and_way_out() -> None:
     )
 
 
-@pytest.mark.parametrize("name", CNN_ONLY)
+@pytest.mark.parametrize("name", CNN.settings)
 def test_unrolled_refuses_what_only_cnn_has(name: str) -> None:
     model = {"architecture": "unrolled", name: another(c.ModelConfig, name)}
     with pytest.raises(ConfigError, match=rf"^unrolled: {name} has no effect"):
         c.validate_effects(training(model))
 
 
-@pytest.mark.parametrize("name", UNROLLED_ONLY)
+@pytest.mark.parametrize("name", UNROLLED.settings)
 def test_cnn_refuses_what_only_unrolled_has(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^cnn: {name} has no effect"):
         c.validate_effects(training({name: another(c.ModelConfig, name)}))

@@ -108,7 +108,7 @@ def test_the_configuration_names_the_table() -> None:
     assert architectures.architecture_table(model) == cnn(128, gridsize=2, probe_big=False)
     unrolled = ModelConfig(architecture="unrolled", unrolled_steps=1, unrolled_width=5)
     assert architectures.architecture_table(unrolled) == architectures.unrolled_table(width=5, n_learned=1)
-    with pytest.raises(ConfigError, match="got 'resnet', expected one of"):
+    with pytest.raises(ConfigError, match="architecture is 'resnet', expected one of"):
         architectures.architecture_table(ModelConfig(architecture="resnet"))
 
 

@@ -102,9 +102,9 @@ def _shown(value: Any) -> str:
 
 def _fields(module: str, *names: str) -> str:
     """Tables of fields and defaults, with the rule of the validators where there is one."""
-    from ptycho.config import choices, validation
+    from ptycho.config import architectures, validation
 
-    known_architecture = f"one of {', '.join(choices.ARCHITECTURES)}"
+    known_architecture = f"one of {', '.join(architectures.ARCHITECTURES)}"
     rules = {
         "ModelConfig": {**validation.MODEL_RULES, "architecture": (known_architecture,)},
         "TrainingConfig": validation.TRAINING_RULES,
