@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from ptycho import params
 from ptycho.data import raw
 from ptycho.data.grouped import GroupedData, grouped_fields
@@ -93,7 +91,7 @@ class RawData(raw.RawData):
                 f"{self.source}: N is not the pattern size (got {N}, expected {self.N}). Set N to {self.N}."
             )
         draft = checked(self)
-        usable = np.setdiff1d(np.arange(self.n_patterns), draft.left_out)
+        usable = draft.usable
         if 1 < nsamples <= self.n_patterns:
             nsamples = min(nsamples, len(usable))
         groups = make_groups(

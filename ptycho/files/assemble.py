@@ -150,7 +150,7 @@ def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
         raw.source,
     )
     draft = checked(raw)
-    usable = np.setdiff1d(np.arange(raw.n_patterns), draft.left_out)
+    usable = draft.usable
     rows = usable[np.linspace(0, len(usable) - 1, min(len(usable), PROBE_SAMPLE)).astype(np.int64)]
     total, times = np.zeros((2, raw.N, raw.N))
     for row in rows:

@@ -108,7 +108,7 @@ def judging_centres(count: int, n_px: int, judged: NDArray[np.bool_] | None = No
     """Return at most ``JUDGING_TILES`` evenly spread indices, of ``count``, for tiles to validate on.
 
     Each tile lies around a pattern that validates, ``judged`` (count,), where any is named: one that holds
-    none would be judged on what was trained on.
+    none would be validated on what was trained on.
     """
     tiles = min(JUDGING_TILES, -(-count // tile_patterns(n_px)))
     around = np.arange(count) if judged is None else np.flatnonzero(judged)
