@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ptycho import physics
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import (
+    TIE_PX,
     CanvasPlan,
     check_positions,
     group_canvases,
@@ -33,7 +34,7 @@ def assert_all_inside(plan: CanvasPlan) -> None:
     """Judge: every patch is on the canvas and no shift is larger than half a pixel."""
     assert (plan.corners_yx >= 0).all()
     assert (plan.corners_yx + plan.patch_px <= plan.shape_yx).all()
-    assert np.abs(plan.shifts_yx_px).max() <= 0.5 + EXACT_PX
+    assert np.abs(plan.shifts_yx_px).max() <= 0.5 + TIE_PX + EXACT_PX
 
 
 def scattered(n_positions: int = 40, seed: int = 0) -> Array:
