@@ -224,6 +224,42 @@ def test_every_module_is_in_a_room() -> None:
     assert [name for name in NAMES if name not in packages and room(name) == "none"] == []
 
 
+MODULE_LINES, FUNCTION_LINES = 400, 60
+LARGER: dict[str, str] = {}
+"""Module, or module.function, that may be larger -> why. At most five."""
+
+
+def too_large(module: str, source: str) -> list[str]:
+    """Return one line for a module, and for each function without its docstring, above its limit."""
+    found = []
+    if (lines := len(source.splitlines())) > MODULE_LINES and module not in LARGER:
+        found.append(f"{module}: {lines} lines, at most {MODULE_LINES}")
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        text = node.body[0] if ast.get_docstring(node, clean=False) is not None else None
+        own = node.end_lineno - node.lineno + 1 - (text.end_lineno - text.lineno + 1 if text else 0)
+        if own > FUNCTION_LINES and f"{module}.{node.name}" not in LARGER:
+            found.append(f"{module}.{node.name}: {own} lines, at most {FUNCTION_LINES}")
+    return found
+
+
+def test_modules_and_functions_stay_small() -> None:
+    sources = {name: path.read_text(encoding="utf-8") for name, path in NAMES.items()}
+    assert len(LARGER) <= 5
+    assert [line for name, source in sources.items() for line in too_large(name, source)] == []
+
+
+def test_planted_giants_are_found() -> None:
+    body = "    x = 1\n"
+    assert too_large("m", "x = 1\n" * 400) == []
+    assert too_large("m", "x = 1\n" * 401) == ["m: 401 lines, at most 400"]
+    text = '    """Say it.' + "\n" * 70 + '    """\n'
+    assert too_large("m", "def f():\n" + text + body * 59) == []
+    method = "class A:\n    def f(self):\n" + ("    " + body) * 60
+    assert too_large("m", method) == ["m.f: 61 lines, at most 60"]
+
+
 def exits(source: str) -> list[int]:
     """Return the lines that end the process, outside the guard of a script."""
 
