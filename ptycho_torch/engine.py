@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
@@ -205,7 +206,7 @@ def fit(job: TrainingJob) -> TrainingResult:
             with torch.no_grad():
                 probe = fitted_probe(used, store, job.scan, trained, job.progress)
             model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
-        whole, needs_labels = model.generator.whole_canvas, model.terms.needs_labels
+        whole, needs_labels = architecture_of(model.core_config).whole_canvas, model.terms.needs_labels
         found = feeds(job, store, test_store, whole_canvas=whole, needs_labels=needs_labels)
         train, judge = (None if feed is None else loader(feed, job.execution) for feed in found)
         report = _Report(job, model)

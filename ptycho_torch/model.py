@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ptycho.config.architectures import architecture_of
 from ptycho.data.probe_choice import TrainedProbe
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import BundleError
@@ -202,7 +203,11 @@ class PtychoPINN_Lightning(L.LightningModule):
         Prediction
             Amplitudes, object and light.
         """
-        return self._predict_canvas(batch) if self.generator.whole_canvas else self._predict_patches(batch)
+        return (
+            self._predict_canvas(batch)
+            if architecture_of(self.core_config).whole_canvas
+            else self._predict_patches(batch)
+        )
 
     def _predict_canvas(self, batch: dict[str, Tensor]) -> losses.Prediction:
         """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""
@@ -325,7 +330,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         complex tensor, shape (B, C, N, N)
             Object patches [transmission], each in the frame of its own position.
         """
-        if not self.generator.whole_canvas:
+        if not architecture_of(self.core_config).whole_canvas:
             return self.generator(physics.filled_amplitude(x) * input_scale_factor)
         n_px = x.shape[-1]
         modes = probe.reshape(-1, *probe.shape[-3:])[0] if probe.ndim > 2 else probe[None]

@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
-from ptycho.data.store import PatternStore
 from ptycho.errors import ConfigError
-from ptycho.geometry.canvas import CanvasPlan
 from ptycho.process.progress import Progress
 from ptycho.run.reconstruction import reconstruct as reconstruct_with
 from ptycho_torch import physics
@@ -58,12 +57,12 @@ def resolve_accelerator(requested: str) -> str:
 class TorchBackend:
     """``ptycho.run.reconstruction.Backend`` for one model on one device."""
 
-    primitives = PRIMITIVES
+    primitives, chunks = PRIMITIVES, ScanChunks
 
     def __init__(self, model: PtychoPINN_Lightning, device: torch.device) -> None:
         self.model, self.device = model, device
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
-        self.whole_canvas = model.generator.whole_canvas
+        self.whole_canvas = architecture_of(model.core_config).whole_canvas
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         """Return values on the device."""
@@ -72,12 +71,6 @@ class TorchBackend:
     def array(self, tensor: Tensor) -> NDArray[Any]:
         """Return a tensor as NumPy values."""
         return tensor.cpu().numpy()
-
-    def chunks(
-        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Tensor
-    ) -> ScanChunks:
-        """Return the patterns of a canvas for the solver."""
-        return ScanChunks(store, plan, indices, probe)
 
     def illumination(self, chunks: ScanChunks) -> Tensor:
         """Return the photons per canvas pixel (H, W) (eq. 8)."""
@@ -99,19 +92,20 @@ class TorchBackend:
         amplitude: NDArray[np.float32],
         input_scale: float,
         window: NDArray[np.complex64],
-        plan: CanvasPlan,
-        rows: NDArray[np.int64],
+        corners_yx: NDArray[np.int64],
+        shifts_yx_px: NDArray[np.float64],
+        shape_yx: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         """Return weighted sum and weight (H, W) of the patches of groups."""
         scale = torch.tensor(input_scale, dtype=torch.float32, device=self.device)
         patches = self.model.network_patches(self.tensor(amplitude), scale)[:, 0]
         # In single precision before it moves: MPS has no other.
-        shifts = self.tensor(plan.shifts_yx_px[rows].astype(np.float32))
-        corners = self.tensor(plan.corners_yx[rows])
+        shifts = self.tensor(shifts_yx_px.astype(np.float32))
+        corners = self.tensor(corners_yx)
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         windows = physics.shift_field(self.tensor(window), shifts)
-        total = physics.weighted_patches(moved, corners, windows, plan.shape_yx)
-        return total, physics.illumination(windows, corners, plan.shape_yx)
+        total = physics.weighted_patches(moved, corners, windows, shape_yx)
+        return total, physics.illumination(windows, corners, shape_yx)
 
     def quotient(self, total: Tensor, weight: Tensor) -> Tensor:
         """Return total / weight, and 1 where hardly any weight is."""

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from ptycho.data.store import PatternStore
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
-from ptycho.geometry.subsets import most_subsets, subset_order
-from ptycho.solver.schedule import BLOCKS
+from ptycho.geometry.subsets import most_subsets, subset_blocks
 
 Array = Any
 
@@ -33,9 +32,8 @@ class ScanChunks:
         self._fixed, self._even = plan.is_integer, True
         self._laid, self._rest = plan, self.shifts
         self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)
-        order = subset_order(plan.positions_yx_px)
         # Within a block rows ascend, so that reading goes forward through the file.
-        self._blocks = [np.sort(order[block::BLOCKS]) for block in range(BLOCKS)]
+        self._blocks = subset_blocks(plan.positions_yx_px)
         self.subsets = most_subsets(plan.positions_yx_px, self.array(probe))
         self._keeps = len(indices) * plan.patch_px**2 <= KEPT_PIXELS
         self._kept: dict[int, Any] = {}
@@ -91,8 +89,8 @@ class ScanChunks:
         return self.part(0, 1)
 
     def part(self, index: int, count: int) -> Iterator[Any]:
-        """Yield the chunks of subset ``index`` of ``count``, 1 to ``BLOCKS``; each covers the canvas."""
-        for block in range(index, BLOCKS, count):
+        """Yield the chunks of subset ``index`` of ``count``; each subset covers the canvas."""
+        for block in range(index, len(self._blocks), count):
             rows = self._blocks[block]
             if not len(rows):
                 # A scan of fewer patterns than blocks; the FFT takes no empty batch.

@@ -16,18 +16,7 @@ _BITS = 16
 
 
 def subset_order(positions_yx_px: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Order positions along a Z curve, so that every ``BLOCKS``-th of them is spread evenly over the scan.
-
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (J, 2)
-        Patch centres [px].
-
-    Returns
-    -------
-    int64 array, shape (J,)
-        A permutation; block b is ``order[b::BLOCKS]``.
-    """
+    """Order positions (J, 2) [px] along a Z curve: every ``BLOCKS``-th is spread evenly over the scan."""
     low = positions_yx_px.min(axis=0)
     extent = max(float((positions_yx_px - low).max()), 1e-9)
     cells = ((positions_yx_px - low) / extent * (2**_BITS - 1)).astype(np.int64)
@@ -38,21 +27,15 @@ def subset_order(positions_yx_px: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.argsort(code, kind="stable")
 
 
+def subset_blocks(positions_yx_px: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Return the rows, ascending, of each of the ``BLOCKS`` parts of a scan that subsets are made of."""
+    order = subset_order(positions_yx_px)
+    return [np.sort(order[block::BLOCKS]) for block in range(BLOCKS)]
+
+
 def most_subsets(positions_yx_px: NDArray[np.float64], probe: NDArray[np.complexfloating]) -> int:
-    """Return into how many subsets a scan can be cut, each of which still sees every pixel several times.
-
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (J, 2)
-        Patch centres [px].
-    probe : complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)].
-
-    Returns
-    -------
-    int
-        1, 2, 4 or ``BLOCKS``.
-    """
+    """Return into how many subsets, 1 to ``BLOCKS``, a scan can be cut that each still see every pixel
+    several times; positions (J, 2) [px], probe (P, N, N)."""
     light = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0)
     # The participation area: exact for a disc of even light, little moved by a faint halo.
     area_px = light.sum() ** 2 / max(float((light**2).sum()), 1e-300)

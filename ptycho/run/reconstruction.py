@@ -34,6 +34,7 @@ class Backend(Protocol):
     """What one backend computes of a reconstruction, with one model on one device; arrays are its own."""
 
     primitives: Primitives
+    chunks: Callable[[PatternStore, CanvasPlan, NDArray[np.int64], Array], ScanChunks]
     core_config: ModelConfig
     trained_probe: TrainedProbe
     whole_canvas: bool  # the network sees a whole canvas, not a group of patterns
@@ -43,11 +44,6 @@ class Backend(Protocol):
 
     def array(self, tensor: Array) -> NDArray[Any]:
         """Return an array of the backend as NumPy values."""
-
-    def chunks(
-        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
-    ) -> ScanChunks:
-        """Return the patterns of a canvas for the solver."""
 
     def illumination(self, chunks: ScanChunks) -> Array:
         """Return the photons per canvas pixel (H, W) (eq. 8)."""
@@ -63,13 +59,14 @@ class Backend(Protocol):
         amplitude: NDArray[np.float32],
         input_scale: float,
         window: NDArray[np.complex64],
-        plan: CanvasPlan,
-        rows: NDArray[np.int64],
+        corners_yx: NDArray[np.int64],
+        shifts_yx_px: NDArray[np.float64],
+        shape_yx: tuple[int, int],
     ) -> tuple[Array, Array]:
         """Return weighted sum and weight (H, W) of the patches that a network makes of groups (eq. 12).
 
-        The patches of ``amplitude`` (B, C, N, N) count at the places ``rows`` (B,) of the plan, weighted with
-        the power of ``window`` (P, N, N).
+        The first patch of each group of ``amplitude`` (B, C, N, N) counts, at its corner and its shift (B, 2)
+        [px], weighted with the power of ``window`` (P, N, N).
         """
 
     def quotient(self, total: Array, weight: Array) -> Array:
@@ -272,7 +269,8 @@ def _stitched(
         for first in range(0, len(indices), size):
             rows = groups.indices[first : first + size]
             amplitude = chunks.store.amplitude(indices[rows])
-            sums = backend.patch_sums(amplitude, input_scale, window, plan, rows[:, 0])
+            places = plan.corners_yx[rows[:, 0]], plan.shifts_yx_px[rows[:, 0]]
+            sums = backend.patch_sums(amplitude, input_scale, window, *places, plan.shape_yx)
             total, weight = total + sums[0], weight + sums[1]
             phase.update(min(first + size, len(indices)))
     return backend.quotient(total, weight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.data.probe_choice import TrainedProbe
 from ptycho.data.scaling import ScaleRecord
@@ -134,7 +135,11 @@ class PtychoPINN:
         Prediction
             Amplitudes, object and light.
         """
-        return self._predict_canvas(batch) if self.generator.whole_canvas else self._predict_patches(batch)
+        return (
+            self._predict_canvas(batch)
+            if architecture_of(self.core_config).whole_canvas
+            else self._predict_patches(batch)
+        )
 
     def _predict_canvas(self, batch: Batch) -> losses.Prediction:
         """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
-from ptycho.data.store import PatternStore
-from ptycho.geometry.canvas import CanvasPlan
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
 from ptycho.run.reconstruction import reconstruct as reconstruct_with
@@ -34,12 +33,12 @@ def _predicted(
 class TensorflowBackend:
     """``ptycho.run.reconstruction.Backend`` for one model."""
 
-    primitives = PRIMITIVES
+    primitives, chunks = PRIMITIVES, ScanChunks
 
     def __init__(self, model: PtychoPINN) -> None:
         self.model = model
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
-        self.whole_canvas = model.generator.whole_canvas
+        self.whole_canvas = architecture_of(model.core_config).whole_canvas
 
     def tensor(self, values: NDArray[Any]) -> tf.Tensor:
         """Return values as a tensor."""
@@ -48,12 +47,6 @@ class TensorflowBackend:
     def array(self, tensor: tf.Tensor) -> NDArray[Any]:
         """Return a tensor as NumPy values."""
         return tensor.numpy()
-
-    def chunks(
-        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: tf.Tensor
-    ) -> ScanChunks:
-        """Return the patterns of a canvas for the solver."""
-        return ScanChunks(store, plan, indices, probe)
 
     def illumination(self, chunks: ScanChunks) -> tf.Tensor:
         """Return the photons per canvas pixel (H, W) (eq. 8)."""
@@ -75,17 +68,18 @@ class TensorflowBackend:
         amplitude: NDArray[np.float32],
         input_scale: float,
         window: NDArray[np.complex64],
-        plan: CanvasPlan,
-        rows: NDArray[np.int64],
+        corners_yx: NDArray[np.int64],
+        shifts_yx_px: NDArray[np.float64],
+        shape_yx: tuple[int, int],
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Return weighted sum and weight (H, W) of the patches of groups."""
         patches = self.model.network_patches(tf.constant(amplitude), input_scale)[:, 0]
-        shifts = tf.constant(plan.shifts_yx_px[rows], tf.float32)
-        corners = tf.constant(plan.corners_yx[rows])
+        shifts = tf.constant(shifts_yx_px, tf.float32)
+        corners = tf.constant(corners_yx)
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         windows = physics.shift_field(tf.constant(window), shifts)
-        total = physics.weighted_patches(moved, corners, windows, plan.shape_yx)
-        return total, physics.illumination(windows, corners, plan.shape_yx)
+        total = physics.weighted_patches(moved, corners, windows, shape_yx)
+        return total, physics.illumination(windows, corners, shape_yx)
 
     def quotient(self, total: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
         """Return total / weight, and 1 where hardly any weight is."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
@@ -311,7 +312,7 @@ def fit(job: TrainingJob) -> TrainingResult:
             used, trained = TensorflowBackend(model), np.unique(job.groups.indices)
             probe = fitted_probe(used, store, job.scan, trained, job.progress)
             model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
-        whole, needs_labels = model.generator.whole_canvas, model.terms.needs_labels
+        whole, needs_labels = architecture_of(model.core_config).whole_canvas, model.terms.needs_labels
         found = feeds(job, store, test_store, whole_canvas=whole, needs_labels=needs_labels)
         training = _Training(job, model, *found)
         if job.resume is not None and checkpoint is not None:
