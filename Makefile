@@ -1,10 +1,12 @@
 # make demo   train on the bundled scan, reconstruct it, and name the two pictures and the scores
-# make test   run every test
+# make test   run every test, WORKERS at a time
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUTPUT ?= demo_output
+# Processes that share the tests; each computes with one thread.
+WORKERS ?= 2
 # The program our plug-ins are for. It runs on Python 3.11 and later, so do its tests.
 CLIENT := ptychodus==1.7.0; python_version >= "3.11"
 CLIENT_REQUIRED = $(shell $(BIN)/python -c 'import sys; print(",ptychodus" * (sys.version_info >= (3, 11)))')
@@ -18,7 +20,7 @@ demo: $(VENV)/torch.stamp
 		--output_dir $(OUTPUT)/pictures --device cpu
 
 test: $(VENV)/all.stamp
-	PTYCHO_REQUIRE=tensorflow,torch$(CLIENT_REQUIRED) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	PTYCHO_REQUIRE=tensorflow,torch$(CLIENT_REQUIRED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

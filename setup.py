@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 TORCH = ["torch>=2.6", "lightning>=2.5", "mlflow>=2.20", "tensordict>=0.7", "tensorboard>=2.18"]
 TENSORFLOW = ["tensorflow>=2.19", "keras>=3.8", "mlflow>=2.20"]
-TEST = ["pytest>=8", "hypothesis>=6.100", "ruff>=0.9"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100", "ruff>=0.9"]
 # What the client needs beside itself. It asks for the whole of pydantic-ai and runs with this part of it, so
 # it is installed without its own requirements: see the Makefile.
 COMPAT = [

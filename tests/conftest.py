@@ -33,8 +33,13 @@ FOLDERS = {
 }
 """Folder of tests -> backends that everything in it needs."""
 
-# Threads that wait for each other on busy cores make these small problems ten times slower.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+EXPENSIVE = {"demo_run", "mlflow_run"}
+"""Fixtures of the session that are worth making once only, where several processes share the tests."""
+
+# Threads that wait for each other on busy cores make these small problems ten times slower. TensorFlow asks
+# for its own two pools; child processes inherit all of it.
+for _threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(_threads, "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
@@ -72,6 +77,34 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     if module_path.parent.parent.name == "tests" and module_path.parent.name in FOLDERS:
         return _BackendModule.from_parent(parent, path=module_path)
     return None
+
+
+def _shared_by(item: pytest.Item) -> str | None:
+    """Return the name of what a test shares with others and is made once for all of them; None without."""
+    made = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+    for name in EXPENSIVE.intersection(made):
+        return name
+    if any(found[-1].scope == "module" for found in made.values()):
+        return item.nodeid.partition("::")[0]
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where two processes share the tests, begin with the slow ones and keep together what shares a fixture.
+
+    A fixture of a module is made in every process that runs a test with it.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    units: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        shared, told = _shared_by(item), item.get_closest_marker("xdist_group")
+        if shared is not None and told is None:
+            item.add_marker(pytest.mark.xdist_group(shared))
+        units.setdefault(told.args[0] if told else shared or item.nodeid, []).append(item)
+    slow = {name for name, unit in units.items() if any(item.get_closest_marker("slow") for item in unit)}
+    items[:] = [item for name in sorted(units, key=lambda name: name not in slow) for item in units[name]]
 
 
 @contextlib.contextmanager

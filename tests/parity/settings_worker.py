@@ -1,8 +1,9 @@
-"""Change every setting once and note what came of it: ``python settings_worker.py torch|tf folder kind``.
+"""Change every setting once and note what came of it: ``python settings_worker.py torch|tf``.
 
-Written into the folder is ``settings_<backend>.json``: what a run is, which setting, and the verdict. A
-verdict begins with ``changed`` or ``refused``; every other one is a fault. Two frameworks never share a
-process.
+It reads lines ``{"folder": ..., "kind": ...}`` and answers each with ``WALKED`` when it has written
+``settings_<backend>.json`` into the folder: what a run is, which setting, and the verdict. A verdict begins
+with ``changed`` or ``refused``; every other one is a fault. One process walks over many kinds, because
+importing a framework takes as long as a walk; two frameworks never share a process.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def flags_of(*parsers: Any) -> dict[str, list[str]]:
 
 FLAGS = flags_of(training_parser("train"), inference_parser("inference"))
 CNN = ModelConfig(N=32, n_filters_scale=1, architecture="cnn", gridsize=2)
-UNROLLED = ModelConfig(N=32, architecture="unrolled", unrolled_steps=4, unrolled_width=4)
+UNROLLED = ModelConfig(N=32, architecture="unrolled", unrolled_steps=2, unrolled_width=4)
 NETWORKS = {"unrolled": UNROLLED, "cnn": CNN}
 SUPERVISED = replace(CNN, model_type="supervised")
 CPU = PyTorchExecutionConfig(accelerator="cpu")
@@ -158,7 +159,7 @@ def training_settings(name: str, model: ModelConfig) -> TrainingConfig:
     return TrainingConfig(
         model,
         nepochs=1,
-        n_groups=20,
+        n_groups=12,
         seed=1,
         batch_size=4,
         neighbor_count=6,
@@ -263,8 +264,25 @@ def planted(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
 PLANTED = "planted"
 
 
-def main(name: str, folder: Path, *kinds: str) -> None:
-    """Walk over everything, or over some kinds of run."""
+WALKED = "walked"
+"""Answer to a line."""
+
+
+def walked(name: str, folder: Path, kind: str) -> None:
+    """Walk over one kind of run and write the verdicts."""
+    from settings_beside import BESIDE  # its walks take their scans and models from here
+
+    scans, makers = write_scans(folder), WALKS | BESIDE | {PLANTED: planted}
+    if name == "torch":
+        from settings_native import NATIVE
+
+        makers |= NATIVE
+    verdicts = makers[kind](name, folder, scans).walk()
+    (folder / f"settings_{name}.json").write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
+
+
+def main(name: str) -> None:
+    """Walk as long as somebody asks for it."""
     if name == "torch":
         import torch
 
@@ -273,18 +291,12 @@ def main(name: str, folder: Path, *kinds: str) -> None:
         import tensorflow as tf
 
         tf.config.run_functions_eagerly(True)
-    from settings_beside import BESIDE  # its walks take their scans and models from here
-
-    verdicts: dict[str, str] = {}
-    scans, makers = write_scans(folder), WALKS | BESIDE | {PLANTED: planted}
-    if name == "torch":
-        from settings_native import NATIVE
-
-        makers |= NATIVE
-    for kind in kinds or makers:
-        verdicts |= makers[kind](name, folder, scans).walk()
-    (folder / f"settings_{name}.json").write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
+    for line in sys.stdin:
+        asked = json.loads(line)
+        walked(name, Path(asked["folder"]), asked["kind"])
+        sys.stdout.write(f"{WALKED}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1])

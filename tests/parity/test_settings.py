@@ -6,6 +6,8 @@ import importlib
 import json
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,11 @@ WORKER = Path(__file__).with_name("settings_worker.py")
 sys.path.insert(0, str(WORKER.parent))
 worker = importlib.import_module("settings_worker")
 beside, native = (importlib.import_module(f"settings_{name}") for name in ("beside", "native"))
-KINDS = [("torch", kind) for kind in (*worker.WALKS, *beside.BESIDE)]
-KINDS += [("torch", kind) for kind in native.NATIVE]
-KINDS += [("tf", kind) for kind in (*worker.WALKS, "evaluation")]
-"""Backend and run that are walked over."""
+KINDS = {
+    "torch": (*worker.WALKS, *beside.BESIDE, *native.NATIVE),
+    "tf": (*worker.WALKS, "evaluation"),
+}
+"""Backend -> runs that are walked over."""
 FEWEST = {"simulation": 20, "pretraining": 6, "evaluation": 70}
 """Values that a walk tries at least; 100 for the others."""
 SECONDS = 900
@@ -25,13 +28,57 @@ SECONDS = 900
 pytestmark = pytest.mark.slow
 
 
-def verdicts_of(backend: str, kind: str, folder: Path) -> dict[str, str]:
-    """Return the verdicts of a walk in a process of its own."""
-    words = [sys.executable, str(WORKER), backend, str(folder), kind]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, str] = json.loads((folder / f"settings_{backend}.json").read_text(encoding="utf-8"))
-    return found
+class Walker:
+    """A process of one backend, which walks over one kind of run after the other."""
+
+    def __init__(self, backend: str, log: Path) -> None:
+        self.backend, self.log = backend, log
+        words = [sys.executable, str(WORKER), backend]
+        with log.open("w", encoding="utf-8") as errors:
+            self.process = subprocess.Popen(
+                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+
+    def verdicts(self, kind: str, folder: Path) -> dict[str, str]:
+        """Return the verdicts of a walk."""
+        streams = self.process.stdin, self.process.stdout
+        assert streams[0] is not None
+        assert streams[1] is not None
+        late = threading.Timer(SECONDS, self.process.kill)
+        late.start()
+        try:
+            streams[0].write(json.dumps({"folder": str(folder), "kind": kind}) + "\n")
+            streams[0].flush()
+            answered = any(line.rstrip("\n") == worker.WALKED for line in streams[1])
+        finally:
+            late.cancel()
+        if not answered:
+            self.process.wait(timeout=SECONDS)
+        assert answered, self.log.read_text(encoding="utf-8")[-3000:]
+        found = (folder / f"settings_{self.backend}.json").read_text(encoding="utf-8")
+        verdicts: dict[str, str] = json.loads(found)
+        return verdicts
+
+    def end(self) -> None:
+        """End the process and close its pipes."""
+        _, _ = self.process.communicate(timeout=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def walker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Walker]]:
+    """Return the process of a backend, started when it is first asked for."""
+    folder, running = tmp_path_factory.mktemp("walkers"), {}
+
+    def of(backend: str) -> Walker:
+        if backend in running and running[backend].process.poll() is not None:
+            running.pop(backend).end()  # It broke, and said so in its test.
+        if backend not in running:
+            running[backend] = Walker(backend, folder / f"{backend}.txt")
+        return running[backend]
+
+    yield of
+    for process in running.values():
+        process.end()
 
 
 def faults(verdicts: dict[str, str]) -> dict[str, str]:
@@ -39,17 +86,26 @@ def faults(verdicts: dict[str, str]) -> dict[str, str]:
     return {name: said for name, said in verdicts.items() if not said.startswith(("changed", "refused"))}
 
 
-@pytest.mark.parametrize(("backend", "kind"), KINDS)
+# Where several processes share the tests, the walks of one backend stay in one of them.
+EVERY = [
+    pytest.param(backend, kind, marks=pytest.mark.xdist_group(f"settings {backend}"))
+    for backend, kinds in KINDS.items()
+    for kind in kinds
+]
+
+
+@pytest.mark.parametrize(("backend", "kind"), EVERY)
 def test_another_value_of_every_setting_changes_the_run_or_is_refused_by_its_name(
-    backend: str, kind: str, tmp_path: Path
+    backend: str, kind: str, walker: Callable[[str], Walker], tmp_path: Path
 ) -> None:
-    verdicts = verdicts_of(backend, kind, tmp_path)
+    verdicts = walker(backend).verdicts(kind, tmp_path)
     assert faults(verdicts) == {}
     assert len(verdicts) > FEWEST.get(kind.partition(" ")[0], 100)
 
 
-def test_the_walk_reports_planted_settings(tmp_path: Path) -> None:
-    verdicts = verdicts_of("torch", worker.PLANTED, tmp_path)
+@pytest.mark.xdist_group("settings torch")
+def test_the_walk_reports_planted_settings(walker: Callable[[str], Walker], tmp_path: Path) -> None:
+    verdicts = walker("torch").verdicts(worker.PLANTED, tmp_path)
     found = {name.rpartition("/")[2].partition("=")[0]: said for name, said in verdicts.items()}
     assert found.pop("used").startswith("changed")
     assert found.pop("refused").startswith("refused")

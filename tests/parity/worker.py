@@ -47,7 +47,7 @@ MODELS = {
     "cnn": ModelConfig(N=32, architecture="cnn", n_filters_scale=1, gridsize=2),
 }
 BUNDLED = Path(__file__).resolve().parents[2] / "datasets" / "demo_64.npz"
-BUNDLED_MODEL = ModelConfig(N=64, architecture="unrolled")
+BUNDLED_MODEL = ModelConfig(N=64, architecture="unrolled", unrolled_steps=12, unrolled_width=8)
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 ALL: dict[str, Any] = {"n_groups": 100}
 FEW: dict[str, Any] = {"n_groups": 24, "batch_size": 8}
@@ -69,7 +69,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 BUNDLED_TRAINING: dict[str, Any] = {"n_groups": 1000, "probe_trainable": True}
 """Name -> architecture, settings, execution settings."""
-EPOCHS, QUALITY_EPOCHS = 3, 6
+EPOCHS, QUALITY_EPOCHS = 3, 4
 POLISH = {
     "all": RefineOptions(12, probe=True, positions=True, frames=True, start="flat"),
     "poisson": RefineOptions(6, likelihood="poisson", tv=1e-3),
