@@ -27,11 +27,11 @@ from ptycho.config.config import (
 from ptycho.data.npz import read_npz
 from ptycho.errors import ConfigError
 from ptycho.evaluation.comparison import read_reconstruction, stored_domain
+from ptycho.files.overwrites import holds_training
 from ptycho.networks.bundle import read_bundle
 from ptycho.run import pipeline
 from ptycho.run.engines import find_model
 from ptycho.run.evaluate import Request, evaluate
-from ptycho.run.overwrites import holds_training
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "v0_1_0"
 SCAN = DATA / "scan.npz"
