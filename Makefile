@@ -20,7 +20,7 @@ demo: $(VENV)/torch.stamp
 		--output_dir $(OUTPUT)/pictures --device cpu
 
 test: $(VENV)/all.stamp
-	PTYCHO_REQUIRE=tensorflow,torch$(CLIENT_REQUIRED) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	PTYCHO_REQUIRE=tensorflow,torch$(CLIENT_REQUIRED) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.util
 import io
@@ -32,9 +33,6 @@ FOLDERS = {
     "compat": ("torch", "tensorflow", "ptychodus"),
 }
 """Folder of tests -> backends that everything in it needs."""
-
-EXPENSIVE = {"demo_run", "mlflow_run"}
-"""Fixtures of the session that are worth making once only, where several processes share the tests."""
 
 # Threads that wait for each other on busy cores make these small problems ten times slower. TensorFlow asks
 # for its own two pools; child processes inherit all of it.
@@ -79,32 +77,41 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return None
 
 
-def _shared_by(item: pytest.Item) -> str | None:
-    """Return the name of what a test shares with others and is made once for all of them; None without."""
-    made = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
-    for name in EXPENSIVE.intersection(made):
-        return name
-    if any(found[-1].scope == "module" for found in made.values()):
-        return item.nodeid.partition("::")[0]
-    return None
+@functools.cache
+def _shares_fixtures(path: str) -> bool:
+    """Return whether a file has fixtures that all of its tests share."""
+    return 'scope="module"' in (ROOT / path).read_text(encoding="utf-8")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where two processes share the tests, begin with the slow ones and keep together what shares a fixture.
+def unit_of(nodeid: str) -> str:
+    """Return the unit of work that a test belongs to, where several processes share the tests.
 
-    A fixture of a module is made in every process that runs a test with it.
+    A file whose tests share a fixture stays in one process, or each would make that fixture again. Any other
+    test is a unit of its own. The group marks of pytest-xdist 3.8 have no effect with pytest 9.2.
     """
+    path = nodeid.partition("::")[0]
+    return path if _shares_fixtures(path) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out units in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Units(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with the units that hold slow tests, where several processes share them: the end is even."""
     if not hasattr(config, "workerinput"):
         return
-    units: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        shared, told = _shared_by(item), item.get_closest_marker("xdist_group")
-        if shared is not None and told is None:
-            item.add_marker(pytest.mark.xdist_group(shared))
-        units.setdefault(told.args[0] if told else shared or item.nodeid, []).append(item)
-    slow = {name for name, unit in units.items() if any(item.get_closest_marker("slow") for item in unit)}
-    items[:] = [item for name in sorted(units, key=lambda name: name not in slow) for item in units[name]]
+    slow = {unit_of(item.nodeid) for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: unit_of(item.nodeid) not in slow)
 
 
 @contextlib.contextmanager

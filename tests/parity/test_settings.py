@@ -64,7 +64,7 @@ class Walker:
         _, _ = self.process.communicate(timeout=SECONDS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def walker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Walker]]:
     """Return the process of a backend, started when it is first asked for."""
     folder, running = tmp_path_factory.mktemp("walkers"), {}
@@ -86,15 +86,9 @@ def faults(verdicts: dict[str, str]) -> dict[str, str]:
     return {name: said for name, said in verdicts.items() if not said.startswith(("changed", "refused"))}
 
 
-# Where several processes share the tests, the walks of one backend stay in one of them.
-EVERY = [
-    pytest.param(backend, kind, marks=pytest.mark.xdist_group(f"settings {backend}"))
-    for backend, kinds in KINDS.items()
-    for kind in kinds
-]
-
-
-@pytest.mark.parametrize(("backend", "kind"), EVERY)
+@pytest.mark.parametrize(
+    ("backend", "kind"), [(backend, kind) for backend, kinds in KINDS.items() for kind in kinds]
+)
 def test_another_value_of_every_setting_changes_the_run_or_is_refused_by_its_name(
     backend: str, kind: str, walker: Callable[[str], Walker], tmp_path: Path
 ) -> None:
@@ -103,7 +97,6 @@ def test_another_value_of_every_setting_changes_the_run_or_is_refused_by_its_nam
     assert len(verdicts) > FEWEST.get(kind.partition(" ")[0], 100)
 
 
-@pytest.mark.xdist_group("settings torch")
 def test_the_walk_reports_planted_settings(walker: Callable[[str], Walker], tmp_path: Path) -> None:
     verdicts = walker("torch").verdicts(worker.PLANTED, tmp_path)
     found = {name.rpartition("/")[2].partition("=")[0]: said for name, said in verdicts.items()}
