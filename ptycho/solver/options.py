@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptycho.config.validation import BOOL, INFERENCE_RULES
+from ptycho.config.rules import BOOL
+from ptycho.config.validation import INFERENCE_RULES
 from ptycho.errors import ConfigError
 from ptycho.solver.schedule import REST_STEPS, subset_schedule
 

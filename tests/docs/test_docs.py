@@ -108,7 +108,7 @@ def _fields(module: str, *names: str) -> str:
     rules = {
         "ModelConfig": {**validation.MODEL_RULES, "architecture": (known_architecture,)},
         "TrainingConfig": validation.TRAINING_RULES,
-        "InferenceConfig": validation.SELECTION_RULES,
+        "InferenceConfig": validation.INFERENCE_RULES,
         "PyTorchExecutionConfig": validation.EXECUTION_RULES,
     }
     text = ""
