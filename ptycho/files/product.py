@@ -35,55 +35,19 @@ PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_
 
 @dataclass(frozen=True)
 class Product:
-    """Positions, probe and object, in metres.
+    """Positions, probe and object, in metres."""
 
-    Attributes
-    ----------
-    indexes : int64 array, shape (M,)
-        Number of the pattern that each position belongs to.
-    positions_yx_m : float64 array, shape (M, 2)
-        Positions [m].
-    probe : complex array, shape (P, N, N)
-        Incoherent modes.
-    obj : complex array, shape (H, W), or None
-        Object; None where the product holds an empty one.
-    centre_yx_m : tuple of float
-        Middle of the object, pixel ((H - 1) / 2, (W - 1) / 2) [m].
-    optics : Optics
-        Energy, distance and object pixel.
-    frame_gain : float64 array, shape (M,), or None
-        Factor on the amplitude of the probe at every position, where the product has one.
-    """
-
-    indexes: NDArray[np.int64]
-    positions_yx_m: NDArray[np.float64]
-    probe: NDArray[Any]
-    obj: NDArray[Any] | None
-    centre_yx_m: tuple[float, float]
+    indexes: NDArray[np.int64]  # (M,): number of the pattern that each position belongs to
+    positions_yx_m: NDArray[np.float64]  # (M, 2)
+    probe: NDArray[Any]  # (N, N) or (P, N, N), incoherent modes
+    obj: NDArray[Any] | None  # (H, W); None where the product holds an empty one
+    centre_yx_m: tuple[float, float]  # middle of the object, pixel ((H - 1) / 2, (W - 1) / 2)
     optics: Optics
-    frame_gain: NDArray[np.float64] | None = None
+    frame_gain: NDArray[np.float64] | None = None  # (M,), factor on the amplitude of the probe
 
 
 def find_product(diffraction: Path, named: Path | None) -> Path:
-    """Find the product of a diffraction file.
-
-    Parameters
-    ----------
-    diffraction : Path
-        HDF5 or NPZ diffraction file.
-    named : Path or None
-        What the user names; it wins.
-
-    Returns
-    -------
-    Path
-        Otherwise the file in the same folder whose name has ``product`` in the place of ``diffraction``.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-    """
+    """Return the product of a diffraction file: the one the user named, else :func:`sibling_product`."""
     if named is not None:
         if not named.is_file():
             raise DataError(
@@ -101,18 +65,7 @@ def find_product(diffraction: Path, named: Path | None) -> Path:
 
 
 def sibling_product(diffraction: Path) -> Path | None:
-    """Return the file beside a diffraction file that is named as its product.
-
-    Parameters
-    ----------
-    diffraction : Path
-        File with patterns.
-
-    Returns
-    -------
-    Path or None
-        The file whose name has ``product`` in the place of ``diffraction``.
-    """
+    """Return the file beside it that has ``product`` in its name where this has ``diffraction``, or None."""
     for word in ("diffraction", "Diffraction", "DIFFRACTION"):
         swapped = "product".upper() if word.isupper() else "Product" if word.istitle() else "product"
         for suffix in dict.fromkeys((diffraction.suffix, ".h5", ".hdf5", ".npz", ".cxi")):
@@ -123,22 +76,9 @@ def sibling_product(diffraction: Path) -> Path | None:
 
 
 def read_product(path: Path) -> Product:
-    """Read a product.
+    """Read an HDF5, NPZ or CXI product, with one index and two coordinates for each position.
 
-    Parameters
-    ----------
-    path : Path
-        HDF5, NPZ or CXI product of Ptychodus.
-
-    Returns
-    -------
-    Product
-        Checked: one index and two coordinates for each position.
-
-    Raises
-    ------
-    DataError
-        If something is missing or has the wrong shape.
+    ``DataError`` where something is missing or has the wrong shape.
     """
     if is_hdf5(path):
         with opened(path) as file:
@@ -157,8 +97,7 @@ def read_product(path: Path) -> Product:
         )
     probe, obj = incoherent_modes(arrays["probe"], path), first_layer(arrays["object"], path)
     optics = Optics(
-        numbers["photon_energy_eV"] or None,
-        numbers["detector_object_distance_m"] or None,
+        *(numbers[key] or None for key in ("photon_energy_eV", "detector_object_distance_m")),
         None,
         (numbers["pixel_height_m"], numbers["pixel_width_m"]),
     )
@@ -211,7 +150,7 @@ def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, floa
 
 
 def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    """Read arrays and numbers of a CXI product: the names of CXI, and those that Ptychodus adds."""
+    """Read arrays and numbers by the names of CXI, and those that Ptychodus adds."""
     images = {"probe": paths.product_probe, "object": paths.product_object}
     arrays = {
         key: _array(require_dataset(file, looked, f"the {key} of the product", WRITE_AGAIN))
@@ -275,25 +214,7 @@ def _near_field(path: str) -> DataError:
 
 
 def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Return the incoherent modes of a probe array of 2 to 4 axes.
-
-    Parameters
-    ----------
-    probe : complex array, shape (N, N), (P, N, N) or (components, P, N, N)
-        Probe as stored.
-    path : Path
-        File, for messages.
-
-    Returns
-    -------
-    complex array, shape (N, N) or (P, N, N)
-        The modes of the first component.
-
-    Raises
-    ------
-    DataError
-        If the shape is another one.
-    """
+    """Return the modes (N, N) or (P, N, N) of a probe; of (components, P, N, N), those of the first."""
     if probe.ndim == 4 and probe.shape[0] > 1:
         logger.warning(
             "%s: the probe varies from position to position (%d components); the first is used",
@@ -310,25 +231,7 @@ def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def first_layer(obj: NDArray[Any], path: Path) -> NDArray[Any] | None:
-    """Return the first layer of an object, or None where it is empty.
-
-    Parameters
-    ----------
-    obj : complex array, shape (H, W) or (layers, H, W)
-        Object as stored.
-    path : Path
-        File, for messages.
-
-    Returns
-    -------
-    complex array, shape (H, W), or None
-        The layer.
-
-    Raises
-    ------
-    DataError
-        If the shape is another one.
-    """
+    """Return the first layer (H, W) of an object (H, W) or (layers, H, W), or None where it is empty."""
     if not obj.size:
         return None
     if obj.ndim == 3 and len(obj) > 1:
@@ -345,31 +248,11 @@ def first_layer(obj: NDArray[Any], path: Path) -> NDArray[Any] | None:
 def pair_by_index(
     pattern_indexes: NDArray[np.int64], product: Product, where: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Give each pattern the position with its index, as the client does.
+    """Give each pattern, by its index (M,), the position with that index, as Ptychodus does.
 
     Positions of one index are averaged. A pattern between two indexes gets the position between theirs. A
-    pattern outside of the indexes, and one with a negative index, is left out.
-
-    Parameters
-    ----------
-    pattern_indexes : int64 array, shape (M,)
-        Index of each pattern.
-    product : Product
-        Positions and their indexes.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    rows : int64 array, shape (J,)
-        Patterns that have a position.
-    positions_yx_m : float64 array, shape (J, 2)
-        Their positions [m].
-
-    Raises
-    ------
-    DataError
-        If no pattern has one.
+    pattern outside of the indexes, and one with a negative index, is left out. Returns the rows (J,) of the
+    others and their positions (J, 2) [m]; ``DataError`` where there are none.
     """
     known, inverse = np.unique(product.indexes, return_inverse=True)
     counts = np.bincount(inverse)
@@ -387,9 +270,6 @@ def pair_by_index(
     if len(rows) < len(pattern_indexes) or between:
         logger.warning(
             "%s: %d of %d patterns have no position and are left out; %d get one between their neighbours",
-            where,
-            len(pattern_indexes) - len(rows),
-            len(pattern_indexes),
-            between,
+            *(where, len(pattern_indexes) - len(rows), len(pattern_indexes), between),
         )
     return rows, np.stack([np.interp(taken, known, column) for column in means], axis=1)
