@@ -97,21 +97,11 @@ WRONG = ", as with wrong positions, axes (--find-orientation), domain (--measure
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reconstruction is worth.
+    """What a reconstruction is worth."""
 
-    Attributes
-    ----------
-    word : {'good', 'doubtful', 'failed'}
-        The worst of all reasons.
-    reasons : tuple of str
-        Why it is not good; empty where it is.
-    numbers : dict of str to float, int, bool or None
-        What was found, by name.
-    """
-
-    word: Word
-    reasons: tuple[str, ...]
-    numbers: dict[str, Any] = field(default_factory=dict)
+    word: Word  # the worst of all reasons
+    reasons: tuple[str, ...]  # why it is not good; empty where it is
+    numbers: dict[str, Any] = field(default_factory=dict)  # what was found, by name
 
     def line(self) -> str:
         """Return the verdict in one line, in capitals where it is not good."""
@@ -134,32 +124,14 @@ def _misfit_words(numbers: dict[str, Any]) -> str:
 
 
 def announce(verdict: Verdict, progress: Progress) -> None:
-    """Tell the verdict; a silent caller hears of it where it is not good.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        What a reconstruction is worth.
-    progress : Progress
-        Told the line.
-    """
+    """Tell the verdict; a silent caller hears of it where it is not good."""
     progress.conclude(verdict.line(), good=verdict.word == "good")
 
 
 def judge(found: Reconstruction, scan: Scan) -> Verdict:
-    """Say what a reconstruction is worth, from its own patterns alone.
+    """Say what a reconstruction is worth, from its own patterns alone and what the checks of the scan found.
 
-    Parameters
-    ----------
-    found : Reconstruction
-        Object, probe and place; what it leaves unexplained is found out where ``fit`` is None.
-    scan : Scan
-        The scan it was made from, with what the checks found.
-
-    Returns
-    -------
-    Verdict
-        Word, reasons and numbers.
+    What it leaves unexplained is found out where ``found.fit`` is None.
     """
     if not np.isfinite(found.obj).all() or not np.isfinite(found.probe).all():
         return Verdict("failed", ("the object holds values that are no numbers",), {"misfit": math.nan})
@@ -245,13 +217,11 @@ def _fit_numbers(fit: Fit, n_unknowns: int) -> dict[str, Any]:
 
 
 def _paired_share(fit: Fit) -> float | None:
-    """Return the unexplained share by what neighbouring pixels have in common; None where chance covers it.
-
-    Where few photons fall no object explains all of it, so the part of the noise is no reason.
-    """
+    """Return the unexplained share by what neighbours have in common; None where chance covers it."""
     chance = fit.pixel_misfit.sum() * math.sqrt(2 / max(fit.pixel_count.sum(), 1.0))
     if fit.paired_varying < LIMITS.paired_structure * chance:
         return None
+    # Where few photons fall no object explains all of it, so the part of the noise is no reason.
     return (fit.paired_misfit - LIMITS.paired_chance * chance) / fit.paired_varying - fit.relative
 
 
@@ -378,14 +348,14 @@ def _bad_patterns(fit: Fit) -> NDArray[np.int64]:
 
 
 def _bad_reasons(
-    bad: NDArray[np.int64], fit: Fit, members: NDArray[np.int64], positions_yx_px: NDArray[np.float64]
+    bad: NDArray[np.int64], fit: Fit, indices: NDArray[np.int64], positions_yx_px: NDArray[np.float64]
 ) -> list[Reason]:
     """Say how many patterns fit badly, and whether they lie together."""
     count, total = len(bad), len(fit.misfit)
     share = fit.misfit[bad].sum() / max(fit.misfit.sum(), 1e-30)
     if not count or (count <= LIMITS.bad_patterns * total and share <= LIMITS.bad_misfit):
         return []
-    chosen = np.sort(members[bad])
+    chosen = np.sort(indices[bad])
     where = f"first: pattern {chosen[0]}"
     if count >= 3:
         near = _nearest_px(positions_yx_px)

@@ -149,7 +149,7 @@ def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) 
     list of Path
         ``loss.png`` and ``history.json``; nothing where no epoch ended.
     """
-    from ptycho.evaluation.figures import save_loss_png
+    from ptycho.evaluation.charts import save_loss_png
 
     curves = {name: list(values) for name, values in history.items() if len(values)}
     if not curves:
