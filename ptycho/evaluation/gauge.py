@@ -104,7 +104,8 @@ def _empty(where: str, mask: NDArray[Any]) -> DataError:
 def gauge_fit_region(mask: NDArray[Any]) -> tuple[slice, slice]:
     """Return the row and column slices of the bounding box of a mask (H, W); ``DataError`` where it is empty.
 
-    >>> gauge_fit_region(np.eye(4, dtype=bool)[:, :3]) (slice(0, 3, None), slice(0, 3, None))
+    >>> gauge_fit_region(np.eye(4, dtype=bool)[:, :3])
+    (slice(0, 3, None), slice(0, 3, None))
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:

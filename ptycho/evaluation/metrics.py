@@ -226,16 +226,23 @@ def score_aligned(
     truth's branch (truth + wrapped difference), so that PSNR and SSIM of the phase see no wrap that only one
     of the two maps has.
 
-    Parameters ---------- aligned, truth : complex array, shape (H, W) Reconstructed object in the gauge of
-    the truth, and known object [transmission]. mask : bool array, shape (H, W), optional Scanned region;
-    everything when None. known_truth : bool The second is free of noise; False for another reconstruction,
-    as noisy as the first.
+    Parameters
+    ----------
+    aligned, truth : complex array, shape (H, W)
+        Reconstructed object in the gauge of the truth, and known object [transmission].
+    mask : bool array, shape (H, W), optional
+        Scanned region; everything when None.
+    known_truth : bool
+        The second is free of noise; False for another reconstruction, as noisy as the first.
 
-    Returns ------- dict of str to float ``complex_nrmse``, ``amplitude_mae``, ``phase_mae_rad``,
-    ``amplitude_psnr_db`` with ``amplitude_range``, ``phase_psnr_db`` with ``phase_range_rad``,
-    ``amplitude_ssim``, ``phase_ssim`` (ranges: the truth's, inside the mask) and ``frc_resolution_px``, the
-    full period at the half-bit crossing, 2.0 (Nyquist) when the curves do not cross. PSNR is inf for equal
-    images; PSNR and SSIM are nan where the truth is constant.
+    Returns
+    -------
+    dict of str to float
+        ``complex_nrmse``, ``amplitude_mae``, ``phase_mae_rad``, ``amplitude_psnr_db`` with
+        ``amplitude_range``, ``phase_psnr_db`` with ``phase_range_rad``, ``amplitude_ssim``,
+        ``phase_ssim`` (ranges: the truth's, inside the mask) and ``frc_resolution_px``, the full period
+        at the half-bit crossing, 2.0 (Nyquist) when the curves do not cross. PSNR is inf for equal
+        images; PSNR and SSIM are nan where the truth is constant.
     """
     mask = checked_mask("score", aligned, truth, mask)
     aligned = aligned.astype(np.complex128)

@@ -1,7 +1,9 @@
-"""Procedural complex objects for simulated scans, plus one that is made from pictures.
+"""Procedural test objects for simulated scans, plus one that is made from pictures.
 
 A scene is drawn as two maps in [0, 1], absorption and thickness, on a (y, x) grid of object pixels.
-Absorption 0..1 becomes the amplitude 1.0..0.6, thickness 0..1 a phase of ``phase_range_rad`` centred at zero.
+Absorption 0..1 becomes the amplitude 1.0..0.6, thickness 0..1 a phase of ``phase_range_rad`` centred at
+zero. Every scene is a function ``(shape_yx, rng, **options)`` that returns the transmission (H, W)
+complex128.
 """
 
 from __future__ import annotations
@@ -110,26 +112,7 @@ def lines(
     width_range_px: tuple[float, float] = (1.5, 8.0),
     phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Draw straight bars of random place, direction, width and material.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of all random choices.
-    n_lines : int
-        Number of bars.
-    width_range_px : tuple of float
-        Smallest and largest width [px].
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+    """Draw straight bars of random place, direction, width and material."""
     maps = np.zeros((2, *shape_yx))
     grid = _grid(shape_yx)
     for _ in range(n_lines):
@@ -147,24 +130,7 @@ def siemens_star(
     n_spokes: int = 18,
     phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Draw a spoke target with a random centre and rotation.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of the centre, the rotation and the material.
-    n_spokes : int
-        Number of spokes.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+    """Draw a spoke target with a random centre, rotation and material."""
     maps = np.zeros((2, *shape_yx))
     centre = tuple(rng.uniform(0.4, 0.6, size=2) * shape_yx)
     star = _star(_grid(shape_yx), centre, 0.42 * min(shape_yx), n_spokes, rng.uniform(0.0, 2 * np.pi))
@@ -179,24 +145,7 @@ def dead_leaves(
     radius_range_px: tuple[float, float] = (3.0, 40.0),
     phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Draw overlapping discs and squares of all sizes, the usual stand-in for natural images.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of all random choices.
-    radius_range_px : tuple of float
-        Smallest and largest radius [px].
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+    """Draw overlapping discs and squares of all sizes, the usual stand-in for natural images."""
     return _transmission(_leaves(shape_yx, rng, radius_range_px), phase_range_rad)
 
 
@@ -207,24 +156,7 @@ def gaussian_random_field(
     exponent: float = 3.0,
     phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Draw a smooth random field whose power falls as ``frequency ** -exponent``, squeezed into [0, 1].
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of the field.
-    exponent : float
-        Fall of the power spectrum; larger is smoother.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+    """Draw a smooth random field whose power falls as ``frequency ** -exponent``, squeezed into [0, 1]."""
     noise = rng.standard_normal((2, *shape_yx))
     frequency = np.hypot(np.fft.fftfreq(shape_yx[0])[:, None], np.fft.fftfreq(shape_yx[1])[None, :])
     frequency[0, 0] = np.inf
@@ -238,22 +170,7 @@ def gaussian_random_field(
 def collage(
     shape_yx: tuple[int, int], rng: np.random.Generator, *, phase_range_rad: float = PHASE_RANGE_RAD
 ) -> NDArray[np.complex128]:
-    """Draw a star, line pairs and a letter F on faint leaves: fine and coarse, without any mirror symmetry.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of the leaves and of the rotation of the star.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+    """Draw a star, line pairs and a letter F on faint leaves: fine and coarse, no mirror symmetry."""
     height, width = shape_yx
     size = min(shape_yx)
     grid = _grid(shape_yx)
@@ -309,28 +226,10 @@ def picture(
     phase_path: str | Path | None = None,
     phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Make an object from a picture: bright places transmit more.
+    """Make an object (H, W) complex128 from a picture, cropped about its middle: bright places transmit more.
 
-    Parameters
-    ----------
-    path : path
-        Picture of the amplitude; its middle is cropped to the aspect of the object.
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    phase_path : path, optional
-        Picture of the phase; the first one where there is none.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-
-    Raises
-    ------
-    DataError
-        If a file is no picture, or a picture without contrast.
+    The phase is that of ``phase_path``, else of the same picture. ``DataError`` where a file is no picture,
+    or one without contrast.
     """
     amplitude = _grey(path, shape_yx)
     thickness = amplitude if phase_path is None else _grey(phase_path, shape_yx)
@@ -344,27 +243,11 @@ SCENES: dict[str, Callable[..., NDArray[np.complex128]]] = {
     "lines": lines,
     "siemens_star": siemens_star,
 }
-"""Name of every procedural scene and the function ``(shape_yx, rng, **options)`` that draws it."""
+"""Name of every scene and the function that draws it."""
 
 
 def check_scene(name: str) -> str:
-    """Return the canonical name of a scene; dashes count as underscores.
-
-    Parameters
-    ----------
-    name : str
-        Name of a scene.
-
-    Returns
-    -------
-    str
-        Key of :data:`SCENES`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such scene.
-    """
+    """Return the canonical name of a scene, dashes count as underscores; ``ConfigError`` for none."""
     key = name.replace("-", "_").lower()
     if key not in SCENES:
         near = (get_close_matches(key, SCENES, n=1) or list(SCENES))[0]
@@ -376,27 +259,5 @@ def check_scene(name: str) -> str:
 def make_scene(
     name: str, shape_yx: tuple[int, int], seed: int | np.random.SeedSequence, **options: Any
 ) -> NDArray[np.complex128]:
-    """Draw one of the procedural scenes.
-
-    Parameters
-    ----------
-    name : str
-        Key of :data:`SCENES`.
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    seed : int or numpy.random.SeedSequence
-        The same seed draws the same object.
-    **options
-        Passed on to the scene.
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such scene.
-    """
+    """Draw the scene of a name; the same seed draws the same object."""
     return SCENES[check_scene(name)](shape_yx, np.random.default_rng(seed), **options)
