@@ -127,11 +127,7 @@ def _local(
 
 
 def _projected(
-    found: Reconstruction,
-    scan: Scan,
-    plan: CanvasPlan,
-    rows: NDArray[np.int64],
-    local: NDArray[np.float32],
+    found: Reconstruction, scan: Scan, plan: CanvasPlan, rows: NDArray[np.int64], local: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the residual along the drift, and the power of the drift, of some patterns."""
     probes = shift_field(found.probe, plan.shifts_yx_px[rows])

@@ -214,11 +214,7 @@ def score(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = No
 
 
 def score_aligned(
-    aligned: ComplexArray,
-    truth: ComplexArray,
-    mask: NDArray[Any] | None = None,
-    *,
-    known_truth: bool = True,
+    aligned: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None, *, known_truth: bool = True
 ) -> dict[str, float]:
     """Return every metric inside the mask for an object whose gauge is fitted already.
 

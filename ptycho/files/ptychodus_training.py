@@ -78,12 +78,7 @@ def _positions_yx_px(file: h5py.File, count: int) -> NDArray[np.float64]:
 
 
 def _optics(file: h5py.File) -> Optics:
-    keys = (
-        "photon_energy_eV",
-        "detector_object_distance_m",
-        "object_pixel_height_m",
-        "object_pixel_width_m",
-    )
+    keys = ("photon_energy_eV", "detector_object_distance_m", "object_pixel_height_m", "object_pixel_width_m")
     found = [find_dataset(file, [key]) for key in keys]
     numbers = [None if dataset is None else read_number(dataset) for dataset in found]
     energy, distance, *sides = (value if value is not None and value > 0 else None for value in numbers)
