@@ -2,8 +2,7 @@
 
 A scene is drawn as two maps in [0, 1], absorption and thickness, on a (y, x) grid of object pixels.
 Absorption 0..1 becomes the amplitude 1.0..0.6, thickness 0..1 a phase of ``phase_range_rad`` centred at
-zero. Every scene is a function ``(shape_yx, rng, **options)`` that returns the transmission (H, W)
-complex128.
+zero.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +23,15 @@ PHASE_RANGE_RAD = 1.5
 BLUR_PX = 0.7
 """Gaussian sigma [px] that limits the band of every drawn edge to what a pixel grid can carry."""
 
-Maps = NDArray[np.float64]
+Map = NDArray[np.float64]  # (H, W)
+Maps = NDArray[np.float64]  # (2, H, W): absorption and thickness
+Grid = tuple[Map, Map]  # broadcastable pixel coordinates (y, x)
+Pair = tuple[float, float]
+Shape = tuple[int, int]
 
 
 def _transmission(maps: Maps, phase_range_rad: float) -> NDArray[np.complex128]:
-    """Turn the (absorption, thickness) maps, shape (2, H, W), into a slightly blurred complex object."""
+    """Turn maps into a slightly blurred complex object."""
     from scipy.ndimage import gaussian_filter
 
     smooth = gaussian_filter(maps, (0.0, BLUR_PX, BLUR_PX), mode="nearest")
@@ -38,23 +40,16 @@ def _transmission(maps: Maps, phase_range_rad: float) -> NDArray[np.complex128]:
     return amplitude * np.exp(1j * phase_range_rad * (smooth[1] - 0.5))
 
 
-def _paint(maps: Maps, coverage: NDArray[np.float64], material: NDArray[np.float64]) -> None:
+def _paint(maps: Maps, coverage: Map, material: NDArray[np.float64]) -> None:
     """Cover the maps with a material; fractional coverage mixes, which anti-aliases every edge."""
     maps += coverage * (np.asarray(material)[:, None, None] - maps)
 
 
-def _grid(shape_yx: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the broadcastable pixel coordinates (y, x)."""
+def _grid(shape_yx: Shape) -> Grid:
     return np.arange(float(shape_yx[0]))[:, None], np.arange(float(shape_yx[1]))[None, :]
 
 
-def _bar(
-    grid: tuple[NDArray[np.float64], NDArray[np.float64]],
-    centre_yx: tuple[float, float],
-    length_px: float,
-    width_px: float,
-    angle_rad: float = 0.0,
-) -> NDArray[np.float64]:
+def _bar(grid: Grid, centre_yx: Pair, length_px: float, width_px: float, angle_rad: float = 0.0) -> Map:
     """Return the coverage of a rectangle; at angle 0 its length runs along x."""
     dy, dx = grid[0] - centre_yx[0], grid[1] - centre_yx[1]
     along = dx * np.cos(angle_rad) + dy * np.sin(angle_rad)
@@ -63,13 +58,7 @@ def _bar(
     return np.clip(0.5 + inside, 0.0, 1.0)
 
 
-def _star(
-    grid: tuple[NDArray[np.float64], NDArray[np.float64]],
-    centre_yx: tuple[float, float],
-    radius_px: float,
-    n_spokes: int,
-    angle_rad: float,
-) -> NDArray[np.float64]:
+def _star(grid: Grid, centre_yx: Pair, radius_px: float, n_spokes: int, angle_rad: float) -> Map:
     """Return the coverage of a spoke pattern; the distance to a spoke's edge is ``r sin(n a) / n``."""
     dy, dx = grid[0] - centre_yx[0], grid[1] - centre_yx[1]
     radius = np.hypot(dy, dx)
@@ -77,9 +66,7 @@ def _star(
     return np.clip(spokes, 0.0, 1.0) * np.clip(0.5 + radius_px - radius, 0.0, 1.0)
 
 
-def _leaves(
-    shape_yx: tuple[int, int], rng: np.random.Generator, radius_range_px: tuple[float, float]
-) -> Maps:
+def _leaves(shape_yx: Shape, rng: np.random.Generator, radius_range_px: Pair) -> Maps:
     """Return maps fully covered by discs and squares whose radii follow r^-3: edges at every scale."""
     small, large = radius_range_px
     mean_square = 2 * np.log(large / small) / (small**-2 - large**-2)
@@ -104,72 +91,45 @@ def _leaves(
     return maps
 
 
-def lines(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    n_lines: int = 40,
-    width_range_px: tuple[float, float] = (1.5, 8.0),
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
+def lines(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     """Draw straight bars of random place, direction, width and material."""
     maps = np.zeros((2, *shape_yx))
     grid = _grid(shape_yx)
-    for _ in range(n_lines):
+    for _ in range(40):
         centre = tuple(rng.random(2) * np.array(shape_yx))
         length = rng.uniform(0.3, 1.2) * max(shape_yx)
-        bar = _bar(grid, centre, length, rng.uniform(*width_range_px), rng.uniform(0.0, np.pi))
+        bar = _bar(grid, centre, length, rng.uniform(1.5, 8.0), rng.uniform(0.0, np.pi))
         _paint(maps, bar, rng.uniform(0.15, 1.0, size=2))
-    return _transmission(maps, phase_range_rad)
+    return maps
 
 
-def siemens_star(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    n_spokes: int = 18,
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
+def siemens_star(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     """Draw a spoke target with a random centre, rotation and material."""
     maps = np.zeros((2, *shape_yx))
     centre = tuple(rng.uniform(0.4, 0.6, size=2) * shape_yx)
-    star = _star(_grid(shape_yx), centre, 0.42 * min(shape_yx), n_spokes, rng.uniform(0.0, 2 * np.pi))
+    star = _star(_grid(shape_yx), centre, 0.42 * min(shape_yx), 18, rng.uniform(0.0, 2 * np.pi))
     _paint(maps, star, np.array([rng.uniform(0.6, 1.0), 1.0]))
-    return _transmission(maps, phase_range_rad)
+    return maps
 
 
-def dead_leaves(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    radius_range_px: tuple[float, float] = (3.0, 40.0),
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
+def dead_leaves(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     """Draw overlapping discs and squares of all sizes, the usual stand-in for natural images."""
-    return _transmission(_leaves(shape_yx, rng, radius_range_px), phase_range_rad)
+    return _leaves(shape_yx, rng, (3.0, 40.0))
 
 
-def gaussian_random_field(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    exponent: float = 3.0,
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
-    """Draw a smooth random field whose power falls as ``frequency ** -exponent``, squeezed into [0, 1]."""
+def gaussian_random_field(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw a smooth random field whose power falls as ``frequency ** -3``, squeezed into [0, 1]."""
     noise = rng.standard_normal((2, *shape_yx))
     frequency = np.hypot(np.fft.fftfreq(shape_yx[0])[:, None], np.fft.fftfreq(shape_yx[1])[None, :])
     frequency[0, 0] = np.inf
-    field = np.fft.ifft2(np.fft.fft2(noise) * frequency ** (-exponent / 2)).real
+    field = np.fft.ifft2(np.fft.fft2(noise) * frequency**-1.5).real
     field /= field.std(axis=(1, 2), keepdims=True)
     # Half of the thickness is shared, because a thicker place also absorbs more.
     field[0] = (field[0] + field[1]) / np.sqrt(2.0)
-    return _transmission(0.5 + 0.5 * np.tanh(field), phase_range_rad)
+    return 0.5 + 0.5 * np.tanh(field)
 
 
-def collage(
-    shape_yx: tuple[int, int], rng: np.random.Generator, *, phase_range_rad: float = PHASE_RANGE_RAD
-) -> NDArray[np.complex128]:
+def collage(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     """Draw a star, line pairs and a letter F on faint leaves: fine and coarse, no mirror symmetry."""
     height, width = shape_yx
     size = min(shape_yx)
@@ -179,13 +139,12 @@ def collage(
     star = _star(grid, (0.36 * height, 0.4 * width), 0.17 * size, 16, rng.uniform(0.0, 2 * np.pi))
     _paint(maps, star, np.array([0.9, 1.0]))
     top, left, stroke = 0.5 * height, 0.62 * width, 0.04 * size
-    letter = np.maximum.reduce(
-        [
-            _bar(grid, (top + 0.12 * size, left), stroke, 0.28 * size),
-            _bar(grid, (top, left + 0.07 * size), 0.18 * size, stroke),
-            _bar(grid, (top + 0.11 * size, left + 0.05 * size), 0.14 * size, stroke),
-        ]
+    strokes = (
+        _bar(grid, (top + 0.12 * size, left), stroke, 0.28 * size),
+        _bar(grid, (top, left + 0.07 * size), 0.18 * size, stroke),
+        _bar(grid, (top + 0.11 * size, left + 0.05 * size), 0.14 * size, stroke),
     )
+    letter = np.maximum.reduce(strokes)
     _paint(maps, letter, np.array([1.0, 0.0]))
     # Line pairs of shrinking period, down to 4 px, below the star.
     row = 0.57 * height
@@ -193,10 +152,10 @@ def collage(
         for k in range(3):
             _paint(maps, _bar(grid, (row + k * period, 0.38 * width), 0.2 * size, period / 2), np.ones(2))
         row += 3.4 * period
-    return _transmission(maps, phase_range_rad)
+    return maps
 
 
-def _grey(path: str | Path, shape_yx: tuple[int, int]) -> NDArray[np.float64]:
+def _grey(path: str | Path, shape_yx: Shape) -> Map:
     """Return a picture as grey values in [0, 1], cropped about its middle to the aspect and resized."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -221,7 +180,7 @@ def _grey(path: str | Path, shape_yx: tuple[int, int]) -> NDArray[np.float64]:
 
 def picture(
     path: str | Path,
-    shape_yx: tuple[int, int],
+    shape_yx: Shape,
     *,
     phase_path: str | Path | None = None,
     phase_range_rad: float = PHASE_RANGE_RAD,
@@ -236,7 +195,7 @@ def picture(
     return _transmission(np.stack([1.0 - amplitude, thickness]), phase_range_rad)
 
 
-SCENES: dict[str, Callable[..., NDArray[np.complex128]]] = {
+SCENES: dict[str, Callable[[Shape, np.random.Generator], Maps]] = {
     "collage": collage,
     "dead_leaves": dead_leaves,
     "gaussian_random_field": gaussian_random_field,
@@ -257,7 +216,12 @@ def check_scene(name: str) -> str:
 
 
 def make_scene(
-    name: str, shape_yx: tuple[int, int], seed: int | np.random.SeedSequence, **options: Any
+    name: str,
+    shape_yx: Shape,
+    seed: int | np.random.SeedSequence,
+    *,
+    phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Draw the scene of a name; the same seed draws the same object."""
-    return SCENES[check_scene(name)](shape_yx, np.random.default_rng(seed), **options)
+    """Draw the scene of a name, an object (H, W); the same seed draws the same one."""
+    maps = SCENES[check_scene(name)](shape_yx, np.random.default_rng(seed))
+    return _transmission(maps, phase_range_rad)
