@@ -17,6 +17,7 @@ from ptycho.errors import DataError
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
 BoolArray = NDArray[np.bool_]
+Mask = NDArray[Any] | None  # (H, W), the region that is compared; None is everything
 
 SHIFT_UPSAMPLING = 50
 EDGE_PAD_PX = 32
@@ -63,7 +64,7 @@ class _Fit(NamedTuple):
     gauge: _Gauge
 
 
-def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None) -> BoolArray:
+def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: Mask) -> BoolArray:
     """Return the mask (H, W) as bool, all True for None, once it is known that images and mask fit together.
 
     ``where`` is the first word of a message. ``DataError`` where shapes differ, the mask is empty, or a
@@ -214,24 +215,14 @@ def _refine(
 
 
 def fit_gauge(
-    obj: ComplexArray,
-    truth: ComplexArray,
-    mask: NDArray[Any] | None = None,
-    *,
-    ramp: bool = True,
-    shift: bool = True,
+    obj: ComplexArray, truth: ComplexArray, mask: Mask = None, *, ramp: bool = True, shift: bool = True
 ) -> ComplexArray:
     """Return the object of :func:`solve_gauge` alone."""
     return solve_gauge(obj, truth, mask, ramp=ramp, shift=shift).obj
 
 
 def solve_gauge(
-    obj: ComplexArray,
-    truth: ComplexArray,
-    mask: NDArray[Any] | None = None,
-    *,
-    ramp: bool = True,
-    shift: bool = True,
+    obj: ComplexArray, truth: ComplexArray, mask: Mask = None, *, ramp: bool = True, shift: bool = True
 ) -> GaugeFit:
     r"""Fit the ambiguities of ptychography to the truth (H, W), inside the mask, and remove them.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.evaluation.gauge import checked_mask, fit_gauge, gauge_fit_region
+from ptycho.evaluation.gauge import Mask, checked_mask, fit_gauge, gauge_fit_region
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
@@ -46,7 +46,7 @@ class FRC(NamedTuple):
 
 
 def _inside(
-    where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None
+    where: str, obj: NDArray[Any], truth: NDArray[Any], mask: Mask
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the pixels of both images inside the mask, in double precision."""
     obj, truth = np.asarray(obj), np.asarray(truth)
@@ -59,7 +59,7 @@ def _wrapped(phase_rad: NDArray[Any]) -> FloatArray:
     return np.mod(phase_rad + np.pi, 2 * np.pi) - np.pi
 
 
-def complex_nrmse(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None) -> float:
+def complex_nrmse(obj: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> float:
     r"""Return :math:`\|O - T\|_2 / \|T\|_2` inside the mask: 0 when perfect, 1 for an object of zeros.
 
     Both are complex (H, W) [transmission], in one gauge; without a mask (H, W) everything is compared.
@@ -75,13 +75,13 @@ def complex_nrmse(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | N
     return float(np.linalg.norm(o - t)) / norm
 
 
-def amplitude_mae(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None) -> float:
+def amplitude_mae(obj: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> float:
     """Return the mean absolute difference of the two amplitudes; arguments as in ``complex_nrmse``."""
     o, t = _inside("amplitude MAE", obj, truth, mask)
     return float(np.mean(np.abs(np.abs(o) - np.abs(t))))
 
 
-def phase_mae(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None) -> float:
+def phase_mae(obj: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> float:
     """Return the mean absolute wrapped phase difference [rad]; arguments as in ``complex_nrmse``.
 
     A pixel that is 0 has phase 0, so that an object of zeros does not pass for a perfect phase.
@@ -92,21 +92,16 @@ def phase_mae(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None 
 
 def _truth_range(where: str, truth: NDArray[Any], data_range: float | None) -> float:
     """Return the given range once it is known to be positive, else the truth's max - min."""
-    if data_range is None:
-        return float(np.ptp(truth))
-    if not data_range > 0:
+    if data_range is not None and not data_range > 0:
         raise DataError(
             f"{where}: data_range is out of bounds (got {data_range}, expected > 0). "
             "Leave it out to use the truth's range."
         )
-    return float(data_range)
+    return float(np.ptp(truth) if data_range is None else data_range)
 
 
 def psnr(
-    estimate: NDArray[Any],
-    truth: NDArray[Any],
-    mask: NDArray[Any] | None = None,
-    data_range: float | None = None,
+    estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None, data_range: float | None = None
 ) -> tuple[float, float]:
     r"""Return :math:`10 \log_{10}(R^2 / MSE)` [dB] of two real images (H, W), and the range R it used.
 
@@ -122,10 +117,7 @@ def psnr(
 
 
 def ssim(
-    estimate: NDArray[Any],
-    truth: NDArray[Any],
-    mask: NDArray[Any] | None = None,
-    data_range: float | None = None,
+    estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None, data_range: float | None = None
 ) -> float:
     """Return the structural similarity, averaged over the 7 px windows that lie wholly inside the mask.
 
@@ -176,10 +168,8 @@ def fourier_ring_correlation(a: NDArray[Any], b: NDArray[Any], *, known_truth: b
         raise DataError(
             f"FRC: the images are too small (got {a.shape}, expected sides >= 8 px). Pass a larger region."
         )
-    contrast = [
-        float(image.std() / max(np.sqrt(np.mean(np.abs(image) ** 2)), np.finfo(float).tiny))
-        for image in (a, b)
-    ]
+    tiny = np.finfo(float).tiny
+    contrast = [float(image.std() / max(np.sqrt(np.mean(np.abs(image) ** 2)), tiny)) for image in (a, b)]
     window = np.hanning(a.shape[0] + 2)[1:-1, None] * np.hanning(a.shape[1] + 2)[1:-1]
     fa, fb = (np.fft.fft2((image - image.mean()) * window) for image in (a, b))
     radius = np.hypot(np.fft.fftfreq(a.shape[0])[:, None], np.fft.fftfreq(a.shape[1]))
@@ -195,9 +185,8 @@ def fourier_ring_correlation(a: NDArray[Any], b: NDArray[Any], *, known_truth: b
     root = np.sqrt(ring_sum(np.ones(ring.size)))
     half_bit = (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
     if known_truth:
-        half_bit = (np.sqrt(HALF_BIT_SNR) + 1 / root) / np.sqrt(
-            HALF_BIT_SNR + 1 + 2 * np.sqrt(HALF_BIT_SNR) / root
-        )
+        snr = HALF_BIT_SNR
+        half_bit = (np.sqrt(snr) + 1 / root) / np.sqrt(snr + 1 + 2 * np.sqrt(snr) / root)
     return FRC(np.arange(1, n // 2 + 1) / n, correlation, half_bit)
 
 
@@ -207,14 +196,14 @@ def _levelled(values: FloatArray, mask: NDArray[np.bool_], scale: float) -> Floa
     return np.full_like(values, values[mask].mean()) if constant else values
 
 
-def score(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None) -> dict[str, float]:
+def score(obj: ComplexArray, truth: ComplexArray, mask: Mask = None) -> dict[str, float]:
     """Fit the gauge, then return the metrics of :func:`score_aligned`."""
     mask = checked_mask("score", obj, truth, mask)
     return score_aligned(fit_gauge(obj, truth, mask), truth, mask)
 
 
 def score_aligned(
-    aligned: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None, *, known_truth: bool = True
+    aligned: ComplexArray, truth: ComplexArray, mask: Mask = None, *, known_truth: bool = True
 ) -> dict[str, float]:
     """Return every metric inside the mask for an object whose gauge is fitted already.
 
@@ -252,9 +241,8 @@ def score_aligned(
     amplitude_db, amplitude_range = psnr(np.abs(aligned), amplitude, mask)
     phase_db, phase_range = psnr(phase_estimate, phase, mask)
     region = gauge_fit_region(mask)
-    resolution = fourier_ring_correlation(
-        aligned[region], known[region], known_truth=known_truth
-    ).resolution_px
+    rings = fourier_ring_correlation(aligned[region], known[region], known_truth=known_truth)
+    resolution = rings.resolution_px
     return {
         "complex_nrmse": complex_nrmse(aligned, known, mask),
         "amplitude_mae": amplitude_mae(aligned, known, mask),

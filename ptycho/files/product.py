@@ -30,7 +30,11 @@ logger = logging.getLogger(__name__)
 WRITE_AGAIN = "Write it again with Ptychodus."
 FRAME_PHOTONS = "probe_photon_counts"
 """Key of the photons that each position sends through an empty object, where a product has them."""
+OPTICS_KEYS = ("photon_energy_eV", "detector_object_distance_m")
+PLACE_KEYS = ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m")
 PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
+
+Parts = tuple[dict[str, NDArray[Any]], dict[str, float]]  # arrays by PRODUCT_KEYS, numbers by the other two
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def find_product(diffraction: Path, named: Path | None) -> Path:
 
 def sibling_product(diffraction: Path) -> Path | None:
     """Return the file beside it that has ``product`` in its name where this has ``diffraction``, or None."""
-    for word in ("diffraction", "Diffraction", "DIFFRACTION"):
-        swapped = "product".upper() if word.isupper() else "Product" if word.istitle() else "product"
+    words = {"diffraction": "product", "Diffraction": "Product", "DIFFRACTION": "PRODUCT"}
+    for word, swapped in words.items():
         for suffix in dict.fromkeys((diffraction.suffix, ".h5", ".hdf5", ".npz", ".cxi")):
             candidate = diffraction.with_name(diffraction.stem.replace(word, swapped) + suffix)
             if candidate != diffraction and word in diffraction.stem and candidate.is_file():
@@ -86,10 +90,7 @@ def read_product(path: Path) -> Product:
             arrays, numbers = _from_hdf5(file) if entry is None else _from_cxi(file, EntryPaths(entry))
     else:
         arrays, numbers = _from_npz(path)
-    x_m, y_m, indexes = (
-        np.atleast_1d(arrays[key])
-        for key in ("probe_position_x_m", "probe_position_y_m", "probe_position_indexes")
-    )
+    indexes, x_m, y_m = (np.atleast_1d(arrays[key]) for key in PRODUCT_KEYS[:3])
     if x_m.ndim != 1 or not len(x_m) == len(y_m) == len(indexes):
         raise DataError(
             f"{path}: positions and their indexes do not match (got {x_m.shape}, {y_m.shape}, "
@@ -97,7 +98,7 @@ def read_product(path: Path) -> Product:
         )
     probe, obj = incoherent_modes(arrays["probe"], path), first_layer(arrays["object"], path)
     optics = Optics(
-        *(numbers[key] or None for key in ("photon_energy_eV", "detector_object_distance_m")),
+        *(numbers[key] or None for key in OPTICS_KEYS),
         None,
         (numbers["pixel_height_m"], numbers["pixel_width_m"]),
     )
@@ -126,21 +127,20 @@ def _frame_gain(
     return np.sqrt(photons / max(float((np.abs(probe.astype(np.complex128)) ** 2).sum()), 1e-300))
 
 
-def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+def _from_hdf5(file: h5py.File) -> Parts:
     """Read arrays and numbers of an HDF5 product."""
-    found = {
-        key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in PRODUCT_KEYS
-    }
+    keys = PRODUCT_KEYS
+    found = {key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in keys}
     if not bool(file.attrs.get("far_field", True)):
         raise _near_field(file.filename)
     numbers = {}
-    for key in ("photon_energy_eV", "detector_object_distance_m"):
+    for key in OPTICS_KEYS:
         older = file.attrs.get("probe_energy_eV") if key == "photon_energy_eV" else None
         value = file.attrs.get(key, older)
         if value is None:
             raise missing(file, [f"/@{key}"], f"the attribute {key} of the product", WRITE_AGAIN)
         numbers[key] = float(value)
-    for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
+    for key in PLACE_KEYS:
         if key not in found["object"].attrs:
             raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
         numbers[key] = float(found["object"].attrs[key])
@@ -149,7 +149,7 @@ def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, floa
     return (arrays if photons is None else arrays | {FRAME_PHOTONS: _array(photons)}), numbers
 
 
-def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+def _from_cxi(file: h5py.File, paths: EntryPaths) -> Parts:
     """Read arrays and numbers by the names of CXI, and those that Ptychodus adds."""
     images = {"probe": paths.product_probe, "object": paths.product_object}
     arrays = {
@@ -166,7 +166,7 @@ def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any
     if photons is not None:
         arrays[FRAME_PHOTONS] = _array(photons)
     numbers = {}
-    for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
+    for key in PLACE_KEYS:
         looked = [f"{paths.extras}/object_{key}"]
         numbers[key] = read_number(require_dataset(file, looked, f"{key} of the object", WRITE_AGAIN))
     energy, distance = (find_dataset(file, looked) for looked in (paths.source_energy, paths.distance))
@@ -182,16 +182,9 @@ def _array(dataset: h5py.Dataset) -> NDArray[Any]:
     return read_array(dataset, "iufc", "numbers", True)
 
 
-def _from_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+def _from_npz(path: Path) -> Parts:
     """Read arrays and numbers of an NPZ product; its names carry a prefix where HDF5 has attributes."""
-    prefixed = {
-        "pixel_height_m": "object_pixel_height_m",
-        "pixel_width_m": "object_pixel_width_m",
-        "center_x_m": "object_center_x_m",
-        "center_y_m": "object_center_y_m",
-        "photon_energy_eV": "photon_energy_eV",
-        "detector_object_distance_m": "detector_object_distance_m",
-    }
+    prefixed = {key: f"object_{key}" for key in PLACE_KEYS} | {key: key for key in OPTICS_KEYS}
     headers = npz_headers(path)
     for key in (*PRODUCT_KEYS, *prefixed.values()):
         if key not in headers:
@@ -216,11 +209,8 @@ def _near_field(path: str) -> DataError:
 def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:
     """Return the modes (N, N) or (P, N, N) of a probe; of (components, P, N, N), those of the first."""
     if probe.ndim == 4 and probe.shape[0] > 1:
-        logger.warning(
-            "%s: the probe varies from position to position (%d components); the first is used",
-            path,
-            probe.shape[0],
-        )
+        varies = "the probe varies from position to position"
+        logger.warning("%s: %s (%d components); the first is used", path, varies, len(probe))
     modes = probe[0] if probe.ndim == 4 else probe
     if modes.ndim not in (2, 3) or not modes.size:
         raise DataError(
