@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
+Array = NDArray[Any]
 RealArray = NDArray[np.floating[Any]]
 Limits = tuple[float, float]
+Region = tuple[slice, slice]
 
 DPI = 150
 TARGET_SIDE_PX = 720  # long side of a map on paper, before rounding to whole multiples of its pixels
@@ -51,7 +53,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def _limits(values: NDArray[Any]) -> Limits:
+def _limits(values: Array) -> Limits:
     """Return robust colour limits, widened around a flat map so that its rounding noise stays unseen."""
     values = values[np.isfinite(values)]
     if values.size == 0:
@@ -64,8 +66,7 @@ def _limits(values: NDArray[Any]) -> Limits:
     return low, high
 
 
-def _region(where: str, valid: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the bounding box of the pixels that can be shown."""
+def _region(where: str, valid: NDArray[np.bool_]) -> Region:
     from ptycho.evaluation.gauge import gauge_fit_region
 
     if not valid.any():
@@ -76,7 +77,7 @@ def _region(where: str, valid: NDArray[np.bool_]) -> tuple[slice, slice]:
     return gauge_fit_region(valid)
 
 
-def _checked_image(where: str, image: NDArray[Any], like: NDArray[Any] | None = None) -> NDArray[Any]:
+def _checked_image(where: str, image: Array, like: Array | None = None) -> Array:
     """Return the image as an array once it is known to be (H, W) and shaped like ``like``."""
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0 or (like is not None and image.shape != like.shape):
@@ -88,20 +89,14 @@ def _checked_image(where: str, image: NDArray[Any], like: NDArray[Any] | None = 
     return image
 
 
-def _phase_about_median(obj: NDArray[Any], inside: NDArray[np.bool_]) -> RealArray:
+def _phase_about_median(obj: Array, inside: NDArray[np.bool_]) -> RealArray:
     """Return the phase [rad] after a global offset is removed, so that the map is centred on 0."""
     turned = obj * np.exp(-1j * np.angle(obj[inside].sum()))
     return np.angle(turned * np.exp(-1j * np.median(np.angle(turned[inside]))))
 
 
 def _draw_map(
-    axes: Axes,
-    values: NDArray[Any],
-    region: tuple[slice, slice],
-    limits: Limits,
-    *,
-    cmap: str,
-    scale: float = 1.0,
+    axes: Axes, values: Array, region: Region, limits: Limits, *, cmap: str, scale: float = 1.0
 ) -> Any:
     """Draw part of a map, its axes in pixels of the full map times ``scale``; NaN is light grey."""
     from matplotlib import colormaps
@@ -135,16 +130,17 @@ def _colour_bar(figure: Figure, image: Any, label: str, **place: Any) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
+def _panel(
+    axes: Axes, values: Array, region: Region, limits: Limits, cmap: str, unit: str, title: str, size: int
+) -> None:
+    """Draw part of a map with its title and a colour bar."""
+    image = _draw_map(axes, values, region, limits, cmap=cmap)
+    axes.set_title(title, fontsize=size)
+    _colour_bar(axes.figure, image, unit, ax=axes, fraction=0.05, pad=0.02)
+
+
 def _save_map(
-    values: NDArray[Any],
-    valid: NDArray[np.bool_],
-    limits: Limits,
-    path: Path,
-    *,
-    cmap: str,
-    title: str,
-    unit: str,
-    pixel_size_m: float | None,
+    path: Path, values: Array, valid: Array, limits: Limits, pixel_size_m: float | None, cmap: str, unit: str
 ) -> Path:
     """Write one map; each of its pixels becomes a whole number of picture pixels, so nothing is resampled."""
     region = _region(path.name, valid)
@@ -160,7 +156,7 @@ def _save_map(
     image = _draw_map(axes, np.where(valid, values, np.nan), region, limits, cmap=cmap, scale=scale)
     axes.locator_params(axis="y", nbins=int(np.clip(map_height // 50, 1, 6)))
     axes.locator_params(axis="x", nbins=int(np.clip(map_width // 80, 1, 6)))
-    axes.set_title(title, fontsize=10)
+    axes.set_title(path.stem.replace("_", " ").capitalize(), fontsize=10)
     axes.set_xlabel(f"x [{length}]", fontsize=9)
     axes.set_ylabel(f"y [{length}]", fontsize=9)
     bar = figure.add_axes(
@@ -186,21 +182,12 @@ def _save_pair(
         for chosen, given in zip(_limits(phase_rad[inside]), phase_limits_rad, strict=True)
     )
     maps = (
-        ("amplitude", amplitude, _limits(amplitude[inside]), "gray", "transmission"),
-        ("phase", phase_rad, (low, high), "viridis", "rad"),
+        ("amplitude", ("gray", "transmission"), amplitude, valid, _limits(amplitude[inside])),
+        ("phase", ("viridis", "rad"), phase_rad, valid, (low, high)),
     )
     amplitude_png, phase_png = (
-        _save_map(
-            values,
-            valid,
-            limits,
-            folder / f"reconstructed_{name}.png",
-            cmap=cmap,
-            title=f"Reconstructed {name}",
-            unit=unit,
-            pixel_size_m=pixel_size_m,
-        )
-        for name, values, limits, cmap, unit in maps
+        _save_map(folder / f"reconstructed_{name}.png", *drawn, pixel_size_m, *look)
+        for name, look, *drawn in maps
     )
     return amplitude_png, phase_png
 
@@ -209,7 +196,7 @@ def save_reconstruction_pngs(
     obj: ComplexArray,
     output_dir: str | Path,
     *,
-    coverage: NDArray[Any] | None = None,
+    coverage: Array | None = None,
     pixel_size_m: float | None = None,
     phase_limits_rad: tuple[float | None, float | None] = (None, None),
 ) -> tuple[Path, Path]:
@@ -249,7 +236,6 @@ def save_individual_images(
 
 
 def _score_line(scores: Mapping[str, float]) -> str:
-    """Return the scores as one or two lines of text."""
     parts = [f"{name} {value:.4g}" for name, value in scores.items()]
     half = len(parts) if len(parts) <= 5 else (len(parts) + 1) // 2
     return "\n".join("   ".join(line) for line in (parts[:half], parts[half:]) if line)
@@ -260,7 +246,7 @@ def save_comparison_png(
     truth: ComplexArray,
     path: str | Path,
     scores: Mapping[str, float] | None = None,
-    mask: NDArray[Any] | None = None,
+    mask: Array | None = None,
     names: tuple[str, str] = ("reconstruction", "truth"),
 ) -> Path:
     """Write truth, reconstruction and difference side by side, amplitude above phase.
@@ -295,9 +281,7 @@ def save_comparison_png(
             ("difference", difference, (-spread, spread), "RdBu_r"),
         )
         for axes, (kind, values, limits, colours) in zip(grid[row], columns, strict=True):
-            image = _draw_map(axes, values, region, limits, cmap=colours)
-            axes.set_title(f"{name}: {kind}", fontsize=10)
-            _colour_bar(figure, image, unit, ax=axes, fraction=0.05, pad=0.02)
+            _panel(axes, values, region, limits, colours, unit, f"{name}: {kind}", 10)
     if scores:
         figure.suptitle(_score_line(scores), fontsize=9)
     return save_figure(figure, path)
@@ -328,12 +312,11 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
         visible = amplitude > 0.01 * amplitude.max()
         phase = np.where(visible, np.angle(mode * np.exp(-1j * np.angle(mode.sum()))), np.nan)
         top = float(amplitude.max()) or 1.0
-        image = _draw_map(grid[0, index], amplitude, whole, (0.0, top), cmap="gray")
-        _colour_bar(figure, image, "sqrt(photons)", ax=grid[0, index], fraction=0.05, pad=0.02)
-        grid[0, index].set_title(
-            f"mode {index + 1} of {len(modes)}: {100 * share[index]:.3g} % of power", fontsize=9
+        title = f"mode {index + 1} of {len(modes)}: {100 * share[index]:.3g} % of power"
+        panels = (
+            (amplitude, (0.0, top), "gray", "sqrt(photons)", title),
+            (phase, (-np.pi, np.pi), "twilight", "rad", "phase"),
         )
-        image = _draw_map(grid[1, index], phase, whole, (-np.pi, np.pi), cmap="twilight")
-        _colour_bar(figure, image, "rad", ax=grid[1, index], fraction=0.05, pad=0.02)
-        grid[1, index].set_title("phase", fontsize=9)
+        for axes, (values, *rest) in zip(grid[:, index], panels, strict=True):
+            _panel(axes, values, whole, *rest, 9)
     return save_figure(figure, path)

@@ -224,7 +224,6 @@ def _paired_share(fit: Fit) -> float | None:
 
 
 def _fit_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
-    """Say what the misfit tells."""
     share, known, misfit = numbers["unexplained"], numbers["noise_known"], _misfit_words(numbers)
     paired = numbers["paired_unexplained"] or 0.0
     has_failed = share > LIMITS.unexplained_failed or paired > LIMITS.paired_failed
@@ -262,7 +261,6 @@ def _pixel_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
 
 
 def _drift_reasons(drift: BeamDrift | None) -> Iterator[Reason]:
-    """Say how the beam drifted."""
     if drift is None or drift.errors < LIMITS.drift_errors or abs(drift.log_factor) < LIMITS.drift:
         return
     change, error = math.expm1(drift.log_factor), math.exp(drift.log_factor) * drift.error
@@ -271,7 +269,6 @@ def _drift_reasons(drift: BeamDrift | None) -> Iterator[Reason]:
 
 
 def _object_numbers(found: Reconstruction) -> dict[str, float]:
-    """Return contrast and steepness of the scanned object."""
     obj, scanned = found.obj, found.scanned
     steep = total = 0
     for axis in (0, 1):
@@ -290,7 +287,6 @@ def _object_numbers(found: Reconstruction) -> dict[str, float]:
 
 
 def _scan_numbers(found: Reconstruction, fit: Fit, positions_yx_px: NDArray[np.float64]) -> dict[str, Any]:
-    """Return dose and overlap."""
     weight = (np.abs(found.probe.astype(np.complex128)) ** 2).sum(axis=0)
     area = weight.sum() ** 2 / max((weight**2).sum(), 1e-30)
     photons = float(fit.energy.mean() * fit.photons) if fit.photons is not None else None
@@ -310,7 +306,6 @@ def _nearest_px(positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _scan_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
-    """Say what the scan could not have told."""
     overlap, per_unknown = numbers["overlap"], numbers["numbers_per_unknown"]
     if overlap is not None and overlap < LIMITS.overlap_failed:
         yield "failed", "neighbouring spots share no light: any of many objects fits"

@@ -19,18 +19,11 @@ logger = logging.getLogger(__name__)
 PLAUSIBLE_EV = (1.0, 2e6)
 """Smallest and largest photon energy that makes sense [eV]."""
 UNITS: dict[str, dict[str, float]] = {
-    "m": {
-        **dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1),
-        "dm": 1e-1,
-        "cm": 1e-2,
-        "mm": 1e-3,
-        **dict.fromkeys(("um", "µm", "μm", "micron", "microns"), 1e-6),
-        "nm": 1e-9,
-        "angstrom": 1e-10,
-        "å": 1e-10,
-        "pm": 1e-12,
-    },
-    "eV": {"ev": 1, "kev": 1e3, "mev": 1e6, **dict.fromkeys(("j", "joule", "joules"), 1 / ELECTRON_VOLT_J)},
+    "m": dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1)
+    | {"dm": 1e-1, "cm": 1e-2, "mm": 1e-3}
+    | dict.fromkeys(("um", "µm", "μm", "micron", "microns"), 1e-6)
+    | {"nm": 1e-9, "angstrom": 1e-10, "å": 1e-10, "pm": 1e-12},
+    "eV": {"ev": 1, "kev": 1e3, "mev": 1e6} | dict.fromkeys(("j", "joule", "joules"), 1 / ELECTRON_VOLT_J),
 }
 """Unit that we use -> unit of a file (in lower case) -> factor."""
 

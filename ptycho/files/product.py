@@ -128,7 +128,6 @@ def _frame_gain(
 
 
 def _from_hdf5(file: h5py.File) -> Parts:
-    """Read arrays and numbers of an HDF5 product."""
     keys = PRODUCT_KEYS
     found = {key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in keys}
     if not bool(file.attrs.get("far_field", True)):

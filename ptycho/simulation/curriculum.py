@@ -38,19 +38,16 @@ class PretrainOptions:
     def __post_init__(self) -> None:
         for name in ("scans", "iterations", "batch_size", "width"):
             if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"pre-training: {name} is out of range (got {getattr(self, name)}, expected >= 1). "
-                    "Raise it."
-                )
+                raise _out_of_range(name, getattr(self, name), ">= 1", "Raise it.")
         if not 0 < self.learning_rate < 1:
-            raise ConfigError(
-                f"pre-training: learning_rate is out of range (got {self.learning_rate}, expected 0 to 1). "
-                "Pass --learning-rate 2e-3."
-            )
+            cure = "Pass --learning-rate 2e-3."
+            raise _out_of_range("learning_rate", self.learning_rate, "0 to 1", cure)
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(
-                f"pre-training: seed is out of range (got {self.seed}, expected >= 0 and < 2**63). Change it."
-            )
+            raise _out_of_range("seed", self.seed, ">= 0 and < 2**63", "Change it.")
+
+
+def _out_of_range(name: str, value: float, expected: str, cure: str) -> ConfigError:
+    return ConfigError(f"pre-training: {name} is out of range (got {value}, expected {expected}). {cure}")
 
 
 def draw_scan(seed: int, index: int) -> SimulationOptions:

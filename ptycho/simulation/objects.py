@@ -196,11 +196,7 @@ def picture(
 
 
 SCENES: dict[str, Callable[[Shape, np.random.Generator], Maps]] = {
-    "collage": collage,
-    "dead_leaves": dead_leaves,
-    "gaussian_random_field": gaussian_random_field,
-    "lines": lines,
-    "siemens_star": siemens_star,
+    scene.__name__: scene for scene in (collage, dead_leaves, gaussian_random_field, lines, siemens_star)
 }
 """Name of every scene and the function that draws it."""
 

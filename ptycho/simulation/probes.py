@@ -45,7 +45,6 @@ def _taper(n_px: int) -> NDArray[np.float64]:
 
 
 def _check_diameter(n_px: int, diameter_px: float) -> None:
-    """Raise where the probe does not fit its window."""
     if not 2.0 <= diameter_px <= DIAMETER_LIMIT * n_px:
         raise ConfigError(
             f"probe: the diameter does not fit (got {diameter_px:g} px, expected 2 to "

@@ -118,7 +118,6 @@ def _within(name: str, value: float, low: float, high: float, *, whole: bool = F
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless the value is one of the choices."""
     if value not in choices:
         near = get_close_matches(value, choices, n=1) or list(choices[:1])
         raise ConfigError(
