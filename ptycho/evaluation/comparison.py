@@ -35,22 +35,9 @@ CHUNK = 64
 
 
 def read_reconstruction(path: str | Path) -> Reconstruction:
-    """Read a ``reconstruction.npz``, or what ``--export`` wrote.
+    """Read a ``reconstruction.npz``, by its own name or that of its folder, or what ``--export`` wrote.
 
-    Parameters
-    ----------
-    path : path-like
-        The file, or the folder that holds the ``reconstruction.npz``.
-
-    Returns
-    -------
-    Reconstruction
-        Object and its place.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, or holds something else.
+    ``DataError`` where the file is missing, damaged, or holds something else.
     """
     path = reconstruction_file(path)
     if is_hdf5(path):
@@ -58,17 +45,11 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
     headers = npz_headers(path)
     for key, rank in REQUIRED.items():
         if key not in headers:
-            raise DataError(
-                f"{path}: not a reconstruction (key {key!r} is missing, expected {', '.join(REQUIRED)}). "
-                "Name a reconstruction.npz that an inference wrote."
-            )
+            raise _other_file(path, f"key {key!r} is missing, expected {', '.join(REQUIRED)}")
         shape = headers[key][0]
         if len(shape) != rank or (key == "coverage" and shape != headers["object"][0]):
             rule = f"{rank} axes" if key != "coverage" else f"{headers['object'][0]}, the shape of the object"
-            raise DataError(
-                f"{path}: not a reconstruction ({key} has shape {shape}, expected {rule}). "
-                "Name a reconstruction.npz that an inference wrote."
-            )
+            raise _other_file(path, f"{key} has shape {shape}, expected {rule}")
     found = read_npz(path, [*REQUIRED, *(key for key in OPTIONAL if key in headers)])
     _check_rows(found, path)
     return Reconstruction(
@@ -85,16 +66,20 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
     )
 
 
+def _other_file(path: Path, why: str) -> DataError:
+    return DataError(
+        f"{path}: not a reconstruction ({why}). Name a reconstruction.npz that an inference wrote."
+    )
+
+
 def _check_rows(found: Mapping[str, NDArray[Any]], path: Path) -> None:
     """Refuse a file whose patterns, positions and factors are not one each."""
     count = len(found["pattern_index"])
     wanted = {"positions_yx_px": (count, 2), "frame_gain": (count,)}
     for key, shape in wanted.items():
         if key in found and found[key].shape != shape:
-            raise DataError(
-                f"{path}: not a reconstruction ({key} has shape {found[key].shape}, expected {shape}, one "
-                "row for each pattern). Name a reconstruction.npz that an inference wrote."
-            )
+            rule = f"{shape}, one row for each pattern"
+            raise _other_file(path, f"{key} has shape {found[key].shape}, expected {rule}")
 
 
 def _stored_record(found: Mapping[str, NDArray[Any]]) -> ScaleRecord | None:
@@ -111,40 +96,13 @@ def _stored_options(found: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def reconstruction_file(path: str | Path) -> Path:
-    """Return the file of a reconstruction that is named by itself or by its folder.
-
-    Parameters
-    ----------
-    path : path-like
-        File or folder.
-
-    Returns
-    -------
-    Path
-        ``reconstruction.npz``, perhaps absent.
-    """
+    """Return the file of a reconstruction that is named by itself or by its folder; it may be absent."""
     path = Path(path)
     return path / "reconstruction.npz" if path.is_dir() else path
 
 
 def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
-    """Return what the patterns held when a reconstruction was made.
-
-    Parameters
-    ----------
-    path : path-like
-        As in ``read_reconstruction``.
-
-    Returns
-    -------
-    {'counts', 'amplitude'} or None
-        None where the file does not say.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or damaged.
-    """
+    """Return what the patterns held when a reconstruction was made; None where the file does not say."""
     path = reconstruction_file(path)
     if is_hdf5(path) or "scale_record" not in npz_headers(path):
         return None
@@ -152,17 +110,10 @@ def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
 
 
 def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Lay another reconstruction on the canvas of the first, to whole pixels.
+    """Lay another reconstruction on the canvas (H, W) of the first, to whole pixels.
 
-    Parameters
-    ----------
-    other, found : Reconstruction
-        The two; a fraction of a pixel between them is left to the gauge fit.
-
-    Returns
-    -------
-    obj, mask : complex array and bool array, shape (H, W)
-        The other object (1 where it has none), and the pixels both have scanned.
+    A fraction of a pixel is left to the gauge fit. Returns the other object, 1 where it has none, and the
+    pixels both have scanned.
     """
     offset = np.round(found.origin_yx_px - other.origin_yx_px).astype(int)
     height, width = found.obj.shape
@@ -179,25 +130,10 @@ def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[
 def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = None) -> Fit:
     """Return what a reconstruction leaves unexplained, as the run that made it found out.
 
-    Parameters
-    ----------
-    found : Reconstruction
-        Object, probe and place; its own positions and frame intensities count, and where it was read from a
-        file, the scale and the bad pixels of that file.
-    scan : Scan
-        Measured patterns.
-    progress : Progress, optional
-        Told how many patterns are compared.
-
-    Returns
-    -------
-    Fit
-        One number for each pattern that took part, and by detector pixel.
-
-    Raises
-    ------
-    DataError
-        If the patterns are not those of the reconstruction.
+    Its own positions and frame intensities count, and where it was read from a file, the scale and the bad
+    pixels of that file. Amplitude misfits are relative to the energy (eq. 7a); noise alone leaves a quarter
+    of the lit detector pixels over the counts. ``DataError`` where the patterns are not those of the
+    reconstruction.
     """
     from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
 
@@ -217,41 +153,11 @@ def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = No
     return tally.result()
 
 
-def pattern_residuals(
-    found: Reconstruction, scan: Scan, progress: Progress | None = None
-) -> NDArray[np.float64]:
-    """Return how badly each pattern is explained: its amplitude misfit relative to its energy (eq. 7a).
-
-    Parameters
-    ----------
-    found, scan, progress : Reconstruction, Scan, Progress
-        As for :func:`stored_fit`.
-
-    Returns
-    -------
-    float64 array, shape (J,)
-        One number for each pattern that took part. Noise alone leaves a quarter of the lit detector pixels
-        over the counts.
-    """
-    return stored_fit(found, scan, progress).residuals
-
-
 def compared_amplitude(found: Reconstruction, scan: Scan, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return what was measured where a reconstruction predicts something.
+    """Return what was measured where a reconstruction predicts something, (B, N, N) [sqrt(photons)].
 
-    Parameters
-    ----------
-    found : Reconstruction
-        Where it was read from a file, its scale counts, and its bad pixels beside those of the scan.
-    scan : Scan
-        Measured patterns.
-    chosen : int64 array, shape (B,)
-        Which of the J patterns that took part.
-
-    Returns
-    -------
-    float32 array, shape (B, N, N)
-        Amplitude, negative where nothing was measured [sqrt(photons)].
+    ``chosen`` (B,) of the J patterns that took part; negative where nothing was measured. Where the
+    reconstruction was read from a file, its scale counts, and its bad pixels beside those of the scan.
     """
     stored = found.stored or StoredFacts()
     rows = found.rows_in(scan)[chosen]
@@ -262,39 +168,8 @@ def compared_amplitude(found: Reconstruction, scan: Scan, chosen: NDArray[np.int
     return measured_amplitude(scan.raw.diff3d[rows], stored.record or scan.record, bad)
 
 
-def scan_positions(found: Reconstruction, scan: Scan) -> NDArray[np.float64]:
-    """Return where a reconstruction puts its patterns.
-
-    Parameters
-    ----------
-    found : Reconstruction
-        Members, and their positions where it has them.
-    scan : Scan
-        Positions of the data file.
-
-    Returns
-    -------
-    float64 array, shape (J, 2)
-        Patch centres [object px].
-    """
-    return found.positions_in(scan)
-
-
 def check_patterns(found: Reconstruction, scan: Scan) -> None:
-    """Refuse patterns that a reconstruction was not made from.
-
-    Parameters
-    ----------
-    found : Reconstruction
-        Object, probe and place.
-    scan : Scan
-        Measured patterns.
-
-    Raises
-    ------
-    DataError
-        If their size or their number does not fit.
-    """
+    """Raise ``DataError`` where size or number of the patterns is not that of a reconstruction."""
     if found.probe.shape[-1] != scan.n_px:
         raise DataError(
             f"{scan.name}: the patterns do not fit the reconstruction (got N={scan.n_px}, expected "
@@ -304,21 +179,10 @@ def check_patterns(found: Reconstruction, scan: Scan) -> None:
 
 
 def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_], *, known_truth: bool = False) -> FRC:
-    """Return the Fourier ring correlation of two objects inside the smallest box around what was scanned.
+    """Return the Fourier ring correlation of two objects (H, W) inside the smallest box around the mask.
 
-    Parameters
-    ----------
-    a, b : complex array, shape (H, W)
-        Objects in one gauge.
-    mask : bool array, shape (H, W)
-        Scanned pixels; outside of them both are set to their mean.
-    known_truth : bool
-        ``b`` is free of noise.
-
-    Returns
-    -------
-    FRC
-        Correlation by frequency [cycles / px] with the half-bit curve.
+    They are in one gauge; outside of what was scanned both are set to their mean. ``known_truth``: ``b`` is
+    free of noise.
     """
     box = gauge_fit_region(mask)
     first, second = (np.where(mask, image, image[mask].mean())[box] for image in (a, b))

@@ -43,18 +43,10 @@ DARK = 1e-6
 
 
 class BeamDrift(NamedTuple):
-    """A drift of the beam, as far as the patterns tell.
+    """A drift of the beam, as far as the patterns tell."""
 
-    Attributes
-    ----------
-    log_factor : float
-        Logarithm of the counts of the last pattern over those of the first, on the same place.
-    error : float
-        Its standard error, from the scatter of the patterns.
-    """
-
-    log_factor: float
-    error: float
+    log_factor: float  # logarithm of the counts of the last pattern over those of the first, same place
+    error: float  # its standard error, from the scatter of the patterns
 
     @property
     def errors(self) -> float:
@@ -63,19 +55,9 @@ class BeamDrift(NamedTuple):
 
 
 def beam_drift(found: Reconstruction, scan: Scan) -> BeamDrift | None:
-    """Measure the drift of the beam that a reconstruction does not explain.
+    """Measure the drift of the beam that a reconstruction, with the factors of its frames, does not explain.
 
-    Parameters
-    ----------
-    found : Reconstruction
-        Object, probe and place; factors it found for its frames count as explained.
-    scan : Scan
-        The scan it was made from.
-
-    Returns
-    -------
-    BeamDrift or None
-        None where there are too few patterns, or where the place tells the time.
+    None where there are too few patterns, or where the place tells the time.
     """
     plan = found.plan_in(scan)
     time = _unfollowed_time(scan.pattern_numbers[found.rows_in(scan)], found.positions_in(scan))
@@ -145,11 +127,7 @@ def _local(
 
 
 def _projected(
-    found: Reconstruction,
-    scan: Scan,
-    plan: CanvasPlan,
-    rows: NDArray[np.int64],
-    local: NDArray[np.float32],
+    found: Reconstruction, scan: Scan, plan: CanvasPlan, rows: NDArray[np.int64], local: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the residual along the drift, and the power of the drift, of some patterns."""
     probes = shift_field(found.probe, plan.shifts_yx_px[rows])

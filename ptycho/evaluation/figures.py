@@ -1,4 +1,4 @@
-"""Pictures of a run: objects, comparisons, loss curves, probes; each is written whole or not at all.
+"""Pictures of a run: objects, comparisons, probes; each is written whole or not at all.
 
 Figures are drawn on their own Agg canvas, never through pyplot, so no global state changes. Row 0 of an
 array is at the top; axes count the pixels of the full array, also where a picture shows a part of it.
@@ -6,7 +6,7 @@ array is at the top; axes count the pixels of the full array, also where a pictu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
+Array = NDArray[Any]
 RealArray = NDArray[np.floating[Any]]
 Limits = tuple[float, float]
+Region = tuple[slice, slice]
 
 DPI = 150
 TARGET_SIDE_PX = 720  # long side of a map on paper, before rounding to whole multiples of its pixels
@@ -51,7 +53,7 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     return Path(path)
 
 
-def _limits(values: NDArray[Any]) -> Limits:
+def _limits(values: Array) -> Limits:
     """Return robust colour limits, widened around a flat map so that its rounding noise stays unseen."""
     values = values[np.isfinite(values)]
     if values.size == 0:
@@ -64,8 +66,7 @@ def _limits(values: NDArray[Any]) -> Limits:
     return low, high
 
 
-def _region(where: str, valid: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Return the bounding box of the pixels that can be shown."""
+def _region(where: str, valid: NDArray[np.bool_]) -> Region:
     from ptycho.evaluation.gauge import gauge_fit_region
 
     if not valid.any():
@@ -76,8 +77,8 @@ def _region(where: str, valid: NDArray[np.bool_]) -> tuple[slice, slice]:
     return gauge_fit_region(valid)
 
 
-def _checked_image(where: str, image: NDArray[Any], like: NDArray[Any] | None = None) -> NDArray[Any]:
-    """Return the image as an array once it is known to be two-dimensional and shaped like ``like``."""
+def _checked_image(where: str, image: Array, like: Array | None = None) -> Array:
+    """Return the image as an array once it is known to be (H, W) and shaped like ``like``."""
     image = np.asarray(image)
     if image.ndim != 2 or image.size == 0 or (like is not None and image.shape != like.shape):
         rule = "(H, W)" if like is None else str(like.shape)
@@ -88,20 +89,14 @@ def _checked_image(where: str, image: NDArray[Any], like: NDArray[Any] | None = 
     return image
 
 
-def _phase_about_median(obj: NDArray[Any], inside: NDArray[np.bool_]) -> RealArray:
+def _phase_about_median(obj: Array, inside: NDArray[np.bool_]) -> RealArray:
     """Return the phase [rad] after a global offset is removed, so that the map is centred on 0."""
     turned = obj * np.exp(-1j * np.angle(obj[inside].sum()))
     return np.angle(turned * np.exp(-1j * np.median(np.angle(turned[inside]))))
 
 
 def _draw_map(
-    axes: Axes,
-    values: NDArray[Any],
-    region: tuple[slice, slice],
-    limits: Limits,
-    *,
-    cmap: str,
-    scale: float = 1.0,
+    axes: Axes, values: Array, region: Region, limits: Limits, *, cmap: str, scale: float = 1.0
 ) -> Any:
     """Draw part of a map, its axes in pixels of the full map times ``scale``; NaN is light grey."""
     from matplotlib import colormaps
@@ -135,16 +130,17 @@ def _colour_bar(figure: Figure, image: Any, label: str, **place: Any) -> None:
     bar.ax.tick_params(labelsize=8)
 
 
+def _panel(
+    axes: Axes, values: Array, region: Region, limits: Limits, cmap: str, unit: str, title: str, size: int
+) -> None:
+    """Draw part of a map with its title and a colour bar."""
+    image = _draw_map(axes, values, region, limits, cmap=cmap)
+    axes.set_title(title, fontsize=size)
+    _colour_bar(axes.figure, image, unit, ax=axes, fraction=0.05, pad=0.02)
+
+
 def _save_map(
-    values: NDArray[Any],
-    valid: NDArray[np.bool_],
-    limits: Limits,
-    path: Path,
-    *,
-    cmap: str,
-    title: str,
-    unit: str,
-    pixel_size_m: float | None,
+    path: Path, values: Array, valid: Array, limits: Limits, pixel_size_m: float | None, cmap: str, unit: str
 ) -> Path:
     """Write one map; each of its pixels becomes a whole number of picture pixels, so nothing is resampled."""
     region = _region(path.name, valid)
@@ -156,19 +152,11 @@ def _save_map(
     figure = new_figure((width + 0.01) / DPI, (height + 0.01) / DPI)  # the canvas size is rounded down
     x, y = (left + width - right - map_width) // 2, (bottom + height - top - map_height) // 2
     axes = figure.add_axes((x / width, y / height, map_width / width, map_height / height))
-    micrometres = None if pixel_size_m is None else 1e6 * pixel_size_m
-    image = _draw_map(
-        axes,
-        np.where(valid, values, np.nan),
-        region,
-        limits,
-        cmap=cmap,
-        scale=1.0 if micrometres is None else micrometres,
-    )
+    length, scale = ("px", 1.0) if pixel_size_m is None else ("µm", 1e6 * pixel_size_m)
+    image = _draw_map(axes, np.where(valid, values, np.nan), region, limits, cmap=cmap, scale=scale)
     axes.locator_params(axis="y", nbins=int(np.clip(map_height // 50, 1, 6)))
     axes.locator_params(axis="x", nbins=int(np.clip(map_width // 80, 1, 6)))
-    axes.set_title(title, fontsize=10)
-    length = "px" if micrometres is None else "µm"
+    axes.set_title(path.stem.replace("_", " ").capitalize(), fontsize=10)
     axes.set_xlabel(f"x [{length}]", fontsize=9)
     axes.set_ylabel(f"y [{length}]", fontsize=9)
     bar = figure.add_axes(
@@ -193,65 +181,32 @@ def _save_pair(
         chosen if given is None else given
         for chosen, given in zip(_limits(phase_rad[inside]), phase_limits_rad, strict=True)
     )
-    return (
-        _save_map(
-            amplitude,
-            valid,
-            _limits(amplitude[inside]),
-            folder / "reconstructed_amplitude.png",
-            cmap="gray",
-            title="Reconstructed amplitude",
-            unit="transmission",
-            pixel_size_m=pixel_size_m,
-        ),
-        _save_map(
-            phase_rad,
-            valid,
-            (low, high),
-            folder / "reconstructed_phase.png",
-            cmap="viridis",
-            title="Reconstructed phase",
-            unit="rad",
-            pixel_size_m=pixel_size_m,
-        ),
+    maps = (
+        ("amplitude", ("gray", "transmission"), amplitude, valid, _limits(amplitude[inside])),
+        ("phase", ("viridis", "rad"), phase_rad, valid, (low, high)),
     )
+    amplitude_png, phase_png = (
+        _save_map(folder / f"reconstructed_{name}.png", *drawn, pixel_size_m, *look)
+        for name, look, *drawn in maps
+    )
+    return amplitude_png, phase_png
 
 
 def save_reconstruction_pngs(
     obj: ComplexArray,
     output_dir: str | Path,
     *,
-    coverage: NDArray[Any] | None = None,
+    coverage: Array | None = None,
     pixel_size_m: float | None = None,
     phase_limits_rad: tuple[float | None, float | None] = (None, None),
 ) -> tuple[Path, Path]:
     """Write ``reconstructed_amplitude.png`` (gray) and ``reconstructed_phase.png`` (viridis) at 150 dpi.
 
-    The pictures show the bounding box of the covered pixels; uncovered ones are light grey. Colours span
-    the 0.5 to 99.5 percentile of the well-covered pixels. The phase is centred on its median.
-
-    Parameters
-    ----------
-    obj : complex array, shape (H, W)
-        Object [transmission].
-    output_dir : str or Path
-        Directory, made when absent.
-    coverage : real array, shape (H, W), optional
-        Weight with which each pixel was seen; > 0 where covered. Everything is covered when None.
-    pixel_size_m : float, optional
-        Object pixel [m]; the axes are then in µm, else in pixels.
-    phase_limits_rad : tuple of float or None
-        Ends of the phase colours [rad]; None takes the percentile.
-
-    Returns
-    -------
-    tuple of Path
-        Amplitude picture, phase picture.
-
-    Raises
-    ------
-    DataError
-        If shapes differ, the pixel size is not positive, or no covered pixel is finite.
+    The pictures show the bounding box of the covered pixels of ``obj`` (H, W); uncovered ones, where
+    ``coverage`` (H, W) is not > 0, are light grey. Colours span the 0.5 to 99.5 percentile of the
+    well-covered pixels; an end of ``phase_limits_rad`` goes before it. The phase is centred on its median.
+    Axes are in µm where the object pixel ``pixel_size_m`` is given, else in pixels. ``DataError`` where
+    shapes differ, the pixel size is not positive, or no covered pixel is finite.
     """
     obj = _checked_image("reconstruction picture", obj)
     if pixel_size_m is not None and not (np.isfinite(pixel_size_m) and pixel_size_m > 0):
@@ -270,26 +225,9 @@ def save_reconstruction_pngs(
 def save_individual_images(
     amplitude: RealArray, phase_rad: RealArray, output_dir: str | Path
 ) -> tuple[Path, Path]:
-    """Write the two pictures of ``save_reconstruction_pngs`` from real maps, the phase as it is given.
+    """Write the two pictures of :func:`save_reconstruction_pngs` from real maps (H, W), the phase as given.
 
-    Parameters
-    ----------
-    amplitude : real array, shape (H, W)
-        Amplitude [transmission].
-    phase_rad : real array, shape (H, W)
-        Phase [rad].
-    output_dir : str or Path
-        Directory, made when absent.
-
-    Returns
-    -------
-    tuple of Path
-        Amplitude picture, phase picture.
-
-    Raises
-    ------
-    DataError
-        If a map is not two-dimensional, shapes differ, or no pixel is finite.
+    ``DataError`` where a map is not two-dimensional, shapes differ, or no pixel is finite.
     """
     amplitude = _checked_image("amplitude picture", amplitude)
     phase_rad = _checked_image("phase picture", phase_rad, amplitude)
@@ -298,7 +236,6 @@ def save_individual_images(
 
 
 def _score_line(scores: Mapping[str, float]) -> str:
-    """Return the scores as one or two lines of text."""
     parts = [f"{name} {value:.4g}" for name, value in scores.items()]
     half = len(parts) if len(parts) <= 5 else (len(parts) + 1) // 2
     return "\n".join("   ".join(line) for line in (parts[:half], parts[half:]) if line)
@@ -309,36 +246,14 @@ def save_comparison_png(
     truth: ComplexArray,
     path: str | Path,
     scores: Mapping[str, float] | None = None,
-    mask: NDArray[Any] | None = None,
+    mask: Array | None = None,
     names: tuple[str, str] = ("reconstruction", "truth"),
 ) -> Path:
     """Write truth, reconstruction and difference side by side, amplitude above phase.
 
-    Truth and reconstruction share the truth's colour limits; both are turned by the truth's mean phase.
-    The phase difference is wrapped.
-
-    Parameters
-    ----------
-    obj, truth : complex array, shape (H, W)
-        Reconstruction with its gauge already fitted (``ptycho.evaluation.metrics.fit_gauge``), known object.
-    path : str or Path
-        PNG to write.
-    scores : mapping of str to float, optional
-        Metrics for the title.
-    mask : bool array, shape (H, W), optional
-        Region that is shown; everything when None.
-    names : tuple of str
-        What the two are called.
-
-    Returns
-    -------
-    Path
-        The picture.
-
-    Raises
-    ------
-    DataError
-        If shapes differ, or the mask holds no finite pixel.
+    The gauge of ``obj`` (H, W) is fitted already. Both share the truth's colour limits and are turned by its
+    mean phase; the phase difference is wrapped. ``mask`` (H, W) is what is shown, ``names`` what the two are
+    called, ``scores`` go to the title. ``DataError`` where shapes differ, or the mask holds no finite pixel.
     """
     obj = _checked_image("comparison", obj)
     truth = _checked_image("comparison", truth, obj)
@@ -366,78 +281,17 @@ def save_comparison_png(
             ("difference", difference, (-spread, spread), "RdBu_r"),
         )
         for axes, (kind, values, limits, colours) in zip(grid[row], columns, strict=True):
-            image = _draw_map(axes, values, region, limits, cmap=colours)
-            axes.set_title(f"{name}: {kind}", fontsize=10)
-            _colour_bar(figure, image, unit, ax=axes, fraction=0.05, pad=0.02)
+            _panel(axes, values, region, limits, colours, unit, f"{name}: {kind}", 10)
     if scores:
         figure.suptitle(_score_line(scores), fontsize=9)
     return save_figure(figure, path)
 
 
-def save_loss_png(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
-    """Write the loss curves over the epochs, on a logarithmic axis when all values are positive.
-
-    Parameters
-    ----------
-    history : mapping of str to sequence of float
-        One value per epoch for each curve; values that are not finite leave a gap.
-    path : str or Path
-        PNG to write.
-
-    Returns
-    -------
-    Path
-        The picture.
-
-    Raises
-    ------
-    DataError
-        If no curve has a finite value.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    curves = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in history.items()}
-    finite = [values[np.isfinite(values)] for values in curves.values()]
-    if not any(values.size for values in finite):
-        raise DataError(
-            f"{path}: the loss history holds no finite value (got curves {list(curves)}, "
-            "expected at least one number). Check the training log."
-        )
-    figure = new_figure(6.4, 4.2)
-    figure.set_layout_engine("constrained")
-    axes = figure.subplots()
-    for name, values in curves.items():
-        axes.plot(np.arange(1, values.size + 1), values, label=name, marker=".", markersize=4, linewidth=1.2)
-    if all((values > 0).all() for values in finite):
-        axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    axes.grid(True, which="both", alpha=0.3)
-    axes.legend(fontsize=8)
-    return save_figure(figure, path)
-
-
 def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
-    """Write the modes of a probe, amplitude above phase, each with its share of the power.
+    """Write the modes (P, N, N) or (N, N) of a probe [sqrt(photons)], amplitude above phase, and their power.
 
-    Parameters
-    ----------
-    probe : complex array, shape (P, N, N) or (N, N)
-        Incoherent modes [sqrt(photons)]; the first 8 are drawn. The phase is grey where the amplitude is
-        below 1 % of the mode's peak.
-    path : str or Path
-        PNG to write.
-
-    Returns
-    -------
-    Path
-        The picture.
-
-    Raises
-    ------
-    DataError
-        If the array has another rank, or holds a value that is not finite.
+    The first 8 are drawn. The phase is grey where the amplitude is below 1 % of the mode's peak.
+    ``DataError`` where the array has another rank, or holds a value that is not finite.
     """
     modes = np.asarray(probe)
     modes = modes[None] if modes.ndim == 2 else modes
@@ -458,12 +312,11 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
         visible = amplitude > 0.01 * amplitude.max()
         phase = np.where(visible, np.angle(mode * np.exp(-1j * np.angle(mode.sum()))), np.nan)
         top = float(amplitude.max()) or 1.0
-        image = _draw_map(grid[0, index], amplitude, whole, (0.0, top), cmap="gray")
-        _colour_bar(figure, image, "sqrt(photons)", ax=grid[0, index], fraction=0.05, pad=0.02)
-        grid[0, index].set_title(
-            f"mode {index + 1} of {len(modes)}: {100 * share[index]:.3g} % of power", fontsize=9
+        title = f"mode {index + 1} of {len(modes)}: {100 * share[index]:.3g} % of power"
+        panels = (
+            (amplitude, (0.0, top), "gray", "sqrt(photons)", title),
+            (phase, (-np.pi, np.pi), "twilight", "rad", "phase"),
         )
-        image = _draw_map(grid[1, index], phase, whole, (-np.pi, np.pi), cmap="twilight")
-        _colour_bar(figure, image, "rad", ax=grid[1, index], fraction=0.05, pad=0.02)
-        grid[1, index].set_title("phase", fontsize=9)
+        for axes, (values, *rest) in zip(grid[:, index], panels, strict=True):
+            _panel(axes, values, whole, *rest, 9)
     return save_figure(figure, path)

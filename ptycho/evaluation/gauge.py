@@ -17,6 +17,7 @@ from ptycho.errors import DataError
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
 BoolArray = NDArray[np.bool_]
+Mask = NDArray[Any] | None  # (H, W), the region that is compared; None is everything
 
 SHIFT_UPSAMPLING = 50
 EDGE_PAD_PX = 32
@@ -24,34 +25,18 @@ MAX_REFINEMENTS = 30
 
 
 class GaugeFit(NamedTuple):
-    """An object without its gauge, and the gauge that was removed.
+    """An object without its gauge, and the gauge that was removed."""
 
-    Attributes
-    ----------
-    obj : complex array, shape (H, W)
-        Aligned object.
-    scale : complex
-        Factor that was applied.
-    ramp_yx_rad_per_px : float64 array, shape (2,)
-        Phase ramp that was taken out [rad / px].
-    shift_yx_px : float64 array, shape (2,)
-        Displacement that was applied to the content [px].
-    """
-
-    obj: ComplexArray
-    scale: complex
-    ramp_yx_rad_per_px: FloatArray
-    shift_yx_px: FloatArray
+    obj: ComplexArray  # (H, W), aligned
+    scale: complex  # factor that was applied
+    ramp_yx_rad_per_px: FloatArray  # (2,), phase ramp that was taken out
+    shift_yx_px: FloatArray  # (2,), displacement that was applied to the content
 
     def removed(self) -> dict[str, float]:
         """Return what was taken out before the scores, as numbers by name.
 
-        Returns
-        -------
-        dict of str to float
-            ``gauge_scale``, the factor on the modulus: 1 where the transmission is right as it is, below 1
-            where the object was too bright; ``gauge_shift_y_px``, ``gauge_shift_x_px``,
-            ``gauge_ramp_y_rad_per_px``, ``gauge_ramp_x_rad_per_px``.
+        ``gauge_scale`` is the factor on the modulus: 1 where the transmission is right as it is, below 1
+        where the object was too bright.
         """
         return {
             "gauge_scale": abs(self.scale),
@@ -79,27 +64,11 @@ class _Fit(NamedTuple):
     gauge: _Gauge
 
 
-def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None) -> BoolArray:
-    """Return the mask as bool once it is known that the images and the mask fit together.
+def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: Mask) -> BoolArray:
+    """Return the mask (H, W) as bool, all True for None, once it is known that images and mask fit together.
 
-    Parameters
-    ----------
-    where : str
-        What asks, the first word of an error message.
-    obj, truth : array, shape (H, W)
-        Images; finite inside the mask.
-    mask : bool array, shape (H, W), optional
-        Region that is compared; everything when None.
-
-    Returns
-    -------
-    bool array, shape (H, W)
-        The mask, all True for None.
-
-    Raises
-    ------
-    DataError
-        If shapes differ, the mask is empty, or a pixel inside it is not finite.
+    ``where`` is the first word of a message. ``DataError`` where shapes differ, the mask is empty, or a
+    pixel inside it is not finite.
     """
     if obj.ndim != 2 or obj.shape != truth.shape:
         raise DataError(
@@ -115,10 +84,7 @@ def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArr
         )
     mask = mask.astype(bool)
     if not mask.any():
-        raise DataError(
-            f"{where}: the mask selects nothing (got 0 of {mask.size} pixels, expected >= 1). "
-            "Pass the scanned region."
-        )
+        raise _empty(where, mask)
     for name, image in (("estimate", obj), ("truth", truth)):
         bad = int(np.count_nonzero(~np.isfinite(image[mask])))
         if bad:
@@ -129,35 +95,22 @@ def checked_mask(where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArr
     return mask
 
 
+def _empty(where: str, mask: NDArray[Any]) -> DataError:
+    return DataError(
+        f"{where}: the mask selects nothing (got 0 of {mask.size} pixels, expected >= 1). "
+        "Pass the scanned region."
+    )
+
+
 def gauge_fit_region(mask: NDArray[Any]) -> tuple[slice, slice]:
-    """Return the bounding box of a mask.
+    """Return the row and column slices of the bounding box of a mask (H, W); ``DataError`` where it is empty.
 
-    Parameters
-    ----------
-    mask : bool array, shape (H, W)
-        True inside the scanned region.
-
-    Returns
-    -------
-    tuple of slice
-        Row and column slices, so that ``mask[region]`` holds every True pixel.
-
-    Raises
-    ------
-    DataError
-        If the mask is empty.
-
-    Examples
-    --------
     >>> gauge_fit_region(np.eye(4, dtype=bool)[:, :3])
     (slice(0, 3, None), slice(0, 3, None))
     """
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if rows.size == 0:
-        raise DataError(
-            f"gauge: the mask selects nothing (got 0 of {mask.size} pixels, expected >= 1). "
-            "Pass the scanned region."
-        )
+        raise _empty("gauge", mask)
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
@@ -262,62 +215,26 @@ def _refine(
 
 
 def fit_gauge(
-    obj: ComplexArray,
-    truth: ComplexArray,
-    mask: NDArray[Any] | None = None,
-    *,
-    ramp: bool = True,
-    shift: bool = True,
+    obj: ComplexArray, truth: ComplexArray, mask: Mask = None, *, ramp: bool = True, shift: bool = True
 ) -> ComplexArray:
-    """Return the object with the ambiguities of ptychography fitted to the truth and removed.
-
-    Arguments and errors are those of ``solve_gauge``; this is its object alone.
-
-    Returns
-    -------
-    complex array, shape (H, W)
-        Aligned object, in the precision of ``obj``.
-    """
+    """Return the object of :func:`solve_gauge` alone."""
     return solve_gauge(obj, truth, mask, ramp=ramp, shift=shift).obj
 
 
 def solve_gauge(
-    obj: ComplexArray,
-    truth: ComplexArray,
-    mask: NDArray[Any] | None = None,
-    *,
-    ramp: bool = True,
-    shift: bool = True,
+    obj: ComplexArray, truth: ComplexArray, mask: Mask = None, *, ramp: bool = True, shift: bool = True
 ) -> GaugeFit:
-    r"""Fit the ambiguities of ptychography to the truth and remove them.
+    r"""Fit the ambiguities of ptychography to the truth (H, W), inside the mask, and remove them.
 
     .. math:: \min_{c, k, s} \sum_{r \in mask} |c\,S_s[e^{-i k \cdot r} O](r) - T(r)|^2
 
-    where :math:`S_s` moves the content by a fraction of a pixel in Fourier space. The better of a
-    periodic and a mirrored edge is kept; only pixels close to the array's edge know the difference. The
-    shift brings pixels from outside the mask to its rim: leave the rim out where they are not object.
+    where :math:`S_s` moves the content by a fraction of a pixel in Fourier space; without ``ramp`` k is 0,
+    without ``shift`` s. The better of a periodic and a mirrored edge is kept; only pixels close to the
+    array's edge know the difference. The shift brings pixels from outside the mask to its rim: leave the rim
+    out where they are not object.
 
-    Parameters
-    ----------
-    obj : complex array, shape (H, W)
-        Reconstructed object [transmission]; finite inside the mask.
-    truth : complex array, shape (H, W)
-        Known object [transmission].
-    mask : bool array, shape (H, W), optional
-        Scanned region, the only pixels that are compared; everything when None.
-    ramp, shift : bool
-        Whether a phase ramp and a sub-pixel shift are fitted besides the complex scale.
-
-    Returns
-    -------
-    GaugeFit
-        Aligned object, in the precision of ``obj``, and what was removed. Pixels that are not finite
-        (outside the mask) come back as the mean of the region.
-
-    Raises
-    ------
-    DataError
-        If shapes differ, the mask is empty, or a pixel inside it is not finite.
+    The aligned object has the precision of ``obj``. Pixels that are not finite (outside the mask) come back
+    as the mean of the region. ``DataError`` as :func:`checked_mask`.
     """
     mask = checked_mask("gauge", obj, truth, mask)
     o, t = (

@@ -11,24 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.evaluation.gauge import checked_mask, fit_gauge, gauge_fit_region
+from ptycho.evaluation.gauge import Mask, checked_mask, fit_gauge, gauge_fit_region
 
 FloatArray = NDArray[np.float64]
 ComplexArray = NDArray[np.complexfloating[Any, Any]]
-
-__all__ = [
-    "FRC",
-    "amplitude_mae",
-    "complex_nrmse",
-    "fit_gauge",
-    "fourier_ring_correlation",
-    "gauge_fit_region",
-    "phase_mae",
-    "psnr",
-    "score",
-    "score_aligned",
-    "ssim",
-]
 
 SSIM_WINDOW_PX = 7
 ROUNDING = 1e-6  # of the amplitude, or in rad: a truth that varies less is constant in single precision
@@ -40,21 +26,11 @@ HALF_BIT_SNR = np.sqrt(2) - 1  # log2(1 + s) = 1/2
 
 
 class FRC(NamedTuple):
-    """Fourier ring correlation of two images, one entry per ring from ring 1 to Nyquist.
+    """Fourier ring correlation of two images, one entry per ring (R,) from ring 1 to Nyquist."""
 
-    Attributes
-    ----------
-    frequency_cycles_per_px : float64 array, shape (R,)
-        Ring radius [cycles per pixel], at most 0.5.
-    correlation : float64 array, shape (R,)
-        Real part of the normalised correlation, in [-1, 1].
-    half_bit : float64 array, shape (R,)
-        Half-bit threshold of each ring, for two noisy images or for one beside a known truth.
-    """
-
-    frequency_cycles_per_px: FloatArray
-    correlation: FloatArray
-    half_bit: FloatArray
+    frequency_cycles_per_px: FloatArray  # ring radius, at most 0.5
+    correlation: FloatArray  # real part of the normalised correlation, in [-1, 1]
+    half_bit: FloatArray  # threshold, for two noisy images or for one beside a known truth
 
     @property
     def resolution_px(self) -> float | None:
@@ -70,7 +46,7 @@ class FRC(NamedTuple):
 
 
 def _inside(
-    where: str, obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None
+    where: str, obj: NDArray[Any], truth: NDArray[Any], mask: Mask
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the pixels of both images inside the mask, in double precision."""
     obj, truth = np.asarray(obj), np.asarray(truth)
@@ -83,25 +59,11 @@ def _wrapped(phase_rad: NDArray[Any]) -> FloatArray:
     return np.mod(phase_rad + np.pi, 2 * np.pi) - np.pi
 
 
-def complex_nrmse(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None) -> float:
-    r"""Return :math:`\|O - T\|_2 / \|T\|_2` inside the mask.
+def complex_nrmse(obj: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> float:
+    r"""Return :math:`\|O - T\|_2 / \|T\|_2` inside the mask: 0 when perfect, 1 for an object of zeros.
 
-    Parameters
-    ----------
-    obj, truth : complex array, shape (H, W)
-        Reconstructed (gauge already fitted) and known object [transmission].
-    mask : bool array, shape (H, W), optional
-        Region that is compared; everything when None.
-
-    Returns
-    -------
-    float
-        0 for a perfect reconstruction; 1 for an object of zeros.
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit together, or the truth is zero inside the mask.
+    Both are complex (H, W) [transmission], in one gauge; without a mask (H, W) everything is compared.
+    ``DataError`` where the arrays do not fit together, or the truth is zero inside the mask.
     """
     o, t = _inside("NRMSE", obj, truth, mask)
     norm = float(np.linalg.norm(t))
@@ -113,13 +75,13 @@ def complex_nrmse(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | N
     return float(np.linalg.norm(o - t)) / norm
 
 
-def amplitude_mae(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None) -> float:
+def amplitude_mae(obj: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> float:
     """Return the mean absolute difference of the two amplitudes; arguments as in ``complex_nrmse``."""
     o, t = _inside("amplitude MAE", obj, truth, mask)
     return float(np.mean(np.abs(np.abs(o) - np.abs(t))))
 
 
-def phase_mae(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None = None) -> float:
+def phase_mae(obj: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> float:
     """Return the mean absolute wrapped phase difference [rad]; arguments as in ``complex_nrmse``.
 
     A pixel that is 0 has phase 0, so that an object of zeros does not pass for a perfect phase.
@@ -130,42 +92,21 @@ def phase_mae(obj: NDArray[Any], truth: NDArray[Any], mask: NDArray[Any] | None 
 
 def _truth_range(where: str, truth: NDArray[Any], data_range: float | None) -> float:
     """Return the given range once it is known to be positive, else the truth's max - min."""
-    if data_range is None:
-        return float(np.ptp(truth))
-    if not data_range > 0:
+    if data_range is not None and not data_range > 0:
         raise DataError(
             f"{where}: data_range is out of bounds (got {data_range}, expected > 0). "
             "Leave it out to use the truth's range."
         )
-    return float(data_range)
+    return float(np.ptp(truth) if data_range is None else data_range)
 
 
 def psnr(
-    estimate: NDArray[Any],
-    truth: NDArray[Any],
-    mask: NDArray[Any] | None = None,
-    data_range: float | None = None,
+    estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None, data_range: float | None = None
 ) -> tuple[float, float]:
-    r"""Return the peak signal-to-noise ratio :math:`10 \log_{10}(R^2 / MSE)` and the range R it used.
+    r"""Return :math:`10 \log_{10}(R^2 / MSE)` [dB] of two real images (H, W), and the range R it used.
 
-    Parameters
-    ----------
-    estimate, truth : real array, shape (H, W)
-        Images in the same unit.
-    mask : bool array, shape (H, W), optional
-        Region that is compared; everything when None.
-    data_range : float, optional
-        R, in the unit of the images; the truth's max - min inside the mask when None.
-
-    Returns
-    -------
-    tuple of float
-        PSNR [dB] and R. inf dB when the images are equal, nan dB when the truth is constant (R = 0).
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit together, or ``data_range`` is not positive.
+    R is the truth's max - min inside the mask unless given. inf dB when the images are equal, nan dB when
+    the truth is constant (R = 0). ``DataError`` where the arrays do not fit together, or R is not positive.
     """
     e, t = _inside("PSNR", estimate, truth, mask)
     peak = _truth_range("PSNR", t, data_range)
@@ -176,31 +117,12 @@ def psnr(
 
 
 def ssim(
-    estimate: NDArray[Any],
-    truth: NDArray[Any],
-    mask: NDArray[Any] | None = None,
-    data_range: float | None = None,
+    estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None, data_range: float | None = None
 ) -> float:
     """Return the structural similarity, averaged over the 7 px windows that lie wholly inside the mask.
 
-    Parameters
-    ----------
-    estimate, truth : real array, shape (H, W)
-        Images in the same unit.
-    mask : bool array, shape (H, W), optional
-        Region that is compared; everything when None.
-    data_range : float, optional
-        Range, in the unit of the images; the truth's max - min inside the mask when None.
-
-    Returns
-    -------
-    float
-        At most 1; nan when the truth is constant.
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit together, or no window fits inside the mask.
+    At most 1; nan when the truth is constant. Arguments as :func:`psnr`; ``DataError`` where no window fits
+    inside the mask.
     """
     from scipy.ndimage import binary_erosion
     from skimage.metrics import structural_similarity
@@ -222,39 +144,22 @@ def ssim(
 
 
 def fourier_ring_correlation(a: NDArray[Any], b: NDArray[Any], *, known_truth: bool = False) -> FRC:
-    r"""Return the Fourier ring correlation of two images under a Hann window.
+    r"""Return the Fourier ring correlation of two aligned images (H, W) under a Hann window.
 
     .. math:: FRC(q) = \frac{Re \sum A B^*}{\sqrt{\sum |A|^2 \sum |B|^2}}, \qquad
         T_{1/2}(q) = \frac{0.2071 + 1.9102 / \sqrt{n}}{1.2071 + 0.9102 / \sqrt{n}}
 
     over the n Fourier pixels of a ring one pixel wide. Both means are removed first: a shared constant is
-    not agreement. The correlation is 0 in all rings when an image is nearly constant, or has less than
-    1 % of the other's contrast: the noise left in a collapsed image can correlate by accident.
+    not agreement. The correlation is 0 in all rings when an image is nearly constant, or has less than 1 %
+    of the other's contrast: the noise left in a collapsed image can correlate by accident.
 
-    Parameters
-    ----------
-    a, b : real or complex array, shape (H, W)
-        Aligned images.
-    known_truth : bool
-        ``b`` is free of noise. Half a bit per pixel is a signal-to-noise ratio of
-        :math:`s = \sqrt 2 - 1` of the whole image. Each of two halves has s / 2, and they correlate by
-        :math:`T_{1/2}`; the whole image and the truth correlate by
-        :math:`T_1(q) = (\sqrt s + 1 / \sqrt n) / \sqrt{s + 1 + 2 \sqrt{s / n}}`,
-        which is 0.54 and not 0.17 in a large ring.
+    With ``known_truth``, ``b`` is free of noise. Half a bit per pixel is a signal-to-noise ratio of :math:`s
+    = \sqrt 2 - 1` of the whole image. Each of two halves has s / 2, and they correlate by :math:`T_{1/2}`;
+    the whole image and the truth correlate by :math:`T_1(q) = (\sqrt s + 1 / \sqrt n) / \sqrt{s + 1 + 2
+    \sqrt{s / n}}`, which is 0.54 and not 0.17 in a large ring. Source: van Heel and Schatz, J. Struct. Biol.
+    151, 250 (2005).
 
-    Returns
-    -------
-    FRC
-        Frequencies [cycles per pixel], correlation and half-bit threshold.
-
-    Raises
-    ------
-    DataError
-        If shapes differ, a side is shorter than 8 px, or a pixel is not finite.
-
-    References
-    ----------
-    van Heel and Schatz, J. Struct. Biol. 151, 250 (2005).
+    ``DataError`` where shapes differ, a side is shorter than 8 px, or a pixel is not finite.
     """
     a, b = np.asarray(a), np.asarray(b)
     checked_mask("FRC", a, b, None)
@@ -263,10 +168,8 @@ def fourier_ring_correlation(a: NDArray[Any], b: NDArray[Any], *, known_truth: b
         raise DataError(
             f"FRC: the images are too small (got {a.shape}, expected sides >= 8 px). Pass a larger region."
         )
-    contrast = [
-        float(image.std() / max(np.sqrt(np.mean(np.abs(image) ** 2)), np.finfo(float).tiny))
-        for image in (a, b)
-    ]
+    tiny = np.finfo(float).tiny
+    contrast = [float(image.std() / max(np.sqrt(np.mean(np.abs(image) ** 2)), tiny)) for image in (a, b)]
     window = np.hanning(a.shape[0] + 2)[1:-1, None] * np.hanning(a.shape[1] + 2)[1:-1]
     fa, fb = (np.fft.fft2((image - image.mean()) * window) for image in (a, b))
     radius = np.hypot(np.fft.fftfreq(a.shape[0])[:, None], np.fft.fftfreq(a.shape[1]))
@@ -282,9 +185,8 @@ def fourier_ring_correlation(a: NDArray[Any], b: NDArray[Any], *, known_truth: b
     root = np.sqrt(ring_sum(np.ones(ring.size)))
     half_bit = (0.2071 + 1.9102 / root) / (1.2071 + 0.9102 / root)
     if known_truth:
-        half_bit = (np.sqrt(HALF_BIT_SNR) + 1 / root) / np.sqrt(
-            HALF_BIT_SNR + 1 + 2 * np.sqrt(HALF_BIT_SNR) / root
-        )
+        snr = HALF_BIT_SNR
+        half_bit = (np.sqrt(snr) + 1 / root) / np.sqrt(snr + 1 + 2 * np.sqrt(snr) / root)
     return FRC(np.arange(1, n // 2 + 1) / n, correlation, half_bit)
 
 
@@ -294,32 +196,20 @@ def _levelled(values: FloatArray, mask: NDArray[np.bool_], scale: float) -> Floa
     return np.full_like(values, values[mask].mean()) if constant else values
 
 
-def score(obj: ComplexArray, truth: ComplexArray, mask: NDArray[Any] | None = None) -> dict[str, float]:
-    """Fit the gauge, then return every metric inside the mask.
-
-    Arguments and errors are those of ``score_aligned`` and ``fit_gauge``.
-
-    Returns
-    -------
-    dict of str to float
-        As ``score_aligned``.
-    """
+def score(obj: ComplexArray, truth: ComplexArray, mask: Mask = None) -> dict[str, float]:
+    """Fit the gauge, then return the metrics of :func:`score_aligned`."""
     mask = checked_mask("score", obj, truth, mask)
     return score_aligned(fit_gauge(obj, truth, mask), truth, mask)
 
 
 def score_aligned(
-    aligned: ComplexArray,
-    truth: ComplexArray,
-    mask: NDArray[Any] | None = None,
-    *,
-    known_truth: bool = True,
+    aligned: ComplexArray, truth: ComplexArray, mask: Mask = None, *, known_truth: bool = True
 ) -> dict[str, float]:
     """Return every metric inside the mask for an object whose gauge is fitted already.
 
     Both objects are turned by the truth's mean phase, and the phase of the reconstruction is taken on the
-    truth's branch (truth + wrapped difference), so that PSNR and SSIM of the phase see no wrap that only
-    one of the two maps has.
+    truth's branch (truth + wrapped difference), so that PSNR and SSIM of the phase see no wrap that only one
+    of the two maps has.
 
     Parameters
     ----------
@@ -338,11 +228,6 @@ def score_aligned(
         ``phase_ssim`` (ranges: the truth's, inside the mask) and ``frc_resolution_px``, the full period
         at the half-bit crossing, 2.0 (Nyquist) when the curves do not cross. PSNR is inf for equal
         images; PSNR and SSIM are nan where the truth is constant.
-
-    Raises
-    ------
-    DataError
-        If the arrays do not fit together, or as ``ssim`` and ``fourier_ring_correlation``.
     """
     mask = checked_mask("score", aligned, truth, mask)
     aligned = aligned.astype(np.complex128)
@@ -356,9 +241,8 @@ def score_aligned(
     amplitude_db, amplitude_range = psnr(np.abs(aligned), amplitude, mask)
     phase_db, phase_range = psnr(phase_estimate, phase, mask)
     region = gauge_fit_region(mask)
-    resolution = fourier_ring_correlation(
-        aligned[region], known[region], known_truth=known_truth
-    ).resolution_px
+    rings = fourier_ring_correlation(aligned[region], known[region], known_truth=known_truth)
+    resolution = rings.resolution_px
     return {
         "complex_nrmse": complex_nrmse(aligned, known, mask),
         "amplitude_mae": amplitude_mae(aligned, known, mask),

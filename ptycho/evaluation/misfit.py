@@ -40,23 +40,14 @@ def _noise_table() -> NDArray[np.float32]:
     for count in range(1, 200):
         weight = weight * rate / count
         root += weight * np.sqrt(count)
-    return (2 - 2 * np.divide(root, amplitude, out=np.zeros_like(root), where=amplitude > 0)).astype(
-        np.float32
-    )
+    mean_root = np.divide(root, amplitude, out=np.zeros_like(root), where=amplitude > 0)
+    return (2 - 2 * mean_root).astype(np.float32)
 
 
 def noise_energy(amplitude: NDArray[np.floating]) -> NDArray[np.float32]:
-    r"""Return the squared amplitude error that photon noise leaves on average.
+    r"""Return :math:`E[(\sqrt k - A)^2]` [photons] for counts k of Poisson of mean A**2, in float32.
 
-    Parameters
-    ----------
-    amplitude : real array, any shape
-        Expected amplitude, >= 0 [sqrt(photons)].
-
-    Returns
-    -------
-    float32 array, same shape
-        :math:`E[(\sqrt k - A)^2]` for counts k of Poisson of mean A**2 [photons].
+    A >= 0 is the expected amplitude [sqrt(photons)], of any shape.
     """
     amplitude = np.asarray(amplitude, dtype=np.float32)
     rate = amplitude * amplitude
@@ -70,16 +61,9 @@ def noise_energy(amplitude: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 class FitTally:
-    """Adds up a :class:`Fit` over the chunks of a scan, in any order.
+    """Adds up a :class:`Fit` over the chunks of a scan of ``count`` patterns, in any order.
 
-    Parameters
-    ----------
-    count : int
-        Patterns J.
-    n_px : int
-        Pattern size N [px].
-    photons : float, optional
-        Photons per unit of counts; None where it is unknown.
+    ``photons`` per unit of counts is None where it is unknown.
     """
 
     def __init__(self, count: int, n_px: int, photons: float | None) -> None:
@@ -91,16 +75,9 @@ class FitTally:
     def add(
         self, rows: NDArray[np.int64], predicted: NDArray[np.float32], measured: NDArray[np.float32]
     ) -> None:
-        """Add some patterns.
+        """Add the patterns ``rows`` (B,): predicted and measured amplitude (B, N, N) [sqrt(photons)].
 
-        Parameters
-        ----------
-        rows : int64 array, shape (B,)
-            Which of the J patterns.
-        predicted : float array, shape (B, N, N)
-            Expected amplitude [sqrt(photons)].
-        measured : float array, shape (B, N, N)
-            Measured amplitude, negative where a pixel was not measured [sqrt(photons)].
+        The measured one is negative where a pixel was not measured.
         """
         good = measured >= 0
         measured = np.where(good, measured, 0).astype(np.float32, copy=False)
@@ -125,13 +102,7 @@ class FitTally:
         return float(self._pairs[kind].sum() - common.sum() - aside.sum())
 
     def result(self) -> Fit:
-        """Return what all patterns together say.
-
-        Returns
-        -------
-        Fit
-            Sums by pattern, by pixel and over all.
-        """
+        """Return what all patterns together say."""
         misfit, expected, energy, power = self._rows
         pixel_misfit, pixel_expected, counts, amplitude, missed, good = self._pixels
         number = np.maximum(good, 1.0)
@@ -156,21 +127,10 @@ class FitTally:
 
 
 def photon_unit(scan: Scan) -> float | None:
-    """Find out how many photons one unit of the counts of a scan is.
+    """Find out how many photons one unit of ``measured_amplitude(...)**2`` of a scan is.
 
     Photons come in whole numbers, so counts that are all multiples of one number tell what a photon is,
-    whatever they were multiplied with.
-
-    Parameters
-    ----------
-    scan : Scan
-        Patterns and their scale.
-
-    Returns
-    -------
-    float or None
-        Photons per unit of ``measured_amplitude(...)**2``; None where the values are no multiples of anything
-        and no dose is stated.
+    whatever they were multiplied with. None where they are multiples of nothing and no dose is stated.
     """
     chosen = scan.usable
     rows = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), UNIT_PATTERNS)).astype(np.int64)]

@@ -8,6 +8,7 @@ nothing, at every dose and contrast. A wrong scan that still fits 97 % of the en
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,21 +98,11 @@ WRONG = ", as with wrong positions, axes (--find-orientation), domain (--measure
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reconstruction is worth.
+    """What a reconstruction is worth."""
 
-    Attributes
-    ----------
-    word : {'good', 'doubtful', 'failed'}
-        The worst of all reasons.
-    reasons : tuple of str
-        Why it is not good; empty where it is.
-    numbers : dict of str to float, int, bool or None
-        What was found, by name.
-    """
-
-    word: Word
-    reasons: tuple[str, ...]
-    numbers: dict[str, Any] = field(default_factory=dict)
+    word: Word  # the worst of all reasons
+    reasons: tuple[str, ...]  # why it is not good; empty where it is
+    numbers: dict[str, Any] = field(default_factory=dict)  # what was found, by name
 
     def line(self) -> str:
         """Return the verdict in one line, in capitals where it is not good."""
@@ -134,42 +125,21 @@ def _misfit_words(numbers: dict[str, Any]) -> str:
 
 
 def announce(verdict: Verdict, progress: Progress) -> None:
-    """Tell the verdict; a silent caller hears of it where it is not good.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        What a reconstruction is worth.
-    progress : Progress
-        Told the line.
-    """
+    """Tell the verdict; a silent caller hears of it where it is not good."""
     progress.conclude(verdict.line(), good=verdict.word == "good")
 
 
 def judge(found: Reconstruction, scan: Scan) -> Verdict:
-    """Say what a reconstruction is worth, from its own patterns alone.
+    """Say what a reconstruction is worth, from its own patterns alone and what the checks of the scan found.
 
-    Parameters
-    ----------
-    found : Reconstruction
-        Object, probe and place; what it leaves unexplained is found out where ``fit`` is None.
-    scan : Scan
-        The scan it was made from, with what the checks found.
-
-    Returns
-    -------
-    Verdict
-        Word, reasons and numbers.
+    What it leaves unexplained is found out where ``found.fit`` is None.
     """
     if not np.isfinite(found.obj).all() or not np.isfinite(found.probe).all():
         return Verdict("failed", ("the object holds values that are no numbers",), {"misfit": math.nan})
     fit = found.fit or stored_fit(found, scan)
     positions = found.positions_in(scan)
-    numbers = {
-        **_fit_numbers(fit, 2 * int(found.scanned.sum())),
-        **_object_numbers(found),
-        **_scan_numbers(found, fit, positions),
-    }
+    numbers = _fit_numbers(fit, 2 * int(found.scanned.sum()))
+    numbers |= _object_numbers(found) | _scan_numbers(found, fit, positions)
     drift = beam_drift(found, scan)
     numbers["beam_drift"], numbers["beam_drift_error"] = drift or (None, None)
     # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
@@ -245,19 +215,15 @@ def _fit_numbers(fit: Fit, n_unknowns: int) -> dict[str, Any]:
 
 
 def _paired_share(fit: Fit) -> float | None:
-    """Return the unexplained share by what neighbouring pixels have in common; None where chance covers it.
-
-    Where few photons fall no object explains all of it, so the part of the noise is no reason.
-    """
+    """Return the unexplained share by what neighbours have in common; None where chance covers it."""
     chance = fit.pixel_misfit.sum() * math.sqrt(2 / max(fit.pixel_count.sum(), 1.0))
     if fit.paired_varying < LIMITS.paired_structure * chance:
         return None
+    # Where few photons fall no object explains all of it, so the part of the noise is no reason.
     return (fit.paired_misfit - LIMITS.paired_chance * chance) / fit.paired_varying - fit.relative
 
 
-def _fit_reasons(numbers: dict[str, Any]) -> list[Reason]:
-    """Say what the misfit tells."""
-    reasons: list[Reason] = []
+def _fit_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
     share, known, misfit = numbers["unexplained"], numbers["noise_known"], _misfit_words(numbers)
     paired = numbers["paired_unexplained"] or 0.0
     has_failed = share > LIMITS.unexplained_failed or paired > LIMITS.paired_failed
@@ -269,49 +235,41 @@ def _fit_reasons(numbers: dict[str, Any]) -> list[Reason]:
         elif share > 1:
             what = "the mean pattern explains the patterns better than the object does"
         cure = WRONG if has_failed or share > LIMITS.paired_failed else ""
-        reasons.append(("failed" if has_failed else "doubtful", f"{what} ({misfit}){cure}"))
+        yield "failed" if has_failed else "doubtful", f"{what} ({misfit}){cure}"
     steep = numbers["steep_phase_share"]
     if known and steep > LIMITS.steep_phase and numbers["noise_ratio"] > LIMITS.steep_noise_ratio:
         what = f"the phase is steep ({100 * steep:.0f} % of its steps exceed pi/2) and may have slipped"
-        reasons.append(("doubtful", f"{what} ({misfit}); try --init flat --refine 100"))
+        yield "doubtful", f"{what} ({misfit}); try --init flat --refine 100"
     if numbers["explained_power"] < LIMITS.explained_power:
         what = f"the object explains {100 * numbers['explained_power']:.0f} % of the photons"
-        reasons.append(
-            ("doubtful", f"{what}, as after amplitude steps on few of them; try --refine-likelihood poisson")
-        )
-    return reasons
+        yield "doubtful", f"{what}, as after amplitude steps on few of them; try --refine-likelihood poisson"
 
 
-def _pixel_reasons(numbers: dict[str, Any]) -> list[Reason]:
+def _pixel_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
     """Say where the misfit lies: in few detector pixels, in all patterns, in the brightness of frames."""
-    reasons: list[Reason] = []
     worst, common = numbers["worst_pixels_share"], numbers["common_misfit"]
     if worst > LIMITS.hot_share:
-        what = f"{100 * worst:.0f} % of the misfit lies in 4 detector pixels, as with hot or dead ones"
-        reasons.append(("doubtful", what))
+        share = f"{100 * worst:.0f} % of the misfit"
+        yield "doubtful", f"{share} lies in 4 detector pixels, as with hot or dead ones"
     elif common > LIMITS.common_misfit:
         what = f"every pattern is off in the same way by {100 * common:.2g} % of its photons"
-        reasons.append(("doubtful", f"{what}, as with a wrong probe or a background"))
+        yield "doubtful", f"{what}, as with a wrong probe or a background"
     spread = numbers["frame_gain_spread"]
     if numbers["frame_gain_share"] > LIMITS.gain_share and spread > LIMITS.gain_spread:
         what = f"the amplitude changes by {100 * spread:.2g} % from frame to frame"
-        reasons.append(("doubtful", f"{what}; try {FOLLOW_BEAM}"))
-    return reasons
+        yield "doubtful", f"{what}; try {FOLLOW_BEAM}"
 
 
-def _drift_reasons(drift: BeamDrift | None) -> list[Reason]:
-    """Say how the beam drifted."""
+def _drift_reasons(drift: BeamDrift | None) -> Iterator[Reason]:
     if drift is None or drift.errors < LIMITS.drift_errors or abs(drift.log_factor) < LIMITS.drift:
-        return []
+        return
     change, error = math.expm1(drift.log_factor), math.exp(drift.log_factor) * drift.error
     what = f"the beam seems to drift by {change:+.0%} (+-{error:.0%}) from the first pattern to the last"
-    return [("doubtful", f"{what}, and the amplitude of the object with it; try {FOLLOW_BEAM}")]
+    yield "doubtful", f"{what}, and the amplitude of the object with it; try {FOLLOW_BEAM}"
 
 
 def _object_numbers(found: Reconstruction) -> dict[str, float]:
-    """Return contrast and steepness of the scanned object."""
     obj, scanned = found.obj, found.scanned
-    modulus = np.abs(obj[scanned])
     steep = total = 0
     for axis in (0, 1):
         first, second = (np.take(obj, range(k, obj.shape[axis] - 1 + k), axis) for k in (0, 1))
@@ -323,27 +281,21 @@ def _object_numbers(found: Reconstruction) -> dict[str, float]:
         steep += int((product.real[kept] < 0).sum())
         total += int(kept.sum())
     return {
-        "object_contrast": float(np.std(obj[scanned]) / max(float(modulus.mean()), 1e-30)),
+        "object_contrast": float(np.std(obj[scanned]) / max(float(np.abs(obj[scanned]).mean()), 1e-30)),
         "steep_phase_share": steep / max(total, 1),
     }
 
 
 def _scan_numbers(found: Reconstruction, fit: Fit, positions_yx_px: NDArray[np.float64]) -> dict[str, Any]:
-    """Return dose and overlap."""
     weight = (np.abs(found.probe.astype(np.complex128)) ** 2).sum(axis=0)
     area = weight.sum() ** 2 / max((weight**2).sum(), 1e-30)
     photons = float(fit.energy.mean() * fit.photons) if fit.photons is not None else None
-    overlap = None
-    if len(positions_yx_px) > 1:
+    count, overlap = len(positions_yx_px), None
+    if count > 1:
         near = _nearest_px(positions_yx_px)
         overlap = float(1 - np.median(near) / (2 * math.sqrt(area / math.pi)))
-    return {
-        "photons_per_pattern": photons,
-        "photons_per_object_pixel": None
-        if photons is None
-        else photons * len(positions_yx_px) / max(int(found.scanned.sum()), 1),
-        "overlap": overlap,
-    }
+    per_pixel = None if photons is None else photons * count / max(int(found.scanned.sum()), 1)
+    return {"photons_per_pattern": photons, "photons_per_object_pixel": per_pixel, "overlap": overlap}
 
 
 def _nearest_px(positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -353,19 +305,14 @@ def _nearest_px(positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
     return cKDTree(positions_yx_px).query(positions_yx_px, k=2)[0][:, 1]
 
 
-def _scan_reasons(numbers: dict[str, Any]) -> list[Reason]:
-    """Say what the scan could not have told."""
-    reasons: list[Reason] = []
+def _scan_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
     overlap, per_unknown = numbers["overlap"], numbers["numbers_per_unknown"]
     if overlap is not None and overlap < LIMITS.overlap_failed:
-        reasons.append(("failed", "neighbouring spots share no light: any of many objects fits"))
+        yield "failed", "neighbouring spots share no light: any of many objects fits"
     elif overlap is not None and overlap < LIMITS.overlap_doubtful:
-        reasons.append(("doubtful", f"neighbouring spots overlap by {100 * overlap:.0f} % only"))
+        yield "doubtful", f"neighbouring spots overlap by {100 * overlap:.0f} % only"
     if per_unknown < LIMITS.numbers_per_unknown:
-        reasons.append(
-            ("doubtful", f"{per_unknown:.2g} measured numbers per unknown of the object: many objects fit")
-        )
-    return reasons
+        yield "doubtful", f"{per_unknown:.2g} measured numbers per unknown of the object: many objects fit"
 
 
 def _bad_patterns(fit: Fit) -> NDArray[np.int64]:
@@ -378,22 +325,21 @@ def _bad_patterns(fit: Fit) -> NDArray[np.int64]:
 
 
 def _bad_reasons(
-    bad: NDArray[np.int64], fit: Fit, members: NDArray[np.int64], positions_yx_px: NDArray[np.float64]
-) -> list[Reason]:
+    bad: NDArray[np.int64], fit: Fit, indices: NDArray[np.int64], positions_yx_px: NDArray[np.float64]
+) -> Iterator[Reason]:
     """Say how many patterns fit badly, and whether they lie together."""
     count, total = len(bad), len(fit.misfit)
     share = fit.misfit[bad].sum() / max(fit.misfit.sum(), 1e-30)
     if not count or (count <= LIMITS.bad_patterns * total and share <= LIMITS.bad_misfit):
-        return []
-    chosen = np.sort(members[bad])
+        return
+    chosen = np.sort(indices[bad])
     where = f"first: pattern {chosen[0]}"
     if count >= 3:
-        near = _nearest_px(positions_yx_px)
-        close = _nearest_px(positions_yx_px[bad])
+        near, close = _nearest_px(positions_yx_px), _nearest_px(positions_yx_px[bad])
         in_time = np.diff(chosen) <= 2
         if in_time.mean() > 0.5 and chosen[-1] - chosen[0] < total / 2:
             where = f"together in time, patterns {chosen[0]} to {chosen[-1]}"
         elif (close <= 1.5 * np.median(near)).mean() > 0.5 and count < total / 4:
             middle = positions_yx_px[bad].mean(axis=0)
             where = f"together around y={middle[0]:.0f}, x={middle[1]:.0f} px"
-    return [("doubtful", f"{count} of {total} patterns fit far worse than the others ({where})")]
+    yield "doubtful", f"{count} of {total} patterns fit far worse than the others ({where})"

@@ -22,22 +22,10 @@ LOSS_KEYS = ("loss_values", "entry_1/ptychodus/loss_values")
 
 
 def read_answer(path: Path) -> Reconstruction:
-    """Read an exported reconstruction.
+    """Read an exported reconstruction, an HDF5 product or a CXI file with the names of Ptychodus.
 
-    Parameters
-    ----------
-    path : Path
-        HDF5 product, or CXI file with the names of Ptychodus.
-
-    Returns
-    -------
-    Reconstruction
-        With positions of its own; its coverage is the illumination of its probe.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, or holds no object.
+    It has positions of its own; its coverage is the illumination of its probe. ``DataError`` where the file
+    is damaged, or holds no object.
     """
     product = read_product(path)
     if product.obj is None:
@@ -47,7 +35,7 @@ def read_answer(path: Path) -> Reconstruction:
         )
     pixel_yx_m, shape = np.array(product.optics.object_pixel_yx_m), product.obj.shape
     origin = np.array(product.centre_yx_m) / pixel_yx_m - (np.array(shape) - 1) / 2
-    probe = np.atleast_3d(product.probe) if product.probe.ndim == 3 else product.probe[None]
+    probe = product.probe if product.probe.ndim == 3 else product.probe[None]
     positions = product.positions_yx_m / pixel_yx_m
     n_px = probe.shape[-1]
     plan = lay_on_canvas(positions, n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)

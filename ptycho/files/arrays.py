@@ -18,28 +18,10 @@ if TYPE_CHECKING:
 
 
 def read_array(dataset: h5py.Dataset, kinds: str, shapes: str, fits: bool) -> NDArray[Any]:
-    """Read a small dataset whole, after a look at its shape and type.
+    """Read a small dataset whole, in its own dtype; pairs of real numbers come back complex.
 
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        What to read.
-    kinds : str
-        NumPy kinds that are allowed, such as ``'iuf'``.
-    shapes : str
-        Allowed shapes, for the message.
-    fits : bool
-        Whether the shape is one of them.
-
-    Returns
-    -------
-    array
-        In the dtype of the file.
-
-    Raises
-    ------
-    DataError
-        If shape or type is another one, or the data are damaged.
+    ``kinds`` are the NumPy kinds that are allowed ('iuf'), ``shapes`` the shapes for the message, ``fits``
+    whether the shape is one of them. ``DataError`` otherwise, and for holes and damaged data.
     """
     pairs = "c" in kinds and dataset.dtype.names is not None
     if not fits or not (dataset.dtype.kind in kinds or pairs) or not dataset.size:
@@ -58,22 +40,10 @@ def read_array(dataset: h5py.Dataset, kinds: str, shapes: str, fits: bool) -> ND
 
 
 def unwritten(dataset: h5py.Dataset, links: int = 0) -> str | None:
-    """Tell what part of a dataset nobody wrote; HDF5 reads a fill value there, mostly 0.
+    """Tell in words what part of a dataset nobody wrote, None for none; HDF5 reads a fill value there.
 
     An acquisition that was aborted leaves chunks unwritten; a virtual dataset may map no source, or one that
-    is shorter than the part it should fill.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Any dataset.
-    links : int
-        Virtual datasets that led here.
-
-    Returns
-    -------
-    str or None
-        How much is not there, in words; None where everything was written.
+    is shorter than the part it should fill. ``links``: virtual datasets that led here.
     """
     import h5py
 

@@ -29,28 +29,9 @@ PROBE_SAMPLE = 256
 
 
 def require_optics(optics: Optics, n_px: int, places: dict[str, str], where: str) -> Optics:
-    """Return optics with an object pixel, or name what is missing for it.
+    """Return optics with an object pixel, or raise ``DataError`` on what is missing for it.
 
-    Parameters
-    ----------
-    optics : Optics
-        What file and user state.
-    n_px : int
-        Side N of a pattern [px].
-    places : dict of str to str
-        Field of the optics -> where the file would hold it.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    Optics
-        With ``object_pixel_yx_m``.
-
-    Raises
-    ------
-    DataError
-        If photon energy, distance or detector pixel is missing.
+    ``places``: field of the optics -> where the file would hold it; ``n_px``: side N of a pattern [px].
     """
     optics = optics.completed(n_px)
     if optics.object_pixel_yx_m is not None:
@@ -73,30 +54,10 @@ def require_optics(optics: Optics, n_px: int, places: dict[str, str], where: str
 def on_object_pixels(
     positions_yx_m: NDArray[np.float64], optics: Optics, n_px: int, where: str
 ) -> tuple[NDArray[np.float64], Optics]:
-    """Put positions in metres on the pixels of an object that just holds the scan.
+    """Put positions (M, 2) [m] on the pixels of an object that just holds the scan.
 
-    Parameters
-    ----------
-    positions_yx_m : float64 array, shape (M, 2)
-        Positions along rows and columns of the patterns [m].
-    optics : Optics
-        With ``object_pixel_yx_m``.
-    n_px : int
-        Side N of a pattern [px].
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres [object px].
-    optics : Optics
-        With the origin of that object.
-
-    Raises
-    ------
-    DataError
-        If a position is not finite, or the object would be larger than any that makes sense.
+    Returns patch centres (M, 2) [object px] and the optics with the origin of that object. ``DataError``
+    where a position is not finite, or the object would be larger than any that makes sense.
     """
     if not np.isfinite(positions_yx_m).all():
         row = int(np.flatnonzero(~np.isfinite(positions_yx_m).all(axis=1))[0])
@@ -134,15 +95,7 @@ def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
 
     .. math:: P = \mathcal{F}^{-1}_{\mathrm{ortho}} \sqrt{\overline{I}}
 
-    Parameters
-    ----------
-    raw : RawData
-        Counts, zero frequency at N // 2.
-
-    Returns
-    -------
-    complex64 array, shape (1, N, N)
-        One mode [sqrt(photons)].
+    Shape (1, N, N) complex64 [sqrt(photons)].
     """
     logger.warning(
         "%s: the file holds no probe; the starting probe is the focus that belongs to the mean pattern. A "
@@ -177,42 +130,15 @@ def make_raw_data(
     unused: Mapping[str, tuple[int, ...]] | None = None,
     places: Mapping[str, str] = OWN_PLACES,
 ) -> RawData:
-    """Make the checked data set of what a reader found.
+    """Make the checked data set of what a reader found: its domain is ``counts``, optics are in its metadata.
 
-    Parameters
-    ----------
-    patterns : real array, shape (M, N, N)
-        Counts.
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres [object px].
-    probe : complex array, shape (N, N) or (P, N, N), or None
-        Incoherent modes; None makes a starting probe from the mean pattern.
-    optics : Optics
-        Sizes in metres.
-    source, file_format : str
-        File and its kind.
-    obj : complex array, shape (H, W), optional
-        Object in the pixel frame of the positions.
-    bad_pixels : bool array, shape (N, N) or (M, N, N), optional
-        True where nothing was measured.
-    indexes : int64 array, shape (M,), optional
-        Number of each pattern in its file.
-    lengths : {'refuse', 'head'}, optional
-        What happens where patterns and positions differ in number.
-    unused : mapping of str to tuple of int, optional
-        Arrays of the file that are not read -> shape.
-    places : mapping of str to str
-        Where the file holds mask and patterns, and how another probe is used.
-
-    Returns
-    -------
-    RawData
-        With the optics, the format and the domain ``counts`` in its metadata.
-
-    Raises
-    ------
-    DataError
-        If an array breaks ``specs/data_contracts.md``.
+    ``patterns`` (M, N, N) are counts, ``positions_yx_px`` (M, 2) patch centres [object px], ``obj`` (H, W)
+    lies in the pixel frame of the positions. ``probe`` (N, N) or (P, N, N) are incoherent modes; None makes
+    a starting probe. ``bad_pixels`` (N, N) or (M, N, N) is True where nothing was measured, ``indexes`` (M,)
+    the number of each pattern in its file, ``lengths`` ('refuse', 'head') what happens where patterns and
+    positions differ in number, ``unused`` shape of arrays that are not read, ``places`` where the file holds
+    mask and patterns, and how another probe is used. ``DataError`` where an array breaks
+    ``specs/data_contracts.md``.
     """
     metadata = {"source_format": file_format, DOMAIN_KEY: "counts", METADATA_KEY: optics.to_dict()}
     if indexes is not None and not np.array_equal(indexes, np.arange(len(patterns))):

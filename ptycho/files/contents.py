@@ -16,17 +16,9 @@ PARTS = (("real", "imag"), ("re", "im"), ("r", "i"))
 
 
 def complex_of(values: NDArray[Any]) -> NDArray[Any]:
-    """Return complex numbers that are stored as pairs, as MATLAB and others do.
+    """Return complex numbers that are stored as pairs, as MATLAB and others do; anything else as it is.
 
-    Parameters
-    ----------
-    values : array
-        Records of a real and an imaginary part, real numbers of shape (..., N, N, 2), or anything else.
-
-    Returns
-    -------
-    array
-        Complex numbers; anything else as it is.
+    Pairs are records of a real and an imaginary part, or real numbers of shape (..., N, N, 2).
     """
     names = values.dtype.names
     if names is not None:
@@ -44,22 +36,7 @@ def complex_of(values: NDArray[Any]) -> NDArray[Any]:
 def unused_arrays(
     headers: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], taken: Collection[str], n_px: int
 ) -> dict[str, tuple[int, ...]]:
-    """Return the arrays of a file that are not read and have the size of patterns.
-
-    Parameters
-    ----------
-    headers : mapping of str to (shape, dtype)
-        Of the file.
-    taken : collection of str
-        Keys that are read.
-    n_px : int
-        Side N of a pattern [px].
-
-    Returns
-    -------
-    dict of str to tuple of int
-        Key -> shape, of arrays with two axes of N pixels.
-    """
+    """Return key -> shape of the arrays that are not read (``taken`` are) and have two axes of N pixels."""
     return {
         key: shape
         for key, (shape, dtype) in headers.items()
@@ -70,21 +47,10 @@ def unused_arrays(
 def unread_datasets(
     file: h5py.File, taken: Collection[h5py.Dataset | None], n_px: int
 ) -> dict[str, tuple[int, ...]]:
-    """Return the datasets of an HDF5 file that are not read and have the size of frames or patterns.
+    """Return path -> shape of the datasets that are not read and have the size of frames or patterns.
 
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-    taken : collection of h5py.Dataset or None
-        What is read, the frames first; links to one of them count as it.
-    n_px : int
-        Side N of a pattern, a window of the frames [px].
-
-    Returns
-    -------
-    dict of str to tuple of int
-        Path -> shape, as :func:`unused_arrays`.
+    ``taken`` is what is read, the frames first; links to one of them count as it. ``n_px`` is the side of a
+    pattern, a window of the frames [px].
     """
     kept = [dataset for dataset in taken if dataset is not None]
     frame = kept[0].shape[-2:]

@@ -16,7 +16,7 @@ from ptycho.data.optics import FileOptions
 from ptycho.errors import DataError
 from ptycho.files.arrays import read_array
 from ptycho.files.hdf5 import find_dataset
-from ptycho.files.numbers import length_m, read_number, size_m, unit_factor
+from ptycho.files.numbers import length_m, metres_per_unit, read_number, size_m
 
 if TYPE_CHECKING:
     import h5py
@@ -27,18 +27,7 @@ DEFINITIONS = ("NXcxi_ptycho", "NXptycho")
 
 
 def entry_of(file: h5py.File) -> str | None:
-    """Return the name of the entry of a CXI or NXcxi_ptycho file.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-
-    Returns
-    -------
-    str or None
-        ``entry_1``, or the first group that names the definition; None where the file is of another kind.
-    """
+    """Return ``entry_1``, or the first group that names the definition; None in a file of another kind."""
     if "entry_1" in file:
         return "entry_1"
     for name in file:
@@ -48,20 +37,7 @@ def entry_of(file: h5py.File) -> str | None:
 
 
 def is_nexus(file: h5py.File, definition: list[str]) -> bool:
-    """Tell whether an entry follows NXcxi_ptycho.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-    definition : list of str
-        Where the entry names its definition.
-
-    Returns
-    -------
-    bool
-        False for plain CXI.
-    """
+    """Tell whether an entry follows NXcxi_ptycho, by what stands at one of the paths ``definition``."""
     dataset = find_dataset(file, definition)
     if dataset is None or dataset.size != 1:
         return False
@@ -70,13 +46,7 @@ def is_nexus(file: h5py.File, definition: list[str]) -> bool:
 
 
 class EntryPaths:
-    """Where an entry keeps what is needed, in the order of looking.
-
-    Parameters
-    ----------
-    entry : str
-        Name of the entry.
-    """
+    """Where the entry of a name keeps what is needed, in the order of looking."""
 
     def __init__(self, entry: str) -> None:
         instrument, sample, data = f"{entry}/instrument_1", f"{entry}/sample_1", f"{entry}/data_1"
@@ -110,47 +80,18 @@ class EntryPaths:
 
 @dataclass(frozen=True)
 class Detector:
-    """Where the frames are.
+    """Where the frames are, as far as file and user say."""
 
-    Attributes
-    ----------
-    distance_m : float or None
-        Distance from the sample [m].
-    pixel_yx_m : tuple of float or None
-        Step from row to row and from column to column [m].
-    basis : float64 array, shape (2, 3)
-        Directions of these steps, (x, y, z), length 1.
-    centre_yx_px : tuple of float or None
-        Where the beam meets the frame; an index means the middle of that pixel [px].
-    """
-
-    distance_m: float | None
-    pixel_yx_m: tuple[float, float] | None
-    basis: NDArray[np.float64]
-    centre_yx_px: tuple[float, float] | None
+    distance_m: float | None  # from the sample [m]
+    pixel_yx_m: tuple[float, float] | None  # step from row to row and from column to column [m]
+    basis: NDArray[np.float64]  # (2, 3): directions of these steps, (x, y, z), length 1
+    centre_yx_px: tuple[float, float] | None  # where the beam meets the frame; index: middle of that pixel
 
 
 def read_detector(file: h5py.File, paths: EntryPaths, options: FileOptions) -> Detector:
-    """Read the geometry of the detector; what the user states is not looked for.
+    """Read the geometry of the detector; distance and pixel that the user states are not looked for.
 
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-    paths : EntryPaths
-        Names of the entry.
-    options : FileOptions
-        Distance and pixel, where the user states them.
-
-    Returns
-    -------
-    Detector
-        What the file and the user say.
-
-    Raises
-    ------
-    DataError
-        If a dataset has the wrong shape or unit.
+    ``DataError`` where a dataset has the wrong shape or unit.
     """
     basis, steps_m = _basis(file, paths)
     corner_m = _corner_m(file, paths)
@@ -182,8 +123,7 @@ def _corner_m(file: h5py.File, paths: EntryPaths) -> NDArray[np.float64] | None:
     if dataset is None:
         return None
     values = read_array(dataset, "iuf", "(3,) numbers", dataset.shape in ((3,), (1, 3))).reshape(3)
-    factor = unit_factor(dataset, "m")
-    return values.astype(np.float64) * (1.0 if factor is None else factor)
+    return values.astype(np.float64) * metres_per_unit(dataset)
 
 
 def _basis(file: h5py.File, paths: EntryPaths) -> tuple[NDArray[np.float64], tuple[float, float] | None]:
@@ -218,7 +158,7 @@ def _pixel_yx_m(file: h5py.File, paths: EntryPaths) -> tuple[float, float] | Non
     if sides == [None, None]:
         return None
     height, width = sides
-    return (height if height is not None else width, width if width is not None else height)
+    return (width if height is None else height, height if width is None else width)
 
 
 def _stated_centre(
@@ -234,7 +174,7 @@ def _stated_centre(
 
 
 def _centre_px(dataset: h5py.Dataset, side_m: float | None) -> float:
-    """Read one coordinate of the beam centre, in pixels or as a length."""
+    """Read one coordinate of the beam centre, stated in pixels or as a length [px]."""
     stated = dataset.attrs.get("units")
     word = stated.decode() if isinstance(stated, bytes) else str(stated or "")
     value = read_number(dataset)

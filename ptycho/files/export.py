@@ -32,39 +32,17 @@ CXI_VERSION = 160
 
 @dataclass(frozen=True)
 class Export:
-    """What an exported file holds.
+    """What an exported file holds."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the data set.
-    optics : Optics
-        With an object pixel.
-    indexes : int64 array, shape (J,)
-        Number of the pattern that each position belongs to, in its file.
-    positions_yx_m : float64 array, shape (J, 2)
-        Positions [m].
-    probe : complex64 array, shape (P, N, N)
-        Incoherent modes [sqrt(photons)].
-    obj : complex64 array, shape (H, W)
-        Object.
-    centre_yx_m : float64 array, shape (2,)
-        Where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies [m].
-    misfit : tuple of float
-        Relative amplitude misfit of a refinement, step by step.
-    frame_gain : float32 array, shape (J,), or None
-        Factor on the amplitude of every frame, where it was refined.
-    """
-
-    name: str
-    optics: Optics
-    indexes: NDArray[np.int64]
-    positions_yx_m: NDArray[np.float64]
-    probe: NDArray[np.complex64]
-    obj: NDArray[np.complex64]
-    centre_yx_m: NDArray[np.float64]
-    misfit: tuple[float, ...] = ()
-    frame_gain: NDArray[np.float32] | None = None
+    name: str  # of the data set
+    optics: Optics  # with an object pixel
+    indexes: NDArray[np.int64]  # (J,): number of the pattern that each position belongs to, in its file
+    positions_yx_m: NDArray[np.float64]  # (J, 2)
+    probe: NDArray[np.complex64]  # (P, N, N), incoherent modes [sqrt(photons)]
+    obj: NDArray[np.complex64]  # (H, W)
+    centre_yx_m: NDArray[np.float64]  # (2,): where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies
+    misfit: tuple[float, ...] = ()  # relative amplitude misfit of a refinement, step by step
+    frame_gain: NDArray[np.float32] | None = None  # (J,), factor on the amplitude, where it was refined
 
     @property
     def frame_photons(self) -> NDArray[np.float64] | None:
@@ -75,24 +53,9 @@ class Export:
 
 
 def check_target(path: str | Path) -> str:
-    """Return the format that the name of an exported file asks for.
+    """Return the format, 'product' or 'cxi', that the ending of an exported file asks for.
 
-    Parameters
-    ----------
-    path : path-like
-        File to write.
-
-    Returns
-    -------
-    {'product', 'cxi'}
-        By its ending.
-
-    Raises
-    ------
-    ConfigError
-        If the ending is another one.
-    MissingPackageError
-        If h5py is not installed.
+    ``ConfigError`` for another ending, ``MissingPackageError`` without h5py.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -108,24 +71,9 @@ def check_target(path: str | Path) -> str:
 
 
 def export_optics(scan: Scan, options: FileOptions) -> Optics:
-    """Return the sizes in metres of a scan, or say what is missing for an export.
+    """Return the optics of a scan with an object pixel, where what the user says wins.
 
-    Parameters
-    ----------
-    scan : Scan
-        Its metadata may hold the optics.
-    options : FileOptions
-        What the user says; it wins.
-
-    Returns
-    -------
-    Optics
-        With an object pixel.
-
-    Raises
-    ------
-    DataError
-        If the object pixel is not known and does not follow.
+    ``DataError`` where the object pixel is not known and does not follow.
     """
     optics = Optics.from_metadata(scan.raw.metadata, scan.name).overridden(options).completed(scan.n_px)
     if optics.object_pixel_yx_m is None:
@@ -138,22 +86,7 @@ def export_optics(scan: Scan, options: FileOptions) -> Optics:
 
 
 def collect(found: Reconstruction, scan: Scan, optics: Optics) -> Export:
-    """Put a reconstruction in metres.
-
-    Parameters
-    ----------
-    found : Reconstruction
-        Object, probe and their place.
-    scan : Scan
-        Positions, where the reconstruction did not move them.
-    optics : Optics
-        With an object pixel.
-
-    Returns
-    -------
-    Export
-        What both formats hold.
-    """
+    """Put a reconstruction in metres, by the scan's positions where it did not move them."""
     middle_px = found.origin_yx_px + (np.array(found.obj.shape) - 1) / 2
     return Export(
         Path(scan.name).stem,
@@ -169,25 +102,7 @@ def collect(found: Reconstruction, scan: Scan, optics: Optics) -> Export:
 
 
 def write_export(path: str | Path, content: Export) -> Path:
-    """Write a reconstruction for another program; the file appears whole or not at all.
-
-    Parameters
-    ----------
-    path : path-like
-        Its ending decides the format.
-    content : Export
-        What to write.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    ConfigError
-        If the ending is unknown.
-    """
+    """Write a file in the format of its ending, whole or not at all."""
     import h5py
 
     write = {"product": _write_product, "cxi": _write_cxi}[check_target(path)]
@@ -197,14 +112,11 @@ def write_export(path: str | Path, content: Export) -> Path:
 
 
 def _comment(content: Export) -> str:
-    unknown = [
-        name
-        for name, value in (
-            ("photon energy", content.optics.photon_energy_eV),
-            ("detector distance", content.optics.detector_distance_m),
-        )
-        if value is None
-    ]
+    known = {
+        "photon energy": content.optics.photon_energy_eV,
+        "detector distance": content.optics.detector_distance_m,
+    }
+    unknown = [name for name, value in known.items() if value is None]
     note = f"; not known: {', '.join(unknown)}" if unknown else ""
     return f"reconstructed by ptychopinn {_version()}{note}"
 
@@ -248,15 +160,9 @@ def _write_product(file: h5py.File, content: Export) -> None:
         arrays = {**arrays, FRAME_PHOTONS: content.frame_photons}
     for name, array in arrays.items():
         file.create_dataset(name, data=array)
-    file["probe"].attrs.update({"pixel_height_m": height_m, "pixel_width_m": width_m})
-    file["object"].attrs.update(
-        {
-            "pixel_height_m": height_m,
-            "pixel_width_m": width_m,
-            "center_x_m": centre_x_m,
-            "center_y_m": centre_y_m,
-        }
-    )
+    pixel = {"pixel_height_m": height_m, "pixel_width_m": width_m}
+    file["probe"].attrs.update(pixel)
+    file["object"].attrs.update({**pixel, "center_x_m": centre_x_m, "center_y_m": centre_y_m})
 
 
 def _write_cxi(file: h5py.File, content: Export) -> None:

@@ -29,15 +29,7 @@ CENTRED_WITHIN_PX = 1.0
 
 @dataclass(frozen=True)
 class Window:
-    """The square part of a frame that is read.
-
-    Attributes
-    ----------
-    y, x : int
-        First row and column [px].
-    side : int
-        Side N [px].
-    """
+    """The square part of a frame that is read: first row and column, and side N [px]."""
 
     y: int
     x: int
@@ -52,34 +44,15 @@ class Window:
 def beam_window(shape_yx: tuple[int, int], centre_yx_px: tuple[float, float] | None, where: str) -> Window:
     """Choose the largest square with the beam on pixel N // 2.
 
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Frame [px].
-    centre_yx_px : tuple of float, or None
-        Where the beam meets the detector; index of a pixel means its middle [px].
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    Window
-        The whole frame where it is square and the beam is in its middle, or the centre is unknown.
-
-    Raises
-    ------
-    DataError
-        If the frame is not square and the centre is unknown, or the beam is beside the detector.
+    It is the whole frame where that is square and the beam is in its middle or ``centre_yx_px`` unknown; an
+    index means the middle of that pixel. ``DataError`` where the frame is not square and the centre unknown,
+    or the beam is beside the detector.
     """
     height, width = shape_yx
     middle = ((height - 1) / 2, (width - 1) / 2)
     if height == width:
-        off = (
-            0.0
-            if centre_yx_px is None
-            else max(abs(a - b) for a, b in zip(centre_yx_px, middle, strict=True))
-        )
-        if off <= CENTRED_WITHIN_PX:
+        centre = middle if centre_yx_px is None else centre_yx_px
+        if max(abs(a - b) for a, b in zip(centre, middle, strict=True)) <= CENTRED_WITHIN_PX:
             return Window(0, 0, height)
     if centre_yx_px is None:
         raise DataError(
@@ -96,51 +69,23 @@ def beam_window(shape_yx: tuple[int, int], centre_yx_px: tuple[float, float] | N
         )
     logger.warning(
         "%s: frames of %d x %d px are cut to %d x %d px around the beam at row %d, column %d",
-        where,
-        height,
-        width,
-        2 * half,
-        2 * half,
-        row,
-        column,
+        *(where, height, width, 2 * half, 2 * half, row, column),
     )
     return Window(row - half, column - half, 2 * half)
 
 
-def read_stack(
-    dataset: h5py.Dataset,
-    window: Window,
-    rows: NDArray[np.int64] | None = None,
-) -> NDArray[Any]:
-    """Read frames block by block into one new array.
+def read_stack(dataset: h5py.Dataset, window: Window, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+    """Read a window of frames (M, H, W), or (rows, columns, H, W) of a raster, into one new array (J, N, N).
 
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Frames, shape (M, H, W), or (rows, columns, H, W) of a raster.
-    window : Window
-        Part of each frame.
-    rows : int64 array, shape (J,), optional
-        Frames to take, ascending; all by default.
-
-    Returns
-    -------
-    array, shape (J, N, N)
-        In the dtype of the file and the byte order of the machine.
-
-    Raises
-    ------
-    DataError
-        If the data are damaged, or compressed with an unknown filter.
+    ``rows`` (J,) are ascending; None takes all. The dtype is that of the file in the byte order of the
+    machine. ``DataError`` where the data are damaged, or compressed with an unknown filter.
     """
     holes = unwritten(dataset)
     if holes is not None:
         # Whole patterns of nothing are left out later; those in parts are found by their dead pixels.
         where = dataset.file.filename
         logger.warning("%s: '%s' has holes (%s); nothing was measured there", where, dataset.name, holes)
-    lead = dataset.shape[:-2]
-    count = int(np.prod(lead))
-    kept = np.arange(count) if rows is None else rows
+    kept = np.arange(int(np.prod(dataset.shape[:-2]))) if rows is None else rows
     dtype = dataset.dtype.newbyteorder("=")
     out = np.empty((len(kept), window.side, window.side), dtype=dtype)
     frame_bytes = max(1, int(np.prod(dataset.shape[-2:])) * dtype.itemsize)
@@ -148,10 +93,8 @@ def read_stack(
     # A chunk is unpacked whole, so no chunk is cut by a block.
     step = -(-max(1, BLOCK_BYTES // frame_bytes) // chunk) * chunk
     for at in range(0, len(kept), step):
-        block = out[at : at + step]
-        chosen = kept[at : at + step]
         with reading(dataset):
-            _read_block(dataset, window, chosen, block)
+            _read_block(dataset, window, kept[at : at + step], out[at : at + step])
     return out
 
 
@@ -164,9 +107,8 @@ def _read_block(
         for place, index in enumerate(chosen):
             dataset.read_direct(block, (index // columns, index % columns, *window.slices), np.s_[place])
         return
-    runs = np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1)
     place = 0
-    for run in runs:
+    for run in np.split(chosen, np.flatnonzero(np.diff(chosen) != 1) + 1):
         source = (slice(int(run[0]), int(run[-1]) + 1), *window.slices)
         dataset.read_direct(block, source, np.s_[place : place + len(run)])
         place += len(run)

@@ -24,18 +24,7 @@ _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, 
 
 
 def is_hdf5(path: str | Path) -> bool:
-    """Tell by its content whether a file is HDF5; needs no package.
-
-    Parameters
-    ----------
-    path : path-like
-        Any file; a missing one is no HDF5 file.
-
-    Returns
-    -------
-    bool
-        True where the signature of HDF5 is found.
-    """
+    """Tell by its signature whether a file is HDF5; a missing one is none. Needs no package."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -51,22 +40,7 @@ def is_hdf5(path: str | Path) -> bool:
 def opened(path: str | Path) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading, with the filters that detectors compress with.
 
-    Parameters
-    ----------
-    path : path-like
-        File to read.
-
-    Yields
-    ------
-    h5py.File
-        Closed at the end of the block.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged or cut short.
-    MissingPackageError
-        If h5py or hdf5plugin is not installed.
+    ``DataError`` where the file is damaged or cut short, ``MissingPackageError`` without h5py or hdf5plugin.
     """
     try:
         import h5py
@@ -90,28 +64,10 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
 
 
 def lookup(file: h5py.File, path: str, links: int = 0) -> Any:
-    """Return what lies at a path of a file, or None.
+    """Return the dataset or group at a path of a file, or None; ``links`` led here already.
 
-    Links inside the file are followed, and links to files in its own folder; no other link is.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-    path : str
-        Path inside it.
-    links : int
-        Links that led here already.
-
-    Returns
-    -------
-    h5py.Dataset, h5py.Group or None
-        None where there is nothing.
-
-    Raises
-    ------
-    DataError
-        If a link leads out of the folder of the file, to a file that is not there, or in a circle.
+    Links inside the file are followed, and links to files in its own folder. ``DataError`` for a link that
+    leads out of that folder, to a file that is not there, or in a circle.
     """
     import h5py
 
@@ -187,20 +143,7 @@ def _require_own_data(dataset: h5py.Dataset, where: str, path: str, links: int) 
 
 
 def endless(where: str, path: str) -> DataError:
-    """Build the error for links that lead nowhere.
-
-    Parameters
-    ----------
-    where : str
-        File.
-    path : str
-        Path inside it.
-
-    Returns
-    -------
-    DataError
-        To be raised by the caller.
-    """
+    """Build the error for links that lead nowhere."""
     return DataError(
         f"{where}: the links at '{path}' do not end (got more than {MOST_LINKS}, expected a dataset). "
         "Write the file again."
@@ -208,20 +151,7 @@ def endless(where: str, path: str) -> DataError:
 
 
 def find_dataset(file: h5py.File, paths: Sequence[str]) -> h5py.Dataset | None:
-    """Return the first dataset that is there.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-    paths : sequence of str
-        Where to look, in order.
-
-    Returns
-    -------
-    h5py.Dataset or None
-        None where no path leads to a dataset.
-    """
+    """Return the first dataset that is there, or None."""
     import h5py
 
     for path in paths:
@@ -232,29 +162,7 @@ def find_dataset(file: h5py.File, paths: Sequence[str]) -> h5py.Dataset | None:
 
 
 def require_dataset(file: h5py.File, paths: Sequence[str], what: str, action: str) -> h5py.Dataset:
-    """Return the first dataset that is there, or refuse the file.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-    paths : sequence of str
-        Where to look, in order.
-    what : str
-        What is looked for, for the message.
-    action : str
-        What the user can do, a sentence.
-
-    Returns
-    -------
-    h5py.Dataset
-        The dataset.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-    """
+    """As :func:`find_dataset`, or raise :func:`missing`."""
     found = find_dataset(file, paths)
     if found is None:
         raise missing(file, paths, what, action)
@@ -262,37 +170,14 @@ def require_dataset(file: h5py.File, paths: Sequence[str], what: str, action: st
 
 
 def missing(file: h5py.File, paths: Sequence[str], what: str, action: str) -> DataError:
-    """Build the error for something that a file lacks.
-
-    Parameters
-    ----------
-    file : h5py.File
-        Open file.
-    paths : sequence of str
-        Where it was looked for.
-    what : str
-        What is missing.
-    action : str
-        What the user can do, a sentence.
-
-    Returns
-    -------
-    DataError
-        To be raised by the caller.
-    """
+    """Build the error for something that a file lacks; ``action`` is a sentence on what the user can do."""
     looked = " or ".join(f"'{path}'" for path in paths)
     return DataError(f"{file.filename}: {what} is missing (expected {looked}). {action}")
 
 
 @contextmanager
 def reading(dataset: h5py.Dataset) -> Iterator[None]:
-    """Turn what HDF5 raises on damaged or oddly compressed data into one line that names the dataset.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        What the block reads.
-    """
+    """Turn what HDF5 raises on damaged or oddly compressed data into one line that names the dataset."""
     try:
         yield
     except _DAMAGE as error:

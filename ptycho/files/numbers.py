@@ -19,56 +19,19 @@ logger = logging.getLogger(__name__)
 PLAUSIBLE_EV = (1.0, 2e6)
 """Smallest and largest photon energy that makes sense [eV]."""
 UNITS: dict[str, dict[str, float]] = {
-    "m": {
-        "m": 1,
-        "meter": 1,
-        "metre": 1,
-        "meters": 1,
-        "metres": 1,
-        "dm": 1e-1,
-        "cm": 1e-2,
-        "mm": 1e-3,
-        "um": 1e-6,
-        "µm": 1e-6,
-        "μm": 1e-6,
-        "micron": 1e-6,
-        "microns": 1e-6,
-        "nm": 1e-9,
-        "angstrom": 1e-10,
-        "å": 1e-10,
-        "pm": 1e-12,
-    },
-    "eV": {
-        "ev": 1,
-        "kev": 1e3,
-        "mev": 1e6,
-        "j": 1 / ELECTRON_VOLT_J,
-        "joule": 1 / ELECTRON_VOLT_J,
-        "joules": 1 / ELECTRON_VOLT_J,
-    },
+    "m": dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1)
+    | {"dm": 1e-1, "cm": 1e-2, "mm": 1e-3}
+    | dict.fromkeys(("um", "µm", "μm", "micron", "microns"), 1e-6)
+    | {"nm": 1e-9, "angstrom": 1e-10, "å": 1e-10, "pm": 1e-12},
+    "eV": {"ev": 1, "kev": 1e3, "mev": 1e6} | dict.fromkeys(("j", "joule", "joules"), 1 / ELECTRON_VOLT_J),
 }
 """Unit that we use -> unit of a file (in lower case) -> factor."""
 
 
 def unit_factor(dataset: h5py.Dataset, unit: str) -> float | None:
-    """Return the factor from the unit of a dataset to ours.
+    """Return the factor from the attribute ``units`` of a dataset to ``'m'`` or ``'eV'``.
 
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        Its attribute ``units`` is read.
-    unit : {'m', 'eV'}
-        Unit that is wanted.
-
-    Returns
-    -------
-    float or None
-        None where the dataset states no unit.
-
-    Raises
-    ------
-    DataError
-        If the unit is unknown.
+    None where it states no unit; ``DataError`` where the unit is unknown.
     """
     stated = dataset.attrs.get("units", dataset.attrs.get("unit"))
     if stated is None:
@@ -76,35 +39,25 @@ def unit_factor(dataset: h5py.Dataset, unit: str) -> float | None:
     if isinstance(stated, np.ndarray) and stated.size == 1:
         stated = stated.reshape(-1)[0]
     name = stated.decode("utf-8", "replace") if isinstance(stated, bytes) else str(stated)
-    known = UNITS[unit]
-    if not name.strip():
+    known, word = UNITS[unit], name.strip()
+    if not word:
         return None
-    if name.strip().lower() not in known or name.strip() == "meV":
+    if word.lower() not in known or word == "meV":
         raise DataError(
             f"{dataset.file.filename}: '{dataset.name}' has an unknown unit (got {name!r}, expected one of "
             f"{', '.join(known)}). Correct its attribute units."
         )
-    return known[name.strip().lower()]
+    return known[word.lower()]
+
+
+def metres_per_unit(dataset: h5py.Dataset) -> float:
+    """Return the factor from the unit of a dataset to metres, which are taken where it states none."""
+    factor = unit_factor(dataset, "m")
+    return 1.0 if factor is None else factor
 
 
 def read_number(dataset: h5py.Dataset) -> float:
-    """Read one number; a list with one number per frame counts when they agree to a thousandth.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        One number, or as many equal ones as there are frames.
-
-    Returns
-    -------
-    float
-        The number, in the unit of the file.
-
-    Raises
-    ------
-    DataError
-        If it is not one finite number.
-    """
+    """Read one finite number in the unit of the file, or one per frame that agree to a thousandth."""
     values = read_array(dataset, "iuf", "one number", dataset.size is not None)
     values = np.asarray(values, dtype=np.float64).reshape(-1)
     middle = float(np.median(values))
@@ -117,45 +70,12 @@ def read_number(dataset: h5py.Dataset) -> float:
 
 
 def length_m(dataset: h5py.Dataset) -> float:
-    """Read a length, in metres where the file states no unit.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        One number.
-
-    Returns
-    -------
-    float
-        Length [m], of any sign.
-
-    Raises
-    ------
-    DataError
-        If it is not one finite number, or its unit is unknown.
-    """
-    factor = unit_factor(dataset, "m")
-    return read_number(dataset) * (1.0 if factor is None else factor)
+    """Read one length of any sign [m]."""
+    return metres_per_unit(dataset) * read_number(dataset)
 
 
 def size_m(dataset: h5py.Dataset) -> float:
-    """Read a length that is larger than 0.
-
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        One number.
-
-    Returns
-    -------
-    float
-        Length [m].
-
-    Raises
-    ------
-    DataError
-        If it is not larger than 0.
-    """
+    """Read one length > 0 [m]."""
     value = length_m(dataset)
     if not value > 0:
         raise DataError(
@@ -166,22 +86,9 @@ def size_m(dataset: h5py.Dataset) -> float:
 
 
 def energy_eV(dataset: h5py.Dataset) -> float:
-    """Read a photon energy: by its unit, else joules as CXI has it, else eV where joules make no sense.
+    """Read one photon energy [eV], within ``PLAUSIBLE_EV``.
 
-    Parameters
-    ----------
-    dataset : h5py.Dataset
-        One number.
-
-    Returns
-    -------
-    float
-        Photon energy [eV].
-
-    Raises
-    ------
-    DataError
-        If it is out of the range of photon energies.
+    What states no unit is in joules, as CXI has it, or in eV where joules make no sense.
     """
     value, factor = read_number(dataset), unit_factor(dataset, "eV")
     energy = value * factor if factor is not None else value / ELECTRON_VOLT_J

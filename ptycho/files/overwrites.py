@@ -26,7 +26,7 @@ RECONSTRUCTION_FILES = (
     "comparison.png",
     "patch_stats.csv",
 )
-"""What a training and an inference write to their output folder."""
+"""What a training run and an inference write to their output folder."""
 TRAINING_FILES = (*RECONSTRUCTION_FILES, BUNDLE_NAME, "loss.png", "history.json", "metrics.csv")
 EVALUATION_FILES = (
     *(f"metrics.{kind}" for kind in ("json", "csv", "md")),
@@ -36,7 +36,7 @@ EVALUATION_FILES = (
 )
 """What an evaluation writes to its output folder."""
 TRACES = ("checkpoints", BUNDLE_NAME)
-"""What only a training leaves in its folder."""
+"""What only a training run leaves in its folder."""
 _MOST_FILES = 10_000
 
 Inputs = Mapping[str, Path | None]
@@ -84,19 +84,9 @@ def _read_with(path: Path) -> Iterator[Path]:
 
 
 def check_outputs(inputs: Inputs, outputs: Iterable[tuple[str, Path]]) -> None:
-    """Refuse a run that would replace a file it reads; the files are compared, not their names.
+    """Raise ``ConfigError`` where a run would replace a file it reads, by whatever name or link.
 
-    Parameters
-    ----------
-    inputs : mapping of str to path or None
-        Flag that names it -> file to read.
-    outputs : iterable of (str, path)
-        Flag that names it, or its folder, and file to write.
-
-    Raises
-    ------
-    ConfigError
-        If an output is an input: by the same path, a link, or another spelling of the name.
+    ``inputs``: flag -> file to read; ``outputs``: flag that names it, or its folder, and file to write.
     """
     there = [(flag, path) for flag, path in outputs if path.exists()]
     if not there:
@@ -112,18 +102,7 @@ def check_outputs(inputs: Inputs, outputs: Iterable[tuple[str, Path]]) -> None:
 
 
 def check_there(*paths: Path | None) -> None:
-    """Refuse a run whose inputs do not exist, before it reads the first of them.
-
-    Parameters
-    ----------
-    *paths : Path or None
-        Data files; None stands for a file that nobody named.
-
-    Raises
-    ------
-    DataError
-        At the first one that is not there.
-    """
+    """Raise ``DataError`` on the first input that does not exist; None is a file that nobody named."""
     for path in paths:
         if path is not None and not Path(path).exists():
             raise no_such_file(Path(path))
@@ -143,17 +122,9 @@ def _settings_in(folder: Path) -> Mapping[str, Any] | None:
 
 
 def holds_training(folder: Path) -> bool:
-    """Return whether a folder is that of a training.
+    """Return whether a folder, perhaps absent, is that of a training run.
 
-    Parameters
-    ----------
-    folder : Path
-        Output folder, perhaps absent.
-
-    Returns
-    -------
-    bool
-        What its ``config.json`` says; without one, whether a model or checkpoints lie there.
+    Its ``config.json`` says so; without one, a model or checkpoints that lie there.
     """
     settings = _settings_in(folder)
     if settings is None:
@@ -169,19 +140,9 @@ def _refuse_run(folder: Path, what: str) -> None:
 
 
 def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> None:
-    """Refuse a training that would replace what it reads; one may follow another in the same folder.
+    """Refuse a training run that would replace what it reads; one may follow another in the same folder.
 
-    Parameters
-    ----------
-    config : TrainingConfig
-        Its files and folder.
-    also_read : mapping of str to path, optional
-        Further files by their flag.
-
-    Raises
-    ------
-    ConfigError
-        If an output is an input.
+    ``also_read``: further files by their flag. Raises ``ConfigError``.
     """
     inputs = {
         "--train_data_file": config.train_data_file,
@@ -193,19 +154,9 @@ def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> N
 
 
 def check_inference(config: InferenceConfig, also_read: Inputs | None = None) -> None:
-    """Refuse an inference that would replace what it reads, or the files of a training.
+    """Refuse an inference that would replace what it reads, or the files of a training run.
 
-    Parameters
-    ----------
-    config : InferenceConfig
-        Its files and folder.
-    also_read : mapping of str to path, optional
-        Further files by their flag.
-
-    Raises
-    ------
-    ConfigError
-        If an output is an input, or the output folder is that of a training.
+    Arguments and error as :func:`check_training`.
     """
     check_there(config.test_data_file, config.product_file)
     folder, model = Path(config.output_dir), Path(config.model_path)
@@ -224,20 +175,7 @@ def check_inference(config: InferenceConfig, also_read: Inputs | None = None) ->
 
 
 def check_evaluation(inputs: Inputs, folder: Path) -> None:
-    """Refuse an evaluation that would replace what it reads, or the files of a run.
-
-    Parameters
-    ----------
-    inputs : mapping of str to path or None
-        Flag that names it -> file to read.
-    folder : Path
-        Output folder.
-
-    Raises
-    ------
-    ConfigError
-        If an output is an input, or the output folder is that of a training or an inference.
-    """
+    """Refuse an evaluation that would replace what it reads, or the files of a run; as the others."""
     check_outputs(inputs, _in_folder(folder, EVALUATION_FILES))
     if holds_training(folder) or _settings_in(folder) is not None:
         _refuse_run(folder, "a run")

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from ptycho.data.canonical import parsed_metadata
 from ptycho.data.npz import missing_key, read_npz
+from ptycho.data.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
+from ptycho.data.orientation import Orientation, turned_data
 from ptycho.data.raw import OPTIONAL_KEYS, RawData
+from ptycho.errors import ConfigError
 from ptycho.files.contents import complex_of, unused_arrays
+from ptycho.files.formats import Headers, Request, Source
 
 logger = logging.getLogger(__name__)
 
 PATTERN_KEYS = ("diff3d", "diffraction")
 """Keys of the patterns; a file that has one is ours."""
-Headers = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 
 
-def read_own(
-    path: Path, headers: Headers, probe_key: str | None, pattern_axis: int | None, lengths: str
-) -> RawData:
-    """Read an NPZ scan.
+class OwnNpz:
+    """The format of this project; an NPZ file that is nobody else's is taken for it."""
 
-    Parameters
-    ----------
-    path : Path
-        File.
-    headers : mapping of str to (shape, dtype)
-        Its arrays.
-    probe_key, pattern_axis
-        As for :func:`ptycho.files.reader.read_data`.
-    lengths : {'refuse', 'head'}
-        What happens where patterns and positions differ in number.
+    name = "NPZ"
 
-    Returns
-    -------
-    RawData
-        The checked data set.
-    """
+    def recognises(self, source: Source) -> bool:
+        """Tell whether a file is NPZ."""
+        return isinstance(source, dict)
+
+    def read(self, source: Headers, request: Request) -> Callable[[], RawData]:
+        """Read a scan in object pixels; its positions are turned as the user says."""
+        return partial(_read, source, request)
+
+    def pattern_size(self, source: Headers, request: Request) -> int:
+        """Return N by the probe, else by the patterns [px]."""
+        probe = request.probe_key or "probeGuess"
+        for key in (probe, *PATTERN_KEYS):
+            shape = source[key][0] if key in source else ()
+            if len(shape) >= 2:
+                return int(shape[-2] if shape[-1] == 1 or key != probe else shape[-1])
+        raise missing_key(request.path, "diff3d", source)
+
+
+def _read(headers: Headers, request: Request) -> RawData:
+    path, probe = request.path, request.probe_key or "probeGuess"
     patterns = "diff3d" if "diff3d" in headers or "diffraction" not in headers else "diffraction"
-    probe = probe_key or "probeGuess"
     required = ("xcoords", "ycoords", patterns, probe)
     for key in required:
         if key not in headers:
@@ -71,13 +75,13 @@ def read_own(
         diff3d=arrays.pop(patterns),
         probeGuess=complex_of(arrays[probe]),
         metadata=metadata,
-        pattern_axis=pattern_axis,
-        lengths=lengths,
+        pattern_axis=request.pattern_axis,
+        lengths=request.options.match_lengths,
         source=str(path),
         **optional,
     )
     raw.unused = unused_arrays(headers, taken, raw.N)
-    return raw
+    return _with_options(raw, request.options)
 
 
 def _has_mask(path: Path, headers: Headers, shape: tuple[int, ...]) -> bool:
@@ -95,11 +99,15 @@ def _has_mask(path: Path, headers: Headers, shape: tuple[int, ...]) -> bool:
     return False
 
 
-def own_pattern_size(path: Path, headers: Headers, probe_key: str | None) -> int:
-    """Return the side N of a pattern from the headers [px]; parameters as for :func:`read_own`."""
-    probe = probe_key or "probeGuess"
-    for key in (probe, *PATTERN_KEYS):
-        shape = headers[key][0] if key in headers else ()
-        if len(shape) >= 2:
-            return int(shape[-2] if shape[-1] == 1 or key != probe else shape[-1])
-    raise missing_key(path, "diff3d", headers)
+def _with_options(raw: RawData, options: FileOptions) -> RawData:
+    """Turn the positions, and note in the metadata what the user says about the optics."""
+    if options.product_file:
+        raise ConfigError(
+            f"{raw.source}: --product does not apply (got an NPZ file, which holds its own positions, "
+            "expected a diffraction file of Ptychodus). Leave it out."
+        )
+    raw = turned_data(raw, Orientation(options.flip_positions or "", options.swap_positions))
+    if any(getattr(options, name) is not None for name in NUMBERS):
+        optics = Optics.from_metadata(raw.metadata, raw.source).overridden(options)
+        raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}
+    return raw

@@ -30,60 +30,28 @@ logger = logging.getLogger(__name__)
 WRITE_AGAIN = "Write it again with Ptychodus."
 FRAME_PHOTONS = "probe_photon_counts"
 """Key of the photons that each position sends through an empty object, where a product has them."""
+OPTICS_KEYS = ("photon_energy_eV", "detector_object_distance_m")
+PLACE_KEYS = ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m")
 PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
+
+Parts = tuple[dict[str, NDArray[Any]], dict[str, float]]  # arrays by PRODUCT_KEYS, numbers by the other two
 
 
 @dataclass(frozen=True)
 class Product:
-    """Positions, probe and object, in metres.
+    """Positions, probe and object, in metres."""
 
-    Attributes
-    ----------
-    indexes : int64 array, shape (M,)
-        Number of the pattern that each position belongs to.
-    positions_yx_m : float64 array, shape (M, 2)
-        Positions [m].
-    probe : complex array, shape (P, N, N)
-        Incoherent modes.
-    obj : complex array, shape (H, W), or None
-        Object; None where the product holds an empty one.
-    centre_yx_m : tuple of float
-        Middle of the object, pixel ((H - 1) / 2, (W - 1) / 2) [m].
-    optics : Optics
-        Energy, distance and object pixel.
-    frame_gain : float64 array, shape (M,), or None
-        Factor on the amplitude of the probe at every position, where the product has one.
-    """
-
-    indexes: NDArray[np.int64]
-    positions_yx_m: NDArray[np.float64]
-    probe: NDArray[Any]
-    obj: NDArray[Any] | None
-    centre_yx_m: tuple[float, float]
+    indexes: NDArray[np.int64]  # (M,): number of the pattern that each position belongs to
+    positions_yx_m: NDArray[np.float64]  # (M, 2)
+    probe: NDArray[Any]  # (N, N) or (P, N, N), incoherent modes
+    obj: NDArray[Any] | None  # (H, W); None where the product holds an empty one
+    centre_yx_m: tuple[float, float]  # middle of the object, pixel ((H - 1) / 2, (W - 1) / 2)
     optics: Optics
-    frame_gain: NDArray[np.float64] | None = None
+    frame_gain: NDArray[np.float64] | None = None  # (M,), factor on the amplitude of the probe
 
 
 def find_product(diffraction: Path, named: Path | None) -> Path:
-    """Find the product of a diffraction file.
-
-    Parameters
-    ----------
-    diffraction : Path
-        HDF5 or NPZ diffraction file.
-    named : Path or None
-        What the user names; it wins.
-
-    Returns
-    -------
-    Path
-        Otherwise the file in the same folder whose name has ``product`` in the place of ``diffraction``.
-
-    Raises
-    ------
-    DataError
-        If there is none.
-    """
+    """Return the product of a diffraction file: the one the user named, else :func:`sibling_product`."""
     if named is not None:
         if not named.is_file():
             raise DataError(
@@ -101,20 +69,9 @@ def find_product(diffraction: Path, named: Path | None) -> Path:
 
 
 def sibling_product(diffraction: Path) -> Path | None:
-    """Return the file beside a diffraction file that is named as its product.
-
-    Parameters
-    ----------
-    diffraction : Path
-        File with patterns.
-
-    Returns
-    -------
-    Path or None
-        The file whose name has ``product`` in the place of ``diffraction``.
-    """
-    for word in ("diffraction", "Diffraction", "DIFFRACTION"):
-        swapped = "product".upper() if word.isupper() else "Product" if word.istitle() else "product"
+    """Return the file beside it that has ``product`` in its name where this has ``diffraction``, or None."""
+    words = {"diffraction": "product", "Diffraction": "Product", "DIFFRACTION": "PRODUCT"}
+    for word, swapped in words.items():
         for suffix in dict.fromkeys((diffraction.suffix, ".h5", ".hdf5", ".npz", ".cxi")):
             candidate = diffraction.with_name(diffraction.stem.replace(word, swapped) + suffix)
             if candidate != diffraction and word in diffraction.stem and candidate.is_file():
@@ -123,22 +80,9 @@ def sibling_product(diffraction: Path) -> Path | None:
 
 
 def read_product(path: Path) -> Product:
-    """Read a product.
+    """Read an HDF5, NPZ or CXI product, with one index and two coordinates for each position.
 
-    Parameters
-    ----------
-    path : Path
-        HDF5, NPZ or CXI product of Ptychodus.
-
-    Returns
-    -------
-    Product
-        Checked: one index and two coordinates for each position.
-
-    Raises
-    ------
-    DataError
-        If something is missing or has the wrong shape.
+    ``DataError`` where something is missing or has the wrong shape.
     """
     if is_hdf5(path):
         with opened(path) as file:
@@ -146,10 +90,7 @@ def read_product(path: Path) -> Product:
             arrays, numbers = _from_hdf5(file) if entry is None else _from_cxi(file, EntryPaths(entry))
     else:
         arrays, numbers = _from_npz(path)
-    x_m, y_m, indexes = (
-        np.atleast_1d(arrays[key])
-        for key in ("probe_position_x_m", "probe_position_y_m", "probe_position_indexes")
-    )
+    indexes, x_m, y_m = (np.atleast_1d(arrays[key]) for key in PRODUCT_KEYS[:3])
     if x_m.ndim != 1 or not len(x_m) == len(y_m) == len(indexes):
         raise DataError(
             f"{path}: positions and their indexes do not match (got {x_m.shape}, {y_m.shape}, "
@@ -157,8 +98,7 @@ def read_product(path: Path) -> Product:
         )
     probe, obj = incoherent_modes(arrays["probe"], path), first_layer(arrays["object"], path)
     optics = Optics(
-        numbers["photon_energy_eV"] or None,
-        numbers["detector_object_distance_m"] or None,
+        *(numbers[key] or None for key in OPTICS_KEYS),
         None,
         (numbers["pixel_height_m"], numbers["pixel_width_m"]),
     )
@@ -187,21 +127,19 @@ def _frame_gain(
     return np.sqrt(photons / max(float((np.abs(probe.astype(np.complex128)) ** 2).sum()), 1e-300))
 
 
-def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    """Read arrays and numbers of an HDF5 product."""
-    found = {
-        key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in PRODUCT_KEYS
-    }
+def _from_hdf5(file: h5py.File) -> Parts:
+    keys = PRODUCT_KEYS
+    found = {key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in keys}
     if not bool(file.attrs.get("far_field", True)):
         raise _near_field(file.filename)
     numbers = {}
-    for key in ("photon_energy_eV", "detector_object_distance_m"):
+    for key in OPTICS_KEYS:
         older = file.attrs.get("probe_energy_eV") if key == "photon_energy_eV" else None
         value = file.attrs.get(key, older)
         if value is None:
             raise missing(file, [f"/@{key}"], f"the attribute {key} of the product", WRITE_AGAIN)
         numbers[key] = float(value)
-    for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
+    for key in PLACE_KEYS:
         if key not in found["object"].attrs:
             raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
         numbers[key] = float(found["object"].attrs[key])
@@ -210,8 +148,8 @@ def _from_hdf5(file: h5py.File) -> tuple[dict[str, NDArray[Any]], dict[str, floa
     return (arrays if photons is None else arrays | {FRAME_PHOTONS: _array(photons)}), numbers
 
 
-def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
-    """Read arrays and numbers of a CXI product: the names of CXI, and those that Ptychodus adds."""
+def _from_cxi(file: h5py.File, paths: EntryPaths) -> Parts:
+    """Read arrays and numbers by the names of CXI, and those that Ptychodus adds."""
     images = {"probe": paths.product_probe, "object": paths.product_object}
     arrays = {
         key: _array(require_dataset(file, looked, f"the {key} of the product", WRITE_AGAIN))
@@ -227,7 +165,7 @@ def _from_cxi(file: h5py.File, paths: EntryPaths) -> tuple[dict[str, NDArray[Any
     if photons is not None:
         arrays[FRAME_PHOTONS] = _array(photons)
     numbers = {}
-    for key in ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m"):
+    for key in PLACE_KEYS:
         looked = [f"{paths.extras}/object_{key}"]
         numbers[key] = read_number(require_dataset(file, looked, f"{key} of the object", WRITE_AGAIN))
     energy, distance = (find_dataset(file, looked) for looked in (paths.source_energy, paths.distance))
@@ -243,16 +181,9 @@ def _array(dataset: h5py.Dataset) -> NDArray[Any]:
     return read_array(dataset, "iufc", "numbers", True)
 
 
-def _from_npz(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, float]]:
+def _from_npz(path: Path) -> Parts:
     """Read arrays and numbers of an NPZ product; its names carry a prefix where HDF5 has attributes."""
-    prefixed = {
-        "pixel_height_m": "object_pixel_height_m",
-        "pixel_width_m": "object_pixel_width_m",
-        "center_x_m": "object_center_x_m",
-        "center_y_m": "object_center_y_m",
-        "photon_energy_eV": "photon_energy_eV",
-        "detector_object_distance_m": "detector_object_distance_m",
-    }
+    prefixed = {key: f"object_{key}" for key in PLACE_KEYS} | {key: key for key in OPTICS_KEYS}
     headers = npz_headers(path)
     for key in (*PRODUCT_KEYS, *prefixed.values()):
         if key not in headers:
@@ -275,31 +206,10 @@ def _near_field(path: str) -> DataError:
 
 
 def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Return the incoherent modes of a probe array of 2 to 4 axes.
-
-    Parameters
-    ----------
-    probe : complex array, shape (N, N), (P, N, N) or (components, P, N, N)
-        Probe as stored.
-    path : Path
-        File, for messages.
-
-    Returns
-    -------
-    complex array, shape (N, N) or (P, N, N)
-        The modes of the first component.
-
-    Raises
-    ------
-    DataError
-        If the shape is another one.
-    """
+    """Return the modes (N, N) or (P, N, N) of a probe; of (components, P, N, N), those of the first."""
     if probe.ndim == 4 and probe.shape[0] > 1:
-        logger.warning(
-            "%s: the probe varies from position to position (%d components); the first is used",
-            path,
-            probe.shape[0],
-        )
+        varies = "the probe varies from position to position"
+        logger.warning("%s: %s (%d components); the first is used", path, varies, len(probe))
     modes = probe[0] if probe.ndim == 4 else probe
     if modes.ndim not in (2, 3) or not modes.size:
         raise DataError(
@@ -310,25 +220,7 @@ def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def first_layer(obj: NDArray[Any], path: Path) -> NDArray[Any] | None:
-    """Return the first layer of an object, or None where it is empty.
-
-    Parameters
-    ----------
-    obj : complex array, shape (H, W) or (layers, H, W)
-        Object as stored.
-    path : Path
-        File, for messages.
-
-    Returns
-    -------
-    complex array, shape (H, W), or None
-        The layer.
-
-    Raises
-    ------
-    DataError
-        If the shape is another one.
-    """
+    """Return the first layer (H, W) of an object (H, W) or (layers, H, W), or None where it is empty."""
     if not obj.size:
         return None
     if obj.ndim == 3 and len(obj) > 1:
@@ -345,31 +237,11 @@ def first_layer(obj: NDArray[Any], path: Path) -> NDArray[Any] | None:
 def pair_by_index(
     pattern_indexes: NDArray[np.int64], product: Product, where: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Give each pattern the position with its index, as the client does.
+    """Give each pattern, by its index (M,), the position with that index, as Ptychodus does.
 
     Positions of one index are averaged. A pattern between two indexes gets the position between theirs. A
-    pattern outside of the indexes, and one with a negative index, is left out.
-
-    Parameters
-    ----------
-    pattern_indexes : int64 array, shape (M,)
-        Index of each pattern.
-    product : Product
-        Positions and their indexes.
-    where : str
-        Name used in messages.
-
-    Returns
-    -------
-    rows : int64 array, shape (J,)
-        Patterns that have a position.
-    positions_yx_m : float64 array, shape (J, 2)
-        Their positions [m].
-
-    Raises
-    ------
-    DataError
-        If no pattern has one.
+    pattern outside of the indexes, and one with a negative index, is left out. Returns the rows (J,) of the
+    others and their positions (J, 2) [m]; ``DataError`` where there are none.
     """
     known, inverse = np.unique(product.indexes, return_inverse=True)
     counts = np.bincount(inverse)
@@ -387,9 +259,6 @@ def pair_by_index(
     if len(rows) < len(pattern_indexes) or between:
         logger.warning(
             "%s: %d of %d patterns have no position and are left out; %d get one between their neighbours",
-            where,
-            len(pattern_indexes) - len(rows),
-            len(pattern_indexes),
-            between,
+            *(where, len(pattern_indexes) - len(rows), len(pattern_indexes), between),
         )
     return rows, np.stack([np.interp(taken, known, column) for column in means], axis=1)

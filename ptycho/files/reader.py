@@ -2,66 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from ptycho.data.npz import npz_headers
-from ptycho.data.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
-from ptycho.data.orientation import Orientation, turned_data
+from ptycho.data.optics import FileOptions
 from ptycho.data.prepare import prepare_scan
 from ptycho.data.probe_mask import ProbeMask
 from ptycho.data.raw import RawData
 from ptycho.data.scan import Scan
-from ptycho.errors import ConfigError, DataError
-from ptycho.files import cxi, ptychodus
-from ptycho.files.cxi_layout import entry_of
+from ptycho.errors import DataError
+from ptycho.files.cxi import CXI
+from ptycho.files.formats import Format, Request, Source
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
-from ptycho.files.own import PATTERN_KEYS, own_pattern_size, read_own
-from ptycho.files.product import sibling_product
+from ptycho.files.own import OwnNpz
+from ptycho.files.ptychodus import PtychodusPair
+from ptycho.files.ptychodus_training import PtychodusTraining
 
 if TYPE_CHECKING:
     import h5py
 
-FORMATS = "Ptychodus diffraction or training data, CXI, NXcxi_ptycho"
-DIFFRACTION_KEYS = {"patterns", "indexes"}
-"""Keys of an NPZ file with diffraction data of Ptychodus."""
-
-
-class _Recognised(NamedTuple):
-    """A data file that is open: its format, and the HDF5 file or the headers of an NPZ file."""
-
-    kind: Literal["own", "diffraction", "training", "cxi"]
-    source: Any
+FORMATS: tuple[Format, ...] = (PtychodusTraining(), PtychodusPair(), CXI(), OwnNpz())
+"""Every kind of data file; the first that recognises a file reads it. The last takes every other NPZ file."""
 
 
 @contextmanager
-def _recognised(path: Path) -> Iterator[_Recognised]:
-    """Open a data file once and tell its format."""
+def _recognised(path: Path) -> Iterator[tuple[Format, Source]]:
+    """Open a data file once and find its format."""
     if is_hdf5(path):
         with opened(path) as file:
-            yield _Recognised(_format(file), file)
-        return
-    headers = npz_headers(path)
-    foreign = headers.keys() >= DIFFRACTION_KEYS and headers.keys().isdisjoint(PATTERN_KEYS)
-    yield _Recognised("diffraction" if foreign else "own", headers)
+            yield _format(file), file
+    else:
+        headers = npz_headers(path)
+        yield _format(headers), headers
 
 
-def _format(file: h5py.File) -> str:
-    """Name the format of an HDF5 file."""
-    if find_dataset(file, ["patterns"]) is not None:
-        return "training" if find_dataset(file, ["probe_position_x_px"]) is not None else "diffraction"
-    if entry_of(file) is not None:
-        return "cxi"
+def _format(source: Source) -> Format:
+    """Return the format of a file; name what an HDF5 file of none of them holds."""
+    for known in FORMATS:
+        if known.recognises(source):
+            return known
+    raise _unknown(source)
+
+
+def _unknown(file: h5py.File) -> DataError:
     if find_dataset(file, ["probe_position_x_m"]) is not None:
-        raise DataError(
+        return DataError(
             f"{file.filename}: a product without patterns (got positions, probe and object, expected "
             "diffraction data). Name the diffraction file, and pass this one as --product."
         )
     found = ", ".join(sorted(file)[:8]) or "nothing"
-    raise DataError(
-        f"{file.filename}: unknown HDF5 layout (found: {found}; expected {FORMATS}). Convert it to one of "
+    expected = ", ".join(dict.fromkeys(known.name for known in FORMATS[:-1]))
+    return DataError(
+        f"{file.filename}: unknown HDF5 layout (found: {found}; expected {expected}). Convert it to one of "
         "them, or to NPZ."
     )
 
@@ -81,7 +76,7 @@ def read_data(
     options : FileOptions, optional
         What the user says about optics, orientation and partner of the file.
     probe_key : str, optional
-        Key of an NPZ file, or path inside a CXI file, that holds the probe.
+        Key of an NPZ file, or path inside a CXI file, that holds the probe; ``probeGuess`` by default.
     pattern_axis : int, optional
         Axis that counts the patterns; found from the shape by default. Always the first one in HDF5.
 
@@ -97,71 +92,21 @@ def read_data(
     ConfigError
         If a setting does not apply to this format.
     """
-    path = Path(path)
-    with _recognised(path) as (kind, source):
-        if kind == "own":
-            raw = read_own(path, source, probe_key, pattern_axis, (options or FileOptions()).match_lengths)
-            return raw if options is None else _with_options(raw, options)
-        make = _foreign(path, kind, source, options or FileOptions(), probe_key, pattern_axis)
+    request = Request(Path(path), options or FileOptions(), probe_key, pattern_axis)
+    with _recognised(request.path) as (kind, source):
+        make = kind.read(source, request)
     return make()
 
 
-def _foreign(
-    path: Path, kind: str, source: Any, options: FileOptions, probe_key: str | None, pattern_axis: int | None
-) -> Callable[[], RawData]:
-    """Read a file of another program, and refuse settings that do not apply to it."""
-    if pattern_axis not in (None, 0):
-        raise ConfigError(
-            f"{path}: --pattern-axis does not apply to HDF5 (got {pattern_axis}, expected 0). Leave it out."
-        )
-    if kind == "cxi" and not _paired(path, source, options):
-        return cxi.read_cxi(source, options, probe_key)
-    if probe_key is not None:
-        raise ConfigError(
-            f"{path}: --probe-key does not apply to files of Ptychodus (got {probe_key!r}, expected none). "
-            "Leave it out."
-        )
-    if kind == "training":
-        return ptychodus.read_training_file(source, options)
-    return ptychodus.read_pair(source, path, options)
-
-
-def _paired(path: Path, file: h5py.File, options: FileOptions) -> bool:
-    """Tell whether the positions of a CXI file are in a product."""
-    alone = cxi.has_positions(file, entry_of(file))
-    return not alone and (options.product_file is not None or sibling_product(path) is not None)
-
-
 def pattern_size(path: str | Path, probe_key: str | None = None, options: FileOptions | None = None) -> int:
-    """Return the pattern size of a data file from its headers alone.
+    """Return the side N of a pattern [px] from the headers of a data file; arguments as :func:`read_data`.
 
-    Parameters
-    ----------
-    path : path-like
-        File.
-    probe_key : str, optional
-        Key that holds the probe instead of ``probeGuess``.
-    options : FileOptions, optional
-        What the user says about the optics, which decide where the beam meets the detector.
-
-    Returns
-    -------
-    int
-        Side N of a pattern [px].
-
-    Raises
-    ------
-    DataError
-        If the file cannot be read or has neither probe nor patterns.
+    What the user says about the optics decides where the beam meets the detector. ``DataError`` where the
+    file cannot be read or has neither probe nor patterns.
     """
-    path = Path(path)
-    with _recognised(path) as (kind, source):
-        if kind == "own":
-            return own_pattern_size(path, source, probe_key)
-        if kind == "cxi":
-            return cxi.pattern_layout(source, entry_of(source), options or FileOptions())[1].side
-        shape = source["patterns"][0] if isinstance(source, dict) else ptychodus.pattern_dataset(source).shape
-        return int(shape[-1])
+    request = Request(Path(path), options or FileOptions(), probe_key)
+    with _recognised(request.path) as (kind, source):
+        return kind.pattern_size(source, request)
 
 
 def open_scan(
@@ -173,64 +118,21 @@ def open_scan(
     pattern_axis: int | None = None,
     options: FileOptions | None = None,
 ) -> Scan:
-    """Read a scan from a file and decide its scale.
+    """Read a scan from a file and decide its scale; errors as :func:`read_data`.
 
     Parameters
     ----------
-    path : path-like
-        NPZ or HDF5 file, see ``specs/data_contracts.md``.
+    path, probe_key, pattern_axis, options
+        As :func:`read_data`.
     domain : {'counts', 'amplitude'}, optional
         What the patterns hold; decided from the data where it is not given.
     mask : ProbeMask, optional
         Multiplied with the probe.
-    probe_key : str, optional
-        Key of the file that holds the probe; ``probeGuess`` by default.
-    pattern_axis : int, optional
-        Axis that counts the patterns; found from the shape by default.
-    options : FileOptions, optional
-        What the user says about the optics, the orientation and the partner of the file.
 
     Returns
     -------
     Scan
         Ready for an engine.
-
-    Raises
-    ------
-    DataError
-        If the file breaks the data contract.
     """
     raw = read_data(path, options, probe_key, pattern_axis)
     return prepare_scan(raw, domain=domain, mask=mask, name=Path(path).name, options=options)
-
-
-def _with_options(raw: RawData, options: FileOptions) -> RawData:
-    """Turn the positions of an NPZ scan, and note in its metadata what the user says about its optics.
-
-    Parameters
-    ----------
-    raw : RawData
-        Data set in object pixels.
-    options : FileOptions
-        Orientation and optics; the rest does not apply.
-
-    Returns
-    -------
-    RawData
-        The same object where no position is turned.
-
-    Raises
-    ------
-    ConfigError
-        If a product is named.
-    """
-    if options.product_file:
-        raise ConfigError(
-            f"{raw.source}: --product does not apply (got an NPZ file, which holds its own positions, "
-            "expected a diffraction file of Ptychodus). Leave it out."
-        )
-    raw = turned_data(raw, Orientation(options.flip_positions or "", options.swap_positions))
-    if any(getattr(options, name) is not None for name in NUMBERS):
-        optics = Optics.from_metadata(raw.metadata, raw.source).overridden(options)
-        raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}
-    return raw

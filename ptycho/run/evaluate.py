@@ -23,7 +23,6 @@ from ptycho.evaluation.comparison import (
     on_canvas_of,
     read_reconstruction,
     reconstruction_file,
-    scan_positions,
     stored_domain,
     stored_fit,
 )
@@ -298,7 +297,7 @@ def _score_patterns(
         residual_max=float(misfit.max()),
         residual_worst_pattern=float(numbers[int(np.argmax(misfit))]),
     )
-    positions = scan_positions(found, scan)
+    positions = found.positions_in(scan)
     result.files.append(save_residual_map_png(positions, misfit, folder / "residuals.png"))
     columns = np.stack([numbers, positions[:, 0], positions[:, 1], misfit], axis=1)
     result.files.append(write_columns(folder / "residuals.csv", "pattern,y_px,x_px,misfit", columns))

@@ -112,7 +112,7 @@ def write_run_record(folder: Path, config: Any, execution: Any, record: ScaleRec
 
 def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) -> list[Path]:
     """Write the losses of the epochs as ``loss.png`` and ``history.json``; nothing where no epoch ended."""
-    from ptycho.evaluation.figures import save_loss_png
+    from ptycho.evaluation.charts import save_loss_png
 
     curves = {name: list(values) for name, values in history.items() if len(values)}
     if not curves:

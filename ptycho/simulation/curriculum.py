@@ -26,69 +26,32 @@ WAVES_LIMIT, WAVES_PER_DIAMETER = 2.0, 0.05
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """How much a pre-training sees and does.
+    """How much a pre-training sees and does; ``ConfigError`` where a value is out of range."""
 
-    Attributes
-    ----------
-    scans : int
-        Simulated scans for each learned step.
-    iterations : int
-        Steps of the optimiser for each learned step.
-    batch_size : int
-        Crops in a batch.
-    learning_rate : float
-        Highest learning rate.
-    width : int
-        Filters of the finest level of the U-Nets.
-    seed : int
-        Seed of scans, initial weights and order.
-
-    Raises
-    ------
-    ConfigError
-        If a value is out of range.
-    """
-
-    scans: int = 500
-    iterations: int = 1500
-    batch_size: int = 4
-    learning_rate: float = 2e-3
-    width: int = 24
-    seed: int = 0
+    scans: int = 500  # simulated scans for each learned step
+    iterations: int = 1500  # steps of the optimiser for each learned step
+    batch_size: int = 4  # crops in a batch
+    learning_rate: float = 2e-3  # the highest one
+    width: int = 24  # filters of the finest level of the U-Nets
+    seed: int = 0  # of scans, initial weights and order
 
     def __post_init__(self) -> None:
         for name in ("scans", "iterations", "batch_size", "width"):
             if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"pre-training: {name} is out of range (got {getattr(self, name)}, expected >= 1). "
-                    "Raise it."
-                )
+                raise _out_of_range(name, getattr(self, name), ">= 1", "Raise it.")
         if not 0 < self.learning_rate < 1:
-            raise ConfigError(
-                f"pre-training: learning_rate is out of range (got {self.learning_rate}, expected 0 to 1). "
-                "Pass --learning-rate 2e-3."
-            )
+            cure = "Pass --learning-rate 2e-3."
+            raise _out_of_range("learning_rate", self.learning_rate, "0 to 1", cure)
         if not 0 <= self.seed < 2**63:
-            raise ConfigError(
-                f"pre-training: seed is out of range (got {self.seed}, expected >= 0 and < 2**63). Change it."
-            )
+            raise _out_of_range("seed", self.seed, ">= 0 and < 2**63", "Change it.")
+
+
+def _out_of_range(name: str, value: float, expected: str, cure: str) -> ConfigError:
+    return ConfigError(f"pre-training: {name} is out of range (got {value}, expected {expected}). {cure}")
 
 
 def draw_scan(seed: int, index: int) -> SimulationOptions:
-    """Draw the options of one small scan.
-
-    Parameters
-    ----------
-    seed : int
-        Seed of the curriculum.
-    index : int
-        Which scan of it.
-
-    Returns
-    -------
-    SimulationOptions
-        The same for the same arguments.
-    """
+    """Draw the options of one small scan, the same for the same seed and index."""
     rng = np.random.default_rng([seed, index])
     n_px = int(rng.choice(PATTERN_SIZES_PX))
     diameter_px = n_px * rng.uniform(0.35, 0.6)

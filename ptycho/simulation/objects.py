@@ -1,7 +1,8 @@
-"""Procedural complex objects for simulated scans, plus one that is made from pictures.
+"""Procedural test objects for simulated scans, plus one that is made from pictures.
 
 A scene is drawn as two maps in [0, 1], absorption and thickness, on a (y, x) grid of object pixels.
-Absorption 0..1 becomes the amplitude 1.0..0.6, thickness 0..1 a phase of ``phase_range_rad`` centred at zero.
+Absorption 0..1 becomes the amplitude 1.0..0.6, thickness 0..1 a phase of ``phase_range_rad`` centred at
+zero.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,15 @@ PHASE_RANGE_RAD = 1.5
 BLUR_PX = 0.7
 """Gaussian sigma [px] that limits the band of every drawn edge to what a pixel grid can carry."""
 
-Maps = NDArray[np.float64]
+Map = NDArray[np.float64]  # (H, W)
+Maps = NDArray[np.float64]  # (2, H, W): absorption and thickness
+Grid = tuple[Map, Map]  # broadcastable pixel coordinates (y, x)
+Pair = tuple[float, float]
+Shape = tuple[int, int]
 
 
 def _transmission(maps: Maps, phase_range_rad: float) -> NDArray[np.complex128]:
-    """Turn the (absorption, thickness) maps, shape (2, H, W), into a slightly blurred complex object."""
+    """Turn maps into a slightly blurred complex object."""
     from scipy.ndimage import gaussian_filter
 
     smooth = gaussian_filter(maps, (0.0, BLUR_PX, BLUR_PX), mode="nearest")
@@ -36,23 +40,16 @@ def _transmission(maps: Maps, phase_range_rad: float) -> NDArray[np.complex128]:
     return amplitude * np.exp(1j * phase_range_rad * (smooth[1] - 0.5))
 
 
-def _paint(maps: Maps, coverage: NDArray[np.float64], material: NDArray[np.float64]) -> None:
+def _paint(maps: Maps, coverage: Map, material: NDArray[np.float64]) -> None:
     """Cover the maps with a material; fractional coverage mixes, which anti-aliases every edge."""
     maps += coverage * (np.asarray(material)[:, None, None] - maps)
 
 
-def _grid(shape_yx: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the broadcastable pixel coordinates (y, x)."""
+def _grid(shape_yx: Shape) -> Grid:
     return np.arange(float(shape_yx[0]))[:, None], np.arange(float(shape_yx[1]))[None, :]
 
 
-def _bar(
-    grid: tuple[NDArray[np.float64], NDArray[np.float64]],
-    centre_yx: tuple[float, float],
-    length_px: float,
-    width_px: float,
-    angle_rad: float = 0.0,
-) -> NDArray[np.float64]:
+def _bar(grid: Grid, centre_yx: Pair, length_px: float, width_px: float, angle_rad: float = 0.0) -> Map:
     """Return the coverage of a rectangle; at angle 0 its length runs along x."""
     dy, dx = grid[0] - centre_yx[0], grid[1] - centre_yx[1]
     along = dx * np.cos(angle_rad) + dy * np.sin(angle_rad)
@@ -61,13 +58,7 @@ def _bar(
     return np.clip(0.5 + inside, 0.0, 1.0)
 
 
-def _star(
-    grid: tuple[NDArray[np.float64], NDArray[np.float64]],
-    centre_yx: tuple[float, float],
-    radius_px: float,
-    n_spokes: int,
-    angle_rad: float,
-) -> NDArray[np.float64]:
+def _star(grid: Grid, centre_yx: Pair, radius_px: float, n_spokes: int, angle_rad: float) -> Map:
     """Return the coverage of a spoke pattern; the distance to a spoke's edge is ``r sin(n a) / n``."""
     dy, dx = grid[0] - centre_yx[0], grid[1] - centre_yx[1]
     radius = np.hypot(dy, dx)
@@ -75,9 +66,7 @@ def _star(
     return np.clip(spokes, 0.0, 1.0) * np.clip(0.5 + radius_px - radius, 0.0, 1.0)
 
 
-def _leaves(
-    shape_yx: tuple[int, int], rng: np.random.Generator, radius_range_px: tuple[float, float]
-) -> Maps:
+def _leaves(shape_yx: Shape, rng: np.random.Generator, radius_range_px: Pair) -> Maps:
     """Return maps fully covered by discs and squares whose radii follow r^-3: edges at every scale."""
     small, large = radius_range_px
     mean_square = 2 * np.log(large / small) / (small**-2 - large**-2)
@@ -102,158 +91,46 @@ def _leaves(
     return maps
 
 
-def lines(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    n_lines: int = 40,
-    width_range_px: tuple[float, float] = (1.5, 8.0),
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
-    """Draw straight bars of random place, direction, width and material.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of all random choices.
-    n_lines : int
-        Number of bars.
-    width_range_px : tuple of float
-        Smallest and largest width [px].
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+def lines(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw straight bars of random place, direction, width and material."""
     maps = np.zeros((2, *shape_yx))
     grid = _grid(shape_yx)
-    for _ in range(n_lines):
+    for _ in range(40):
         centre = tuple(rng.random(2) * np.array(shape_yx))
         length = rng.uniform(0.3, 1.2) * max(shape_yx)
-        bar = _bar(grid, centre, length, rng.uniform(*width_range_px), rng.uniform(0.0, np.pi))
+        bar = _bar(grid, centre, length, rng.uniform(1.5, 8.0), rng.uniform(0.0, np.pi))
         _paint(maps, bar, rng.uniform(0.15, 1.0, size=2))
-    return _transmission(maps, phase_range_rad)
+    return maps
 
 
-def siemens_star(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    n_spokes: int = 18,
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
-    """Draw a spoke target with a random centre and rotation.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of the centre, the rotation and the material.
-    n_spokes : int
-        Number of spokes.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+def siemens_star(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw a spoke target with a random centre, rotation and material."""
     maps = np.zeros((2, *shape_yx))
     centre = tuple(rng.uniform(0.4, 0.6, size=2) * shape_yx)
-    star = _star(_grid(shape_yx), centre, 0.42 * min(shape_yx), n_spokes, rng.uniform(0.0, 2 * np.pi))
+    star = _star(_grid(shape_yx), centre, 0.42 * min(shape_yx), 18, rng.uniform(0.0, 2 * np.pi))
     _paint(maps, star, np.array([rng.uniform(0.6, 1.0), 1.0]))
-    return _transmission(maps, phase_range_rad)
+    return maps
 
 
-def dead_leaves(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    radius_range_px: tuple[float, float] = (3.0, 40.0),
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
-    """Draw overlapping discs and squares of all sizes, the usual stand-in for natural images.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of all random choices.
-    radius_range_px : tuple of float
-        Smallest and largest radius [px].
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
-    return _transmission(_leaves(shape_yx, rng, radius_range_px), phase_range_rad)
+def dead_leaves(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw overlapping discs and squares of all sizes, the usual stand-in for natural images."""
+    return _leaves(shape_yx, rng, (3.0, 40.0))
 
 
-def gaussian_random_field(
-    shape_yx: tuple[int, int],
-    rng: np.random.Generator,
-    *,
-    exponent: float = 3.0,
-    phase_range_rad: float = PHASE_RANGE_RAD,
-) -> NDArray[np.complex128]:
-    """Draw a smooth random field whose power falls as ``frequency ** -exponent``, squeezed into [0, 1].
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of the field.
-    exponent : float
-        Fall of the power spectrum; larger is smoother.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+def gaussian_random_field(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw a smooth random field whose power falls as ``frequency ** -3``, squeezed into [0, 1]."""
     noise = rng.standard_normal((2, *shape_yx))
     frequency = np.hypot(np.fft.fftfreq(shape_yx[0])[:, None], np.fft.fftfreq(shape_yx[1])[None, :])
     frequency[0, 0] = np.inf
-    field = np.fft.ifft2(np.fft.fft2(noise) * frequency ** (-exponent / 2)).real
+    field = np.fft.ifft2(np.fft.fft2(noise) * frequency**-1.5).real
     field /= field.std(axis=(1, 2), keepdims=True)
     # Half of the thickness is shared, because a thicker place also absorbs more.
     field[0] = (field[0] + field[1]) / np.sqrt(2.0)
-    return _transmission(0.5 + 0.5 * np.tanh(field), phase_range_rad)
+    return 0.5 + 0.5 * np.tanh(field)
 
 
-def collage(
-    shape_yx: tuple[int, int], rng: np.random.Generator, *, phase_range_rad: float = PHASE_RANGE_RAD
-) -> NDArray[np.complex128]:
-    """Draw a star, line pairs and a letter F on faint leaves: fine and coarse, without any mirror symmetry.
-
-    Parameters
-    ----------
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    rng : numpy.random.Generator
-        Source of the leaves and of the rotation of the star.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-    """
+def collage(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw a star, line pairs and a letter F on faint leaves: fine and coarse, no mirror symmetry."""
     height, width = shape_yx
     size = min(shape_yx)
     grid = _grid(shape_yx)
@@ -262,13 +139,12 @@ def collage(
     star = _star(grid, (0.36 * height, 0.4 * width), 0.17 * size, 16, rng.uniform(0.0, 2 * np.pi))
     _paint(maps, star, np.array([0.9, 1.0]))
     top, left, stroke = 0.5 * height, 0.62 * width, 0.04 * size
-    letter = np.maximum.reduce(
-        [
-            _bar(grid, (top + 0.12 * size, left), stroke, 0.28 * size),
-            _bar(grid, (top, left + 0.07 * size), 0.18 * size, stroke),
-            _bar(grid, (top + 0.11 * size, left + 0.05 * size), 0.14 * size, stroke),
-        ]
+    strokes = (
+        _bar(grid, (top + 0.12 * size, left), stroke, 0.28 * size),
+        _bar(grid, (top, left + 0.07 * size), 0.18 * size, stroke),
+        _bar(grid, (top + 0.11 * size, left + 0.05 * size), 0.14 * size, stroke),
     )
+    letter = np.maximum.reduce(strokes)
     _paint(maps, letter, np.array([1.0, 0.0]))
     # Line pairs of shrinking period, down to 4 px, below the star.
     row = 0.57 * height
@@ -276,10 +152,10 @@ def collage(
         for k in range(3):
             _paint(maps, _bar(grid, (row + k * period, 0.38 * width), 0.2 * size, period / 2), np.ones(2))
         row += 3.4 * period
-    return _transmission(maps, phase_range_rad)
+    return maps
 
 
-def _grey(path: str | Path, shape_yx: tuple[int, int]) -> NDArray[np.float64]:
+def _grey(path: str | Path, shape_yx: Shape) -> Map:
     """Return a picture as grey values in [0, 1], cropped about its middle to the aspect and resized."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -304,67 +180,29 @@ def _grey(path: str | Path, shape_yx: tuple[int, int]) -> NDArray[np.float64]:
 
 def picture(
     path: str | Path,
-    shape_yx: tuple[int, int],
+    shape_yx: Shape,
     *,
     phase_path: str | Path | None = None,
     phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Make an object from a picture: bright places transmit more.
+    """Make an object (H, W) complex128 from a picture, cropped about its middle: bright places transmit more.
 
-    Parameters
-    ----------
-    path : path
-        Picture of the amplitude; its middle is cropped to the aspect of the object.
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    phase_path : path, optional
-        Picture of the phase; the first one where there is none.
-    phase_range_rad : float
-        Largest phase difference [rad].
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-
-    Raises
-    ------
-    DataError
-        If a file is no picture, or a picture without contrast.
+    The phase is that of ``phase_path``, else of the same picture. ``DataError`` where a file is no picture,
+    or one without contrast.
     """
     amplitude = _grey(path, shape_yx)
     thickness = amplitude if phase_path is None else _grey(phase_path, shape_yx)
     return _transmission(np.stack([1.0 - amplitude, thickness]), phase_range_rad)
 
 
-SCENES: dict[str, Callable[..., NDArray[np.complex128]]] = {
-    "collage": collage,
-    "dead_leaves": dead_leaves,
-    "gaussian_random_field": gaussian_random_field,
-    "lines": lines,
-    "siemens_star": siemens_star,
+SCENES: dict[str, Callable[[Shape, np.random.Generator], Maps]] = {
+    scene.__name__: scene for scene in (collage, dead_leaves, gaussian_random_field, lines, siemens_star)
 }
-"""Name of every procedural scene and the function ``(shape_yx, rng, **options)`` that draws it."""
+"""Name of every scene and the function that draws it."""
 
 
 def check_scene(name: str) -> str:
-    """Return the canonical name of a scene; dashes count as underscores.
-
-    Parameters
-    ----------
-    name : str
-        Name of a scene.
-
-    Returns
-    -------
-    str
-        Key of :data:`SCENES`.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such scene.
-    """
+    """Return the canonical name of a scene, dashes count as underscores; ``ConfigError`` for none."""
     key = name.replace("-", "_").lower()
     if key not in SCENES:
         near = (get_close_matches(key, SCENES, n=1) or list(SCENES))[0]
@@ -374,29 +212,12 @@ def check_scene(name: str) -> str:
 
 
 def make_scene(
-    name: str, shape_yx: tuple[int, int], seed: int | np.random.SeedSequence, **options: Any
+    name: str,
+    shape_yx: Shape,
+    seed: int | np.random.SeedSequence,
+    *,
+    phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Draw one of the procedural scenes.
-
-    Parameters
-    ----------
-    name : str
-        Key of :data:`SCENES`.
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    seed : int or numpy.random.SeedSequence
-        The same seed draws the same object.
-    **options
-        Passed on to the scene.
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such scene.
-    """
-    return SCENES[check_scene(name)](shape_yx, np.random.default_rng(seed), **options)
+    """Draw the scene of a name, an object (H, W); the same seed draws the same one."""
+    maps = SCENES[check_scene(name)](shape_yx, np.random.default_rng(seed))
+    return _transmission(maps, phase_range_rad)

@@ -27,20 +27,7 @@ Complex = NDArray[np.complex128]
 
 
 def scale_to_photons(probe: Complex, photons: float) -> Complex:
-    r"""Scale a probe, or a stack of modes, so that :math:`\sum|P|^2` is a number of photons.
-
-    Parameters
-    ----------
-    probe : complex array, shape (..., N, N)
-        Probe or modes, any scale.
-    photons : float
-        Photons per frame that an empty object would scatter.
-
-    Returns
-    -------
-    complex array, shape (..., N, N)
-        The same field [sqrt(photons)].
-    """
+    r"""Scale a probe or modes (..., N, N) so that :math:`\sum|P|^2` is a number of photons."""
     return probe * np.sqrt(photons / (np.abs(probe) ** 2).sum())
 
 
@@ -58,7 +45,6 @@ def _taper(n_px: int) -> NDArray[np.float64]:
 
 
 def _check_diameter(n_px: int, diameter_px: float) -> None:
-    """Raise where the probe does not fit its window."""
     if not 2.0 <= diameter_px <= DIAMETER_LIMIT * n_px:
         raise ConfigError(
             f"probe: the diameter does not fit (got {diameter_px:g} px, expected 2 to "
@@ -67,21 +53,11 @@ def _check_diameter(n_px: int, diameter_px: float) -> None:
 
 
 def rim_frequency(diameter_px: float, defocus_waves: float) -> float:
-    r"""Return the spatial frequency of the rim of a lens that lights a given area.
+    r"""Return the spatial frequency [cycles / px] of the rim of a lens that lights a given area.
 
     .. math:: f_{\max} = (1.22 + 4|w|) / D
 
-    Parameters
-    ----------
-    diameter_px : float
-        Diameter D of the lit area [px].
-    defocus_waves : float
-        Path difference w between rim and axis [waves].
-
-    Returns
-    -------
-    float
-        Frequency [cycles / px].
+    with the diameter D [px], and the path difference w between rim and axis [waves].
     """
     return (AIRY + 4 * abs(defocus_waves)) / diameter_px
 
@@ -99,34 +75,15 @@ def _check_frequency(frequency: float, defocus_waves: float, diameter_px: float)
 def zone_plate_probe(
     n_px: int, diameter_px: float, *, defocus_waves: float = 1.5, stop_fraction: float = 0.4
 ) -> Complex:
-    r"""Return the illumination of a Fresnel zone plate with a central stop, some way out of focus.
+    r"""Return the illumination (N, N) of a Fresnel zone plate with a central stop, some way out of focus.
 
     .. math:: P = \mathcal{F}^{-1}\left[A(f)\, e^{-2\pi i\, w\, (f / f_{\max})^2}\right],
               \quad f_{\max} = (1.22 + 4|w|) / D
 
-    A(f) is the ring from ``stop_fraction`` to 1 in units of :math:`f_{\max}`. The diameter D is that of the
-    geometric shadow, :math:`4|w| / f_{\max}`, plus the Airy diameter :math:`1.22 / f_{\max}`.
-
-    Parameters
-    ----------
-    n_px : int
-        Window size N [px].
-    diameter_px : float
-        Diameter of the lit area [px], 2 to 0.72 N.
-    defocus_waves : float
-        Path difference w between the rim and the axis of the lens [waves]; 0 is in focus.
-    stop_fraction : float
-        Diameter of the central stop in units of that of the lens, in [0, 1).
-
-    Returns
-    -------
-    complex128 array, shape (N, N)
-        Probe of unit power.
-
-    Raises
-    ------
-    ConfigError
-        If the probe fits neither the window nor the pixels, or the stop hides the lens.
+    A(f) is the ring from ``stop_fraction``, in [0, 1), to 1 in units of :math:`f_{\max}`. The diameter D, 2
+    to 0.72 N px, is that of the geometric shadow, :math:`4|w| / f_{\max}`, plus the Airy diameter
+    :math:`1.22 / f_{\max}`; w = 0 waves is in focus. ``ConfigError`` where the probe fits neither the window
+    nor the pixels, or the stop hides the lens.
     """
     _check_diameter(n_px, diameter_px)
     outer = rim_frequency(diameter_px, defocus_waves)
@@ -152,30 +109,12 @@ def zone_plate_probe(
 
 
 def disc_probe(n_px: int, diameter_px: float, *, defocus_waves: float = 1.0, edge_px: float = 2.0) -> Complex:
-    r"""Return a disc with a soft edge and a curved wave front.
+    r"""Return a disc (N, N) with a soft edge and a curved wave front.
 
     .. math:: P = \tfrac12\left(1 + \tanh\frac{R - r}{e}\right) e^{2\pi i\, w\, (r/R)^2}
 
-    Parameters
-    ----------
-    n_px : int
-        Window size N [px].
-    diameter_px : float
-        Diameter 2 R at half amplitude [px], 2 to 0.72 N.
-    defocus_waves : float
-        Path difference w between the rim and the axis [waves]; 0 is a flat wave front.
-    edge_px : float
-        Width e of the edge [px].
-
-    Returns
-    -------
-    complex128 array, shape (N, N)
-        Probe of unit power.
-
-    Raises
-    ------
-    ConfigError
-        If the probe does not fit its window, or its wave front is too curved for the pixels.
+    The diameter 2 R at half amplitude is 2 to 0.72 N px, e is ``edge_px``; w = 0 waves is a flat wave front.
+    ``ConfigError`` where the probe does not fit its window, or its wave front is too curved for the pixels.
     """
     _check_diameter(n_px, diameter_px)
     _check_frequency(4 * abs(defocus_waves) / diameter_px, defocus_waves, diameter_px)
@@ -186,23 +125,12 @@ def disc_probe(n_px: int, diameter_px: float, *, defocus_waves: float = 1.0, edg
 
 
 def refocus(probe: Complex, waves: float, rim_per_px: float) -> Complex:
-    r"""Move a probe along the beam, which keeps its spatial frequencies and its power.
+    r"""Move a probe or modes (..., N, N) along the beam, which keeps spatial frequencies and power.
 
     .. math:: P' = \mathcal{F}^{-1}\left[e^{-2\pi i\, w\, (f / f_{\max})^2}\, \mathcal{F} P\right]
 
-    Parameters
-    ----------
-    probe : complex array, shape (..., N, N)
-        Probe or modes [sqrt(photons)].
-    waves : float
-        Path difference w added between the rim of the lens and its axis [waves].
-    rim_per_px : float
-        Spatial frequency of the rim [cycles / px], see :func:`rim_frequency`.
-
-    Returns
-    -------
-    complex array, shape (..., N, N)
-        The probe there, kept off the border of its window.
+    w waves are added between the rim of the lens and its axis, ``rim_per_px`` is as :func:`rim_frequency`.
+    The probe is kept off the border of its window.
     """
     axis = np.fft.fftfreq(probe.shape[-1])
     squared = (axis[:, None] ** 2 + axis[None, :] ** 2) / rim_per_px**2
@@ -215,29 +143,11 @@ PROBES: dict[str, Callable[..., Complex]] = {"zone-plate": zone_plate_probe, "di
 
 
 def incoherent_modes(probe: Complex, n_modes: int, decay: float = 0.3) -> Complex:
-    r"""Return orthogonal modes of a partially coherent probe, strongest first.
+    r"""Return orthogonal modes (P, N, N) of a partially coherent probe (N, N), strongest first.
 
     Mode p is the probe times a polynomial in (y, x), made orthogonal to the modes before it, with the power
     :math:`\propto \mathrm{decay}^p`. All modes together have the power of the probe; mode 0 has its shape.
-
-    Parameters
-    ----------
-    probe : complex array, shape (N, N)
-        Coherent probe [sqrt(photons)].
-    n_modes : int
-        Number of modes P, 1 to 10.
-    decay : float
-        Power of a mode relative to the one before, in (0, 1].
-
-    Returns
-    -------
-    complex128 array, shape (P, N, N)
-        Modes [sqrt(photons)].
-
-    Raises
-    ------
-    ConfigError
-        If the number of modes or the decay is out of range.
+    ``ConfigError`` unless P is 1 to 10 and 0 < decay <= 1.
     """
     if not 1 <= n_modes <= 10 or not 0.0 < decay <= 1.0:
         raise ConfigError(

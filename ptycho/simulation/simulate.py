@@ -34,74 +34,30 @@ SCANS = ("raster", "spiral")
 class SimulationOptions:
     """Everything that decides a simulated scan; equal options give equal data.
 
-    Attributes
-    ----------
-    scene : str
-        Procedural object, a key of :data:`ptycho.simulation.objects.SCENES`.
-    picture, phase_picture : str, optional
-        Picture files that make the object instead of the scene.
-    phase_range_rad : float
-        Largest phase difference inside the object [rad].
-    n_px : int
-        Pattern size N [px].
-    scan : {'raster', 'spiral'}
-        Rows and columns, or a Fermat spiral of the same density.
-    step_px : float
-        Distance between neighbours [object px].
-    n_y, n_x : int
-        Rows and columns of the raster; the spiral takes ``n_y * n_x`` points unless told otherwise.
-    n_positions : int, optional
-        Points of the spiral.
-    jitter_px : float
-        Largest random displacement along each axis [object px].
-    integer_positions : bool
-        Put every patch exactly on the object pixels, so that no sub-pixel shift is left.
-    probe : {'zone-plate', 'disc'}
-        Illumination, a key of :data:`ptycho.simulation.probes.PROBES`.
-    probe_diameter_px : float, optional
-        Diameter of the lit area [px]; 0.45 N where it is not given.
-    defocus_waves : float
-        Path difference between rim and axis of the probe [waves].
-    probe_error_waves : float
-        Defocus error of the stored starting probe [waves]; the true one is then stored as ``probe_true``.
-    n_modes : int
-        Incoherent probe modes P.
-    mode_decay : float
-        Power of a mode relative to the one before.
-    photons : float
-        Photons per frame that an empty object would scatter, the sum of |probe|^2.
-    background_counts : float
-        Mean counts per pixel that no probe explains.
-    seed : int
-        Seed of the object, the jitter and the noise, which draw from separate streams.
-
-    Raises
-    ------
-    ConfigError
-        If a value is out of range.
+    ``ConfigError`` where a value is out of range.
     """
 
-    scene: str = "collage"
-    picture: str | None = None
+    scene: str = "collage"  # procedural object, a key of ptycho.simulation.objects.SCENES
+    picture: str | None = None  # picture files that make the object instead of the scene
     phase_picture: str | None = None
-    phase_range_rad: float = 1.5
-    n_px: int = 64
-    scan: Literal["raster", "spiral"] = "raster"
-    step_px: float = 5.0
-    n_y: int = 20
+    phase_range_rad: float = 1.5  # largest phase difference inside the object
+    n_px: int = 64  # pattern size N
+    scan: Literal["raster", "spiral"] = "raster"  # or a Fermat spiral of the same density
+    step_px: float = 5.0  # distance between neighbours [object px]
+    n_y: int = 20  # rows and columns of the raster; the spiral takes n_y * n_x points by default
     n_x: int = 20
-    n_positions: int | None = None
-    jitter_px: float = 1.0
-    integer_positions: bool = False
-    probe: Literal["zone-plate", "disc"] = "zone-plate"
-    probe_diameter_px: float | None = None
-    defocus_waves: float = 1.0
-    probe_error_waves: float = 0.0
-    n_modes: int = 1
-    mode_decay: float = 0.3
-    photons: float = 1e6
-    background_counts: float = 0.0
-    seed: int = 0
+    n_positions: int | None = None  # points of the spiral
+    jitter_px: float = 1.0  # largest random displacement along each axis [object px]
+    integer_positions: bool = False  # every patch exactly on object pixels: no sub-pixel shift is left
+    probe: Literal["zone-plate", "disc"] = "zone-plate"  # a key of ptycho.simulation.probes.PROBES
+    probe_diameter_px: float | None = None  # diameter of the lit area; 0.45 N by default
+    defocus_waves: float = 1.0  # path difference between rim and axis of the probe
+    probe_error_waves: float = 0.0  # defocus error of the stored starting probe; not 0: adds probe_true
+    n_modes: int = 1  # incoherent probe modes P
+    mode_decay: float = 0.3  # power of a mode relative to the one before
+    photons: float = 1e6  # per frame that an empty object would scatter, the sum of |probe|^2
+    background_counts: float = 0.0  # mean counts per pixel that no probe explains
+    seed: int = 0  # of the object, the jitter and the noise, which draw from separate streams
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scene", check_scene(self.scene))
@@ -162,7 +118,6 @@ def _within(name: str, value: float, low: float, high: float, *, whole: bool = F
 
 
 def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless the value is one of the choices."""
     if value not in choices:
         near = get_close_matches(value, choices, n=1) or list(choices[:1])
         raise ConfigError(
@@ -176,21 +131,8 @@ def scan_positions(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int]]:
     """Place the scan on an object that is just large enough, its bounding box in the middle of the object.
 
-    Parameters
-    ----------
-    options : SimulationOptions
-        Kind of scan, step, jitter, pattern size.
-    rng : numpy.random.Generator
-        Source of the jitter.
-
-    Returns
-    -------
-    positions_yx_px : float64 array, shape (J, 2)
-        Where the patches really are.
-    nominal_yx_px : float64 array, shape (J, 2)
-        Where they were meant to be.
-    shape_yx : tuple of int
-        Object shape (H, W) [px].
+    Returns where the patches really are (J, 2), where they were meant to be (J, 2) [object px], and the
+    shape (H, W) of the object.
     """
     if options.scan == "spiral":
         nominal = spiral_points(options.count, options.step_px)
@@ -204,22 +146,9 @@ def scan_positions(
 
 
 def make_probe(options: SimulationOptions) -> NDArray[np.complex128]:
-    """Make the illumination of a simulated scan.
+    """Make the illumination, modes (P, N, N) [sqrt(photons)]; the sum of |P|^2 over all of them is the dose.
 
-    Parameters
-    ----------
-    options : SimulationOptions
-        Kind, size, defocus, modes and dose.
-
-    Returns
-    -------
-    complex128 array, shape (P, N, N)
-        Modes [sqrt(photons)]; the sum of |P|^2 over all of them is the dose.
-
-    Raises
-    ------
-    ConfigError
-        If the probe fits neither its window nor the pixels, or the modes are out of range.
+    ``ConfigError`` where the probe fits neither its window nor the pixels, or the modes are out of range.
     """
     make = PROBES[options.probe]
     probe = make(options.n_px, options.diameter_px, defocus_waves=options.defocus_waves)
@@ -229,27 +158,7 @@ def make_probe(options: SimulationOptions) -> NDArray[np.complex128]:
 def make_object(
     options: SimulationOptions, shape_yx: tuple[int, int], seed: int | np.random.SeedSequence
 ) -> NDArray[np.complex128]:
-    """Make the object of a simulated scan, from a picture where one is named.
-
-    Parameters
-    ----------
-    options : SimulationOptions
-        Scene or pictures, phase range.
-    shape_yx : tuple of int
-        Shape (H, W) [px].
-    seed : int or numpy.random.SeedSequence
-        Seed of a procedural scene.
-
-    Returns
-    -------
-    complex128 array, shape (H, W)
-        Transmission.
-
-    Raises
-    ------
-    DataError
-        If a picture cannot be read.
-    """
+    """Make the object (H, W) [transmission], from a picture where one is named; ``DataError`` as there."""
     phase = options.phase_range_rad
     if options.picture is None:
         return make_scene(options.scene, shape_yx, seed, phase_range_rad=phase)
@@ -259,30 +168,11 @@ def make_object(
 def expected_counts(
     obj: NDArray[np.complex128], probes: NDArray[np.complex128], positions_yx_px: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the mean counts of a scan: whole pixels cut the patch, the fraction left moves the probe.
+    """Return the mean counts (J, N, N) of a scan, eq. 1 to 5 of specs/physics.md.
 
-    Parameters
-    ----------
-    obj : complex array, shape (H, W)
-        Object, pixel (0, 0) at coordinate (0, 0).
-    probes : complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)].
-    positions_yx_px : float64 array, shape (J, 2)
-        Patch centres [object px].
-
-    Returns
-    -------
-    float64 array, shape (J, N, N)
-        Photons per pixel, zero frequency at ``N // 2``.
-
-    Raises
-    ------
-    DataError
-        If a patch reaches outside the object.
-
-    References
-    ----------
-    specs/physics.md, eq. 1 to 5.
+    Zero frequency is at ``N // 2``. Whole pixels cut the patch, the fraction left moves the probe (P, N, N)
+    [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at coordinate (0, 0); ``DataError`` where a patch
+    reaches outside of it.
     """
     n_px = probes.shape[-1]
     plan = lay_on_canvas(positions_yx_px, n_px, shape_yx=obj.shape, origin_yx_px=np.zeros(2))
@@ -318,11 +208,6 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
     """Simulate one scan.
 
     Object and probe are rounded to complex64 before they are used: the stored truth is what made the counts.
-
-    Parameters
-    ----------
-    options : SimulationOptions
-        What to simulate.
 
     Returns
     -------
@@ -376,28 +261,10 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
 def write_scan(
     path: str | Path, options: SimulationOptions, *, compressed: bool = True
 ) -> dict[str, NDArray[Any]]:
-    """Simulate one scan and write it as an NPZ file that appears whole or not at all.
+    """Write what :func:`simulate` returns as an NPZ file that appears whole or not at all, and return it.
 
-    Parameters
-    ----------
-    path : path
-        File to write, ending in ``.npz``.
-    options : SimulationOptions
-        What to simulate.
-    compressed : bool
-        Deflate the arrays; counts shrink to about half.
-
-    Returns
-    -------
-    dict of str to array
-        What was written, see :func:`simulate`.
-
-    Raises
-    ------
-    ConfigError
-        If the options contradict each other, or the path is no file name ending in ``.npz``.
-    DataError
-        If a picture cannot be read.
+    ``compressed`` deflates the arrays; counts shrink to about half. ``ConfigError`` where the path is no
+    file name ending in ``.npz``, and as :func:`simulate`.
     """
     if Path(path).suffix.lower() != ".npz" or Path(path).is_dir():
         raise ConfigError(
@@ -409,21 +276,9 @@ def write_scan(
 
 
 def check_simulation(options: SimulationOptions, flag: str, path: Path) -> None:
-    """Refuse a simulation that would replace a picture it makes its object from.
+    """Refuse a simulation that would replace a picture it makes its object from, with ``ConfigError``.
 
-    Parameters
-    ----------
-    options : SimulationOptions
-        ``picture`` and ``phase_picture``.
-    flag : str
-        Flag that names the output.
-    path : Path
-        File to write.
-
-    Raises
-    ------
-    ConfigError
-        If it is one of the pictures.
+    ``flag`` names the output.
     """
     named = {"--picture": options.picture, "--phase-picture": options.phase_picture}
     inputs = {name: None if read is None else Path(read) for name, read in named.items()}
