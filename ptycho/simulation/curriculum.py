@@ -1,4 +1,4 @@
-"""What a pre-training sees: random small scans of many scenes, probes, steps and doses."""
+"""What a pre-training sees: random small scans of many test objects, probes, steps and doses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ptycho.errors import ConfigError
 from ptycho.simulation.simulate import SimulationOptions
 
 SCENES = ("dead_leaves", "dead_leaves", "lines", "gaussian_random_field")
-"""Scenes that are drawn from, the commonest twice. Stars, collages and pictures are left to judge by."""
+"""Test objects that are drawn from, the commonest twice. Stars, collages, pictures are for validation."""
 PROBE = "disc"
-"""Kind of probe; zone plates are left to judge by."""
+"""Kind of probe; zone plates are for validation."""
 PATTERN_SIZES_PX = (32, 48, 64)
 CANVAS_PX = 124
 """Side that the patches of a scan roughly fill [px]."""

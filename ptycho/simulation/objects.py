@@ -1,6 +1,6 @@
 """Procedural test objects for simulated scans, plus one that is made from pictures.
 
-A scene is drawn as two maps in [0, 1], absorption and thickness, on a (y, x) grid of object pixels.
+A test object is drawn as two maps in [0, 1], absorption and thickness, on a (y, x) grid of object pixels.
 Absorption 0..1 becomes the amplitude 1.0..0.6, thickness 0..1 a phase of ``phase_range_rad`` centred at
 zero.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptycho.errors import ConfigError, DataError
 
 AMPLITUDE_RANGE = (0.6, 1.0)
-"""Amplitude of the most absorbing and of the empty parts of every scene."""
+"""Amplitude of the most absorbing and of the empty parts of every test object."""
 PHASE_RANGE_RAD = 1.5
 """Phase between thickness 0 and thickness 1 [rad]."""
 BLUR_PX = 0.7
@@ -198,11 +198,11 @@ def picture(
 SCENES: dict[str, Callable[[Shape, np.random.Generator], Maps]] = {
     scene.__name__: scene for scene in (collage, dead_leaves, gaussian_random_field, lines, siemens_star)
 }
-"""Name of every scene and the function that draws it."""
+"""Name of every test object and the function that draws it."""
 
 
 def check_scene(name: str) -> str:
-    """Return the canonical name of a scene, dashes count as underscores; ``ConfigError`` for none."""
+    """Return the canonical name of a test object, dashes count as underscores; ``ConfigError`` for none."""
     key = name.replace("-", "_").lower()
     if key not in SCENES:
         near = (get_close_matches(key, SCENES, n=1) or list(SCENES))[0]
@@ -218,6 +218,6 @@ def make_scene(
     *,
     phase_range_rad: float = PHASE_RANGE_RAD,
 ) -> NDArray[np.complex128]:
-    """Draw the scene of a name, an object (H, W); the same seed draws the same one."""
+    """Draw the test object of a name (H, W); the same seed draws the same one."""
     maps = SCENES[check_scene(name)](shape_yx, np.random.default_rng(seed))
     return _transmission(maps, phase_range_rad)

@@ -38,7 +38,7 @@ class SimulationOptions:
     """
 
     scene: str = "collage"  # procedural object, a key of ptycho.simulation.objects.SCENES
-    picture: str | None = None  # picture files that make the object instead of the scene
+    picture: str | None = None  # picture files that make the object instead
     phase_picture: str | None = None
     phase_range_rad: float = 1.5  # largest phase difference inside the object
     n_px: int = 64  # pattern size N
