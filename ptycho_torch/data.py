@@ -55,16 +55,14 @@ class _EpochOrder(Sampler[Any]):
 
 
 def _processes(execution: PyTorchExecutionConfig) -> dict[str, Any]:
-    """Return how a loader starts its processes: on Linux as copies of this one.
-
-    A process that a client spawned would spawn them too, and each would import the frameworks anew.
-    """
+    """Return how a loader starts its processes; a process that a client spawned would spawn them too."""
     workers = execution.num_workers
     return {
         "num_workers": workers,
         "persistent_workers": execution.persistent_workers,
         "prefetch_factor": execution.prefetch_factor,
         "pin_memory": execution.pin_memory,
+        # On Linux as copies of this process: spawned ones would each import the frameworks anew.
         "multiprocessing_context": "fork" if workers and sys.platform == "linux" else None,
         # Without one, a loader draws from the generator of the host program.
         "generator": torch.Generator(),
@@ -78,28 +76,22 @@ def loader(feed: Feed, execution: PyTorchExecutionConfig) -> DataLoader[Batch]:
 
 
 class ScanChunks(chunks.ScanChunks):
-    """A scan as chunks on the device of its probe."""
+    """A scan as chunks on the device of its probe, as ``ptycho.data.chunks.ScanChunks``."""
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
-        """Return values on the device."""
         return torch.from_numpy(values).to(self._probe.device)
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
-        """Return a tensor as NumPy values."""
         return tensor.detach().cpu().numpy()
 
     def take(self, tensor: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """Return some rows."""
         return tensor[self.tensor(rows)]
 
     def shifted(self, probe: Tensor, shifts: Tensor) -> Tensor:
-        """Return a probe moved by each of the shifts."""
         return physics.shift_field(probe, shifts)
 
     def scaled(self, probes: Tensor, gain: Tensor) -> Tensor:
-        """Return probes times factors."""
         return probes * gain[:, None, None, None]
 
     def chunk(self, corners: Tensor, probes: Tensor, amplitude: Tensor, shifts: Tensor, rows: Any) -> Chunk:
-        """Return a chunk."""
         return Chunk(corners, probes, amplitude, shifts, rows)

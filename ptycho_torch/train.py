@@ -179,7 +179,7 @@ def train_folder(
     }
     core_model = to_model_config(data, model)
     with warnings.catch_warnings():
-        # A run without a test file is judged by groups kept from its own scan.
+        # A run without a test file is validated with groups kept from its own scan.
         warnings.simplefilter("ignore", UserWarning)
         config = to_training_config(core_model, data, model, training, chosen)
     check_training(config, {"--config": config_path})

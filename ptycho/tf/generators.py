@@ -33,22 +33,9 @@ def _doubled(x: tf.Tensor) -> tf.Tensor:
 
 
 class TableNetwork:
-    """Variables of an architecture table under their table names.
+    """Variables of an architecture table under their table names, with weights drawn from a seed."""
 
-    Attributes
-    ----------
-    mixed_dtype : tf.DType or None
-        What the convolutions compute in; None is the precision of the input. Weights and physics keep theirs.
-
-    Parameters
-    ----------
-    table : list of LayerSpec
-        Architecture.
-    seed : int
-        Seed of the initial weights.
-    """
-
-    mixed_dtype: tf.DType | None = None
+    mixed_dtype: tf.DType | None = None  # what convolutions compute in; None: as what they are given
 
     def __init__(self, table: list[architectures.LayerSpec], seed: int) -> None:
         self.table = table
@@ -56,32 +43,14 @@ class TableNetwork:
         self.weights = {name: tf.Variable(array) for name, array in start.items()}
 
     def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
-        """Fill every layer from arrays in table layout.
-
-        Parameters
-        ----------
-        weights : mapping of str to float32 array
-            Weights by table name, kernels (y, x, in, out).
-        where : str
-            File named when they do not fit.
-
-        Raises
-        ------
-        BundleError
-            If a weight is missing, unknown, or of another shape.
-        """
+        """Fill every layer from arrays by table name, kernels (y, x, in, out); ``BundleError``, which names
+        the file ``where``, if a weight is missing, unknown, or of another shape."""
         architectures.check_weights(weights, self.table, where)
         for name, variable in self.weights.items():
             variable.assign(weights[name])
 
     def export_weights(self) -> dict[str, NDArray[np.float32]]:
-        """Return all weights in table layout.
-
-        Returns
-        -------
-        dict of str to float32 array
-            Weights by table name, kernels (y, x, in, out).
-        """
+        """Return all weights by table name, kernels (y, x, in, out)."""
         return {name: variable.numpy().copy() for name, variable in self.weights.items()}
 
     def _convolved(self, x: tf.Tensor, name: str) -> tf.Tensor:
@@ -97,15 +66,7 @@ class TableNetwork:
 
 
 class CnnGenerator(TableNetwork):
-    """The published encoder with an amplitude and a phase decoder.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Pattern size, gridsize, filters, branches, activation, attention.
-    seed : int
-        Seed of the initial weights.
-    """
+    """The published encoder with an amplitude and a phase decoder."""
 
     whole_canvas = False
 
@@ -124,18 +85,8 @@ class CnnGenerator(TableNetwork):
         self.border = border
 
     def __call__(self, patterns: tf.Tensor) -> tf.Tensor:
-        """Return the object patches of groups of patterns.
-
-        Parameters
-        ----------
-        patterns : real tensor, shape (B, C, N, N)
-            Measured amplitude, normalised to a mean energy of (N / 2)^2 per pattern.
-
-        Returns
-        -------
-        complex tensor, shape (B, C, N, N)
-            Object patches [transmission], each in the frame of its own position.
-        """
+        """Return the patches (B, C, N, N) [transmission] of groups of patterns, each in the frame of its own
+        position, from amplitudes of the same shape, normalised to a mean energy of (N / 2)^2 per pattern."""
         x = tf.cast(tf.transpose(patterns, (0, 2, 3, 1)), self.mixed_dtype or patterns.dtype)
         for level in range(self.levels[0]):
             x = tf.nn.max_pool2d(self._gated_block(x, f"encoder{level}"), 2, 2, "VALID")
@@ -167,15 +118,7 @@ class CnnGenerator(TableNetwork):
 
 
 class UnrolledGenerator(TableNetwork):
-    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Number of steps and width.
-    seed : int
-        Seed of the initial weights.
-    """
+    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets."""
 
     whole_canvas = True
 
@@ -186,18 +129,7 @@ class UnrolledGenerator(TableNetwork):
         self.likelihood = model.unrolled_likelihood
 
     def steps(self, subsets: int) -> int:
-        """Return how many steps a reconstruction takes.
-
-        Parameters
-        ----------
-        subsets : int
-            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``.
-
-        Returns
-        -------
-        int
-            Passes of plain steps, and the learned ones.
-        """
+        """Return the passes of plain steps and the learned ones; ``subsets`` as in :meth:`__call__`."""
         return needed_passes(self.plain, subsets) + self.learned
 
     def __call__(
@@ -208,24 +140,12 @@ class UnrolledGenerator(TableNetwork):
         *,
         subsets: int = 1,
     ) -> tf.Tensor:
-        """Return the object of a scan.
+        """Return the object (H, W) of a scan [transmission], 1 where no light fell.
 
-        Parameters
-        ----------
-        chunks : iterable of Chunk
-            The scan; read once for every step.
-        weight : real tensor, shape (H, W)
-            Illumination of the canvas [photons / pixel]; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
-        on_step : callable, optional
-            Called with the index of each finished step.
-        subsets : int
-            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``; more than 1 needs a
-            ``ScanChunks``.
-
-        Returns
-        -------
-        complex tensor, shape (H, W)
-            Object [transmission]; 1 where no light fell.
+        The chunks are read once for every step. H and W of the illumination ``weight`` [photons / pixel] are
+        multiples of ``CANVAS_MULTIPLE_PX``; ``on_step`` is called with the index of each finished step. More
+        than one of ``subsets``, the most of a plain step (``ptycho.geometry.subsets.most_subsets``), needs
+        ``ScanChunks``.
         """
         flat = as_complex(tf.ones_like(weight))
         plain = self.steps(subsets) - self.learned
@@ -259,20 +179,13 @@ class UnrolledGenerator(TableNetwork):
             # In units of the noise a correction is of order one at every dose.
             scale = architectures.NOISE_STEP_GAIN / noise
             last, gain = tf.math.log(noise) / (2 * math.log(10)) + 1, coverage * noise
-        parts = (
-            tf.math.real(leading) - 1,
-            tf.math.imag(leading),
-            scale * tf.math.real(step),
-            scale * tf.math.imag(step),
-            coverage,
-            last,
-        )
-        return tf.stack(parts, axis=-1), gain
+        own = (tf.math.real(leading) - 1, tf.math.imag(leading))
+        moves = (scale * tf.math.real(step), scale * tf.math.imag(step))
+        return tf.stack((*own, *moves, coverage, last), axis=-1), gain
 
     def _scalar(self, name: str, index: int, like: tf.Tensor) -> tf.Tensor:
         """Return one learned number in the dtype of the canvas."""
-        value = tf.cast(self.weights[name][index], like.dtype.real_dtype)
-        return as_complex(value)
+        return as_complex(tf.cast(self.weights[name][index], like.dtype.real_dtype))
 
     def _unet(self, x: tf.Tensor, name: str) -> tf.Tensor:
         """Return the two channels (real, imaginary) of the correction."""
@@ -286,23 +199,5 @@ class UnrolledGenerator(TableNetwork):
 
 
 def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:
-    """Build the network that a configuration names.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Architecture and options.
-    seed : int
-        Seed of the initial weights.
-
-    Returns
-    -------
-    CnnGenerator or UnrolledGenerator
-        With initial weights.
-
-    Raises
-    ------
-    ConfigError
-        If the architecture is unknown or its options do not fit.
-    """
+    """Build the network that a configuration names; ``ConfigError`` where its options do not fit."""
     return UnrolledGenerator(model, seed) if model.architecture == "unrolled" else CnnGenerator(model, seed)

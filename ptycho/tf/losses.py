@@ -16,46 +16,19 @@ MAIN_TERMS = {
 
 
 class Prediction(NamedTuple):
-    """What a model makes of a batch.
+    """What a model makes of a batch."""
 
-    Attributes
-    ----------
-    predicted, amplitude : real tensor, shape (J, N, N)
-        Expected and measured amplitude [sqrt(photons)].
-    image : complex tensor, shape (H, W) or (J, N, N)
-        Canvas of ``unrolled``, patches of ``cnn`` [transmission].
-    light : real tensor, shape (H, W) or (N, N)
-        Light that fell on the image [photons / pixel].
-    patches : complex tensor, shape (J, N, N), or None
-        Patches in the frame of their own positions, where labels ask for them.
-    labels : complex tensor, shape (J, N, N), or None
-        Known patches.
-    patch_light : real tensor, shape (N, N)
-        Light that fell on a patch [photons / pixel].
-    """
-
-    predicted: tf.Tensor
-    amplitude: tf.Tensor
-    image: tf.Tensor
-    light: tf.Tensor
-    patches: tf.Tensor | None
-    labels: tf.Tensor | None
-    patch_light: tf.Tensor
+    predicted: tf.Tensor  # (J, N, N), expected amplitude [sqrt(photons)]
+    amplitude: tf.Tensor  # (J, N, N), the measured one
+    image: tf.Tensor  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
+    light: tf.Tensor  # (H, W) or (N, N), light that fell on the image [photons / pixel]
+    patches: tf.Tensor | None  # (J, N, N), in the frame of their own positions, where labels ask for them
+    labels: tf.Tensor | None  # (J, N, N), known patches
+    patch_light: tf.Tensor  # (N, N), light that fell on a patch [photons / pixel]
 
 
 def unit(values: tf.Tensor) -> tf.Tensor:
-    """Return complex numbers on the unit circle; dark ones fall to 0.
-
-    Parameters
-    ----------
-    values : complex tensor, any shape
-        Object [transmission].
-
-    Returns
-    -------
-    complex tensor
-        Of modulus 1 or below.
-    """
+    """Return complex numbers on the unit circle (eq. 7f); dark ones fall to 0."""
     return values / as_complex(tf.sqrt(tf.math.real(values) ** 2 + tf.math.imag(values) ** 2 + UNIT_FLOOR))
 
 
@@ -86,20 +59,7 @@ def _mean(values: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
 
 
 def total_loss(terms: LossTerms, found: Prediction) -> tf.Tensor:
-    """Return the weighted sum of the terms of a loss.
-
-    Parameters
-    ----------
-    terms : LossTerms
-        Weights; a term of weight 0 is not computed.
-    found : Prediction
-        What the model makes of a batch.
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless.
-    """
+    """Return the weighted sum of the terms of a loss, dimensionless; a term of weight 0 is not computed."""
     total = tf.zeros((), found.predicted.dtype)
     if terms.likelihood:
         total += terms.likelihood * MAIN_TERMS[terms.kind](found.predicted, found.amplitude)

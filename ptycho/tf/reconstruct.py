@@ -32,7 +32,7 @@ def _predicted(
 
 
 class TensorflowBackend:
-    """``ptycho.run.reconstruction.Backend`` for one model."""
+    """``ptycho.run.reconstruction.Backend`` for one model; what each method does is written there."""
 
     primitives = PRIMITIVES
 
@@ -42,30 +42,24 @@ class TensorflowBackend:
         self.whole_canvas = model.generator.whole_canvas
 
     def tensor(self, values: NDArray[Any]) -> tf.Tensor:
-        """Return values as a tensor."""
         return tf.constant(values)
 
     def array(self, tensor: tf.Tensor) -> NDArray[Any]:
-        """Return a tensor as NumPy values."""
         return tensor.numpy()
 
     def chunks(
         self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: tf.Tensor
     ) -> ScanChunks:
-        """Return the patterns of a canvas for the solver."""
         return ScanChunks(store, plan, indices, probe)
 
     def illumination(self, chunks: ScanChunks) -> tf.Tensor:
-        """Return the photons per canvas pixel (H, W) (eq. 8)."""
         return scan_illumination(chunks, chunks.plan.shape_yx)
 
     def predicted(self, obj: tf.Tensor, chunk: Chunk, sigma_px: float) -> tf.Tensor:
-        """Return the expected amplitude of a chunk (J, N, N)."""
         function = compiled(_predicted, chunk)
         return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, sigma_px)
 
     def canvas_object(self, chunks: ScanChunks, illumination: tf.Tensor, progress: Progress) -> tf.Tensor:
-        """Return the object (H, W) of a network of the whole canvas."""
         generator, subsets = self.model.generator, chunks.subsets
         with progress.phase("reconstructing", generator.steps(subsets)) as phase:
             return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=subsets)
@@ -78,7 +72,6 @@ class TensorflowBackend:
         plan: CanvasPlan,
         rows: NDArray[np.int64],
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return weighted sum and weight (H, W) of the patches of groups."""
         patches = self.model.network_patches(tf.constant(amplitude), input_scale)[:, 0]
         shifts = tf.constant(plan.shifts_yx_px[rows], tf.float32)
         corners = tf.constant(plan.corners_yx[rows])
@@ -88,12 +81,10 @@ class TensorflowBackend:
         return total, physics.illumination(windows, corners, plan.shape_yx)
 
     def quotient(self, total: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        """Return total / weight, and 1 where hardly any weight is."""
         floor = 1e-9 * tf.reduce_max(weight)
         return tf.where(weight > floor, total / as_complex(weight + floor), tf.ones_like(total))
 
     def gain(self) -> float:
-        """Return the learned factor on amplitudes."""
         return float(tf.exp(self.model.log_gain))
 
 
@@ -101,17 +92,14 @@ class TensorflowBackend:
 def reconstruct(
     model: PtychoPINN,
     scan: Scan,
-    members: NDArray[np.int64],
+    indices: NDArray[np.int64],
     *,
     execution: PyTorchExecutionConfig,
     progress: Progress,
     **options: Any,
 ) -> Reconstruction:
-    """Reconstruct the object of a scan with a trained model.
-
-    Execution decides accelerator and batch size; the options are those of
-    :func:`ptycho.run.reconstruction.reconstruct`.
-    """
+    """Reconstruct as :func:`ptycho.run.reconstruction.reconstruct`, whose ``options`` it takes; ``execution``
+    decides accelerator and batch size."""
     used, size = TensorflowBackend(model), execution.inference_batch_size
     with tf.device(device_name(execution.accelerator)):
-        return reconstruct_with(used, scan, members, progress=progress, batch_size=size, **options)
+        return reconstruct_with(used, scan, indices, progress=progress, batch_size=size, **options)

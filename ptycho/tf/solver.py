@@ -26,27 +26,14 @@ XLA_PIXELS = 2**17
 
 
 class Chunk(NamedTuple):
-    """Some patterns of a scan with their places on the canvas.
+    """Some patterns of a scan with their places on the canvas."""
 
-    Attributes
-    ----------
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    probes : complex tensor, shape (P, N, N), (1, P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)], moved by the sub-pixel part of the position.
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)]; negative where nothing was measured (eq. 20).
-    shifts_yx_px : real tensor, shape (J, 2), or None
-        Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
-    rows : int array, shape (J,), or None
-        Which patterns of a ``ScanChunks`` these are.
-    """
-
-    corners_yx: tf.Tensor
+    corners_yx: tf.Tensor  # (J, 2), int, canvas index of patch pixel (0, 0)
+    # Probe modes (P, N, N), (1, P, N, N) or (J, P, N, N) [sqrt(photons)], moved by sub-pixel parts of positions
     probes: tf.Tensor
-    amplitude: tf.Tensor
-    shifts_yx_px: tf.Tensor | None = None
-    rows: NDArray[np.int64] | None = None
+    amplitude: tf.Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
+    shifts_yx_px: tf.Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
+    rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
 
 
 def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
@@ -164,18 +151,16 @@ def _in_order(found: Sequence[dict[str, Any]], name: str) -> tf.Tensor:
 
 
 class TensorFlowPrimitives:
-    """``ptycho.solver.primitives.Primitives`` on tensors."""
+    """``ptycho.solver.primitives.Primitives`` on tensors; what each method does is written there."""
 
     @staticmethod
     def constant(array: tf.Tensor) -> tf.Tensor:
-        """Return a tensor that stops gradients."""
         return tf.stop_gradient(array)
 
     @staticmethod
     def chunk_sums(
         obj: tf.Tensor, chunk: Chunk, wanted: Wanted
     ) -> tuple[dict[str, tf.Tensor | int], dict[str, Any]]:
-        """Return what a chunk adds to every sum, and what it tells of each pattern."""
         # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
         probes, corners = tf.stop_gradient(chunk.probes), chunk.corners_yx
         shifts = (chunk.shifts_yx_px,) if wanted.probe else ()
@@ -190,12 +175,10 @@ class TensorFlowPrimitives:
 
     @staticmethod
     def preconditioned(gradient: tf.Tensor, illumination: tf.Tensor) -> tf.Tensor:
-        """Return the gradient over the damped illumination, shape (H, W) (eq. 10)."""
         return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))
 
     @staticmethod
     def total_variation_gradient(obj: tf.Tensor) -> tf.Tensor:
-        """Return the gradient of the smoothed total variation, shape (H, W)."""
         down = tf.concat([obj[1:], obj[-1:]], 0) - obj
         right = tf.concat([obj[:, 1:], obj[:, -1:]], 1) - obj
         length = as_complex(tf.sqrt(tf.abs(down) ** 2 + tf.abs(right) ** 2 + TV_SMOOTHING**2))
@@ -206,19 +189,16 @@ class TensorFlowPrimitives:
 
     @staticmethod
     def probe_step(gradient: tf.Tensor, object_power: tf.Tensor) -> tf.Tensor:
-        """Return the probe gradient over the strongest object power, shape (P, N, N) (eq. 14)."""
         return gradient / as_complex(tf.reduce_max(object_power))
 
     @staticmethod
     def same_power(probe: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
-        """Return a probe with the power of a reference."""
         return probe * as_complex(tf.sqrt(_power(reference) / _power(probe)))
 
     @staticmethod
     def position_steps(
         found: Sequence[dict[str, Any]], ridge: tf.Tensor, length: float, limit_px: float
     ) -> tf.Tensor:
-        """Return the least-squares moves of all positions, shape (J, 2) [px] (eq. 16)."""
         normal, right = _in_order(found, "normal"), _in_order(found, "right")
         ridged = normal + ridge * tf.eye(2, dtype=normal.dtype)
         steps = length * tf.linalg.solve(ridged, right[..., None])[..., 0]
@@ -228,13 +208,11 @@ class TensorFlowPrimitives:
     def frame_factors(
         found: Sequence[dict[str, Any]], gain: tf.Tensor, previous: tf.Tensor, momentum: float
     ) -> tf.Tensor:
-        """Return the next factor of every frame before its mean is 1, shape (J,) (eq. 21)."""
         trend = tf.where(previous > 0, tf.math.divide_no_nan(gain, previous), 1.0)
         return gain * _in_order(found, "fit") * trend**momentum
 
     @staticmethod
     def pattern_sum(values: tf.Tensor) -> tf.Tensor:
-        """Return the sum over the first axis."""
         return tf.reduce_sum(values, axis=0)
 
 
@@ -254,7 +232,7 @@ def chunk_gradient(obj: tf.Tensor, chunk: Chunk, likelihood: str = "amplitude") 
 def preconditioned_step(
     obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor, likelihood: str = "amplitude"
 ) -> tf.Tensor:
-    """Return the step of all chunks, to be differentiated: minus the gradient over the damped illumination
+    """Return the differentiable step of all chunks: minus the gradient over the damped illumination
     ``weight``, shape (H, W) [transmission] (eq. 10)."""
     return -PRIMITIVES.preconditioned(sum(chunk_gradient(obj, c, likelihood) for c in chunks), weight)
 
@@ -271,11 +249,7 @@ def _missed_power(
 
 def noise_level(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> tf.Tensor:
     """Return the noise of every object pixel, shape (H, W) [transmission], from what the object leaves
-    unexplained (eq. 18).
-
-    It needs no unit of the counts: patterns and probe times a factor give the same level. Nothing is
-    differentiated.
-    """
+    unexplained (eq. 18), not differentiated; patterns and probe times a factor give the same level."""
     obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
     for chunk in chunks:
         probes = tf.stop_gradient(chunk.probes)
