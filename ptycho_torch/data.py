@@ -93,5 +93,5 @@ class ScanChunks(chunks.ScanChunks):
     def scaled(self, probes: Tensor, gain: Tensor) -> Tensor:
         return probes * gain[:, None, None, None]
 
-    def chunk(self, corners: Tensor, probes: Tensor, amplitude: Tensor, shifts: Tensor, rows: Any) -> Chunk:
-        return Chunk(corners, probes, amplitude, shifts, rows)
+    def chunk(self, *parts: Any) -> Chunk:
+        return Chunk(*parts)

@@ -24,22 +24,8 @@ if TYPE_CHECKING:
 def save_individual_reconstructions(
     amplitude: NDArray[np.floating], phase: NDArray[np.floating], output_dir: str | Path
 ) -> tuple[Path, Path]:
-    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` at 150 dpi.
-
-    Parameters
-    ----------
-    amplitude : real array, shape (H, W)
-        Transmission.
-    phase : real array, shape (H, W)
-        Phase [rad].
-    output_dir : path-like
-        Folder; made where it is absent.
-
-    Returns
-    -------
-    tuple of Path
-        Amplitude picture, phase picture.
-    """
+    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` [rad] of (H, W) arrays at 150 dpi
+    to a folder, made where it is absent; return both paths."""
     from ptycho.evaluation.figures import save_individual_images
 
     return save_individual_images(np.asarray(amplitude), np.asarray(phase), output_dir)
@@ -64,18 +50,14 @@ def load_and_predict(
     ----------
     run_id : str
         MLflow run of a training.
-    ptycho_files_dir : path-like
-        Folder of NPZ files.
+    ptycho_files_dir, file_index : path-like, int
+        Folder of NPZ files, and which of them, in alphabetical order.
     relative_mlflow_path : path-like
         Folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
     config_override_path : path-like, optional
         YAML with inference settings.
-    file_index : int
-        Which file of the folder, in alphabetical order.
-    save_dir : path-like
-        Where everything is written, in a folder called ``plot_name``.
-    plot_name : str
-        Name of that folder.
+    save_dir, plot_name : path-like, str
+        Everything is written to the folder ``plot_name`` in ``save_dir``.
     settings : mapping, optional
         Inference settings by name; they win over the file.
     execution : PyTorchExecutionConfig, optional
@@ -140,18 +122,8 @@ def load_and_predict(
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    """Run the inference command with this backend.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-
-    Returns
-    -------
-    int
-        Exit status.
-    """
+    """Run the inference command with this backend, by default with the arguments of the process; return its
+    exit status."""
     from ptycho.cli import inference_command
 
     return inference_command.main(

@@ -37,14 +37,8 @@ def _kept_modes(stack: ExitStack) -> None:
 
 @contextmanager
 def untouched_torch() -> Iterator[None]:
-    """Put everything that belongs to the host program back at the end, that of PyTorch included.
-
-    Yields
-    ------
-    None
-        Everything of :func:`ptycho.process.isolation.untouched_process`, and random states, deterministic
-        mode, cuDNN's switches, precision, default dtype and number of threads.
-    """
+    """Put back at the end what :func:`ptycho.process.isolation.untouched_process` does, and random states,
+    deterministic mode, cuDNN's switches, precision, default dtype and number of threads of PyTorch."""
     with untouched_process(), ExitStack() as stack:
         _kept_modes(stack)
         _kept_random_states(stack)

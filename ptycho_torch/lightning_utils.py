@@ -10,21 +10,9 @@ PREFERRED = (BEST_CHECKPOINT["pytorch"], LAST_CHECKPOINT["pytorch"])
 
 
 def find_best_checkpoint(run_dir: str | Path) -> Path | None:
-    """Find the checkpoint to go on with in the folder of a training.
-
-    Ptychodus 1.7 calls it in its training process, after the training.
-
-    Parameters
-    ----------
-    run_dir : path-like
-        ``output_dir`` of :class:`ptycho_torch.api.base_api.PtychoDataLoader`, or its ``checkpoints`` folder.
-
-    Returns
-    -------
-    Path or None
-        ``best-checkpoint.ckpt``, else ``last.ckpt``, else the newest ``.ckpt`` anywhere below; None where
-        there is none.
-    """
+    """Return ``best-checkpoint.ckpt``, else ``last.ckpt``, of the folder of a run (``output_dir`` of
+    :class:`ptycho_torch.api.base_api.PtychoDataLoader`, or its ``checkpoints``), else the newest ``.ckpt``
+    anywhere below, else None; Ptychodus 1.7 calls it after the training run."""
     folder = Path(run_dir)
     for name in PREFERRED:
         for path in (folder / CHECKPOINT_FOLDER / name, folder / name):

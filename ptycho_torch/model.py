@@ -19,17 +19,13 @@ from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
-from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_torch.config_params import SECTIONS, DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.generators import build_generator
 from ptycho_torch.optimizer import build_optimizer
 from ptycho_torch.solver import Chunk
 
-CONFIG_TYPES: dict[str, type] = {
-    "data_config": DataConfig,
-    "model_config": ModelConfig,
-    "training_config": TrainingConfig,
-    "inference_config": InferenceConfig,
-}
+CONFIG_TYPES = dict(list(SECTIONS.items())[:4])
+"""Sections that a checkpoint holds."""
 
 
 def plain(value: Any) -> Any:

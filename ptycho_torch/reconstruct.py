@@ -99,12 +99,6 @@ class TorchBackend:
         return float(self.model.log_gain.exp())
 
 
-def backend(model: PtychoPINN_Lightning, accelerator: str) -> TorchBackend:
-    """Return a model ready for a reconstruction on an accelerator."""
-    device = torch.device(resolve_accelerator(accelerator))
-    return TorchBackend(model.to(device).eval(), device)
-
-
 @untouched_torch()
 @torch.inference_mode()
 def reconstruct(
@@ -118,5 +112,6 @@ def reconstruct(
 ) -> Reconstruction:
     """Reconstruct as :func:`ptycho.run.reconstruction.reconstruct`, whose ``options`` it takes; ``execution``
     decides accelerator and batch size."""
-    used, size = backend(model, execution.accelerator), execution.inference_batch_size
+    device = torch.device(resolve_accelerator(execution.accelerator))
+    used, size = TorchBackend(model.to(device).eval(), device), execution.inference_batch_size
     return reconstruct_with(used, scan, indices, progress=progress, batch_size=size, **options)

@@ -32,23 +32,9 @@ TRAIN_NAME, TEST_NAME = "train_data.npz", "test_data.npz"
 
 
 def scans_in(folder: Path) -> tuple[Path, Path | None]:
-    """Return the scan to train on and the one to judge by, of a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds ``train_data.npz`` and perhaps ``test_data.npz``, or exactly one NPZ file; or is that file.
-
-    Returns
-    -------
-    train, test : Path, Path or None
-        Files.
-
-    Raises
-    ------
-    DataError
-        If the folder does not say which file to train on.
-    """
+    """Return the scan to train on and the one to validate with, if any: ``train_data.npz`` and
+    ``test_data.npz`` of a folder, its only NPZ file, or the file that ``folder`` is. ``DataError`` where that
+    is not clear."""
     if Path(folder).is_file():
         return Path(folder), None
     files = sorted(Path(folder).glob("*.npz"))
@@ -77,10 +63,7 @@ def _settings(config_path: Path | None, existing_config: Sequence[Any] | None) -
 
 
 def _scans_of(folder: Path, training: Any) -> tuple[Path, Path | None]:
-    """Return the scans of a folder, and the one to judge by that only the settings name.
-
-    Raises ``ConfigError`` where the settings name other ones than the folder holds.
-    """
+    """Return the scans of a folder, and the one to validate with that only the settings name."""
     train_file, test_file = scans_in(folder)
     found = {"train_data_file": train_file, "test_data_file": test_file}
     for name, path in found.items():
@@ -120,7 +103,7 @@ def train_folder(
     progress: Progress | None = None,
     callbacks: Sequence[Any] = (),
 ) -> TrainingOutcome:
-    """Train on a folder of NPZ files with settings in the PyTorch form.
+    """Train on a folder of NPZ files with settings in the PyTorch form; ``PtychoError`` if one is wrong.
 
     Parameters
     ----------
@@ -138,16 +121,6 @@ def train_folder(
         Told what goes on.
     callbacks : sequence of lightning.pytorch.callbacks.Callback
         Called by Lightning's trainer after our own.
-
-    Returns
-    -------
-    TrainingOutcome
-        Model, object, files and scores.
-
-    Raises
-    ------
-    PtychoError
-        If a setting or a file is wrong.
     """
     from dataclasses import replace
 
@@ -203,18 +176,11 @@ def main(
 
     Parameters
     ----------
-    ptycho_dir : path-like
-        Folder of NPZ files, or one NPZ file.
-    config_path : path-like, optional
-        JSON settings.
-    existing_config : sequence, optional
-        ``(data, model, training, inference, ...)`` configuration objects.
+    ptycho_dir, config_path, existing_config, output_dir, execution_config
+        As of :func:`train_folder`; ``config_path`` or ``existing_config``, not both.
     disable_mlflow : bool
-        Log nowhere and never import MLflow; without it MLflow logs where it is installed.
-    output_dir : path-like, optional
-        Where everything is written.
-    execution_config : PyTorchExecutionConfig, optional
-        Hardware, precision, logging; its logger wins over the default.
+        Log nowhere and never import MLflow; without it MLflow logs where it is installed and
+        ``execution_config`` is not given.
 
     Returns
     -------
@@ -249,18 +215,8 @@ def main(
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    """Run the training command with this backend.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-
-    Returns
-    -------
-    int
-        Exit status.
-    """
+    """Run the training command with this backend, by default with the arguments of the process; return its
+    exit status."""
     from ptycho.cli import train_command
 
     return train_command.main(argv, backend="pytorch", prog="python -m ptycho_torch.train", device="cpu")

@@ -46,7 +46,5 @@ class ScanChunks(chunks.ScanChunks):
     def scaled(self, probes: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
         return probes * as_complex(gain)[:, None, None, None]
 
-    def chunk(
-        self, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor, shifts: tf.Tensor, rows: Any
-    ) -> Chunk:
-        return Chunk(corners, probes, amplitude, shifts, rows)
+    def chunk(self, *parts: Any) -> Chunk:
+        return Chunk(*parts)

@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
     """Some patterns of a scan with their places on the canvas."""
 
     corners_yx: tf.Tensor  # (J, 2), int, canvas index of patch pixel (0, 0)
-    # Probe modes (P, N, N), (1, P, N, N) or (J, P, N, N) [sqrt(photons)], moved by sub-pixel parts of positions
+    # Probe modes (P, N, N), (1, P, N, N) or (J, P, N, N) [sqrt(photons)], moved by the sub-pixel parts
     probes: tf.Tensor
     amplitude: tf.Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
     shifts_yx_px: tf.Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
