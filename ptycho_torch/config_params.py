@@ -261,7 +261,7 @@ def get_frozen_fields(config: Any) -> tuple[str, ...]:
 
 
 def refused_fields(config: Any) -> tuple[str, ...]:
-    """Return the names of the fields that are refused where they differ from their defaults, in declaration order."""
+    """Return the names of the fields that must keep their defaults, in declaration order."""
     return _marked(config, "refused")
 
 
@@ -270,8 +270,20 @@ def _marked(config: Any, mark: str) -> tuple[str, ...]:
 
 
 def update_existing_config(config: Any, updates: Mapping[str, Any], verbose: bool = False) -> tuple[str, ...]:
-    """Set known fields of a configuration in place; return, and log as warnings, the names it does not have.
-    ``verbose`` also logs each field that is set."""
+    """Set known fields of a configuration in place, and report the names it does not have.
+
+    Parameters
+    ----------
+    config, updates : dataclass instance, mapping
+        Values by field name.
+    verbose : bool
+        Also log each field that is set.
+
+    Returns
+    -------
+    tuple of str
+        The unknown names; each is logged as a warning too.
+    """
     kind = type(config).__name__
     known = {item.name for item in fields(config)}
     unknown: list[str] = []
@@ -290,18 +302,19 @@ def update_existing_config(config: Any, updates: Mapping[str, Any], verbose: boo
 def load_json_configs(
     path: str | os.PathLike[str],
 ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig]:
-    """Read a JSON settings file and return data, model, training, inference and synthetic-data settings.
+    """Read a JSON settings file; ``ConfigError`` if it is not JSON, or a section is not a mapping.
 
-    The sections are ``data_config``, ``model_config``, ``training_config``, ``inference_config`` and
-    ``datagen_config``; a missing one gives defaults. The network then follows the data: ``C_model`` and
-    ``C_forward`` become ``C``, and ``object_big`` becomes ``C > 1``.
+    The network then follows the data: ``C_model`` and ``C_forward`` become ``C``, ``object_big`` ``C > 1``.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ConfigError
-        If it is not JSON, or a section is not a mapping.
+    Parameters
+    ----------
+    path : path-like
+        Its sections are those of ``SECTIONS``; a missing one gives defaults.
+
+    Returns
+    -------
+    tuple
+        Data, model, training, inference and synthetic-data settings.
     """
     try:
         content = json.loads(Path(path).read_bytes())

@@ -54,25 +54,22 @@ class _EpochOrder(Sampler[Any]):
         yield from order
 
 
-def _processes(execution: PyTorchExecutionConfig) -> dict[str, Any]:
-    """Return how a loader starts its processes; a process that a client spawned would spawn them too."""
-    workers = execution.num_workers
-    return {
-        "num_workers": workers,
-        "persistent_workers": execution.persistent_workers,
-        "prefetch_factor": execution.prefetch_factor,
-        "pin_memory": execution.pin_memory,
-        # On Linux as copies of this process: spawned ones would each import the frameworks anew.
-        "multiprocessing_context": "fork" if workers and sys.platform == "linux" else None,
-        # Without one, a loader draws from the generator of the host program.
-        "generator": torch.Generator(),
-    }
-
-
 def loader(feed: Feed, execution: PyTorchExecutionConfig) -> DataLoader[Batch]:
     """Return the batches of every epoch, one at a time."""
-    dataset = FeedDataset(feed.source)
-    return DataLoader(dataset, batch_size=None, sampler=_EpochOrder(feed.order), **_processes(execution))
+    workers = execution.num_workers
+    return DataLoader(
+        FeedDataset(feed.source),
+        batch_size=None,
+        sampler=_EpochOrder(feed.order),
+        num_workers=workers,
+        persistent_workers=execution.persistent_workers,
+        prefetch_factor=execution.prefetch_factor,
+        pin_memory=execution.pin_memory,
+        # Copies of this process: one that a client spawned would spawn them too, and import frameworks anew.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        # Without one, a loader draws from the generator of the host program.
+        generator=torch.Generator(),
+    )
 
 
 class ScanChunks(chunks.ScanChunks):

@@ -97,13 +97,6 @@ def _checkpoints(job: TrainingJob, monitor: str) -> list[Callback]:
     return [best, ModelCheckpoint(filename=LAST_STEM, **common)]
 
 
-def _early_stopping(job: TrainingJob, monitor: str) -> EarlyStopping:
-    patience, mode = job.execution.early_stop_patience, job.execution.checkpoint_mode
-    return EarlyStopping(
-        monitor=monitor, patience=patience, mode=mode, strict=False, check_on_train_epoch_end=True
-    )
-
-
 def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
     data, model, training = from_core(job.config.model, job.config)
     native = {"data_config": data, "model_config": model, "training_config": training}
@@ -174,7 +167,8 @@ def fit(job: TrainingJob) -> TrainingResult:
         report = _Report(job, model)
         logger = build_logger(job)
         best = _best_epoch(job, model, validated=validation is not None)
-        patience = _early_stopping(job, best.logged)
+        limits = {"patience": job.execution.early_stop_patience, "mode": job.execution.checkpoint_mode}
+        patience = EarlyStopping(best.logged, **limits, strict=False, check_on_train_epoch_end=True)
         called = [report, best, *_checkpoints(job, best.logged), patience]
         called += job.native.get("callbacks", ())
         trainer = build_trainer(job, accelerator, logger, called)
@@ -187,7 +181,9 @@ def fit(job: TrainingJob) -> TrainingResult:
     if model.trained_epoch is not None:
         job.progress.note(model.trained_epoch.best_of(trainer.current_epoch))
     run_id = getattr(logger, "run_id", None) if logger else None
-    return TrainingResult(model, report.history, _written(trainer), time.perf_counter() - start, run_id)
+    paths = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
+    files = [Path(path) for path in paths if path]
+    return TrainingResult(model, report.history, files, time.perf_counter() - start, run_id)
 
 
 def _best_epoch(job: TrainingJob, model: PtychoPINN_Lightning, *, validated: bool) -> BestEpoch:
@@ -198,21 +194,14 @@ def _best_epoch(job: TrainingJob, model: PtychoPINN_Lightning, *, validated: boo
     return BestEpoch(logged, shown, job.execution.checkpoint_mode, job.resume)
 
 
-def _written(trainer: L.Trainer) -> list[Path]:
-    """Return the checkpoints, the best first."""
-    paths = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
-    return [Path(path) for path in paths if path]
-
-
 def load(path: Path) -> PtychoPINN_Lightning:
     """Load a trained model from a Lightning checkpoint (``.ckpt``) or a bundle, on the CPU and ready to
     reconstruct; ``BundleError`` if the file is damaged, or does not fit this version."""
     if path.suffix not in (".ckpt", ".pt"):
         return from_bundle(read_bundle(path))
+    how = {"map_location": "cpu", "weights_only": True, "strict": True}
     try:
-        model = PtychoPINN_Lightning.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, strict=True
-        )
+        model = PtychoPINN_Lightning.load_from_checkpoint(path, **how)
     except BundleError:
         raise
     except Exception as error:

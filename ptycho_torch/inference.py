@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 def save_individual_reconstructions(
     amplitude: NDArray[np.floating], phase: NDArray[np.floating], output_dir: str | Path
 ) -> tuple[Path, Path]:
-    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` [rad] of (H, W) arrays at 150 dpi
-    to a folder, made where it is absent; return both paths."""
+    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` at 150 dpi; return both paths.
+
+    Parameters
+    ----------
+    amplitude, phase : real array, shape (H, W)
+        Transmission, phase [rad].
+    output_dir : path-like
+        Made where it is absent.
+    """
     from ptycho.evaluation.figures import save_individual_images
 
     return save_individual_images(np.asarray(amplitude), np.asarray(phase), output_dir)
@@ -44,31 +51,20 @@ def load_and_predict(
     execution: PyTorchExecutionConfig | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Reconstruct a scan with the model that an MLflow run logged.
+    """Reconstruct a scan with the model that an MLflow run logged; return the files written, pictures first.
 
     Parameters
     ----------
-    run_id : str
-        MLflow run of a training.
+    run_id, relative_mlflow_path : str, path-like
+        Training run, and folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
     ptycho_files_dir, file_index : path-like, int
         Folder of NPZ files, and which of them, in alphabetical order.
-    relative_mlflow_path : path-like
-        Folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
-    config_override_path : path-like, optional
-        YAML with inference settings.
+    config_override_path, settings : path-like, mapping, optional
+        YAML with inference settings, and those by name that win over it.
     save_dir, plot_name : path-like, str
         Everything is written to the folder ``plot_name`` in ``save_dir``.
-    settings : mapping, optional
-        Inference settings by name; they win over the file.
-    execution : PyTorchExecutionConfig, optional
-        Accelerator and batch size.
-    progress : Progress, optional
-        Told what goes on; silent by default.
-
-    Returns
-    -------
-    list of Path
-        Files written, the amplitude and phase pictures first.
+    execution, progress : PyTorchExecutionConfig, Progress, optional
+        Accelerator and batch size; told what goes on, silent by default.
 
     Raises
     ------

@@ -10,9 +10,18 @@ PREFERRED = (BEST_CHECKPOINT["pytorch"], LAST_CHECKPOINT["pytorch"])
 
 
 def find_best_checkpoint(run_dir: str | Path) -> Path | None:
-    """Return ``best-checkpoint.ckpt``, else ``last.ckpt``, of the folder of a run (``output_dir`` of
-    :class:`ptycho_torch.api.base_api.PtychoDataLoader`, or its ``checkpoints``), else the newest ``.ckpt``
-    anywhere below, else None; Ptychodus 1.7 calls it after the training run."""
+    """Find the checkpoint to go on with; Ptychodus 1.7 calls it after the training run.
+
+    Parameters
+    ----------
+    run_dir : path-like
+        ``output_dir`` of :class:`ptycho_torch.api.base_api.PtychoDataLoader`, or its ``checkpoints`` folder.
+
+    Returns
+    -------
+    Path or None
+        ``best-checkpoint.ckpt``, else ``last.ckpt``, else the newest ``.ckpt`` anywhere below, if any.
+    """
     folder = Path(run_dir)
     for name in PREFERRED:
         for path in (folder / CHECKPOINT_FOLDER / name, folder / name):

@@ -70,7 +70,7 @@ class PtychoPINN_Lightning(L.LightningModule):
     Parameters
     ----------
     model_config, data_config, training_config, inference_config : dataclass or dict
-        Network and loss, pattern size and grouping, optimiser, and what later reconstructions need.
+        Of ``ptycho_torch.config_params``, or their plain forms.
     seed : int
         Seed of the initial weights.
     """

@@ -108,14 +108,12 @@ def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
 class TorchPrimitives:
     """``ptycho.solver.primitives.Primitives`` on tensors; what each method does is written there."""
 
-    @staticmethod
-    def constant(array: Tensor) -> Tensor:
+    def constant(self, array: Tensor) -> Tensor:
         return array.detach()
 
-    @staticmethod
     @torch.no_grad()
     def chunk_sums(
-        obj: Tensor, chunk: Chunk, wanted: Wanted
+        self, obj: Tensor, chunk: Chunk, wanted: Wanted
     ) -> tuple[dict[str, Tensor | int], dict[str, Any]]:
         found = _found(obj, chunk, wanted)
         own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
@@ -125,12 +123,10 @@ class TorchPrimitives:
             found["illumination"] = physics.illumination(chunk.probes, chunk.corners_yx, tuple(obj.shape))
         return found, own | {"rows": chunk.rows}
 
-    @staticmethod
-    def preconditioned(gradient: Tensor, illumination: Tensor) -> Tensor:
+    def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / (illumination + STEP_DAMPING * illumination.max())
 
-    @staticmethod
-    def total_variation_gradient(obj: Tensor) -> Tensor:
+    def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = torch.diff(obj, dim=0, append=obj[-1:])
         right = torch.diff(obj, dim=1, append=obj[:, -1:])
         length = torch.sqrt(down.abs() ** 2 + right.abs() ** 2 + TV_SMOOTHING**2)
@@ -138,39 +134,32 @@ class TorchPrimitives:
         flow = torch.diff(down, dim=0, prepend=torch.zeros_like(down[:1]))
         return -(flow + torch.diff(right, dim=1, prepend=torch.zeros_like(right[:, :1])))
 
-    @staticmethod
-    def probe_step(gradient: Tensor, object_power: Tensor) -> Tensor:
+    def probe_step(self, gradient: Tensor, object_power: Tensor) -> Tensor:
         return gradient / object_power.max()
 
-    @staticmethod
-    def same_power(probe: Tensor, reference: Tensor) -> Tensor:
+    def same_power(self, probe: Tensor, reference: Tensor) -> Tensor:
         return probe * torch.sqrt(reference.abs().square().sum() / probe.abs().square().sum())
 
-    @staticmethod
     def position_steps(
-        found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
+        self, found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
     ) -> Tensor:
         normal, right = _in_order(found, "normal"), _in_order(found, "right")
         ridged = normal + ridge * torch.eye(2, device=normal.device)
         return (length * torch.linalg.solve(ridged, right)).clamp(-limit_px, limit_px)
 
-    @staticmethod
     def frame_factors(
-        found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float
+        self, found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float
     ) -> Tensor:
         trend = torch.where(previous > 0, gain / previous, 1.0)
         return gain * _in_order(found, "fit") * trend**momentum
 
-    @staticmethod
-    def pattern_sum(values: Tensor) -> Tensor:
+    def pattern_sum(self, values: Tensor) -> Tensor:
         return values.sum(dim=0)
 
 
 PRIMITIVES = TorchPrimitives()
 accelerated_steps = partial(refinement.accelerated_steps, PRIMITIVES)
 refine = partial(refinement.refine, PRIMITIVES)
-refine_shown = partial(refinement.refine_shown, PRIMITIVES)
-fit_probe = partial(refinement.fit_probe, PRIMITIVES)
 
 
 def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str) -> Tensor:

@@ -109,16 +109,12 @@ def train_folder(
     ----------
     folder : Path
         See :func:`scans_in`.
-    config_path : Path, optional
-        JSON with the sections ``data_config``, ``model_config``, ``training_config``, ``inference_config``.
-    existing_config : sequence, optional
-        The configuration objects themselves, in that order; they win over the file.
+    config_path, existing_config : Path, sequence, optional
+        JSON sections, or, which win, the configuration objects: data, model, training, inference.
     output_dir : Path, optional
-        Where everything is written; the ``output_dir`` of the training settings by default.
-    execution_config : PyTorchExecutionConfig, optional
-        Hardware, precision, logging.
-    progress : Progress, optional
-        Told what goes on.
+        By default that of the training settings.
+    execution_config, progress : PyTorchExecutionConfig, Progress, optional
+        Hardware, precision, logging; told what goes on.
     callbacks : sequence of lightning.pytorch.callbacks.Callback
         Called by Lightning's trainer after our own.
     """
@@ -172,25 +168,18 @@ def main(
     output_dir: str | Path | None = None,
     execution_config: PyTorchExecutionConfig | None = None,
 ) -> TrainingOutcome:
-    """Train on a folder (or one file): the call of older programs.
+    """Train as :func:`train_folder`: the call of older programs.
 
     Parameters
     ----------
-    ptycho_dir, config_path, existing_config, output_dir, execution_config
-        As of :func:`train_folder`; ``config_path`` or ``existing_config``, not both.
+    ptycho_dir : path-like
+        Folder of NPZ files, or one NPZ file.
+    config_path, existing_config : path-like, sequence, optional
+        Settings; ``ConfigError`` if both are given.
     disable_mlflow : bool
-        Log nowhere and never import MLflow; without it MLflow logs where it is installed and
-        ``execution_config`` is not given.
-
-    Returns
-    -------
-    TrainingOutcome
-        Model, object, files and scores.
-
-    Raises
-    ------
-    PtychoError
-        If a setting or a file is wrong.
+        Log nowhere and never import MLflow.
+    output_dir, execution_config : path-like, PyTorchExecutionConfig, optional
+        Without the latter MLflow logs where it is installed.
     """
     from dataclasses import replace
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ptycho.data import chunks
 from ptycho.data.feed import GroupSource, Signature, TileSource
 from ptycho.tf import physics
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk
 
 
@@ -31,19 +31,19 @@ def stream(source: TileSource | GroupSource, order: Sequence[Any]) -> tf.data.Da
 class ScanChunks(chunks.ScanChunks):
     """A scan as chunks of tensors, as ``ptycho.data.chunks.ScanChunks``."""
 
-    def tensor(self, values: NDArray[Any]) -> tf.Tensor:
+    def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)
 
-    def array(self, tensor: tf.Tensor) -> NDArray[Any]:
+    def array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.numpy()
 
-    def take(self, tensor: tf.Tensor, rows: NDArray[np.int64]) -> tf.Tensor:
+    def take(self, tensor: Tensor, rows: NDArray[np.int64]) -> Tensor:
         return tf.gather(tensor, rows)
 
-    def shifted(self, probe: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+    def shifted(self, probe: Tensor, shifts: Tensor) -> Tensor:
         return physics.shift_field(probe, shifts)
 
-    def scaled(self, probes: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+    def scaled(self, probes: Tensor, gain: Tensor) -> Tensor:
         return probes * as_complex(gain)[:, None, None, None]
 
     def chunk(self, *parts: Any) -> Chunk:

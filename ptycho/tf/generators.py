@@ -16,10 +16,10 @@ from ptycho.config.config import ModelConfig
 from ptycho.networks import architectures
 from ptycho.solver.schedule import STEP_DAMPING, needed_passes
 from ptycho.tf.attention import attended
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
-ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": tf.sigmoid,
     "swish": tf.nn.silu,
     "softplus": tf.math.softplus,
@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
-def _doubled(x: tf.Tensor) -> tf.Tensor:
+def _doubled(x: Tensor) -> Tensor:
     """Return images of twice the size, every pixel four times."""
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 
@@ -53,12 +53,12 @@ class TableNetwork:
         """Return all weights by table name, kernels (y, x, in, out)."""
         return {name: variable.numpy().copy() for name, variable in self.weights.items()}
 
-    def _convolved(self, x: tf.Tensor, name: str) -> tf.Tensor:
+    def _convolved(self, x: Tensor, name: str) -> Tensor:
         """Apply one convolution with bias, in the precision of the image."""
         kernel, bias = (tf.cast(self.weights[f"{name}/{part}"], x.dtype) for part in ("kernel", "bias"))
         return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
 
-    def _block(self, x: tf.Tensor, name: str, activation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    def _block(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply the two convolutions of one level."""
         for part in "ab":
             x = activation(self._convolved(x, f"{name}{part}"))
@@ -84,7 +84,7 @@ class CnnGenerator(TableNetwork):
         border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
         self.border = border
 
-    def __call__(self, patterns: tf.Tensor) -> tf.Tensor:
+    def __call__(self, patterns: Tensor) -> Tensor:
         """Return the patches (B, C, N, N) [transmission] of groups of patterns, each in the frame of its own
         position, from amplitudes of the same shape, normalised to a mean energy of (N / 2)^2 per pattern."""
         x = tf.cast(tf.transpose(patterns, (0, 2, 3, 1)), self.mixed_dtype or patterns.dtype)
@@ -96,11 +96,11 @@ class CnnGenerator(TableNetwork):
         patches = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
         return tf.transpose(patches, (0, 3, 1, 2))
 
-    def _gated_block(self, x: tf.Tensor, name: str) -> tf.Tensor:
+    def _gated_block(self, x: Tensor, name: str) -> Tensor:
         """Apply the convolutions of one level and the gates behind them."""
         return attended(self._block(x, name, tf.nn.relu), name, self.weights, self._convolved)
 
-    def _head(self, x: tf.Tensor, name: str, activation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    def _head(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Decode one real map, shape (B, N, N, C); the branches never overlap, so the bound of one holds."""
         for level in range(self.levels[1]):
             x = _doubled(self._gated_block(x, f"{name}{level}"))
@@ -135,11 +135,11 @@ class UnrolledGenerator(TableNetwork):
     def __call__(
         self,
         chunks: Iterable[Chunk],
-        weight: tf.Tensor,
+        weight: Tensor,
         on_step: Callable[[int], None] | None = None,
         *,
         subsets: int = 1,
-    ) -> tf.Tensor:
+    ) -> Tensor:
         """Return the object (H, W) of a scan [transmission], 1 where no light fell.
 
         The chunks are read once for every step. H and W of the illumination ``weight`` [photons / pixel] are
@@ -166,9 +166,7 @@ class UnrolledGenerator(TableNetwork):
         return obj
 
     @staticmethod
-    def _seen(
-        leading: tf.Tensor, step: tf.Tensor, weight: tf.Tensor, noise: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _seen(leading: Tensor, step: Tensor, weight: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what a U-Net sees, shape (H, W, 6), and the factor on what it answers, shape (H, W)."""
         relative = weight / tf.reduce_max(weight)
         coverage = relative / (relative + STEP_DAMPING)
@@ -183,11 +181,11 @@ class UnrolledGenerator(TableNetwork):
         moves = (scale * tf.math.real(step), scale * tf.math.imag(step))
         return tf.stack((*own, *moves, coverage, last), axis=-1), gain
 
-    def _scalar(self, name: str, index: int, like: tf.Tensor) -> tf.Tensor:
+    def _scalar(self, name: str, index: int, like: Tensor) -> Tensor:
         """Return one learned number in the dtype of the canvas."""
         return as_complex(tf.cast(self.weights[name][index], like.dtype.real_dtype))
 
-    def _unet(self, x: tf.Tensor, name: str) -> tf.Tensor:
+    def _unet(self, x: Tensor, name: str) -> Tensor:
         """Return the two channels (real, imaginary) of the correction."""
         dtype, x = x.dtype, tf.cast(x, self.mixed_dtype or x.dtype)
         fine = self._block(x, f"{name}down0", tf.nn.silu)

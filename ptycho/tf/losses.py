@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ptycho.physics.losses import UNIT_FLOOR, LossTerms
 from ptycho.tf import physics
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 
 MAIN_TERMS = {
     "amplitude": physics.amplitude_loss,
@@ -18,21 +18,21 @@ MAIN_TERMS = {
 class Prediction(NamedTuple):
     """What a model makes of a batch."""
 
-    predicted: tf.Tensor  # (J, N, N), expected amplitude [sqrt(photons)]
-    amplitude: tf.Tensor  # (J, N, N), the measured one
-    image: tf.Tensor  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
-    light: tf.Tensor  # (H, W) or (N, N), light that fell on the image [photons / pixel]
-    patches: tf.Tensor | None  # (J, N, N), in the frame of their own positions, where labels ask for them
-    labels: tf.Tensor | None  # (J, N, N), known patches
-    patch_light: tf.Tensor  # (N, N), light that fell on a patch [photons / pixel]
+    predicted: Tensor  # (J, N, N), expected amplitude [sqrt(photons)]
+    amplitude: Tensor  # (J, N, N), the measured one
+    image: Tensor  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
+    light: Tensor  # (H, W) or (N, N), light that fell on the image [photons / pixel]
+    patches: Tensor | None  # (J, N, N), in the frame of their own positions, where labels ask for them
+    labels: Tensor | None  # (J, N, N), known patches
+    patch_light: Tensor  # (N, N), light that fell on a patch [photons / pixel]
 
 
-def unit(values: tf.Tensor) -> tf.Tensor:
+def unit(values: Tensor) -> Tensor:
     """Return complex numbers on the unit circle (eq. 7f); dark ones fall to 0."""
     return values / as_complex(tf.sqrt(tf.math.real(values) ** 2 + tf.math.imag(values) ** 2 + UNIT_FLOOR))
 
 
-def total_variation(image: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def total_variation(image: Tensor, light: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.total_variation`."""
     down, right = tf.minimum(light[1:], light[:-1]), tf.minimum(light[:, 1:], light[:, :-1])
     count = tf.cast(tf.reduce_prod(tf.shape(image)[:-2]), light.dtype)
@@ -41,24 +41,24 @@ def total_variation(image: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
     return total / (count * (tf.reduce_sum(down) + tf.reduce_sum(right)))
 
 
-def label_error(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def label_error(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.label_error`."""
     return _mean(tf.abs(patches - labels), light)
 
 
-def supervised_loss(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.supervised_loss`."""
     difference = tf.abs(tf.abs(patches) - tf.abs(labels)) + tf.abs(unit(patches) - unit(labels))
     return _mean(difference, light)
 
 
-def _mean(values: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def _mean(values: Tensor, light: Tensor) -> Tensor:
     """Return the mean of maps, shape (J, N, N), weighted with the light on each."""
     count = tf.cast(tf.shape(values)[0], light.dtype)
     return tf.reduce_sum(light * values) / (count * tf.reduce_sum(light))
 
 
-def total_loss(terms: LossTerms, found: Prediction) -> tf.Tensor:
+def total_loss(terms: LossTerms, found: Prediction) -> Tensor:
     """Return the weighted sum of the terms of a loss, dimensionless; a term of weight 0 is not computed."""
     total = tf.zeros((), found.predicted.dtype)
     if terms.likelihood:

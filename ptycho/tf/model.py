@@ -12,10 +12,10 @@ from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
 from ptycho.tf import losses, physics
 from ptycho.tf.generators import build_generator
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk
 
-Batch = dict[str, tf.Tensor]
+Batch = dict[str, Tensor]
 
 
 class PtychoPINN:
@@ -78,7 +78,7 @@ class PtychoPINN:
         for name, variable in self.trainable().items():
             variable.assign(snapshot[name])
 
-    def _probes(self, batch: Batch) -> tf.Tensor:
+    def _probes(self, batch: Batch) -> Tensor:
         """Return the probe of every position, or one with a leading axis of 1 where it serves all."""
         probe, shifts = batch.get("probe", self.probe), batch["shifts"]
         whole = tf.reduce_max(tf.abs(shifts)) < 1e-6
@@ -118,16 +118,16 @@ class PtychoPINN:
         predicted = predicted * tf.exp(self.log_gain)
         return losses.Prediction(predicted, measured, patches, light, patches, batch.get("labels"), light)
 
-    def _light(self, batch: Batch) -> tf.Tensor:
+    def _light(self, batch: Batch) -> Tensor:
         """Return the light that falls on a patch in the frame of its own position, shape (N, N)."""
         return tf.reduce_sum(tf.abs(batch.get("probe", self.probe)) ** 2, axis=0)
 
-    def _own_patches(self, batch: Batch) -> tf.Tensor:
+    def _own_patches(self, batch: Batch) -> Tensor:
         """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
         n_px = self.core_config.N
         return tf.reshape(self.network_patches(batch["amplitude"]), (-1, n_px, n_px))
 
-    def network_patches(self, amplitude: tf.Tensor, input_scale: float | None = None) -> tf.Tensor:
+    def network_patches(self, amplitude: Tensor, input_scale: float | None = None) -> Tensor:
         """Return the patches (B, C, N, N) of ``cnn`` [transmission], each in the frame of its own position,
         from measured ``amplitude`` (B, C, N, N) [sqrt(photons)], filled where nothing was measured, times
         ``input_scale`` (by default that of the training scan)."""
@@ -137,9 +137,7 @@ class PtychoPINN:
         return self.generator(physics.filled_amplitude(amplitude) * scale)
 
     @staticmethod
-    def merge(
-        patches: tf.Tensor, corners: tf.Tensor, shifts: tf.Tensor, probes: tf.Tensor, shape: tf.Tensor
-    ) -> tf.Tensor:
+    def merge(patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: Tensor) -> Tensor:
         """Average overlapping patches (J, N, N) on a canvas (H, W), weighted with the light they saw; 0 where
         none fell. ``probes`` (J or 1, P, N, N) are moved by the sub-pixel ``shifts`` (J, 2) already."""
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
@@ -147,18 +145,18 @@ class PtychoPINN:
         weight = physics.illumination(probes, corners, shape)
         return total / as_complex(weight + 1e-6 * tf.reduce_max(weight))
 
-    def loss(self, batch: Batch) -> tf.Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Return the loss of a batch, dimensionless."""
         if self.terms.supervised:
             return losses.supervised_loss(self._own_patches(batch), batch["labels"], self._light(batch))
         return losses.total_loss(self.terms, self.predict(batch))
 
 
-def _for_each(probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def _for_each(probes: Tensor, amplitude: Tensor) -> Tensor:
     """Return one stack of probe modes for every pattern."""
     return tf.broadcast_to(probes, tf.concat([tf.shape(amplitude)[:1], tf.shape(probes)[1:]], 0))
 
 
-def _masked(chunk: Chunk, chosen: tf.Tensor) -> Chunk:
+def _masked(chunk: Chunk, chosen: Tensor) -> Chunk:
     """Return some patterns of a chunk."""
     return Chunk(*(tf.boolean_mask(part, chosen) for part in chunk[:3]))

@@ -17,7 +17,7 @@ from ptycho.config.choices import Optimizer as OptimizerName
 from ptycho.config.choices import allowed
 from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError
-from ptycho.tf.runtime import tf
+from ptycho.tf.runtime import Tensor, tf
 
 EPSILON = 1e-8
 """Keeps the step of Adam finite where a weight has no gradient."""
@@ -41,7 +41,7 @@ class Optimizer:
             self.second = {name: tf.Variable(value) for name, value in zeros.items()}
         self._compiled = tf.function(self._updated)
 
-    def apply(self, gradients: Sequence[tf.Tensor], rate: float) -> None:
+    def apply(self, gradients: Sequence[Tensor], rate: float) -> None:
         """Take one step at a learning rate; the gradients are in the order of the variables."""
         self.steps += 1
         training = self.training
@@ -56,7 +56,7 @@ class Optimizer:
         tensors = {name: tf.constant(value, tf.float32) for name, value in numbers.items()}
         self._compiled(list(gradients), tensors)
 
-    def _updated(self, gradients: list[tf.Tensor], numbers: dict[str, tf.Tensor]) -> None:
+    def _updated(self, gradients: list[Tensor], numbers: dict[str, Tensor]) -> None:
         training = self.training
         for (name, variable), gradient in zip(self.variables.items(), gradients, strict=True):
             if training.weight_decay and training.optimizer != "adamw":
@@ -99,7 +99,7 @@ def check_clipping(limit: float | None, algorithm: str) -> None:
         )
 
 
-def clipped(gradients: Sequence[tf.Tensor], limit: float | None, algorithm: str) -> list[tf.Tensor]:
+def clipped(gradients: Sequence[Tensor], limit: float | None, algorithm: str) -> list[Tensor]:
     """Return gradients limited in the norm of all together (``norm``) or in every element (``value``); as
     they are for None and 0."""
     if not limit:

@@ -19,13 +19,11 @@ from ptycho.tf import physics
 from ptycho.tf.data import ScanChunks
 from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import PRIMITIVES, Chunk, compiled, scan_illumination
 
 
-def _predicted(
-    obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor, sigma_px: float
-) -> tf.Tensor:
+def _predicted(obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor, sigma_px: float) -> Tensor:
     """Return the expected amplitude of one chunk."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, probes), sigma_px)
@@ -41,25 +39,25 @@ class TensorflowBackend:
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
         self.whole_canvas = model.generator.whole_canvas
 
-    def tensor(self, values: NDArray[Any]) -> tf.Tensor:
+    def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)
 
-    def array(self, tensor: tf.Tensor) -> NDArray[Any]:
+    def array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.numpy()
 
     def chunks(
-        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: tf.Tensor
+        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Tensor
     ) -> ScanChunks:
         return ScanChunks(store, plan, indices, probe)
 
-    def illumination(self, chunks: ScanChunks) -> tf.Tensor:
+    def illumination(self, chunks: ScanChunks) -> Tensor:
         return scan_illumination(chunks, chunks.plan.shape_yx)
 
-    def predicted(self, obj: tf.Tensor, chunk: Chunk, sigma_px: float) -> tf.Tensor:
+    def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         function = compiled(_predicted, chunk)
         return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, sigma_px)
 
-    def canvas_object(self, chunks: ScanChunks, illumination: tf.Tensor, progress: Progress) -> tf.Tensor:
+    def canvas_object(self, chunks: ScanChunks, illumination: Tensor, progress: Progress) -> Tensor:
         generator, subsets = self.model.generator, chunks.subsets
         with progress.phase("reconstructing", generator.steps(subsets)) as phase:
             return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=subsets)
@@ -71,7 +69,7 @@ class TensorflowBackend:
         window: NDArray[np.complex64],
         plan: CanvasPlan,
         rows: NDArray[np.int64],
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         patches = self.model.network_patches(tf.constant(amplitude), input_scale)[:, 0]
         shifts = tf.constant(plan.shifts_yx_px[rows], tf.float32)
         corners = tf.constant(plan.corners_yx[rows])
@@ -80,7 +78,7 @@ class TensorflowBackend:
         total = physics.weighted_patches(moved, corners, windows, plan.shape_yx)
         return total, physics.illumination(windows, corners, plan.shape_yx)
 
-    def quotient(self, total: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    def quotient(self, total: Tensor, weight: Tensor) -> Tensor:
         floor = 1e-9 * tf.reduce_max(weight)
         return tf.where(weight > floor, total / as_complex(weight + floor), tf.ones_like(total))
 

@@ -43,7 +43,7 @@ from ptycho.tf.loggers import RunLogger, build_logger, check_installed
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
 from ptycho.tf.reconstruct import TensorflowBackend
-from ptycho.tf.runtime import tf
+from ptycho.tf.runtime import Tensor, tf
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class _Training:
         chosen = monitored_loss(self.job.execution.checkpoint_monitor_metric, self.model.terms.kind)
         return "train_loss" if self.validation is None else chosen
 
-    def _gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape() as tape:
             loss = self.model.loss(batch)
         trained, unseen = list(self.variables.values()), tf.UnconnectedGradients.ZERO

@@ -119,7 +119,7 @@ class PtychoDataLoader:
     """The data of a training run or of a reconstruction.
 
     Ptychodus 1.7 builds it on its folder of exported files to train, and gets it from :meth:`from_np` to
-    reconstruct. ``output_dir`` is then the folder of the run, not made yet.
+    reconstruct. ``output_dir`` is then the new folder of the run, not made yet.
 
     Parameters
     ----------
@@ -134,10 +134,8 @@ class PtychoDataLoader:
 
     Raises
     ------
-    DataError
-        If the folder does not say what to train on, or the file breaks the data contract.
-    ConfigError
-        If the settings contradict each other.
+    DataError, ConfigError
+        If the folder does not say what to train on, the file breaks the data contract, or settings disagree.
     """
 
     def __init__(
@@ -231,10 +229,9 @@ class Trainer:
     def train(
         self, orchestration: Orchestration | str = "lightning", experiment_name: str = ""
     ) -> Sequence[Path]:
-        """Train, reconstruct the training scan, and write model, curves and pictures; return the files
-        written.
+        """Train, reconstruct the training scan, and write model, curves and pictures.
 
-        Ptychodus 1.7 calls it. It trains on one device in this process, whatever strategy is asked for: the
+        Ptychodus 1.7 calls it. One device in this process is used, whatever strategy is asked for: the
         callback that collects the client's losses cannot go to another one.
 
         Parameters
@@ -244,10 +241,10 @@ class Trainer:
         experiment_name : str
             Not used.
 
-        Raises
-        ------
-        PtychoError
-            If a setting or a file is wrong.
+        Returns
+        -------
+        list of Path
+            Files written.
         """
         del experiment_name
         manager, folder = self.config_manager, self.dataloader.output_dir
@@ -270,15 +267,23 @@ class Trainer:
 
 
 class InferenceEngine:
-    """Reconstructs with the network in ``ptycho_model.model``. Ptychodus 1.7 builds it in its reconstruction
-    process; of ``config_manager``, ``inference_config.patch_weighting`` and ``varpro_scaling`` count."""
+    """Reconstructs with a trained network. Ptychodus 1.7 builds it in its reconstruction process.
+
+    Parameters
+    ----------
+    config_manager : ConfigManager
+        ``inference_config.patch_weighting`` and ``varpro_scaling`` count.
+    ptycho_model : PtychoModel
+        With a network in ``.model``.
+    """
 
     def __init__(self, config_manager: ConfigManager, ptycho_model: PtychoModel) -> None:
         self.config_manager, self.ptycho_model = config_manager, ptycho_model
 
     @ending_on_sigterm()
     def predict_and_stitch(self, dataloader: PtychoDataLoader) -> torch.Tensor:
-        """Reconstruct the object of a scan from all of its patterns.
+        """Reconstruct the object of a scan from all of its patterns; ``DataError`` if they are fewer than a
+        group.
 
         Ptychodus 1.7 calls it, and takes the middle of the result for the middle of its own object.
 
@@ -292,11 +297,6 @@ class InferenceEngine:
         complex64 tensor, shape (H, W)
             Transmission on the CPU, 1 where no light fell; index ``((H-1)/2, (W-1)/2)`` lies in the middle of
             the bounding box of all positions.
-
-        Raises
-        ------
-        DataError
-            If there are fewer patterns than a group needs.
         """
         network, scan = self.ptycho_model.model, dataloader.scan
         if network is None or scan is None:
