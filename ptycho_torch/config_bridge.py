@@ -172,11 +172,8 @@ def from_core(
     )
     if training is None:
         return data, torch_model, TrainingConfig()
-    data.K, data.nphotons, data.subsample_seed = (
-        training.neighbor_count,
-        training.nphotons,
-        training.subsample_seed,
-    )
+    data.K, data.nphotons = training.neighbor_count, training.nphotons
+    data.subsample_seed = training.subsample_seed
     torch_model.intensity_scale_trainable = training.intensity_scale_trainable
     torch_training = TrainingConfig(
         epochs=training.nepochs,
@@ -197,7 +194,7 @@ def through_torch(config: core.TrainingConfig) -> tuple[core.TrainingConfig, dic
     the bridged settings, equal to the given ones, and the PyTorch ones by section name."""
     data, model, training = from_core(config.model, config)
     core_model = to_model_config(data, model)
-    names = {item.name for item in fields(config)} - {"model", "n_images"}
+    names = (item.name for item in fields(config) if item.name not in ("model", "n_images"))
     rest = _same(config, tuple(names))
     with warnings.catch_warnings():
         # A run without a test file is validated with groups kept from its own scan.

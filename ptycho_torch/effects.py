@@ -1,4 +1,4 @@
-"""Settings of the PyTorch form that nothing reads: refused by name when a training starts."""
+"""Settings of the PyTorch form that nothing reads: refused by name when a training run starts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from ptycho_torch.config_params import (
     refused_fields,
 )
 
-DATA, MODEL, TRAINING, INFERENCE = map(
-    refused_fields, (DataConfig, ModelConfig, TrainingConfig, InferenceConfig)
-)
+DATA, MODEL = refused_fields(DataConfig), refused_fields(ModelConfig)
+TRAINING, INFERENCE = refused_fields(TrainingConfig), refused_fields(InferenceConfig)
 ALSO_SENT: dict[str, tuple[str, ...]] = {
     "strategy": ("auto", "ddp_spawn"),
     "orchestrator": ("Mlflow", "Lightning"),
@@ -111,13 +110,11 @@ def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig)
     settings: tuple[tuple[Any, Iterable[str]], ...] = ((data, DATA), (model, MODEL), (training, TRAINING))
     for config, names in settings:
         refuse_changed(config, names, "training", "is not implemented", "")
-    if model.loss_function == "MAE" and training.torch_loss_mode not in (
-        "mae",
-        TrainingConfig.torch_loss_mode,
-    ):
+    mode = training.torch_loss_mode
+    if model.loss_function == "MAE" and mode not in ("mae", TrainingConfig.torch_loss_mode):
         raise ConfigError(
             "training: loss_function has no effect beside torch_loss_mode (got 'MAE' and "
-            f"{training.torch_loss_mode!r}, expected one loss). Leave loss_function out."
+            f"{mode!r}, expected one loss). Leave loss_function out."
         )
     _check_sent(training)
     _check_channels(data, model)

@@ -55,10 +55,7 @@ def _settings(config_path: Path | None, existing_config: Sequence[Any] | None) -
     from ptycho_torch import config_params as params
 
     given = existing_config or (() if config_path is None else params.load_json_configs(config_path))
-    kinds = (
-        params.DataConfig, params.ModelConfig, params.TrainingConfig, params.InferenceConfig,
-        params.DatagenConfig,
-    )  # fmt: skip
+    kinds = tuple(params.SECTIONS.values())
     return (*given, *(kind() for kind in kinds[len(given) :]))[: len(kinds)]
 
 
@@ -130,9 +127,8 @@ def train_folder(
     train_file, test_file = _scans_of(folder, training)
     n_px = pattern_size(train_file)
     if data.N not in (n_px, DataConfig.N):
-        logger.warning(
-            "%s: N is %d in the settings and %d in the data; the data count", train_file, data.N, n_px
-        )
+        text = "%s: N is %d in the settings and %d in the data; the data count"
+        logger.warning(text, train_file, data.N, n_px)
     data = replace(data, N=n_px)
     if execution_config is None:
         execution_config = _execution(training)
