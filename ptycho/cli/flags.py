@@ -476,32 +476,32 @@ def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser
     )
     run.add_argument("--phase-vmin", type=float, metavar="RAD", help="lower end of the phase colours")
     run.add_argument("--phase-vmax", type=float, metavar="RAD", help="upper end of the phase colours")
-    polish = parser.add_argument_group("refinement by the forward model")
-    polish.add_argument(
+    refinement = parser.add_argument_group("refinement by the forward model")
+    refinement.add_argument(
         "--refine",
         dest="refine_steps",
         type=int,
         metavar="K",
-        help="polish the object with at most K steps (default 0: none); stops when converged",
+        help="refine the object with at most K steps (default 0: none); stops when converged",
     )
-    _switch(polish, "refine-probe", "refine_probe", "refine the probe too, all modes (default no)")
-    _switch(polish, "refine-positions", "refine_positions", "refine the scan positions too (default no)")
+    _switch(refinement, "refine-probe", "refine_probe", "refine the probe too, all modes (default no)")
+    _switch(refinement, "refine-positions", "refine_positions", "refine the scan positions too (default no)")
     _switch(
-        polish, "refine-frames", "refine_frames", "refine one intensity factor per frame too (default no)"
+        refinement, "refine-frames", "refine_frames", "refine one intensity factor per frame too (default no)"
     )
-    polish.add_argument(
+    refinement.add_argument(
         "--refine-likelihood",
         choices=allowed(RefineLikelihood),
         help="what the steps descend on (default amplitude)",
     )
-    polish.add_argument(
+    refinement.add_argument(
         "--refine-tv",
         type=float,
         metavar="T",
         help="total-variation smoothing per step, such as 0.01 with the Poisson likelihood at low dose "
         "(default 0: none)",
     )
-    polish.add_argument(
+    refinement.add_argument(
         "--init",
         dest="refine_start",
         choices=allowed(RefineStart),

@@ -204,7 +204,7 @@ class InferenceConfig:
     phase_vmin: float | None = None  # ends of the phase colours [rad]
     phase_vmax: float | None = None
     fit_probe: bool | None = None  # before the network; None = on any but the training scan
-    refine_steps: int = 0  # most polishing steps with the forward model, 0 = off
+    refine_steps: int = 0  # most refinement steps with the forward model, 0 = off
     refine_probe: bool = False
     refine_positions: bool = False
     refine_frames: bool = False

@@ -106,7 +106,7 @@ class Request:
         Engine for the half scans.
     execution : PyTorchExecutionConfig
         Accelerator for the half scans.
-    polish : RefineOptions, optional
+    refine : RefineOptions, optional
         How the half scans are refined by the forward model.
     seed : int
         Seed of the split.
@@ -129,7 +129,7 @@ class Request:
     execution: PyTorchExecutionConfig = field(
         default_factory=lambda: PyTorchExecutionConfig(logger_backend=None)
     )
-    polish: RefineOptions | None = None
+    refine: RefineOptions | None = None
     seed: int = 42
     domain: Literal["counts", "amplitude"] | None = None
     probe_key: str | None = None
@@ -242,7 +242,7 @@ def split_halves(
     how = {
         "execution": request.execution,
         "progress": progress,
-        "polish": request.polish,
+        "refine": request.refine,
         "given_probe": probe,
     }
     one, two = (
@@ -274,14 +274,14 @@ def _check_request(request: Request) -> None:
             f"{request.model_path}: a model needs patterns to split in halves (got no --test-data, expected "
             "a file). Pass --test-data."
         )
-    if request.polish is not None and request.polish.steps < 1:
+    if request.refine is not None and request.refine.steps < 1:
         raise ConfigError(
-            f"half scans: --refine is out of range (got {request.polish.steps}, expected >= 1). "
+            f"half scans: --refine is out of range (got {request.refine.steps}, expected >= 1). "
             "Pass --refine 50."
         )
-    if request.polish is not None and request.model_path is None:
+    if request.refine is not None and request.model_path is None:
         raise ConfigError(
-            f"half scans: --refine needs them (got {request.polish.steps} steps, no --model-path, expected "
+            f"half scans: --refine needs them (got {request.refine.steps} steps, no --model-path, expected "
             "a trained model). Pass --model-path."
         )
     others = [item.name for item in fields(request.execution) if item.name != "accelerator"]

@@ -365,7 +365,7 @@ def infer(
         progress=progress,
         patch_weighting=config.patch_weighting,
         fit_scale=config.varpro_scaling,
-        polish=refinement(config),
+        refine=refinement(config),
         fit_probe=config.fit_probe,
     )
     limits = (config.phase_vmin, config.phase_vmax)
@@ -389,9 +389,9 @@ def _found_orientation(
     """Find out which way the positions run; as they are where that is not clear."""
     model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
 
-    def reconstruct(turned: Scan, members: NDArray[np.int64], polish: RefineOptions) -> Reconstruction:
+    def reconstruct(turned: Scan, members: NDArray[np.int64], refine: RefineOptions) -> Reconstruction:
         found: Reconstruction = engine.reconstruct(
-            model, turned, members, execution=execution, progress=Progress(), polish=polish, fit_probe=False
+            model, turned, members, execution=execution, progress=Progress(), refine=refine, fit_probe=False
         )
         return found
 
