@@ -75,6 +75,9 @@ def loader(feed: Feed, execution: PyTorchExecutionConfig) -> DataLoader[Batch]:
 class ScanChunks(chunks.ScanChunks):
     """A scan as chunks on the device of its probe, as ``ptycho.data.chunks.ScanChunks``."""
 
+    chunk = Chunk
+    shifted = staticmethod(physics.shift_field)
+
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._probe.device)
 
@@ -84,11 +87,5 @@ class ScanChunks(chunks.ScanChunks):
     def take(self, tensor: Tensor, rows: NDArray[np.int64]) -> Tensor:
         return tensor[self.tensor(rows)]
 
-    def shifted(self, probe: Tensor, shifts: Tensor) -> Tensor:
-        return physics.shift_field(probe, shifts)
-
     def scaled(self, probes: Tensor, gain: Tensor) -> Tensor:
         return probes * gain[:, None, None, None]
-
-    def chunk(self, *parts: Any) -> Chunk:
-        return Chunk(*parts)

@@ -12,7 +12,6 @@ from torch import Tensor
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
-from ptycho.data.store import PatternStore
 from ptycho.errors import ConfigError
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.process.progress import Progress
@@ -44,6 +43,7 @@ class TorchBackend:
     """``ptycho.run.reconstruction.Backend`` for one model on one device; each method is described there."""
 
     primitives = PRIMITIVES
+    chunks = ScanChunks
 
     def __init__(self, model: PtychoPINN_Lightning, device: torch.device) -> None:
         self.model, self.device = model, device
@@ -55,11 +55,6 @@ class TorchBackend:
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.cpu().numpy()
-
-    def chunks(
-        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Tensor
-    ) -> ScanChunks:
-        return ScanChunks(store, plan, indices, probe)
 
     def illumination(self, chunks: ScanChunks) -> Tensor:
         return scan_illumination(chunks, chunks.plan.shape_yx)

@@ -31,6 +31,9 @@ def stream(source: TileSource | GroupSource, order: Sequence[Any]) -> tf.data.Da
 class ScanChunks(chunks.ScanChunks):
     """A scan as chunks of tensors, as ``ptycho.data.chunks.ScanChunks``."""
 
+    chunk = Chunk
+    shifted = staticmethod(physics.shift_field)
+
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)
 
@@ -40,11 +43,5 @@ class ScanChunks(chunks.ScanChunks):
     def take(self, tensor: Tensor, rows: NDArray[np.int64]) -> Tensor:
         return tf.gather(tensor, rows)
 
-    def shifted(self, probe: Tensor, shifts: Tensor) -> Tensor:
-        return physics.shift_field(probe, shifts)
-
     def scaled(self, probes: Tensor, gain: Tensor) -> Tensor:
         return probes * as_complex(gain)[:, None, None, None]
-
-    def chunk(self, *parts: Any) -> Chunk:
-        return Chunk(*parts)

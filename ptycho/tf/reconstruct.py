@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
-from ptycho.data.store import PatternStore
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
@@ -33,6 +32,7 @@ class TensorflowBackend:
     """``ptycho.run.reconstruction.Backend`` for one model; what each method does is written there."""
 
     primitives = PRIMITIVES
+    chunks = ScanChunks
 
     def __init__(self, model: PtychoPINN) -> None:
         self.model = model
@@ -44,11 +44,6 @@ class TensorflowBackend:
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.numpy()
-
-    def chunks(
-        self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Tensor
-    ) -> ScanChunks:
-        return ScanChunks(store, plan, indices, probe)
 
     def illumination(self, chunks: ScanChunks) -> Tensor:
         return scan_illumination(chunks, chunks.plan.shape_yx)
