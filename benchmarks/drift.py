@@ -116,7 +116,7 @@ def measure(arrays: dict[str, Any], path: Path, cure: bool) -> dict[str, Any]:
     }
     if cure:
         row["nrmse_frames"] = error(
-            reconstructed(scan, polish=RefineOptions(60, start="flat", frames=True)), path
+            reconstructed(scan, refine=RefineOptions(60, start="flat", frames=True)), path
         )
     if cure and drift is not None:
         factor = np.exp(drift.log_factor * np.linspace(0, 1, scan.n_patterns))[:, None, None]

@@ -27,7 +27,7 @@ from ptycho_torch.model import PtychoPINN_Lightning
 
 STEPS = (2, 3, 5, 8, 12, 20, 30, 45, 70, 110, 170, 260, 400)
 """Steps of the refinements; each is run from its start, so that its time is that of a user."""
-POLISH_STEPS = (5, 10, 20, 40, 80)
+REFINE_STEPS = (5, 10, 20, 40, 80)
 """The same behind a network."""
 TV = 0.01
 """Total variation per step where photons are few."""
@@ -67,15 +67,15 @@ def untrained(scan: Scan, settings: ModelConfig) -> PtychoPINN_Lightning:
     return network.eval()
 
 
-def _polished(
+def _refined(
     model: PtychoPINN_Lightning, scan: Scan, options: RefineOptions, steps: tuple[int, ...], seconds: float
 ) -> Iterator[Point]:
     """Reconstruct with more and more steps until one run takes the time given, or stops by itself."""
     members = np.arange(scan.n_patterns)
     for count in steps:
-        polish = replace(options, steps=count)
+        refine = replace(options, steps=count)
         found = engine.reconstruct(
-            model, scan, members, execution=EXECUTION, progress=Progress(), polish=polish
+            model, scan, members, execution=EXECUTION, progress=Progress(), refine=refine
         )
         yield Point(len(found.misfit) - 1, found.seconds, found)
         if found.seconds > seconds or len(found.misfit) - 1 < count:
@@ -86,11 +86,11 @@ def refinements(case: Case, scan: Scan, seconds: float) -> dict[str, list[Point]
     """Return the curves of the refinements from flat."""
     model = untrained(scan, ModelConfig(N=scan.n_px, architecture="unrolled"))
     options = RefineOptions(1, probe=case.probe_is_off, start="flat")
-    list(_polished(model, scan, options, (1,), seconds))
-    curves = {"refine from flat": list(_polished(model, scan, options, STEPS, seconds))}
+    list(_refined(model, scan, options, (1,), seconds))
+    curves = {"refine from flat": list(_refined(model, scan, options, STEPS, seconds))}
     if case.dim:
         smooth = replace(options, likelihood="poisson", tv=TV)
-        curves["refine from flat, Poisson and TV"] = list(_polished(model, scan, smooth, STEPS, seconds))
+        curves["refine from flat, Poisson and TV"] = list(_refined(model, scan, smooth, STEPS, seconds))
     return curves
 
 
@@ -143,6 +143,6 @@ def network_curves(
     return {
         f"network, refined, {origin}": [
             Point(0, alone.seconds, alone),
-            *_polished(model, scan, options, POLISH_STEPS, seconds),
+            *_refined(model, scan, options, REFINE_STEPS, seconds),
         ]
     }

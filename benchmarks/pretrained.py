@@ -64,14 +64,14 @@ def measure(path: Path, bundle: Bundle) -> dict[str, float]:
     engine, scan = load_engine("pytorch"), open_scan(path)
     members = np.arange(scan.n_patterns)
 
-    def error(which: Bundle, polish: RefineOptions | None = None) -> tuple[float, float]:
+    def error(which: Bundle, refine: RefineOptions | None = None) -> tuple[float, float]:
         found = engine.reconstruct(
             engine.from_bundle(which),
             scan,
             members,
             execution=PyTorchExecutionConfig(accelerator="cpu"),
             progress=Progress(),
-            polish=polish,
+            refine=refine,
         )
         truth, mask = truth_on_canvas(path, found) or (None, None)
         return score(found.obj, truth, mask)["complex_nrmse"], found.seconds

@@ -37,7 +37,7 @@ def measure(path: Path, xla: bool, refine: int) -> None:
         start = time.perf_counter()
         members = np.arange(scan.n_patterns)
         engine.reconstruct(
-            model, scan, members, execution=PyTorchExecutionConfig(), progress=Progress(), polish=options
+            model, scan, members, execution=PyTorchExecutionConfig(), progress=Progress(), refine=options
         )
         print(f"XLA {'on' if xla else 'off'}, {label} run: {time.perf_counter() - start:.2f} s", flush=True)
 

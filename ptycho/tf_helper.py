@@ -22,11 +22,12 @@ WEIGHT_FLOOR = 1e-4
 def reassemble_position(
     obj_tensor: ArrayLike, global_offsets: ArrayLike, M: int = 10
 ) -> NDArray[np.complex64]:
-    """Stitch one patch of every group into one object; Ptychodus calls this last.
+    """Stitch one patch of every group into one object (H, W, 1), 1 where no light fell; Ptychodus calls this
+    last.
 
     The middle of the result, index ((H - 1) / 2, (W - 1) / 2), is the middle of the object that
-    ``global_offsets`` belongs to, see :class:`ptycho.loader.ScanOffsets`. Of a plain array it is the
-    middle between the smallest and the largest offset.
+    ``global_offsets`` belongs to, see :class:`ptycho.loader.ScanOffsets`. Of a plain array it is the middle
+    between the smallest and the largest offset.
 
     Overlapping patches are weighted with the light that falls on them, where a probe of their size was set by
     :func:`ptycho.probe.set_probe_guess`: then they count as a whole, and no scan is too coarse for them.
@@ -39,11 +40,6 @@ def reassemble_position(
         Patch centres, (x, y) along axis 2 [object pixels].
     M : int
         Side of the middle of a patch that counts where no probe was set [px], >= 1.
-
-    Returns
-    -------
-    complex64 array, shape (H, W, 1)
-        Object; 1 where no light fell.
 
     Raises
     ------

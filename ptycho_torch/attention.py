@@ -19,24 +19,9 @@ def _spatial_gate(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def attended(x: Tensor, place: str, convolutions: nn.ModuleDict, vectors: nn.ParameterDict) -> Tensor:
-    """Multiply an image with the gates that stand at a place of the network: ECA, then CBAM, then spatial.
-
-    Parameters
-    ----------
-    x : real tensor, shape (B, C, H, W)
-        Features.
-    place : str
-        Block that the gates belong to, as in ``ptycho.networks.layers.attention_table``.
-    convolutions : ModuleDict
-        Convolutions of the network by table name.
-    vectors : ParameterDict
-        Vectors of the network by table name.
-
-    Returns
-    -------
-    real tensor, shape (B, C, H, W)
-        The image itself where no gate stands.
-    """
+    """Multiply an image (B, C, H, W) with the gates at a place of the network (block of
+    ``ptycho.networks.layers.attention_table``): ECA, then CBAM, then spatial; where none stands it is
+    returned itself."""
     if f"{place}_eca" in vectors:
         kernel = vectors[f"{place}_eca"]
         pooled = x.mean(dim=(2, 3))[:, None]

@@ -1,4 +1,4 @@
-"""The epoch that a training hands on: the best by the monitored loss, kept in memory meanwhile."""
+"""The epoch that a training run hands on: the best by the monitored loss, kept in memory meanwhile."""
 
 from __future__ import annotations
 
@@ -17,19 +17,9 @@ logger = logging.getLogger(__name__)
 
 
 class BestEpoch(Callback):
-    """Keeps the weights whenever an epoch is the best so far, whether checkpoints are written or not.
-
-    Parameters
-    ----------
-    logged : str
-        Name that the monitored loss is logged under.
-    monitor : {'val_loss', 'train_loss'}
-        Name it is shown under.
-    mode : {'min', 'max'}
-        Which end is good.
-    resume : Path, optional
-        Checkpoint that the training goes on from; the best epoch so far lies beside it.
-    """
+    """Keeps the weights whenever an epoch is the best so far, whether checkpoints are written or not. The
+    loss is logged as ``logged`` and shown as ``monitor``; beside the checkpoint ``resume`` lies the best
+    epoch so far."""
 
     def __init__(self, logged: str, monitor: str, mode: str, resume: Path | None = None) -> None:
         self.logged, self.monitor, self.resume = logged, monitor, resume
@@ -47,18 +37,8 @@ class BestEpoch(Callback):
             self.weights = {name: kept.detach().cpu().clone() for name, kept in module.state_dict().items()}
 
     def restore(self, module: L.LightningModule) -> TrainedEpoch | None:
-        """Give a module the weights of the best epoch.
-
-        Parameters
-        ----------
-        module : PtychoPINN_Lightning
-            Changed in place, on the CPU afterwards.
-
-        Returns
-        -------
-        TrainedEpoch or None
-            None where no epoch was judged; the weights stay as they are then.
-        """
+        """Give a module, on the CPU afterwards, the weights of the best epoch, and return it; None, and the
+        weights as they are, where no epoch was compared."""
         module.cpu()
         if self.weights is None or self.record.best is None or self.record.best_epoch is None:
             return None
@@ -70,12 +50,12 @@ class BestEpoch(Callback):
         return {"best": self.record.best, "best_epoch": self.record.best_epoch, "monitor": self.monitor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Note which epoch was the best so far; its weights are looked for when the training begins."""
+        """Note which epoch was the best so far; its weights are looked for when the training run begins."""
         if state["monitor"] == self.monitor and state["best_epoch"] is not None:
             self._former = float(state["best"]), int(state["best_epoch"])
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Take up the best epoch so far: in the checkpoint, beside it, or where its training wrote it."""
+        """Take up the best epoch so far: in the checkpoint, beside it, or where its run wrote it."""
         del module
         if self._former is None or self.resume is None:
             return

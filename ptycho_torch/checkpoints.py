@@ -1,4 +1,5 @@
-"""Lightning checkpoints as files: read without unpickling, refused where a training cannot go on from one."""
+"""Lightning checkpoints as files: read without unpickling, refused where a training run cannot go on from
+one."""
 
 from __future__ import annotations
 
@@ -12,20 +13,8 @@ from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning, restore
 
 
 def damaged(path: Path, error: Exception) -> BundleError:
-    """Return the error for a file that is no checkpoint, or was cut or changed.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    error : Exception
-        What reading it raised.
-
-    Returns
-    -------
-    BundleError
-        To be raised by the caller.
-    """
+    """Return the error for a file that is no checkpoint, or was cut or changed; ``error`` is what reading it
+    raised."""
     # What PyTorch says after its first sentence is advice to load the file unsafely.
     reason = " ".join(str(error).split()).split(". ")[0][:160]
     return BundleError(
@@ -35,23 +24,8 @@ def damaged(path: Path, error: Exception) -> BundleError:
 
 
 def read_settings(path: Path) -> tuple[Any, Any, Any, Any]:
-    """Read the settings a checkpoint was trained with.
-
-    Parameters
-    ----------
-    path : Path
-        Checkpoint.
-
-    Returns
-    -------
-    data, model, training, inference : DataConfig, ModelConfig, TrainingConfig, InferenceConfig
-        New objects.
-
-    Raises
-    ------
-    BundleError
-        If the file is damaged, no checkpoint of this toolkit, or of another version.
-    """
+    """Return new data, model, training and inference settings that a checkpoint was trained with;
+    ``BundleError`` if it is damaged, no checkpoint of this toolkit, or of another version."""
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)["hyper_parameters"]
         plain = {name: stored[name] for name in CONFIG_TYPES}
@@ -62,24 +36,8 @@ def read_settings(path: Path) -> tuple[Any, Any, Any, Any]:
 
 
 def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None:
-    """Refuse a checkpoint that a training cannot go on from, before anything of it is taken over.
-
-    Parameters
-    ----------
-    path : Path
-        Checkpoint.
-    model : PtychoPINN_Lightning
-        The model to be trained.
-    n_epochs : int
-        Epochs the training is to have in the end.
-
-    Raises
-    ------
-    BundleError
-        If the file is damaged, or holds another network.
-    ConfigError
-        If it has as many epochs already.
-    """
+    """Refuse a checkpoint before anything of it is taken over: ``BundleError`` if it is damaged or holds
+    another network than ``model``, ``ConfigError`` if it has all of the ``n_epochs`` already."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = {name: tuple(value.shape) for name, value in content["state_dict"].items() if name != "probe"}

@@ -21,67 +21,20 @@ from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig,
 Target = TypeVar("Target")
 
 MODEL_TYPES: dict[str, str] = {"Unsupervised": "pinn", "Supervised": "supervised"}
-AMP_ACTIVATIONS: dict[str, str] = {
-    "silu": "swish",
-    "SiLU": "swish",
-    "sigmoid": "sigmoid",
-    "swish": "swish",
-    "softplus": "softplus",
-    "relu": "relu",
-}
+AMP_ACTIVATIONS = {"silu": "swish", "SiLU": "swish"}
+AMP_ACTIVATIONS |= {name: name for name in ("sigmoid", "swish", "softplus", "relu")}
 # 'count_intensity' is also the default of a client that never chose, so the file decides there.
 MEASUREMENT_DOMAINS: dict[str, str | None] = {"count_intensity": None, "normalized_amplitude": "amplitude"}
 
-SAME_NAME_MODEL = (
-    "n_filters_scale",
-    "architecture",
-    "fno_modes",
-    "fno_width",
-    "fno_blocks",
-    "fno_cnn_blocks",
-    "learned_input_channels",
-    "max_hidden_channels",
-    "resnet_width",
-    "fno_input_transform",
-    "generator_output_mode",
-    "object_big",
-    "probe_big",
-    "probe_mask_sigma",
-    "probe_mask_diameter",
-    "pad_object",
-    "gaussian_smoothing_sigma",
-    "unrolled_steps",
-    "unrolled_width",
-    "unrolled_likelihood",
-    "cbam_encoder",
-    "cbam_bottleneck",
-    "cbam_decoder",
-    "eca_encoder",
-    "eca_decoder",
-    "spatial_decoder",
-    "decoder_spatial_kernel",
-)
-SAME_NAME_TRAINING = (
-    "batch_size",
-    "learning_rate",
-    "output_dir",
-    "train_data_file",
-    "test_data_file",
-    "n_groups",
-    "torch_mae_pred_l2_match_target",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "optimizer",
-    "momentum",
-    "weight_decay",
-    "adam_beta1",
-    "adam_beta2",
-    "scheduler",
-    "plateau_factor",
-    "plateau_patience",
-    "plateau_min_lr",
-    "plateau_threshold",
-)
+
+def _shared(core_type: type, torch_type: type, *apart: str) -> tuple[str, ...]:
+    """Return the settings that both forms know by one name, but those that differ in meaning."""
+    known = {item.name for item in fields(torch_type)}
+    return tuple(item.name for item in fields(core_type) if item.name in known.difference(apart))
+
+
+SAME_NAME_MODEL = _shared(core.ModelConfig, ModelConfig, "amp_activation", "probe_mask")
+SAME_NAME_TRAINING = _shared(core.TrainingConfig, TrainingConfig, "torch_loss_mode")
 PATH_FIELDS = ("train_data_file", "test_data_file", "output_dir", "model_path")
 
 
@@ -153,27 +106,9 @@ def _require(values: Mapping[str, Any], names: tuple[str, ...], kind: str) -> No
 def to_model_config(
     data: DataConfig, model: ModelConfig, overrides: Mapping[str, Any] | None = None
 ) -> core.ModelConfig:
-    """Translate the network settings.
-
-    Parameters
-    ----------
-    data : DataConfig
-        Gives N, grid_size and probe_scale.
-    model : ModelConfig
-        Gives everything else.
-    overrides : mapping, optional
-        Values by field name of the result; they win.
-
-    Returns
-    -------
-    ptycho.config.config.ModelConfig
-        A new object.
-
-    Raises
-    ------
-    ConfigError
-        If the grid is not square, or the mode, activation, mask or an override is unknown.
-    """
+    """Translate the network settings; ``data`` gives N, grid_size and probe_scale, and ``overrides`` (by
+    field name of the result) win. ``ConfigError`` where the grid is not square, or mode, activation, mask or
+    an override is unknown."""
     overrides = dict(overrides or {})
     values: dict[str, Any] = {
         **_same(model, SAME_NAME_MODEL),
@@ -206,28 +141,9 @@ def _domain(data: DataConfig) -> str | None:
 
 
 def loss_mode(model: ModelConfig, training: TrainingConfig) -> str:
-    """Return the loss a run trains on, which two settings name.
-
-    ``loss_function`` and ``nll`` are older names of the choice; they count while ``torch_loss_mode`` holds
-    its default.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        ``loss_function``.
-    training : TrainingConfig
-        ``torch_loss_mode`` and ``nll``.
-
-    Returns
-    -------
-    str
-        One of ``ptycho.config.choices.LossMode``.
-
-    Raises
-    ------
-    ConfigError
-        If the name is unknown.
-    """
+    """Return the loss (``ptycho.config.choices.LossMode``) of a run; ``loss_function`` and ``nll``, older
+    names of the choice, count while ``torch_loss_mode`` holds its default. ``ConfigError`` for an unknown
+    name."""
     mode = training.torch_loss_mode
     if (model.loss_function == "MAE" or not training.nll) and mode == TrainingConfig().torch_loss_mode:
         mode = "mae"
@@ -237,20 +153,8 @@ def loss_mode(model: ModelConfig, training: TrainingConfig) -> str:
 def from_core(
     model: core.ModelConfig, training: core.TrainingConfig | None = None
 ) -> tuple[DataConfig, ModelConfig, TrainingConfig]:
-    """Translate the typed configuration back into PyTorch settings: the inverse of the other functions.
-
-    Parameters
-    ----------
-    model : ptycho.config.config.ModelConfig
-        Network settings.
-    training : ptycho.config.config.TrainingConfig, optional
-        Settings of the run; defaults without it.
-
-    Returns
-    -------
-    data, model, training : DataConfig, ModelConfig, TrainingConfig
-        New objects.
-    """
+    """Translate the typed configuration back into new PyTorch settings, the inverse of the other
+    functions."""
     channels = model.gridsize**2
     data = DataConfig(
         N=model.N,
@@ -270,11 +174,8 @@ def from_core(
     )
     if training is None:
         return data, torch_model, TrainingConfig()
-    data.K, data.nphotons, data.subsample_seed = (
-        training.neighbor_count,
-        training.nphotons,
-        training.subsample_seed,
-    )
+    data.K, data.nphotons = training.neighbor_count, training.nphotons
+    data.subsample_seed = training.subsample_seed
     torch_model.intensity_scale_trainable = training.intensity_scale_trainable
     torch_training = TrainingConfig(
         epochs=training.nepochs,
@@ -291,29 +192,14 @@ def from_core(
 
 
 def through_torch(config: core.TrainingConfig) -> tuple[core.TrainingConfig, dict[str, Any]]:
-    """Express a training in PyTorch settings and bridge it back, so that both forms say the same.
-
-    Parameters
-    ----------
-    config : ptycho.config.config.TrainingConfig
-        Settings from a command line or a settings file.
-
-    Returns
-    -------
-    config : ptycho.config.config.TrainingConfig
-        The bridged settings, equal to the given ones.
-    native : dict
-        ``data_config``, ``model_config`` and ``training_config`` of the PyTorch backend.
-    """
+    """Express a training run in PyTorch settings and bridge it back, so that both forms say the same; return
+    the bridged settings, equal to the given ones, and the PyTorch ones by section name."""
     data, model, training = from_core(config.model, config)
     core_model = to_model_config(data, model)
-    rest = {
-        item.name: getattr(config, item.name)
-        for item in fields(config)
-        if item.name not in ("model", "n_images")
-    }
+    names = (item.name for item in fields(config) if item.name not in ("model", "n_images"))
+    rest = _same(config, tuple(names))
     with warnings.catch_warnings():
-        # A run without a test file is judged by groups kept from its own scan.
+        # A run without a test file is validated with groups kept from its own scan.
         warnings.simplefilter("ignore", UserWarning)
         bridged = to_training_config(core_model, data, model, training, {**rest, "backend": "pytorch"})
     return bridged, {"data_config": data, "model_config": model, "training_config": training}
@@ -356,19 +242,10 @@ def to_training_config(
     ----------
     tf_model : ptycho.config.config.ModelConfig
         Result of :func:`to_model_config`; it becomes ``model`` of the result, not a copy.
-    data : DataConfig
-        Gives K (as neighbor_count), nphotons, subsample_seed and measurement_domain.
-    pt_model : ModelConfig
-        Gives intensity_scale_trainable and loss_function.
-    training : TrainingConfig
-        Gives everything else.
+    data, pt_model, training : DataConfig, ModelConfig, TrainingConfig
+        ``K`` of the data becomes ``neighbor_count``.
     overrides : mapping, optional
         Values by field name of the result; they win.
-
-    Returns
-    -------
-    ptycho.config.config.TrainingConfig
-        A new object with backend ``'pytorch'``.
 
     Raises
     ------
@@ -403,29 +280,9 @@ def to_inference_config(
     inference: InferenceConfig,
     overrides: Mapping[str, Any] | None = None,
 ) -> core.InferenceConfig:
-    """Translate the settings of a reconstruction.
-
-    Parameters
-    ----------
-    tf_model : ptycho.config.config.ModelConfig
-        Result of :func:`to_model_config`; it becomes ``model`` of the result, not a copy.
-    data : DataConfig
-        Gives K (as neighbor_count), subsample_seed and measurement_domain.
-    inference : InferenceConfig
-        Steers the PyTorch engine only; no field of it has a counterpart.
-    overrides : mapping, optional
-        Values by field name of the result; they win. ``model_path`` and ``test_data_file`` come from here.
-
-    Returns
-    -------
-    ptycho.config.config.InferenceConfig
-        A new object with backend ``'pytorch'``.
-
-    Raises
-    ------
-    ConfigError
-        If model_path or test_data_file is missing, or an override is unknown.
-    """
+    """Translate the settings of a reconstruction, as :func:`to_training_config`; no field of ``inference``
+    has a counterpart. ``ConfigError`` where the overrides lack model_path or test_data_file, or name an
+    unknown field."""
     del inference
     overrides = dict(overrides or {})
     values: dict[str, Any] = {

@@ -1,8 +1,8 @@
 """Settings of the PyTorch backend, under the names that clients pass by keyword.
 
 The dataclasses are mutable, picklable and unchecked, and importing them loads no framework: a graphical
-client builds them in one process and a spawned child receives them. A field marked frozen is fixed by a
-trained model. Positions and sizes are in pixels; pairs are (y, x).
+client builds them in one process and a spawned child receives them. A frozen field is fixed by a trained
+model; a refused one must keep its default. Positions and sizes are in pixels; pairs are (y, x).
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ DEFAULT_CHANNELS = 4
 """Patterns per group: the product of the default ``grid_size``."""
 
 
-def _frozen(default: Any) -> Any:
-    """Field that a trained model fixes."""
-    return field(default=default, metadata={"frozen": True})
+def _frozen(default: Any, *, refused: bool = False) -> Any:
+    """Return a field that a trained model fixes."""
+    return field(default=default, metadata={"frozen": True, "refused": refused})
+
+
+def _refused(default: Any) -> Any:
+    """Return a field that clients may send at its default only; ``ptycho_torch.effects`` refuses others."""
+    return field(default=default, metadata={"refused": True})
 
 
 @dataclass
@@ -48,25 +53,25 @@ class DataConfig:
     """What the data hold and how patterns are grouped."""
 
     nphotons: float = 1e5  # expected photons per frame
-    scale_contract_version: Literal["ci_intensity_v2", "legacy_v1"] = "ci_intensity_v2"
+    scale_contract_version: Literal["ci_intensity_v2", "legacy_v1"] = _refused("ci_intensity_v2")
     measurement_domain: Literal["count_intensity", "normalized_amplitude"] = "count_intensity"
     N: int = _frozen(64)  # side of a diffraction pattern [detector pixels]
     C: int = _frozen(DEFAULT_CHANNELS)  # patterns per group
     K: int = 6  # neighbours looked up per position
-    K_quadrant: int = 30
-    n_subsample: int = 7  # groups drawn per scan position
+    K_quadrant: int = _refused(30)
+    n_subsample: int = _refused(7)  # groups drawn per scan position
     subsample_seed: int | None = None
     grid_size: tuple[int, int] = _frozen((2, 2))
-    neighbor_function: Literal["Nearest", "Min_dist", "4_quadrant"] = _frozen("Nearest")
-    min_neighbor_distance: float = 0.0
-    max_neighbor_distance: float = 3.0
-    scan_pattern: Literal["Isotropic", "Rectangular"] = _frozen("Isotropic")
-    normalize: Literal["Batch", "Group"] | None = "Batch"
+    neighbor_function: Literal["Nearest", "Min_dist", "4_quadrant"] = _frozen("Nearest", refused=True)
+    min_neighbor_distance: float = _refused(0.0)
+    max_neighbor_distance: float = _refused(3.0)
+    scan_pattern: Literal["Isotropic", "Rectangular"] = _frozen("Isotropic", refused=True)
+    normalize: Literal["Batch", "Group"] | None = _refused("Batch")
     probe_scale: float = 4.0
-    probe_normalize: bool = True
-    probe_ramp_removal: bool = False  # take the linear phase out of the probe
-    data_scaling: Literal["Parseval", "Max"] = "Parseval"
-    phase_subtraction: bool = True  # labels only
+    probe_normalize: bool = _refused(True)
+    probe_ramp_removal: bool = _refused(False)  # take the linear phase out of the probe
+    data_scaling: Literal["Parseval", "Max"] = _refused("Parseval")
+    phase_subtraction: bool = _refused(True)  # labels only
     x_bounds: tuple[float, float] = (0.1, 0.9)  # part of the scan's range kept as group centres
     y_bounds: tuple[float, float] = (0.1, 0.9)
 
@@ -85,37 +90,37 @@ class ModelConfig:
     fno_input_transform: Literal["none", "sqrt", "log1p", "instancenorm"] = "none"
     max_hidden_channels: int | None = None
     resnet_width: int | None = None
-    spectral_bottleneck_blocks: int = 6
-    spectral_bottleneck_modes: int = 12
-    spectral_bottleneck_share_weights: bool = True
-    spectral_bottleneck_gate_init: float = 0.1
-    spectral_bottleneck_gate_mode: Literal["shared", "per_block"] = "shared"
+    spectral_bottleneck_blocks: int = _refused(6)
+    spectral_bottleneck_modes: int = _refused(12)
+    spectral_bottleneck_share_weights: bool = _refused(True)
+    spectral_bottleneck_gate_init: float = _refused(0.1)
+    spectral_bottleneck_gate_mode: Literal["shared", "per_block"] = _refused("shared")
     generator_output_mode: Literal["real_imag", "amp_phase_logits", "amp_phase"] = "real_imag"
-    cnn_output_mode: str = "amp_phase"
+    cnn_output_mode: str = _refused("amp_phase")
     unrolled_steps: int = 22  # plain physics steps, then network.LEARNED_STEPS learned ones
     unrolled_width: int = 24  # filters of the finest level
     unrolled_likelihood: Literal["amplitude", "poisson"] = "amplitude"
     intensity_scale_trainable: bool = False
-    intensity_scale: float = 10000.0  # first guess
-    max_position_jitter: int = 10
-    num_datasets: int = 1  # scale factors, one per experiment
+    intensity_scale: float = _refused(10000.0)  # first guess
+    max_position_jitter: int = _refused(10)
+    num_datasets: int = _refused(1)  # scale factors, one per experiment
     C_model: int = _frozen(DEFAULT_CHANNELS)  # input channels
     C_forward: int = _frozen(DEFAULT_CHANNELS)  # patches merged by the forward model
     object_big: bool = _frozen(True)
     probe_big: bool = _frozen(True)
-    offset: int = 6
+    offset: int = _refused(6)
     n_filters_scale: int = _frozen(2)
     amp_activation: Literal["silu", "sigmoid", "swish", "softplus", "relu"] = "silu"
-    batch_norm: bool = False
+    batch_norm: bool = _refused(False)
     probe_mask: Tensor | bool | None = False
     probe_mask_tensor: Tensor | None = None
     probe_mask_sigma: float = 1.0
     probe_mask_diameter: float | None = None
-    edge_pad: int = 10
-    decoder_last_c_outer_fraction: float = 0.125  # share of the last channels that feeds the outer branch
+    edge_pad: int = _refused(10)
+    decoder_last_c_outer_fraction: float = _refused(0.125)  # last channels that feed the outer branch
     decoder_last_amp_channels: int = _frozen(1)
-    use_legacy_decoder_channel_override: bool = False
-    use_shared_decoder: bool = _frozen(False)
+    use_legacy_decoder_channel_override: bool = _refused(False)
+    use_shared_decoder: bool = _frozen(False, refused=True)
     eca_encoder: bool = _frozen(False)
     eca_decoder: bool = _frozen(False)
     cbam_encoder: bool = _frozen(True)
@@ -128,14 +133,14 @@ class ModelConfig:
     phase_loss: Literal["Total_Variation", "Mean_Deviation"] | None = None
     amp_loss_coeff: float = 1.0
     phase_loss_coeff: float = 1.0
-    probe_reference_coeff: float = 0.0
-    amplitude_variance_loss: bool = False
+    probe_reference_coeff: float = _refused(0.0)
+    amplitude_variance_loss: bool = _refused(False)
     amplitude_variance_coeff: float = 0.01
-    training_patch_weighting: Literal["central_mask", "probe", "uniform"] = "central_mask"
-    physics_forward_mode: Literal["amplitude", "rectangular_scaled"] = "amplitude"
-    rect_s1s2_trainable: bool = True
-    rect_s1s2_init: str = "ones"
-    amplitude_physics_gain: float = 1.0
+    training_patch_weighting: Literal["central_mask", "probe", "uniform"] = _refused("central_mask")
+    physics_forward_mode: Literal["amplitude", "rectangular_scaled"] = _refused("amplitude")
+    rect_s1s2_trainable: bool = _refused(True)
+    rect_s1s2_init: str = _refused("ones")
+    amplitude_physics_gain: float = _refused(1.0)
     pad_object: bool = True
     gaussian_smoothing_sigma: float = 0.0
 
@@ -158,14 +163,14 @@ class TrainingConfig:
     num_workers: int = 4
     accum_steps: int = 1
     n_devices: int | Literal["auto"] = 1
-    epochs_fine_tune: int = 0
-    fine_tune_gamma: float = 0.1
+    epochs_fine_tune: int = _refused(0)
+    fine_tune_gamma: float = _refused(0.1)
     gradient_clip_val: float | None = None
     gradient_clip_algorithm: ClipAlgorithm = "norm"
     nll: bool = True
     device: str = "cuda"  # the engine falls back to the CPU where there is no CUDA
     strategy: str = "auto"
-    framework: str = "Lightning"
+    framework: str = _refused("Lightning")
     orchestrator: str = "Mlflow"
     optimizer: Optimizer = "adam"
     momentum: float = 0.9
@@ -179,30 +184,30 @@ class TrainingConfig:
     plateau_patience: int = 2
     plateau_min_lr: float = 5e-5
     plateau_threshold: float = 0.0
-    log_grad_norm: bool = False
-    grad_norm_log_freq: int = 1  # [steps]
-    stage_1_epochs: int = 0
-    stage_2_epochs: int = 0
-    stage_3_epochs: int = 0
-    physics_weight_schedule: str = "cosine"
-    stage_3_lr_factor: float = 0.1
+    log_grad_norm: bool = _refused(False)
+    grad_norm_log_freq: int = _refused(1)  # [steps]
+    stage_1_epochs: int = _refused(0)
+    stage_2_epochs: int = _refused(0)
+    stage_3_epochs: int = _refused(0)
+    physics_weight_schedule: str = _refused("cosine")
+    stage_3_lr_factor: float = _refused(0.1)
     torch_loss_mode: LossMode = "poisson"
     torch_mae_pred_l2_match_target: bool = False
-    enable_staged_finetuning: bool = False
-    finetune_stage1_epochs: int = 7
-    finetune_stage2_epochs: int = 7
-    finetune_stage3_epochs: int = 5
-    finetune_stage1_lr_decoder: float = 0.1
-    finetune_stage2_lr_encoder_top: float = 0.01
-    finetune_stage2_lr_decoder: float = 0.05
-    finetune_stage2_lr_phase_head: float = 0.1
-    finetune_stage3_lr_encoder_bottom: float = 0.005
-    finetune_stage3_lr_encoder_top: float = 0.01
-    finetune_stage3_lr_decoder: float = 0.02
-    finetune_stage3_lr_phase_head: float = 0.05
-    finetune_skip_stage3: bool = True
-    finetune_early_stop_patience: int = 3
-    finetune_val_split: float = 0.05
+    enable_staged_finetuning: bool = _refused(False)
+    finetune_stage1_epochs: int = _refused(7)
+    finetune_stage2_epochs: int = _refused(7)
+    finetune_stage3_epochs: int = _refused(5)
+    finetune_stage1_lr_decoder: float = _refused(0.1)
+    finetune_stage2_lr_encoder_top: float = _refused(0.01)
+    finetune_stage2_lr_decoder: float = _refused(0.05)
+    finetune_stage2_lr_phase_head: float = _refused(0.1)
+    finetune_stage3_lr_encoder_bottom: float = _refused(0.005)
+    finetune_stage3_lr_encoder_top: float = _refused(0.01)
+    finetune_stage3_lr_decoder: float = _refused(0.02)
+    finetune_stage3_lr_phase_head: float = _refused(0.05)
+    finetune_skip_stage3: bool = _refused(True)
+    finetune_early_stop_patience: int = _refused(3)
+    finetune_val_split: float = _refused(0.05)
     experiment_name: str = "Synthetic_Runs"
     notes: str = ""
     model_name: str = "PtychoPINNv2"
@@ -216,15 +221,15 @@ class TrainingConfig:
 class InferenceConfig:
     """One reconstruction with a trained model."""
 
-    middle_trim: int = 32
+    middle_trim: int = _refused(32)
     batch_size: int = 1000
-    experiment_number: int = 0
-    pad_eval: bool = True
-    window: int = 20
+    experiment_number: int = _refused(0)
+    pad_eval: bool = _refused(True)
+    window: int = _refused(20)
     patch_weighting: Literal["probe", "uniform"] = "probe"
     varpro_scaling: bool = True
-    log_patch_stats: bool = False
-    patch_stats_limit: int | None = None
+    log_patch_stats: bool = _refused(False)
+    patch_stats_limit: int | None = _refused(None)
 
 
 @dataclass
@@ -241,20 +246,27 @@ class DatagenConfig:
     histogram_threshold: float = 0.05
 
 
+SECTIONS: dict[str, type] = {
+    "data_config": DataConfig,
+    "model_config": ModelConfig,
+    "training_config": TrainingConfig,
+    "inference_config": InferenceConfig,
+    "datagen_config": DatagenConfig,
+}
+
+
 def get_frozen_fields(config: Any) -> tuple[str, ...]:
-    """Return the names of the fields that a trained model fixes.
+    """Return the names of the fields that a trained model fixes, in declaration order."""
+    return _marked(config, "frozen")
 
-    Parameters
-    ----------
-    config : dataclass type or instance
-        One of the configurations of this module.
 
-    Returns
-    -------
-    tuple of str
-        Names in declaration order.
-    """
-    return tuple(item.name for item in fields(config) if item.metadata.get("frozen", False))
+def refused_fields(config: Any) -> tuple[str, ...]:
+    """Return the names of the fields that must keep their defaults, in declaration order."""
+    return _marked(config, "refused")
+
+
+def _marked(config: Any, mark: str) -> tuple[str, ...]:
+    return tuple(item.name for item in fields(config) if item.metadata.get(mark, False))
 
 
 def update_existing_config(config: Any, updates: Mapping[str, Any], verbose: bool = False) -> tuple[str, ...]:
@@ -262,9 +274,7 @@ def update_existing_config(config: Any, updates: Mapping[str, Any], verbose: boo
 
     Parameters
     ----------
-    config : dataclass instance
-        Changed in place, never replaced.
-    updates : mapping
+    config, updates : dataclass instance, mapping
         Values by field name.
     verbose : bool
         Also log each field that is set.
@@ -292,43 +302,26 @@ def update_existing_config(config: Any, updates: Mapping[str, Any], verbose: boo
 def load_json_configs(
     path: str | os.PathLike[str],
 ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig]:
-    """Read a JSON settings file with one section per configuration.
+    """Read a JSON settings file; ``ConfigError`` if it is not JSON, or a section is not a mapping.
 
-    The sections are ``data_config``, ``model_config``, ``training_config``, ``inference_config`` and
-    ``datagen_config``; a missing one gives defaults. The network then follows the data: ``C_model`` and
-    ``C_forward`` become ``C``, and ``object_big`` becomes ``C > 1``.
+    The network then follows the data: ``C_model`` and ``C_forward`` become ``C``, ``object_big`` ``C > 1``.
 
     Parameters
     ----------
     path : path-like
-        JSON file.
+        Its sections are those of ``SECTIONS``; a missing one gives defaults.
 
     Returns
     -------
     tuple
-        ``(data, model, training, inference, datagen)``.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ConfigError
-        If it is not JSON, or a section is not a mapping.
+        Data, model, training, inference and synthetic-data settings.
     """
     try:
         content = json.loads(Path(path).read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path}: this is not valid JSON (got {error}). Correct that line.") from error
-    data, model, training = DataConfig(), ModelConfig(), TrainingConfig()
-    inference, datagen = InferenceConfig(), DatagenConfig()
-    sections = {
-        "data_config": data,
-        "model_config": model,
-        "training_config": training,
-        "inference_config": inference,
-        "datagen_config": datagen,
-    }
-    for name, config in sections.items():
+    configs = DataConfig(), ModelConfig(), TrainingConfig(), InferenceConfig(), DatagenConfig()
+    for name, config in zip(SECTIONS, configs, strict=True):
         section = content.get(name, {}) if isinstance(content, dict) else content
         if not isinstance(section, dict):
             raise ConfigError(
@@ -344,6 +337,7 @@ def load_json_configs(
                     "Write it as [a, b]."
                 )
         update_existing_config(config, {k: tuple(v) if k in pairs else v for k, v in section.items()})
+    data, model, *_ = configs
     model.C_model = model.C_forward = data.C
     model.object_big = data.C > 1
-    return data, model, training, inference, datagen
+    return configs

@@ -54,52 +54,38 @@ class _EpochOrder(Sampler[Any]):
         yield from order
 
 
-def _processes(execution: PyTorchExecutionConfig) -> dict[str, Any]:
-    """Return how a loader starts its processes: on Linux as copies of this one.
-
-    A process that a client spawned would spawn them too, and each would import the frameworks anew.
-    """
-    workers = execution.num_workers
-    return {
-        "num_workers": workers,
-        "persistent_workers": execution.persistent_workers,
-        "prefetch_factor": execution.prefetch_factor,
-        "pin_memory": execution.pin_memory,
-        "multiprocessing_context": "fork" if workers and sys.platform == "linux" else None,
-        # Without one, a loader draws from the generator of the host program.
-        "generator": torch.Generator(),
-    }
-
-
 def loader(feed: Feed, execution: PyTorchExecutionConfig) -> DataLoader[Batch]:
     """Return the batches of every epoch, one at a time."""
-    dataset = FeedDataset(feed.source)
-    return DataLoader(dataset, batch_size=None, sampler=_EpochOrder(feed.order), **_processes(execution))
+    workers = execution.num_workers
+    return DataLoader(
+        FeedDataset(feed.source),
+        batch_size=None,
+        sampler=_EpochOrder(feed.order),
+        num_workers=workers,
+        persistent_workers=execution.persistent_workers,
+        prefetch_factor=execution.prefetch_factor,
+        pin_memory=execution.pin_memory,
+        # Copies of this process: one that a client spawned would spawn them too, and import frameworks anew.
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        # Without one, a loader draws from the generator of the host program.
+        generator=torch.Generator(),
+    )
 
 
 class ScanChunks(chunks.ScanChunks):
-    """A scan as chunks on the device of its probe."""
+    """A scan as chunks on the device of its probe, as ``ptycho.data.chunks.ScanChunks``."""
+
+    chunk = Chunk
+    shifted = staticmethod(physics.shift_field)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
-        """Return values on the device."""
         return torch.from_numpy(values).to(self._probe.device)
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
-        """Return a tensor as NumPy values."""
         return tensor.detach().cpu().numpy()
 
     def take(self, tensor: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        """Return some rows."""
         return tensor[self.tensor(rows)]
 
-    def shifted(self, probe: Tensor, shifts: Tensor) -> Tensor:
-        """Return a probe moved by each of the shifts."""
-        return physics.shift_field(probe, shifts)
-
     def scaled(self, probes: Tensor, gain: Tensor) -> Tensor:
-        """Return probes times factors."""
         return probes * gain[:, None, None, None]
-
-    def chunk(self, corners: Tensor, probes: Tensor, amplitude: Tensor, shifts: Tensor, rows: Any) -> Chunk:
-        """Return a chunk."""
-        return Chunk(corners, probes, amplitude, shifts, rows)

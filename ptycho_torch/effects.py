@@ -1,4 +1,4 @@
-"""Settings of the PyTorch form that nothing reads: refused by name when a training starts."""
+"""Settings of the PyTorch form that nothing reads: refused by name when a training run starts."""
 
 from __future__ import annotations
 
@@ -16,89 +16,20 @@ from ptycho_torch.config_params import (
     InferenceConfig,
     ModelConfig,
     TrainingConfig,
+    refused_fields,
 )
 
-DATA: tuple[str, ...] = (
-    "K_quadrant",
-    "neighbor_function",
-    "min_neighbor_distance",
-    "max_neighbor_distance",
-    "scan_pattern",
-    "normalize",
-    "probe_normalize",
-    "probe_ramp_removal",
-    "data_scaling",
-    "scale_contract_version",
-    "n_subsample",
-    "phase_subtraction",
-)
-MODEL: tuple[str, ...] = (
-    "spectral_bottleneck_blocks",
-    "spectral_bottleneck_modes",
-    "spectral_bottleneck_share_weights",
-    "spectral_bottleneck_gate_init",
-    "spectral_bottleneck_gate_mode",
-    "cnn_output_mode",
-    "intensity_scale",
-    "max_position_jitter",
-    "num_datasets",
-    "offset",
-    "batch_norm",
-    "edge_pad",
-    "decoder_last_c_outer_fraction",
-    "use_legacy_decoder_channel_override",
-    "use_shared_decoder",
-    "probe_reference_coeff",
-    "amplitude_variance_loss",
-    "training_patch_weighting",
-    "physics_forward_mode",
-    "rect_s1s2_trainable",
-    "rect_s1s2_init",
-    "amplitude_physics_gain",
-)
-TRAINING: tuple[str, ...] = (
-    "epochs_fine_tune",
-    "fine_tune_gamma",
-    "log_grad_norm",
-    "grad_norm_log_freq",
-    "stage_1_epochs",
-    "stage_2_epochs",
-    "stage_3_epochs",
-    "physics_weight_schedule",
-    "stage_3_lr_factor",
-    "enable_staged_finetuning",
-    "finetune_stage1_epochs",
-    "finetune_stage2_epochs",
-    "finetune_stage3_epochs",
-    "finetune_stage1_lr_decoder",
-    "finetune_stage2_lr_encoder_top",
-    "finetune_stage2_lr_decoder",
-    "finetune_stage2_lr_phase_head",
-    "finetune_stage3_lr_encoder_bottom",
-    "finetune_stage3_lr_encoder_top",
-    "finetune_stage3_lr_decoder",
-    "finetune_stage3_lr_phase_head",
-    "finetune_skip_stage3",
-    "finetune_early_stop_patience",
-    "finetune_val_split",
-    "framework",
-)
-INFERENCE: tuple[str, ...] = (
-    "middle_trim",
-    "experiment_number",
-    "pad_eval",
-    "window",
-    "log_patch_stats",
-    "patch_stats_limit",
-)
+DATA, MODEL = refused_fields(DataConfig), refused_fields(ModelConfig)
+TRAINING, INFERENCE = refused_fields(TrainingConfig), refused_fields(InferenceConfig)
 ALSO_SENT: dict[str, tuple[str, ...]] = {
     "strategy": ("auto", "ddp_spawn"),
     "orchestrator": ("Mlflow", "Lightning"),
 }
-"""Setting of a training -> what clients send who never chose; one process trains on one device."""
+"""Setting of a training run -> what clients send who never chose; one process trains on one device."""
 
 PENALTIES: tuple[str, ...] = ("amp_loss", "phase_loss")
 BOUNDS: tuple[str, ...] = ("x_bounds", "y_bounds")
+OR_CNN = " or use architecture 'cnn'"
 EVERYTHING = (0.0, 1.0)
 """Bounds that leave no scan point out."""
 
@@ -123,7 +54,7 @@ def _check_bounds(data: DataConfig, name: str, architecture: str) -> None:
             "lower one first). Correct the bounds."
         )
     if architecture in WHOLE_CANVAS and bounds != EVERYTHING:
-        refuse_changed(data, (name,), architecture, "has no effect", " or use architecture 'cnn'")
+        refuse_changed(data, (name,), architecture, "has no effect", OR_CNN)
 
 
 def _check_sent(training: TrainingConfig) -> None:
@@ -152,45 +83,20 @@ def _check_channels(data: DataConfig, model: ModelConfig) -> None:
 def check_inference(
     inference: InferenceConfig, architecture: str, datagen: DatagenConfig | None = None
 ) -> None:
-    """Refuse settings that would change nothing in a reconstruction, by name.
-
-    Parameters
-    ----------
-    inference : InferenceConfig
-        Settings of the reconstruction.
-    architecture : str
-        Network of the model.
-    datagen : DatagenConfig, optional
-        Synthetic data, which nothing here makes from it.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting that was changed and that nothing reads.
-    """
+    """Refuse settings that would change nothing in a reconstruction by a ``ConfigError`` with the name of the
+    first."""
     refuse_changed(inference, INFERENCE, "reconstruction", "is not implemented", "")
     if architecture in WHOLE_CANVAS:
-        names, action = ("batch_size", "patch_weighting"), " or use architecture 'cnn'"
-        refuse_changed(inference, names, architecture, "has no effect", action)
+        names = ("batch_size", "patch_weighting")
+        refuse_changed(inference, names, architecture, "has no effect", OR_CNN)
     if datagen is not None:
-        names = tuple(item.name for item in fields(datagen))
-        action = "; ptycho_simulate makes scans"
+        names, action = tuple(item.name for item in fields(datagen)), "; ptycho_simulate makes scans"
         refuse_changed(datagen, names, "synthetic data", "is not implemented", action)
 
 
 def check_all(native: Mapping[str, Any]) -> None:
-    """Refuse settings that would change nothing in a training or after it, by name.
-
-    Parameters
-    ----------
-    native : mapping
-        Configuration objects by name; without ``data_config`` nothing is looked at.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting that was changed and that nothing reads.
-    """
+    """Refuse settings (``native``, by section) that would change nothing in a training run or after it, as
+    :func:`check_native`; without ``data_config`` nothing is looked at."""
     if "data_config" not in native:
         return
     model = native["model_config"]
@@ -200,32 +106,16 @@ def check_all(native: Mapping[str, Any]) -> None:
 
 
 def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig) -> None:
-    """Refuse settings that would change nothing in a training, by name.
-
-    Parameters
-    ----------
-    data : DataConfig
-        Grouping and normalisation.
-    model : ModelConfig
-        Network and loss.
-    training : TrainingConfig
-        Optimiser and schedule.
-
-    Raises
-    ------
-    ConfigError
-        At the first setting that was changed and that nothing reads.
-    """
+    """Refuse settings that would change nothing in a training run by a ``ConfigError`` with the name of the
+    first."""
     settings: tuple[tuple[Any, Iterable[str]], ...] = ((data, DATA), (model, MODEL), (training, TRAINING))
     for config, names in settings:
         refuse_changed(config, names, "training", "is not implemented", "")
-    if model.loss_function == "MAE" and training.torch_loss_mode not in (
-        "mae",
-        TrainingConfig.torch_loss_mode,
-    ):
+    mode = training.torch_loss_mode
+    if model.loss_function == "MAE" and mode not in ("mae", TrainingConfig.torch_loss_mode):
         raise ConfigError(
             "training: loss_function has no effect beside torch_loss_mode (got 'MAE' and "
-            f"{training.torch_loss_mode!r}, expected one loss). Leave loss_function out."
+            f"{mode!r}, expected one loss). Leave loss_function out."
         )
     _check_sent(training)
     _check_channels(data, model)
@@ -233,7 +123,7 @@ def check_native(data: DataConfig, model: ModelConfig, training: TrainingConfig)
     for name in BOUNDS:
         _check_bounds(data, name, model.architecture)
     if model.architecture in WHOLE_CANVAS:
-        refuse_changed(model, PENALTIES, model.architecture, "has no effect", " or use architecture 'cnn'")
+        refuse_changed(model, PENALTIES, model.architecture, "has no effect", OR_CNN)
     for name in PENALTIES:
         coefficient = f"{name}_coeff"
         if getattr(model, name) is None:

@@ -81,33 +81,21 @@ class _Report(Callback):
 
 def _checkpoints(job: TrainingJob, monitor: str) -> list[Callback]:
     execution = job.execution
-    found: list[Callback] = []
-    if execution.enable_checkpointing:
-        top, folder = execution.checkpoint_save_top_k, Path(job.config.output_dir) / CHECKPOINT_FOLDER
-        best = ModelCheckpoint(
-            dirpath=folder,
-            filename=BEST_STEM if top <= 1 else "{epoch:03d}-" + BEST_STEM,
-            monitor=monitor,
-            mode=execution.checkpoint_mode,
-            save_top_k=top,
-            # By then validation and training loss are both known.
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-            auto_insert_metric_name=False,
-        )
-        # The last epoch has a callback of its own: the other one writes only when an epoch is among the best.
-        last = ModelCheckpoint(
-            dirpath=folder, filename=LAST_STEM, save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        found += [best, last]
-    return found
-
-
-def _early_stopping(job: TrainingJob, monitor: str) -> EarlyStopping:
-    patience, mode = job.execution.early_stop_patience, job.execution.checkpoint_mode
-    return EarlyStopping(
-        monitor=monitor, patience=patience, mode=mode, strict=False, check_on_train_epoch_end=True
+    if not execution.enable_checkpointing:
+        return []
+    top, folder = execution.checkpoint_save_top_k, Path(job.config.output_dir) / CHECKPOINT_FOLDER
+    # At the end of an epoch validation and training loss are both known.
+    common = {"dirpath": folder, "save_on_train_epoch_end": True, "enable_version_counter": False}
+    best = ModelCheckpoint(
+        filename=BEST_STEM if top <= 1 else "{epoch:03d}-" + BEST_STEM,
+        monitor=monitor,
+        mode=execution.checkpoint_mode,
+        save_top_k=top,
+        auto_insert_metric_name=False,
+        **common,
     )
+    # The last epoch has a callback of its own: the other one writes only when an epoch is among the best.
+    return [best, ModelCheckpoint(filename=LAST_STEM, **common)]
 
 
 def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
@@ -138,23 +126,9 @@ def _terms(job: TrainingJob, model: PtychoPINN_Lightning) -> LossTerms:
 def check_settings(
     config: TrainingConfig, execution: PyTorchExecutionConfig, native: Mapping[str, Any]
 ) -> None:
-    """Refuse settings of a training that this backend does not have, before any work is done.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings of the run.
-    execution : PyTorchExecutionConfig
-        Hardware, precision, logging.
-    native : mapping
-        ``data_config``, ``model_config`` and ``training_config`` of PyTorch, where the caller has them.
-        ``inference_config`` goes into the checkpoints; ``callbacks`` are Lightning's own, called after ours.
-
-    Raises
-    ------
-    ConfigError
-        At the first one.
-    """
+    """Refuse settings of a training run that this backend does not have by a ``ConfigError``, before any work
+    is done. ``native`` holds the PyTorch settings by section, where the caller has them, and ``callbacks`` of
+    Lightning, called after ours; its ``inference_config`` goes into the checkpoints."""
     resolved = resolve_accelerator(execution.accelerator)
     if resolved == "cpu" and execution.devices not in (1, "auto"):
         raise ConfigError(
@@ -168,25 +142,8 @@ def check_settings(
 
 @untouched_torch()
 def fit(job: TrainingJob) -> TrainingResult:
-    """Train a model on the patterns of a scan.
-
-    Parameters
-    ----------
-    job : TrainingJob
-        Settings, scan and groups.
-
-    Returns
-    -------
-    TrainingResult
-        The model with the weights of the best epoch, losses and checkpoints.
-
-    Raises
-    ------
-    ConfigError
-        If a setting does not fit the machine or the network.
-    DataError
-        If the training diverges.
-    """
+    """Train a model on the patterns of a scan; the result has the weights of the best epoch. ``ConfigError``
+    where a setting does not fit machine or network, ``DataError`` where the training diverges."""
     job = replace(job, config=with_execution(job.config, job.execution))
     check_settings(job.config, job.execution, job.native)
     accelerator = resolve_accelerator(job.execution.accelerator)
@@ -198,9 +155,8 @@ def fit(job: TrainingJob) -> TrainingResult:
     start = time.perf_counter()
     with ExitStack() as stack:
         store = stack.enter_context(PatternStore(job.scan, job.progress))
-        test_store = None
-        if job.test_scan is not None:
-            test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
+        tested = job.test_scan is not None
+        test_store = stack.enter_context(PatternStore(job.test_scan, Progress())) if tested else None
         if job.config.probe_trainable and job.resume is None:
             used, trained = TorchBackend(model, torch.device(accelerator)), np.unique(job.groups.indices)
             with torch.no_grad():
@@ -208,16 +164,17 @@ def fit(job: TrainingJob) -> TrainingResult:
             model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
         whole, needs_labels = architecture_of(model.core_config).whole_canvas, model.terms.needs_labels
         found = feeds(job, store, test_store, whole_canvas=whole, needs_labels=needs_labels)
-        train, judge = (None if feed is None else loader(feed, job.execution) for feed in found)
+        train, validation = (None if feed is None else loader(feed, job.execution) for feed in found)
         report = _Report(job, model)
         logger = build_logger(job)
-        best = _best_epoch(job, model, judge)
-        patience = _early_stopping(job, best.logged)
+        best = _best_epoch(job, model, validated=validation is not None)
+        limits = {"patience": job.execution.early_stop_patience, "mode": job.execution.checkpoint_mode}
+        patience = EarlyStopping(best.logged, **limits, strict=False, check_on_train_epoch_end=True)
         called = [report, best, *_checkpoints(job, best.logged), patience]
         called += job.native.get("callbacks", ())
         trainer = build_trainer(job, accelerator, logger, called)
         with report.phase as phase:
-            run_trainer(trainer, model, train, judge, job.resume)
+            run_trainer(trainer, model, train, validation, job.resume)
             if 0 < patience.stopped_epoch < job.config.nepochs - 1:
                 epochs = patience.stopped_epoch + 1
                 phase.ended(early_end(epochs, best.monitor, job.execution.checkpoint_mode))
@@ -225,47 +182,27 @@ def fit(job: TrainingJob) -> TrainingResult:
     if model.trained_epoch is not None:
         job.progress.note(model.trained_epoch.best_of(trainer.current_epoch))
     run_id = getattr(logger, "run_id", None) if logger else None
-    return TrainingResult(model, report.history, _written(trainer), time.perf_counter() - start, run_id)
+    paths = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
+    files = [Path(path) for path in paths if path]
+    return TrainingResult(model, report.history, files, time.perf_counter() - start, run_id)
 
 
-def _best_epoch(job: TrainingJob, model: PtychoPINN_Lightning, judge: Any) -> BestEpoch:
+def _best_epoch(job: TrainingJob, model: PtychoPINN_Lightning, *, validated: bool) -> BestEpoch:
     """Return what keeps the best epoch."""
     chosen = monitored_loss(job.execution.checkpoint_monitor_metric, model.terms.kind)
-    shown = "train_loss" if judge is None else chosen
+    shown = chosen if validated else "train_loss"
     logged = {"train_loss": model.loss_name, "val_loss": model.val_loss_name}[shown]
     return BestEpoch(logged, shown, job.execution.checkpoint_mode, job.resume)
 
 
-def _written(trainer: L.Trainer) -> list[Path]:
-    """Return the checkpoints, the best first."""
-    paths = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
-    return [Path(path) for path in paths if path]
-
-
 def load(path: Path) -> PtychoPINN_Lightning:
-    """Load a trained model from a Lightning checkpoint or a bundle.
-
-    Parameters
-    ----------
-    path : Path
-        ``.ckpt`` file, or a bundle of ``ptycho.networks.bundle``.
-
-    Returns
-    -------
-    PtychoPINN_Lightning
-        On the CPU, ready to reconstruct.
-
-    Raises
-    ------
-    BundleError
-        If the file is damaged, or does not fit this version.
-    """
+    """Load a trained model from a Lightning checkpoint (``.ckpt``) or a bundle, on the CPU and ready to
+    reconstruct; ``BundleError`` if the file is damaged, or does not fit this version."""
     if path.suffix not in (".ckpt", ".pt"):
         return from_bundle(read_bundle(path))
+    how = {"map_location": "cpu", "weights_only": True, "strict": True}
     try:
-        model = PtychoPINN_Lightning.load_from_checkpoint(
-            path, map_location="cpu", weights_only=True, strict=True
-        )
+        model = PtychoPINN_Lightning.load_from_checkpoint(path, **how)
     except BundleError:
         raise
     except Exception as error:
@@ -274,18 +211,7 @@ def load(path: Path) -> PtychoPINN_Lightning:
 
 
 def to_bundle(model: PtychoPINN_Lightning) -> Bundle:
-    """Return a trained model as a bundle that every backend loads.
-
-    Parameters
-    ----------
-    model : PtychoPINN_Lightning
-        Trained model.
-
-    Returns
-    -------
-    Bundle
-        Weights, probe, settings and scale.
-    """
+    """Return a trained model as a bundle that every backend loads."""
     return Bundle(
         backend="pytorch",
         model=model.core_config,
@@ -300,23 +226,8 @@ def to_bundle(model: PtychoPINN_Lightning) -> Bundle:
 
 
 def from_bundle(bundle: Bundle) -> PtychoPINN_Lightning:
-    """Build a model from a bundle of any backend.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Weights, probe, settings and scale.
-
-    Returns
-    -------
-    PtychoPINN_Lightning
-        On the CPU, ready to reconstruct.
-
-    Raises
-    ------
-    BundleError
-        If a weight is missing, unknown, or of another shape.
-    """
+    """Build a model from a bundle of any backend, on the CPU and ready to reconstruct; ``BundleError`` if a
+    weight is missing, unknown, or of another shape."""
     data, settings, training = from_core(bundle.model)
     model = PtychoPINN_Lightning(settings, data, training)
     model.generator.import_weights(bundle.weights, bundle.where)
@@ -329,16 +240,5 @@ def from_bundle(bundle: Bundle) -> PtychoPINN_Lightning:
 
 
 def core_config(model: PtychoPINN_Lightning) -> ModelConfig:
-    """Return the network settings a model was trained with.
-
-    Parameters
-    ----------
-    model : PtychoPINN_Lightning
-        Trained model.
-
-    Returns
-    -------
-    ModelConfig
-        The settings every backend reads.
-    """
+    """Return the network settings, as every backend reads them, that a model was trained with."""
     return model.core_config

@@ -31,22 +31,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class TableNetwork(nn.Module):
-    """Layers of an architecture table under their table names.
+    """Layers of an architecture table under their table names, with weights drawn from a seed."""
 
-    Parameters
-    ----------
-    table : list of LayerSpec
-        Architecture.
-    seed : int
-        Seed of the initial weights.
-
-    Attributes
-    ----------
-    mixed_dtype : torch.dtype or None
-        What the convolutions compute in; the dtype of what they are given by default.
-    """
-
-    mixed_dtype: torch.dtype | None = None
+    mixed_dtype: torch.dtype | None = None  # what convolutions compute in; None: as what they are given
 
     def __init__(self, table: list[architectures.LayerSpec], seed: int) -> None:
         super().__init__()
@@ -66,20 +53,8 @@ class TableNetwork(nn.Module):
 
     @torch.no_grad()
     def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
-        """Fill every layer from arrays in table layout.
-
-        Parameters
-        ----------
-        weights : mapping of str to float32 array
-            Weights by table name, kernels (y, x, in, out).
-        where : str
-            File named when they do not fit.
-
-        Raises
-        ------
-        BundleError
-            If a weight is missing, unknown, or of another shape.
-        """
+        """Fill every layer from arrays by table name, kernels (y, x, in, out); ``BundleError``, which names
+        the file ``where``, if a weight is missing, unknown, or of another shape."""
         architectures.check_weights(weights, self.table, where)
         for name, layer in self.convolutions.items():
             layer.weight.copy_(torch.from_numpy(weights[f"{name}/kernel"].transpose(3, 2, 0, 1).copy()))
@@ -88,13 +63,7 @@ class TableNetwork(nn.Module):
             vector.copy_(torch.from_numpy(weights[name]))
 
     def export_weights(self) -> dict[str, NDArray[np.float32]]:
-        """Return all weights in table layout.
-
-        Returns
-        -------
-        dict of str to float32 array
-            Weights by table name, kernels (y, x, in, out).
-        """
+        """Return all weights by table name, kernels (y, x, in, out)."""
         weights: dict[str, NDArray[np.float32]] = {}
         for name, layer in self.convolutions.items():
             kernel = layer.weight.detach().cpu().numpy()
@@ -116,15 +85,7 @@ class TableNetwork(nn.Module):
 
 
 class CnnGenerator(TableNetwork):
-    """The published encoder with an amplitude and a phase decoder.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Pattern size, gridsize, filters, branches, activation, attention.
-    seed : int
-        Seed of the initial weights.
-    """
+    """The published encoder with an amplitude and a phase decoder."""
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
@@ -133,27 +94,16 @@ class CnnGenerator(TableNetwork):
         self.amplitude_activation = ACTIVATIONS[model.amp_activation]
         encoder, decoder = architectures.cnn_ladder(model.N, model.n_filters_scale)
         self.levels = (len(encoder), len(decoder))
-        self.outer = (
-            architectures.outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
-        )
+        bordered = model.probe_big and model.pad_object
+        self.outer = architectures.outer_channels(model.n_filters_scale) if bordered else 0
         border = torch.ones(model.N, model.N)
         quarter = model.N // 4
         border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
         self.register_buffer("border", border, persistent=False)
 
     def forward(self, patterns: Tensor) -> Tensor:
-        """Return the object patches of groups of patterns.
-
-        Parameters
-        ----------
-        patterns : real tensor, shape (B, C, N, N)
-            Measured amplitude, normalised to a mean energy of (N / 2)^2 per pattern.
-
-        Returns
-        -------
-        complex tensor, shape (B, C, N, N)
-            Object patches [transmission], each in the frame of its own position.
-        """
+        """Return the patches (B, C, N, N) [transmission] of groups of patterns, each in the frame of its own
+        position, from amplitudes of the same shape, normalised to a mean energy of (N / 2)^2 per pattern."""
         with self._half(patterns):
             x = patterns
             for level in range(self.levels[0]):
@@ -184,15 +134,7 @@ class CnnGenerator(TableNetwork):
 
 
 class UnrolledGenerator(TableNetwork):
-    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Number of steps and width.
-    seed : int
-        Seed of the initial weights.
-    """
+    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets."""
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
@@ -201,18 +143,7 @@ class UnrolledGenerator(TableNetwork):
         self.likelihood = model.unrolled_likelihood
 
     def steps(self, subsets: int) -> int:
-        """Return how many steps a reconstruction takes.
-
-        Parameters
-        ----------
-        subsets : int
-            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``.
-
-        Returns
-        -------
-        int
-            Passes of plain steps, and the learned ones.
-        """
+        """Return the passes of plain steps and the learned ones; ``subsets`` as in :meth:`forward`."""
         return needed_passes(self.plain, subsets) + self.learned
 
     def forward(
@@ -223,24 +154,12 @@ class UnrolledGenerator(TableNetwork):
         *,
         subsets: int = 1,
     ) -> Tensor:
-        """Return the object of a scan.
+        """Return the object (H, W) of a scan [transmission], 1 where no light fell.
 
-        Parameters
-        ----------
-        chunks : iterable of Chunk
-            The scan; read once for every step.
-        weight : real tensor, shape (H, W)
-            Illumination of the canvas [photons / pixel]; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
-        on_step : callable, optional
-            Called with the index of each finished step.
-        subsets : int
-            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``; more than 1 needs a
-            ``ScanChunks``.
-
-        Returns
-        -------
-        complex tensor, shape (H, W)
-            Object [transmission]; 1 where no light fell.
+        The chunks are read once for every step. H and W of the illumination ``weight`` [photons / pixel] are
+        multiples of ``CANVAS_MULTIPLE_PX``; ``on_step`` is called with the index of each finished step. More
+        than one of ``subsets``, the most of a plain step (``ptycho.geometry.subsets.most_subsets``), needs
+        ``ScanChunks``.
         """
         complex_type = torch.promote_types(weight.dtype, torch.complex64)
         flat = torch.ones(weight.shape, dtype=complex_type, device=weight.device)
@@ -262,34 +181,13 @@ class UnrolledGenerator(TableNetwork):
 
     @staticmethod
     def seen(leading: Tensor, step: Tensor, weight: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return what a U-Net sees at a learned step, and the factor on what it answers (eq. 11, 18).
-
-        Parameters
-        ----------
-        leading : complex tensor, shape (H, W)
-            Object ahead of the step [transmission].
-        step : complex tensor, shape (H, W)
-            Data-consistency step [transmission].
-        weight : real tensor, shape (H, W)
-            Illumination [photons / pixel].
-        noise : real tensor, shape (H, W), or None
-            Noise [transmission]; None for the amplitude likelihood.
-
-        Returns
-        -------
-        inputs : real tensor, shape (6, H, W)
-            Channels of the U-Net.
-        gain : real tensor, shape (H, W)
-            Factor on its answer.
-        """
+        """Return what a U-Net sees at a learned step (6, H, W), and the factor (H, W) on what it answers (eq.
+        11, 18); ``noise`` (H, W) [transmission] is None for the amplitude likelihood."""
         relative = weight / weight.max()
         coverage = relative / (relative + STEP_DAMPING)
         if noise is None:
-            scaled, last, gain = (
-                architectures.STEP_INPUT_GAIN * step,
-                torch.log10(relative + 1e-6) / 6,
-                coverage,
-            )
+            scaled, gain = architectures.STEP_INPUT_GAIN * step, coverage
+            last = torch.log10(relative + 1e-6) / 6
         else:
             # In units of the noise a correction is of order one at every dose.
             scaled, last = architectures.NOISE_STEP_GAIN * step / noise, torch.log10(noise) / 2 + 1
@@ -298,36 +196,18 @@ class UnrolledGenerator(TableNetwork):
         return torch.stack(parts), gain
 
     def correction(self, x: Tensor, index: int) -> Tensor:
-        """Apply the U-Net of a learned step.
-
-        Without gradients a large canvas passes in strips, which bounds memory and changes nothing.
-
-        Parameters
-        ----------
-        x : real tensor, shape (B, 6, H, W)
-            What :meth:`seen` returns; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
-        index : int
-            Learned step, from 0.
-
-        Returns
-        -------
-        real tensor, shape (B, 2, H, W)
-            Real and imaginary part of the correction.
-        """
+        """Return real and imaginary part (B, 2, H, W) of the correction of learned step ``index``, from 0,
+        for what :meth:`seen` returns. Without gradients a large canvas passes in strips, which bounds memory
+        only."""
         name = f"unet{index}_"
         height, width = x.shape[-2:]
-        rows = max(
-            architectures.STRIP_HALO_PX,
-            architectures.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX,
-        )
-        if torch.is_grad_enabled() or height <= rows + 2 * architectures.STRIP_HALO_PX:
+        halo = architectures.STRIP_HALO_PX
+        rows = max(halo, architectures.STRIP_PIXELS // width // CANVAS_MULTIPLE_PX * CANVAS_MULTIPLE_PX)
+        if torch.is_grad_enabled() or height <= rows + 2 * halo:
             return self._unet(x, name)
         strips = []
         for top in range(0, height, rows):
-            first, last = (
-                max(0, top - architectures.STRIP_HALO_PX),
-                min(height, top + rows + architectures.STRIP_HALO_PX),
-            )
+            first, last = max(0, top - halo), min(height, top + rows + halo)
             strip = self._unet(x[:, :, first:last], name)
             strips.append(strip[:, :, top - first : min(rows, height - top) + top - first])
         return torch.cat(strips, dim=2)
@@ -342,10 +222,10 @@ class UnrolledGenerator(TableNetwork):
         fine = self._block(x, f"{name}down0", F.silu)
         middle = self._block(F.avg_pool2d(fine, 2), f"{name}down1", F.silu)
         coarse = self._block(F.avg_pool2d(middle, 2), f"{name}down2", F.silu)
-        middle = self._block(
-            torch.cat([F.interpolate(coarse, scale_factor=2), middle], 1), f"{name}up1", F.silu
-        )
-        fine = self._block(torch.cat([F.interpolate(middle, scale_factor=2), fine], 1), f"{name}up0", F.silu)
+        coarse = F.interpolate(coarse, scale_factor=2)
+        middle = self._block(torch.cat([coarse, middle], 1), f"{name}up1", F.silu)
+        middle = F.interpolate(middle, scale_factor=2)
+        fine = self._block(torch.cat([middle, fine], 1), f"{name}up0", F.silu)
         return self.convolutions[f"{name}out"](fine)
 
 
@@ -353,23 +233,5 @@ GENERATORS = {"cnn": CnnGenerator, "unrolled": UnrolledGenerator}
 
 
 def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:
-    """Build the network that a configuration names.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Architecture and options.
-    seed : int
-        Seed of the initial weights.
-
-    Returns
-    -------
-    CnnGenerator or UnrolledGenerator
-        With initial weights.
-
-    Raises
-    ------
-    ConfigError
-        If the architecture is unknown or its options do not fit.
-    """
+    """Build the network that a configuration names; ``ConfigError`` where its options do not fit."""
     return GENERATORS[architecture_of(model).name](model, seed)

@@ -24,21 +24,14 @@ if TYPE_CHECKING:
 def save_individual_reconstructions(
     amplitude: NDArray[np.floating], phase: NDArray[np.floating], output_dir: str | Path
 ) -> tuple[Path, Path]:
-    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` at 150 dpi.
+    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` at 150 dpi; return both paths.
 
     Parameters
     ----------
-    amplitude : real array, shape (H, W)
-        Transmission.
-    phase : real array, shape (H, W)
-        Phase [rad].
+    amplitude, phase : real array, shape (H, W)
+        Transmission, phase [rad].
     output_dir : path-like
-        Folder; made where it is absent.
-
-    Returns
-    -------
-    tuple of Path
-        Amplitude picture, phase picture.
+        Made where it is absent.
     """
     from ptycho.evaluation.figures import save_individual_images
 
@@ -58,35 +51,20 @@ def load_and_predict(
     execution: PyTorchExecutionConfig | None = None,
     progress: Progress | None = None,
 ) -> list[Path]:
-    """Reconstruct a scan with the model that an MLflow run logged.
+    """Reconstruct a scan with the model that an MLflow run logged; return the files written, pictures first.
 
     Parameters
     ----------
-    run_id : str
-        MLflow run of a training.
-    ptycho_files_dir : path-like
-        Folder of NPZ files.
-    relative_mlflow_path : path-like
-        Folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
-    config_override_path : path-like, optional
-        YAML with inference settings.
-    file_index : int
-        Which file of the folder, in alphabetical order.
-    save_dir : path-like
-        Where everything is written, in a folder called ``plot_name``.
-    plot_name : str
-        Name of that folder.
-    settings : mapping, optional
-        Inference settings by name; they win over the file.
-    execution : PyTorchExecutionConfig, optional
-        Accelerator and batch size.
-    progress : Progress, optional
-        Told what goes on; silent by default.
-
-    Returns
-    -------
-    list of Path
-        Files written, the amplitude and phase pictures first.
+    run_id, relative_mlflow_path : str, path-like
+        Training run, and folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
+    ptycho_files_dir, file_index : path-like, int
+        Folder of NPZ files, and which of them, in alphabetical order.
+    config_override_path, settings : path-like, mapping, optional
+        YAML with inference settings, and those by name that win over it.
+    save_dir, plot_name : path-like, str
+        Everything is written to the folder ``plot_name`` in ``save_dir``.
+    execution, progress : PyTorchExecutionConfig, Progress, optional
+        Accelerator and batch size; told what goes on, silent by default.
 
     Raises
     ------
@@ -140,18 +118,8 @@ def load_and_predict(
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    """Run the inference command with this backend.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-
-    Returns
-    -------
-    int
-        Exit status.
-    """
+    """Run the inference command with this backend, by default with the arguments of the process; return its
+    exit status."""
     from ptycho.cli import inference_command
 
     return inference_command.main(

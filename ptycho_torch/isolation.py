@@ -22,12 +22,9 @@ def _kept_modes(stack: ExitStack) -> None:
     stack.callback(torch.use_deterministic_algorithms, strict, warn_only=only_warn)
     for name in ("deterministic", "benchmark", "enabled"):
         stack.callback(setattr, torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
-    precision = torch.get_float32_matmul_precision()
-    stack.callback(
-        lambda: (
-            torch.get_float32_matmul_precision() == precision or torch.set_float32_matmul_precision(precision)
-        )
-    )
+    found, put = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    precision = found()
+    stack.callback(lambda: found() == precision or put(precision))
     stack.callback(torch.set_default_dtype, torch.get_default_dtype())
     stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
     threads = torch.get_num_threads()
@@ -37,14 +34,8 @@ def _kept_modes(stack: ExitStack) -> None:
 
 @contextmanager
 def untouched_torch() -> Iterator[None]:
-    """Put everything that belongs to the host program back at the end, that of PyTorch included.
-
-    Yields
-    ------
-    None
-        Everything of :func:`ptycho.process.isolation.untouched_process`, and random states, deterministic
-        mode, cuDNN's switches, precision, default dtype and number of threads.
-    """
+    """Put back at the end what :func:`ptycho.process.isolation.untouched_process` does, and random states,
+    deterministic mode, cuDNN's switches, precision, default dtype and number of threads of PyTorch."""
     with untouched_process(), ExitStack() as stack:
         _kept_modes(stack)
         _kept_random_states(stack)

@@ -10,9 +10,7 @@ PREFERRED = (BEST_CHECKPOINT["pytorch"], LAST_CHECKPOINT["pytorch"])
 
 
 def find_best_checkpoint(run_dir: str | Path) -> Path | None:
-    """Find the checkpoint to go on with in the folder of a training.
-
-    Ptychodus 1.7 calls it in its training process, after the training.
+    """Find the checkpoint to go on with; Ptychodus 1.7 calls it after the training run.
 
     Parameters
     ----------
@@ -22,8 +20,7 @@ def find_best_checkpoint(run_dir: str | Path) -> Path | None:
     Returns
     -------
     Path or None
-        ``best-checkpoint.ckpt``, else ``last.ckpt``, else the newest ``.ckpt`` anywhere below; None where
-        there is none.
+        ``best-checkpoint.ckpt``, else ``last.ckpt``, else the newest ``.ckpt`` anywhere below, if any.
     """
     folder = Path(run_dir)
     for name in PREFERRED:

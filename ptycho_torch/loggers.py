@@ -1,4 +1,4 @@
-"""Where a training writes its numbers: csv, tensorboard or MLflow, or nowhere."""
+"""Where a training run writes its numbers: csv, tensorboard or MLflow, or nowhere."""
 
 from __future__ import annotations
 
@@ -18,18 +18,7 @@ PACKAGES = {"mlflow": "mlflow", "tensorboard": "tensorboard"}
 
 
 def check_installed(backend: str | None) -> None:
-    """Refuse a logger whose package is not installed; nothing is imported.
-
-    Parameters
-    ----------
-    backend : str or None
-        ``execution.logger_backend``.
-
-    Raises
-    ------
-    MissingPackageError
-        If the package of the logger is not installed.
-    """
+    """As :func:`ptycho.tf.loggers.check_installed`."""
     package = PACKAGES.get(backend) if backend else None
     if package and importlib.util.find_spec(package) is None:
         raise MissingPackageError(
@@ -39,23 +28,8 @@ def check_installed(backend: str | None) -> None:
 
 
 def build_logger(job: TrainingJob) -> Any:
-    """Return the Lightning logger a job asks for.
-
-    Parameters
-    ----------
-    job : TrainingJob
-        ``execution.logger_backend`` and the output directory.
-
-    Returns
-    -------
-    Logger or False
-        False means that nothing is logged, and that no logging package is imported.
-
-    Raises
-    ------
-    MissingPackageError
-        If the package of the logger is not installed.
-    """
+    """Return the Lightning logger a job asks for; False, without importing a logging package, where none is.
+    ``MissingPackageError`` as :func:`check_installed`."""
     backend = job.execution.logger_backend
     if backend is None:
         return False

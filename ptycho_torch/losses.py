@@ -1,4 +1,4 @@
-"""The loss of a training in PyTorch; the real-space terms are twins of those in ``ptycho.physics.losses``."""
+"""The loss of a training run in PyTorch; its real-space terms are twins of ``ptycho.physics.losses``."""
 
 from __future__ import annotations
 
@@ -18,46 +18,19 @@ MAIN_TERMS = {
 
 
 class Prediction(NamedTuple):
-    """What a model makes of a batch.
+    """What a model makes of a batch."""
 
-    Attributes
-    ----------
-    predicted, amplitude : real tensor, shape (J, N, N)
-        Expected and measured amplitude [sqrt(photons)].
-    image : complex tensor, shape (H, W) or (J, N, N)
-        Canvas of ``unrolled``, patches of ``cnn`` [transmission].
-    light : real tensor, shape (H, W) or (N, N)
-        Light that fell on the image [photons / pixel].
-    patches : complex tensor, shape (J, N, N), or None
-        Patches in the frame of their own positions, where labels ask for them.
-    labels : complex tensor, shape (J, N, N), or None
-        Known patches.
-    patch_light : real tensor, shape (N, N)
-        Light that fell on a patch [photons / pixel].
-    """
-
-    predicted: Tensor
-    amplitude: Tensor
-    image: Tensor
-    light: Tensor
-    patches: Tensor | None
-    labels: Tensor | None
-    patch_light: Tensor
+    predicted: Tensor  # (J, N, N), expected amplitude [sqrt(photons)]
+    amplitude: Tensor  # (J, N, N), the measured one
+    image: Tensor  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
+    light: Tensor  # (H, W) or (N, N), light that fell on the image [photons / pixel]
+    patches: Tensor | None  # (J, N, N), in the frame of their own positions, where labels ask for them
+    labels: Tensor | None  # (J, N, N), known patches
+    patch_light: Tensor  # (N, N), light that fell on a patch [photons / pixel]
 
 
 def unit(values: Tensor) -> Tensor:
-    """Return complex numbers on the unit circle; dark ones fall to 0.
-
-    Parameters
-    ----------
-    values : complex tensor, any shape
-        Object [transmission].
-
-    Returns
-    -------
-    complex tensor
-        Of modulus 1 or below.
-    """
+    """Return complex numbers on the unit circle (eq. 7f); dark ones fall to 0."""
     return values / torch.sqrt(values.real**2 + values.imag**2 + UNIT_FLOOR)
 
 
@@ -71,20 +44,8 @@ def total_variation(image: Tensor, light: Tensor) -> Tensor:
 
 
 def mean_deviation(image: Tensor, light: Tensor) -> Tensor:
-    """Return the mean absolute difference of every image from its own mean, where it is lit.
-
-    Parameters
-    ----------
-    image : real or complex tensor, shape (..., H, W)
-        Object canvas or patches [transmission].
-    light : real tensor, shape (H, W)
-        Weight of every pixel, >= 0.
-
-    Returns
-    -------
-    real scalar tensor
-        In the unit of the image.
-    """
+    """Return the mean absolute difference of every image (..., H, W) from its own mean, weighted with the
+    light (H, W) on it; in the unit of the image."""
     weight = light / light.sum()
     mean = (weight * image).sum(dim=(-2, -1), keepdim=True)
     return (weight * (image - mean).abs()).sum() / image.shape[:-2].numel()
@@ -105,20 +66,7 @@ def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
 
 
 def total_loss(terms: LossTerms, found: Prediction) -> Tensor:
-    """Return the weighted sum of the terms of a loss.
-
-    Parameters
-    ----------
-    terms : LossTerms
-        Weights; a term of weight 0 is not computed.
-    found : Prediction
-        What the model makes of a batch.
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless.
-    """
+    """Return the weighted sum of the terms of a loss, dimensionless; a term of weight 0 is not computed."""
     total = torch.zeros((), device=found.predicted.device)
     if terms.likelihood:
         total = total + terms.likelihood * MAIN_TERMS[terms.kind](found.predicted, found.amplitude)

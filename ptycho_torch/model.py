@@ -20,32 +20,18 @@ from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
-from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
+from ptycho_torch.config_params import SECTIONS, DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.generators import build_generator
 from ptycho_torch.optimizer import build_optimizer
 from ptycho_torch.solver import Chunk
 
-CONFIG_TYPES: dict[str, type] = {
-    "data_config": DataConfig,
-    "model_config": ModelConfig,
-    "training_config": TrainingConfig,
-    "inference_config": InferenceConfig,
-}
+CONFIG_TYPES = dict(list(SECTIONS.items())[:4])
+"""Sections that a checkpoint holds."""
 
 
 def plain(value: Any) -> Any:
-    """Return a setting in plain types, which a checkpoint can hold and ``weights_only`` can load.
-
-    Parameters
-    ----------
-    value : any
-        Dataclass, mapping, sequence, array, path or scalar.
-
-    Returns
-    -------
-    dict, list, str, int, float, bool or None
-        The same setting; arrays and tensors become True, since a mask is stored with the probe.
-    """
+    """Return a setting in plain types, which a checkpoint can hold and ``weights_only`` can load; arrays
+    become True, since a mask is stored with the probe."""
     if is_dataclass(value):
         return {name: plain(item) for name, item in asdict(value).items()}
     if isinstance(value, dict):
@@ -60,35 +46,16 @@ def plain(value: Any) -> Any:
 
 
 def restore(name: str, value: Any) -> Any:
-    """Return a configuration object from its plain form; an object comes back as it is.
-
-    Parameters
-    ----------
-    name : {'data_config', 'model_config', 'training_config', 'inference_config'}
-        Which configuration.
-    value : dataclass, dict or None
-        The configuration, its plain form, or None for defaults.
-
-    Returns
-    -------
-    dataclass
-        Configuration of the type that belongs to the name.
-
-    Raises
-    ------
-    BundleError
-        If the plain form has a setting this version does not know.
-    """
+    """Return the configuration object of a section from its plain form; an object comes back as it is, None
+    gives defaults. ``BundleError`` where this version does not know a setting."""
     kind = CONFIG_TYPES[name]
     if value is None:
         return kind()
     if not isinstance(value, dict):
         return value
-    pairs = {
-        key: tuple(item) if isinstance(item, list) and len(item) == 2 else item for key, item in value.items()
-    }
+    listed = {key for key, item in value.items() if isinstance(item, list) and len(item) == 2}
     try:
-        return kind(**pairs)
+        return kind(**{key: tuple(item) if key in listed else item for key, item in value.items()})
     except TypeError as error:
         raise BundleError(
             f"checkpoint: {name} does not fit this version (got {error}, expected the settings of "
@@ -99,16 +66,12 @@ def restore(name: str, value: Any) -> Any:
 class PtychoPINN_Lightning(L.LightningModule):
     """Physics-informed network: patterns in, object out, trained on the patterns alone.
 
+    Batches are those of ``ptycho_torch.data``.
+
     Parameters
     ----------
-    model_config : ModelConfig or dict
-        Network and loss.
-    data_config : DataConfig or dict
-        Pattern size and grouping.
-    training_config : TrainingConfig or dict
-        Optimiser, schedule, epochs.
-    inference_config : InferenceConfig or dict, optional
-        Settings kept for later reconstructions.
+    model_config, data_config, training_config, inference_config : dataclass or dict
+        Of ``ptycho_torch.config_params``, or their plain forms.
     seed : int
         Seed of the initial weights.
     """
@@ -137,12 +100,9 @@ class PtychoPINN_Lightning(L.LightningModule):
         self.probe_refined = False
         self.probe_start: NDArray[np.complex64] | None = None
         self.trained_epoch: TrainedEpoch | None = None
-        self.register_buffer(
-            "probe", torch.zeros(1, self.core_config.N, self.core_config.N, dtype=torch.complex64)
-        )
-        self.log_gain = nn.Parameter(
-            torch.zeros(()), requires_grad=self.model_config.intensity_scale_trainable
-        )
+        n_px, trainable = self.core_config.N, self.model_config.intensity_scale_trainable
+        self.register_buffer("probe", torch.zeros(1, n_px, n_px, dtype=torch.complex64))
+        self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=trainable)
 
     @property
     def loss_name(self) -> str:
@@ -151,12 +111,12 @@ class PtychoPINN_Lightning(L.LightningModule):
 
     @property
     def val_loss_name(self) -> str:
-        """Name that the loss on what judges is logged under."""
+        """Name that the validation loss is logged under."""
         return f"{self.terms.kind}_val_loss"
 
     @property
     def trained_probe(self) -> TrainedProbe:
-        """What the training knew about the beam."""
+        """What the training run knew about the beam."""
         return TrainedProbe(self.probe.cpu().numpy(), self.probe_start, self.probe_refined, self.scale_record)
 
     def attach_scan(
@@ -167,19 +127,8 @@ class PtychoPINN_Lightning(L.LightningModule):
         refined: bool,
         start: NDArray[np.complex64] | None = None,
     ) -> None:
-        """Take over probe and scale of the scan to train on.
-
-        Parameters
-        ----------
-        probe : complex array, shape (P, N, N)
-            Probe modes [sqrt(photons)].
-        record : ScaleRecord or None
-            Scale of the patterns.
-        refined : bool
-            The probe is no longer the one of the data file.
-        start : complex array, shape (P, N, N), optional
-            The one of the data file, where it is known [sqrt(photons)].
-        """
+        """Take over probe (P, N, N) [sqrt(photons)] and scale of the scan to train on; ``start`` is the probe
+        of its file, where ``refined`` says that ``probe`` is another one."""
         self.probe = torch.from_numpy(probe).to(self.probe.device)
         self.probe_refined = refined
         self.probe_start = start if refined else probe
@@ -191,26 +140,12 @@ class PtychoPINN_Lightning(L.LightningModule):
         return probe if shifts.abs().amax() < 1e-6 else physics.shift_field(probe, shifts)
 
     def predict(self, batch: dict[str, Tensor]) -> losses.Prediction:
-        """Return what the model makes of the patterns a batch is judged on.
-
-        Parameters
-        ----------
-        batch : dict of tensor
-            As made by ``ptycho_torch.data``.
-
-        Returns
-        -------
-        Prediction
-            Amplitudes, object and light.
-        """
-        return (
-            self._predict_canvas(batch)
-            if architecture_of(self.core_config).whole_canvas
-            else self._predict_patches(batch)
-        )
+        """Return what the model makes of the patterns that a batch compares with."""
+        whole = architecture_of(self.core_config).whole_canvas
+        return self._predict_canvas(batch) if whole else self._predict_patches(batch)
 
     def _predict_canvas(self, batch: dict[str, Tensor]) -> losses.Prediction:
-        """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""
+        """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
         amplitude, shifts, labels = batch["amplitude"], batch["shifts"], batch.get("labels")
         seen = judged = Chunk(batch["corners"], self._probes(batch), amplitude)
         if "judged" in batch:
@@ -239,18 +174,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         return losses.Prediction(predicted, measured, patches, light, patches, batch.get("labels"), light)
 
     def predict_amplitude(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return predicted and measured amplitude of the patterns a batch is judged on.
-
-        Parameters
-        ----------
-        batch : dict of tensor
-            As made by ``ptycho_torch.data``.
-
-        Returns
-        -------
-        predicted, measured : real tensor, shape (J, N, N)
-            Amplitude [sqrt(photons)].
-        """
+        """Return predicted and measured amplitude (J, N, N) [sqrt(photons)] of :meth:`predict`."""
         found = self.predict(batch)
         return found.predicted, found.amplitude
 
@@ -264,20 +188,9 @@ class PtychoPINN_Lightning(L.LightningModule):
         return patches.reshape(-1, *patches.shape[-2:])
 
     def network_patches(self, amplitude: Tensor, input_scale: Tensor | None = None) -> Tensor:
-        """Return the patches of the ``cnn`` generator, one in the frame of each position.
-
-        Parameters
-        ----------
-        amplitude : real tensor, shape (B, C, N, N)
-            Measured amplitude [sqrt(photons)]; what was not measured is filled from its surroundings.
-        input_scale : tensor, optional
-            Factor that normalises it; that of the training scan by default.
-
-        Returns
-        -------
-        complex tensor, shape (B, C, N, N)
-            Object patches [transmission].
-        """
+        """Return the patches (B, C, N, N) of ``cnn`` [transmission], each in the frame of its own position,
+        from measured ``amplitude`` (B, C, N, N) [sqrt(photons)], filled where nothing was measured, times
+        ``input_scale`` (by default that of the training scan)."""
         scale = input_scale
         if scale is None:
             scale = self.scale_record.input_scale if self.scale_record else 1.0
@@ -294,18 +207,7 @@ class PtychoPINN_Lightning(L.LightningModule):
         return total / (weight + 1e-6 * weight.max())
 
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Return the predicted amplitude of a batch.
-
-        Parameters
-        ----------
-        batch : dict of tensor
-            As made by ``ptycho_torch.data``.
-
-        Returns
-        -------
-        real tensor, shape (J, N, N)
-            Amplitude [sqrt(photons)].
-        """
+        """Return the predicted amplitude (J, N, N) of a batch [sqrt(photons)]."""
         return self.predict_amplitude(batch)[0]
 
     def forward_predict(

@@ -31,25 +31,8 @@ def _optimizer(weights: list[nn.Parameter], training: TrainingConfig, rate: floa
 
 
 def rate_factor(training: TrainingConfig, epoch: int) -> float:
-    """Return the learning rate of an epoch relative to the first setting.
-
-    Parameters
-    ----------
-    training : TrainingConfig
-        ``scheduler``, ``epochs``, ``warmup_epochs``, ``min_lr_ratio``, stage lengths.
-    epoch : int
-        Epoch, from 0.
-
-    Returns
-    -------
-    float
-        Factor in (0, 1].
-
-    Raises
-    ------
-    ConfigError
-        If the schedule is unknown.
-    """
+    """Return the learning rate of an epoch (from 0) relative to the setting, in (0, 1]; ``ConfigError`` for
+    an unknown schedule."""
     last_stage = (training.stage_1_epochs + training.stage_2_epochs, training.stage_3_lr_factor)
     return schedule.rate_factor(
         training.scheduler,
@@ -62,25 +45,8 @@ def rate_factor(training: TrainingConfig, epoch: int) -> float:
 
 
 def build_optimizer(module: nn.Module, training: TrainingConfig) -> Any:
-    """Return what Lightning's ``configure_optimizers`` returns.
-
-    Parameters
-    ----------
-    module : PtychoPINN_Lightning
-        Its trainable parameters.
-    training : TrainingConfig
-        Optimiser, schedule and their numbers.
-
-    Returns
-    -------
-    Optimizer, or dict with 'optimizer' and 'lr_scheduler'
-        One step of the schedule per epoch.
-
-    Raises
-    ------
-    ConfigError
-        If the optimiser or the schedule is unknown.
-    """
+    """Return what Lightning's ``configure_optimizers`` does: an optimizer, or a dict with ``lr_scheduler``,
+    one step per epoch. ``ConfigError`` if the optimiser or the schedule is unknown."""
     rate_factor(training, 0)
     rate = base_rate(training.learning_rate, module.core_config)
     optimizer = _optimizer([value for value in module.parameters() if value.requires_grad], training, rate)

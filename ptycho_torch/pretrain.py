@@ -31,18 +31,8 @@ def _run(values: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-
-    Returns
-    -------
-    int
-        0 when the network was written, 2 when the input was bad.
-    """
+    """Run the command, by default with the arguments of the process; return 0, or 2 when the input was
+    bad."""
     from ptycho.cli.console import run_command, typed_flags, with_dashes
     from ptycho.cli.pretrain_command import build_parser
 

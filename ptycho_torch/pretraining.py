@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.config.config import ModelConfig
@@ -32,8 +31,8 @@ from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, precondit
 PLAIN_STEPS = 60
 """Plain steps of the network that comes out; low frequencies of a scan of a thousand patterns need them."""
 START_STEPS, START_BLUR_PX = 20, (2.0, 5.0)
-"""Plain steps of a training scan, and the blur of the true object they start from. They fill in detail and
-noise; a blurred truth spares the steps that low frequencies take from a flat start."""
+"""Plain steps of a training scan from the true object with this blur, which spares the steps that low
+frequencies take from a flat start; they fill in detail and noise."""
 CROP_PX = 80
 """Side of the crops in a batch [px]."""
 MIN_LIT = 0.5
@@ -47,39 +46,16 @@ CHANNELS = architectures.UNROLLED_INPUTS
 
 
 class KnownScan(NamedTuple):
-    """A simulated scan with its object.
+    """A simulated scan with its object."""
 
-    Attributes
-    ----------
-    chunk : Chunk
-        All patterns.
-    weight : real tensor, shape (H, W)
-        Illumination [photons / pixel].
-    truth : complex tensor, shape (H, W)
-        True object [transmission].
-    scanned : bool tensor, shape (H, W)
-        Pixels that saw enough light to be judged.
-    """
-
-    chunk: Chunk
-    weight: Tensor
-    truth: Tensor
-    scanned: Tensor
+    chunk: Chunk  # all patterns
+    weight: Tensor  # (H, W), illumination [photons / pixel]
+    truth: Tensor  # (H, W), true object [transmission]
+    scanned: Tensor  # (H, W), bool, pixels that saw enough light to be compared
 
 
 def known_scan(options: SimulationOptions) -> KnownScan:
-    """Simulate a scan in memory.
-
-    Parameters
-    ----------
-    options : SimulationOptions
-        What to simulate.
-
-    Returns
-    -------
-    KnownScan
-        On a canvas whose sides are multiples of ``CANVAS_MULTIPLE_PX``.
-    """
+    """Simulate a scan in memory, on a canvas whose sides are multiples of ``CANVAS_MULTIPLE_PX``."""
     arrays = simulate(options)
     n_px, truth = options.n_px, arrays["objectGuess"]
     room = [(0, -size % CANVAS_MULTIPLE_PX) for size in truth.shape]
@@ -94,34 +70,15 @@ def known_scan(options: SimulationOptions) -> KnownScan:
     return KnownScan(chunk, weight, truth, weight > SCANNED_SHARE * weight.max())
 
 
-def _blurred(obj: Tensor, sigma_px: float) -> Tensor:
-    from scipy.ndimage import gaussian_filter
-
-    return torch.from_numpy(gaussian_filter(obj.numpy(), sigma_px, mode="nearest"))
-
-
 @torch.no_grad()
 def example(generator: UnrolledGenerator, index: int, scan: KnownScan, blur_px: float) -> Tensor:
-    """Return what the U-Net of a learned step sees of a scan, and what it should have answered.
+    """Return what the U-Net of learned step ``index`` (from 0) sees of a scan, and what it should have
+    answered: inputs (6), object without correction (2), truth in its phase (2), mask, factor on the
+    correction; (12, H, W). The plain steps start from the true object, blurred by ``blur_px``."""
+    from scipy.ndimage import gaussian_filter
 
-    Parameters
-    ----------
-    generator : UnrolledGenerator
-        Its steps before ``index`` are applied.
-    index : int
-        Learned step, from 0.
-    scan : KnownScan
-        The scan.
-    blur_px : float
-        Blur of the true object that the plain steps start from [px].
-
-    Returns
-    -------
-    real tensor, shape (12, H, W)
-        Inputs (6), object without correction (2), truth in its phase (2), mask, factor on the correction.
-    """
     chunks, kind = [scan.chunk], generator.likelihood
-    start = _blurred(scan.truth, blur_px)
+    start = torch.from_numpy(gaussian_filter(scan.truth.numpy(), blur_px, mode="nearest"))
     obj, previous = accelerated_steps(start, chunks, scan.weight, START_STEPS, likelihood=kind)
     for k in range(index + 1):
         leading = obj + generator.vectors["step_momentum"][k] * (obj - previous)
@@ -150,22 +107,9 @@ def _crop(whole: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def relative_error(answer: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Return the error that a correction leaves, relative to the error without it.
-
-    The mean offset of a crop is left out: a drift over more than the crop is not for a small network to know.
-
-    Parameters
-    ----------
-    answer : callable
-        The U-Net: inputs, shape (B, 6, H, W), to corrections, shape (B, 2, H, W).
-    batch : real tensor, shape (B, 12, H, W)
-        Examples.
-
-    Returns
-    -------
-    real scalar tensor
-        1 for a correction of nothing, below 1 for one that helps.
-    """
+    """Return the error that the answers (B, 2, H, W) of a U-Net to the inputs of examples (B, 12, H, W)
+    leave, relative to that without them: 1 for a correction of nothing. The mean offset of a crop is left
+    out: a drift over more than the crop is not for a small network to know."""
     inputs, base, truth, mask, gain = batch.split([CHANNELS, 2, 2, 1, 1], dim=1)
     lit = mask.sum(dim=(1, 2, 3)).clamp(min=1.0)
 
@@ -225,20 +169,8 @@ def _examples(
 
 @untouched_torch()
 def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Bundle:
-    """Pre-train ``unrolled`` with the Poisson likelihood.
-
-    Parameters
-    ----------
-    options : PretrainOptions
-        How much it sees and does.
-    progress : Progress, optional
-        Told what goes on; silent by default.
-
-    Returns
-    -------
-    Bundle
-        The network, without a probe of its own; every backend loads it.
-    """
+    """Pre-train ``unrolled`` with the Poisson likelihood; the bundle has no probe of its own, and every
+    backend loads it."""
     progress = progress or Progress()
     model = ModelConfig(
         architecture="unrolled",
@@ -252,8 +184,5 @@ def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Bund
         generator.vectors["step_momentum"][1:] = 0.0
     for index in range(generator.learned):
         _fit_step(generator, index, _examples(generator, index, options, progress), options, progress)
-    return Bundle("pytorch", model, generator.export_weights(), _no_probe(model.N))
-
-
-def _no_probe(n_px: int) -> NDArray[np.complex64]:
-    return np.zeros((1, n_px, n_px), np.complex64)
+    no_probe = np.zeros((1, model.N, model.N), np.complex64)
+    return Bundle("pytorch", model, generator.export_weights(), no_probe)

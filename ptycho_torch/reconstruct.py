@@ -24,23 +24,8 @@ from ptycho_torch.solver import PRIMITIVES, Chunk, scan_illumination
 
 
 def resolve_accelerator(requested: str) -> str:
-    """Return the accelerator a run uses, which this machine must have.
-
-    Parameters
-    ----------
-    requested : {'auto', 'cpu', 'gpu', 'cuda', 'mps'}
-        ``auto`` takes CUDA where there is one, else the CPU.
-
-    Returns
-    -------
-    {'cpu', 'cuda', 'mps'}
-        Accelerator.
-
-    Raises
-    ------
-    ConfigError
-        If the machine does not have it.
-    """
+    """Return ``cpu``, ``cuda`` or ``mps`` for the requested accelerator (also ``gpu``; ``auto`` takes CUDA
+    where there is one, else the CPU); ``ConfigError`` if the machine does not have it."""
     if requested == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     name = "cuda" if requested == "gpu" else requested
@@ -55,7 +40,7 @@ def resolve_accelerator(requested: str) -> str:
 
 
 class TorchBackend:
-    """``ptycho.run.reconstruction.Backend`` for one model on one device."""
+    """``ptycho.run.reconstruction.Backend`` for one model on one device; each method is described there."""
 
     primitives, chunks = PRIMITIVES, ScanChunks
 
@@ -65,24 +50,19 @@ class TorchBackend:
         self.whole_canvas = architecture_of(model.core_config).whole_canvas
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
-        """Return values on the device."""
         return torch.from_numpy(values).to(self.device)
 
     def array(self, tensor: Tensor) -> NDArray[Any]:
-        """Return a tensor as NumPy values."""
         return tensor.cpu().numpy()
 
     def illumination(self, chunks: ScanChunks) -> Tensor:
-        """Return the photons per canvas pixel (H, W) (eq. 8)."""
         return scan_illumination(chunks, chunks.plan.shape_yx)
 
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
-        """Return the expected amplitude of a chunk (J, N, N)."""
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
         return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
 
     def canvas_object(self, chunks: ScanChunks, illumination: Tensor, progress: Progress) -> Tensor:
-        """Return the object (H, W) of a network of the whole canvas."""
         generator, subsets = self.model.generator, chunks.subsets
         with progress.phase("reconstructing", generator.steps(subsets)) as phase:
             return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=subsets)
@@ -96,7 +76,6 @@ class TorchBackend:
         shifts_yx_px: NDArray[np.float64],
         shape_yx: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """Return weighted sum and weight (H, W) of the patches of groups."""
         scale = torch.tensor(input_scale, dtype=torch.float32, device=self.device)
         patches = self.model.network_patches(self.tensor(amplitude), scale)[:, 0]
         # In single precision before it moves: MPS has no other.
@@ -108,19 +87,11 @@ class TorchBackend:
         return total, physics.illumination(windows, corners, shape_yx)
 
     def quotient(self, total: Tensor, weight: Tensor) -> Tensor:
-        """Return total / weight, and 1 where hardly any weight is."""
         floor = 1e-9 * weight.max()
         return torch.where(weight > floor, total / (weight + floor), torch.ones_like(total))
 
     def gain(self) -> float:
-        """Return the learned factor on amplitudes."""
         return float(self.model.log_gain.exp())
-
-
-def backend(model: PtychoPINN_Lightning, accelerator: str) -> TorchBackend:
-    """Return a model ready for a reconstruction on an accelerator."""
-    device = torch.device(resolve_accelerator(accelerator))
-    return TorchBackend(model.to(device).eval(), device)
 
 
 @untouched_torch()
@@ -128,16 +99,14 @@ def backend(model: PtychoPINN_Lightning, accelerator: str) -> TorchBackend:
 def reconstruct(
     model: PtychoPINN_Lightning,
     scan: Scan,
-    members: NDArray[np.int64],
+    indices: NDArray[np.int64],
     *,
     execution: PyTorchExecutionConfig,
     progress: Progress,
     **options: Any,
 ) -> Reconstruction:
-    """Reconstruct the object of a scan with a trained model.
-
-    Execution decides accelerator and batch size; the options are those of
-    :func:`ptycho.run.reconstruction.reconstruct`.
-    """
-    used, size = backend(model, execution.accelerator), execution.inference_batch_size
-    return reconstruct_with(used, scan, members, progress=progress, batch_size=size, **options)
+    """Reconstruct as :func:`ptycho.run.reconstruction.reconstruct`, whose ``options`` it takes; ``execution``
+    decides accelerator and batch size."""
+    device = torch.device(resolve_accelerator(execution.accelerator))
+    used, size = TorchBackend(model.to(device).eval(), device), execution.inference_batch_size
+    return reconstruct_with(used, scan, indices, progress=progress, batch_size=size, **options)

@@ -24,27 +24,13 @@ from ptycho_torch import physics
 
 
 class Chunk(NamedTuple):
-    """Some patterns of a scan with their places on the canvas.
+    """Some patterns of a scan with their places on the canvas."""
 
-    Attributes
-    ----------
-    corners_yx : int64 tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    probes : complex tensor, shape (P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)], moved by the sub-pixel part of the position.
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)]; negative where nothing was measured (eq. 20).
-    shifts_yx_px : real tensor, shape (J, 2), or None
-        Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
-    rows : int array, shape (J,), or None
-        Which patterns of a ``ScanChunks`` these are.
-    """
-
-    corners_yx: Tensor
-    probes: Tensor
-    amplitude: Tensor
-    shifts_yx_px: Tensor | None = None
-    rows: NDArray[np.int64] | None = None
+    corners_yx: Tensor  # (J, 2), int, canvas index of patch pixel (0, 0)
+    probes: Tensor  # (P, N, N) or (J, P, N, N), modes [sqrt(photons)], moved by sub-pixel parts of positions
+    amplitude: Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
+    shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
+    rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
 
 
 def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Tensor:
@@ -120,19 +106,15 @@ def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
 
 
 class TorchPrimitives:
-    """``ptycho.solver.primitives.Primitives`` on tensors."""
+    """``ptycho.solver.primitives.Primitives`` on tensors; what each method does is written there."""
 
-    @staticmethod
-    def constant(array: Tensor) -> Tensor:
-        """Return a tensor without its history."""
+    def constant(self, array: Tensor) -> Tensor:
         return array.detach()
 
-    @staticmethod
     @torch.no_grad()
     def chunk_sums(
-        obj: Tensor, chunk: Chunk, wanted: Wanted
+        self, obj: Tensor, chunk: Chunk, wanted: Wanted
     ) -> tuple[dict[str, Tensor | int], dict[str, Any]]:
-        """Return what a chunk adds to every sum, and what it tells of each pattern."""
         found = _found(obj, chunk, wanted)
         own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
         if own:
@@ -141,14 +123,10 @@ class TorchPrimitives:
             found["illumination"] = physics.illumination(chunk.probes, chunk.corners_yx, tuple(obj.shape))
         return found, own | {"rows": chunk.rows}
 
-    @staticmethod
-    def preconditioned(gradient: Tensor, illumination: Tensor) -> Tensor:
-        """Return the gradient over the damped illumination, shape (H, W) (eq. 10)."""
+    def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / (illumination + STEP_DAMPING * illumination.max())
 
-    @staticmethod
-    def total_variation_gradient(obj: Tensor) -> Tensor:
-        """Return the gradient of the smoothed total variation, shape (H, W)."""
+    def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = torch.diff(obj, dim=0, append=obj[-1:])
         right = torch.diff(obj, dim=1, append=obj[:, -1:])
         length = torch.sqrt(down.abs() ** 2 + right.abs() ** 2 + TV_SMOOTHING**2)
@@ -156,44 +134,32 @@ class TorchPrimitives:
         flow = torch.diff(down, dim=0, prepend=torch.zeros_like(down[:1]))
         return -(flow + torch.diff(right, dim=1, prepend=torch.zeros_like(right[:, :1])))
 
-    @staticmethod
-    def probe_step(gradient: Tensor, object_power: Tensor) -> Tensor:
-        """Return the probe gradient over the strongest object power, shape (P, N, N) (eq. 14)."""
+    def probe_step(self, gradient: Tensor, object_power: Tensor) -> Tensor:
         return gradient / object_power.max()
 
-    @staticmethod
-    def same_power(probe: Tensor, reference: Tensor) -> Tensor:
-        """Return a probe with the power of a reference."""
+    def same_power(self, probe: Tensor, reference: Tensor) -> Tensor:
         return probe * torch.sqrt(reference.abs().square().sum() / probe.abs().square().sum())
 
-    @staticmethod
     def position_steps(
-        found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
+        self, found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
     ) -> Tensor:
-        """Return the least-squares moves of all positions, shape (J, 2) [px] (eq. 16)."""
         normal, right = _in_order(found, "normal"), _in_order(found, "right")
         ridged = normal + ridge * torch.eye(2, device=normal.device)
         return (length * torch.linalg.solve(ridged, right)).clamp(-limit_px, limit_px)
 
-    @staticmethod
     def frame_factors(
-        found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float
+        self, found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float
     ) -> Tensor:
-        """Return the next factor of every frame before its mean is 1, shape (J,) (eq. 21)."""
         trend = torch.where(previous > 0, gain / previous, 1.0)
         return gain * _in_order(found, "fit") * trend**momentum
 
-    @staticmethod
-    def pattern_sum(values: Tensor) -> Tensor:
-        """Return the sum over the first axis."""
+    def pattern_sum(self, values: Tensor) -> Tensor:
         return values.sum(dim=0)
 
 
 PRIMITIVES = TorchPrimitives()
 accelerated_steps = partial(refinement.accelerated_steps, PRIMITIVES)
 refine = partial(refinement.refine, PRIMITIVES)
-refine_shown = partial(refinement.refine_shown, PRIMITIVES)
-fit_probe = partial(refinement.fit_probe, PRIMITIVES)
 
 
 def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str) -> Tensor:
@@ -204,7 +170,7 @@ def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str) -> Tensor:
 def preconditioned_step(
     obj: Tensor, chunks: Iterable[Chunk], weight: Tensor, likelihood: str = "amplitude"
 ) -> Tensor:
-    """Return the step of all chunks, to be differentiated: minus the gradient over the damped illumination
+    """Return the differentiable step of all chunks: minus the gradient over the damped illumination
     ``weight``, shape (H, W) [transmission] (eq. 10)."""
     return -PRIMITIVES.preconditioned(sum(chunk_gradient(obj, c, likelihood) for c in chunks), weight)
 
@@ -212,10 +178,7 @@ def preconditioned_step(
 @torch.no_grad()
 def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     """Return the noise of every object pixel, shape (H, W) [transmission], from what the object leaves
-    unexplained (eq. 18).
-
-    It needs no unit of the counts: patterns and probe times a factor give the same level.
-    """
+    unexplained (eq. 18), not differentiated; patterns and probe times a factor give the same level."""
     energy, count = (torch.zeros((), device=obj.device, dtype=weight.dtype) for _ in range(2))
     for chunk in chunks:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])

@@ -32,23 +32,9 @@ TRAIN_NAME, TEST_NAME = "train_data.npz", "test_data.npz"
 
 
 def scans_in(folder: Path) -> tuple[Path, Path | None]:
-    """Return the scan to train on and the one to judge by, of a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Holds ``train_data.npz`` and perhaps ``test_data.npz``, or exactly one NPZ file; or is that file.
-
-    Returns
-    -------
-    train, test : Path, Path or None
-        Files.
-
-    Raises
-    ------
-    DataError
-        If the folder does not say which file to train on.
-    """
+    """Return the scan to train on and the one to validate with, if any: ``train_data.npz`` and
+    ``test_data.npz`` of a folder, its only NPZ file, or the file that ``folder`` is. ``DataError`` where that
+    is not clear."""
     if Path(folder).is_file():
         return Path(folder), None
     files = sorted(Path(folder).glob("*.npz"))
@@ -69,18 +55,12 @@ def _settings(config_path: Path | None, existing_config: Sequence[Any] | None) -
     from ptycho_torch import config_params as params
 
     given = existing_config or (() if config_path is None else params.load_json_configs(config_path))
-    kinds = (
-        params.DataConfig, params.ModelConfig, params.TrainingConfig, params.InferenceConfig,
-        params.DatagenConfig,
-    )  # fmt: skip
+    kinds = tuple(params.SECTIONS.values())
     return (*given, *(kind() for kind in kinds[len(given) :]))[: len(kinds)]
 
 
 def _scans_of(folder: Path, training: Any) -> tuple[Path, Path | None]:
-    """Return the scans of a folder, and the one to judge by that only the settings name.
-
-    Raises ``ConfigError`` where the settings name other ones than the folder holds.
-    """
+    """Return the scans of a folder, and the one to validate with that only the settings name."""
     train_file, test_file = scans_in(folder)
     found = {"train_data_file": train_file, "test_data_file": test_file}
     for name, path in found.items():
@@ -120,34 +100,20 @@ def train_folder(
     progress: Progress | None = None,
     callbacks: Sequence[Any] = (),
 ) -> TrainingOutcome:
-    """Train on a folder of NPZ files with settings in the PyTorch form.
+    """Train on a folder of NPZ files with settings in the PyTorch form; ``PtychoError`` if one is wrong.
 
     Parameters
     ----------
     folder : Path
         See :func:`scans_in`.
-    config_path : Path, optional
-        JSON with the sections ``data_config``, ``model_config``, ``training_config``, ``inference_config``.
-    existing_config : sequence, optional
-        The configuration objects themselves, in that order; they win over the file.
+    config_path, existing_config : Path, sequence, optional
+        JSON sections, or, which win, the configuration objects: data, model, training, inference.
     output_dir : Path, optional
-        Where everything is written; the ``output_dir`` of the training settings by default.
-    execution_config : PyTorchExecutionConfig, optional
-        Hardware, precision, logging.
-    progress : Progress, optional
-        Told what goes on.
+        By default that of the training settings.
+    execution_config, progress : PyTorchExecutionConfig, Progress, optional
+        Hardware, precision, logging; told what goes on.
     callbacks : sequence of lightning.pytorch.callbacks.Callback
         Called by Lightning's trainer after our own.
-
-    Returns
-    -------
-    TrainingOutcome
-        Model, object, files and scores.
-
-    Raises
-    ------
-    PtychoError
-        If a setting or a file is wrong.
     """
     from dataclasses import replace
 
@@ -162,9 +128,8 @@ def train_folder(
     train_file, test_file = _scans_of(folder, training)
     n_px = pattern_size(train_file)
     if data.N not in (n_px, DataConfig.N):
-        logger.warning(
-            "%s: N is %d in the settings and %d in the data; the data count", train_file, data.N, n_px
-        )
+        text = "%s: N is %d in the settings and %d in the data; the data count"
+        logger.warning(text, train_file, data.N, n_px)
     data = replace(data, N=n_px)
     if execution_config is None:
         execution_config = _execution(training)
@@ -180,7 +145,7 @@ def train_folder(
     }
     core_model = to_model_config(data, model)
     with warnings.catch_warnings():
-        # A run without a test file is judged by groups kept from its own scan.
+        # A run without a test file is validated with groups kept from its own scan.
         warnings.simplefilter("ignore", UserWarning)
         config = to_training_config(core_model, data, model, training, chosen)
     check_training(config, {"--config": config_path})
@@ -202,32 +167,18 @@ def main(
     output_dir: str | Path | None = None,
     execution_config: PyTorchExecutionConfig | None = None,
 ) -> TrainingOutcome:
-    """Train on a folder (or one file): the call of older programs.
+    """Train as :func:`train_folder`: the call of older programs.
 
     Parameters
     ----------
     ptycho_dir : path-like
         Folder of NPZ files, or one NPZ file.
-    config_path : path-like, optional
-        JSON settings.
-    existing_config : sequence, optional
-        ``(data, model, training, inference, ...)`` configuration objects.
+    config_path, existing_config : path-like, sequence, optional
+        Settings; ``ConfigError`` if both are given.
     disable_mlflow : bool
-        Log nowhere and never import MLflow; without it MLflow logs where it is installed.
-    output_dir : path-like, optional
-        Where everything is written.
-    execution_config : PyTorchExecutionConfig, optional
-        Hardware, precision, logging; its logger wins over the default.
-
-    Returns
-    -------
-    TrainingOutcome
-        Model, object, files and scores.
-
-    Raises
-    ------
-    PtychoError
-        If a setting or a file is wrong.
+        Log nowhere and never import MLflow.
+    output_dir, execution_config : path-like, PyTorchExecutionConfig, optional
+        Without the latter MLflow logs where it is installed.
     """
     from dataclasses import replace
 
@@ -252,18 +203,8 @@ def main(
 
 
 def cli_main(argv: Sequence[str] | None = None) -> int:
-    """Run the training command with this backend.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments; those of the process where none are given.
-
-    Returns
-    -------
-    int
-        Exit status.
-    """
+    """Run the training command with this backend, by default with the arguments of the process; return its
+    exit status."""
     from ptycho.cli import train_command
 
     return train_command.main(argv, backend="pytorch", prog="python -m ptycho_torch.train", device="cpu")

@@ -29,37 +29,16 @@ class WholeCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write the file; Lightning calls it.
-
-        Parameters
-        ----------
-        checkpoint : dict
-            What ``torch.save`` writes.
-        path : path-like
-            Destination; its folder is made where it is absent.
-        storage_options : None
-            Not used.
-        """
+        """Write the file, whose folder is made where it is absent; Lightning calls it."""
         del storage_options
         with atomic_path(path) as temporary:
             torch.save(checkpoint, temporary)
 
 
 def check_precision(precision: str, accelerator: str) -> None:
-    """Refuse half precision with five exponent bits where the device has no fast form of it.
-
-    Parameters
-    ----------
-    precision : {'32-true', '16-mixed', 'bf16-mixed'}
-        What the convolutions of a training compute in; the physics is always in single precision.
-    accelerator : {'cpu', 'cuda', 'mps'}
-        Device of the training.
-
-    Raises
-    ------
-    ConfigError
-        For ``16-mixed`` on a CPU.
-    """
+    """Refuse 16-mixed, half precision with five exponent bits, on a CPU, which has no fast form of it, by a
+    ``ConfigError``. Only the convolutions of a training run are concerned; the physics is in single
+    precision."""
     if precision == "16-mixed" and accelerator == "cpu":
         raise ConfigError(
             "execution: precision 16-mixed needs a GPU (got the CPU, expected 32-true or bf16-mixed there). "
@@ -68,24 +47,8 @@ def check_precision(precision: str, accelerator: str) -> None:
 
 
 def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: list[Callback]) -> L.Trainer:
-    """Return the trainer of a job.
-
-    Parameters
-    ----------
-    job : TrainingJob
-        Epochs, precision, clipping, devices.
-    accelerator : {'cpu', 'cuda', 'mps'}
-        What the machine has.
-    logger : Lightning logger or False
-        Where the numbers go.
-    callbacks : list of Callback
-        Called in this order; Lightning puts those that write checkpoints last.
-
-    Returns
-    -------
-    lightning.Trainer
-        Ready for :func:`run_trainer`.
-    """
+    """Return the trainer of a job; the callbacks are called in this order, those that write checkpoints
+    last."""
     execution, training = job.execution, job.config
     # Lightning's own hints (workers, log intervals) are for developers; the run reports through job.progress.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -115,31 +78,13 @@ def build_trainer(job: TrainingJob, accelerator: str, logger: Any, callbacks: li
 
 
 def run_trainer(
-    trainer: L.Trainer, model: L.LightningModule, train: Any, judge: Any, resume: Path | None = None
+    trainer: L.Trainer, model: L.LightningModule, train: Any, validation: Any, resume: Path | None = None
 ) -> None:
-    """Train; what interrupts it comes through as it is, where Lightning would end the process.
-
-    Parameters
-    ----------
-    trainer : lightning.Trainer
-        From :func:`build_trainer`.
-    model : LightningModule
-        Changed in place.
-    train, judge : DataLoader
-        Batches to train on, and to judge by; the second may be None.
-    resume : Path, optional
-        Checkpoint to go on from.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        After Ctrl-C.
-    Terminated
-        After SIGTERM.
-    """
+    """Train ``model`` in place; what interrupts it (``KeyboardInterrupt``, ``Terminated`` after SIGTERM)
+    comes through as it is, where Lightning would end the process."""
     former = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(model, train, judge, ckpt_path=str(resume) if resume else None, weights_only=True)
+        trainer.fit(model, train, validation, ckpt_path=str(resume) if resume else None, weights_only=True)
     except SIGTERMException as stop:
         raise Terminated from stop
     except SystemExit as stop:

@@ -30,7 +30,7 @@ ALSO_CALLED = {
     "accum_steps": "accumulate_grad_batches",
     "accelerator": "device",
     "domain": "measurement_domain",
-    "polish": "refine_steps",
+    "refine": "refine_steps",
     "diameter_px": "probe_diameter_px",
 }
 """Setting in a message -> name under which a parser keeps it."""

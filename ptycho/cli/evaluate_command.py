@@ -62,10 +62,10 @@ def _run(values: dict[str, Any]) -> None:
     execution = execution_settings(values, training=False)
     steps = values.pop("refine_steps", 0)
     folder = values.pop("output_dir")
-    polish = RefineOptions(steps) if steps else None
+    refine = RefineOptions(steps) if steps else None
     options = FileOptions(**{name: values.pop(name) for name in FileOptions.names() & values.keys()})
     request = Request(
-        **values, domain=domain, options=options, backend=backend, execution=execution, polish=polish
+        **values, domain=domain, options=options, backend=backend, execution=execution, refine=refine
     )
     found = evaluate(request, folder, Progress() if quiet else ConsoleProgress())
     if quiet:

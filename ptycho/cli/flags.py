@@ -290,7 +290,7 @@ def _reconstruction(group: Any) -> None:
 
 
 def _refinement(group: Any) -> None:
-    text = "polish the object with at most K steps (default 0: none); stops when converged"
+    text = "refine the object with at most K steps (default 0: none); stops when converged"
     add_value(group, "refine", int, "K", text, dest="refine_steps")
     _switch(group, "refine-probe", "refine the probe too, all modes (default no)")
     _switch(group, "refine-positions", "refine the scan positions too (default no)")

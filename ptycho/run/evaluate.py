@@ -83,7 +83,7 @@ class Request:
     execution: PyTorchExecutionConfig = field(  # accelerator of the half scans
         default_factory=lambda: PyTorchExecutionConfig(logger_backend=None)
     )
-    polish: RefineOptions | None = None  # how the half scans are refined by the forward model
+    refine: RefineOptions | None = None  # how the half scans are refined by the forward model
     seed: int = 42  # of the split
     domain: Literal["counts", "amplitude"] | None = None  # None = as when the reconstruction was made
     probe_key: str | None = None  # of test_data, as the two below
@@ -161,7 +161,7 @@ def split_halves(
             np.sort(half),
             execution=request.execution,
             progress=progress,
-            polish=request.polish,
+            refine=request.refine,
             given_probe=probe,
         )
         for half in (order[:middle], order[middle:])
@@ -191,14 +191,14 @@ def _check_request(request: Request) -> None:
             f"{request.model_path}: a model needs patterns to split in halves (got no --test-data, expected "
             "a file). Pass --test-data."
         )
-    if request.polish is not None and request.polish.steps < 1:
+    if request.refine is not None and request.refine.steps < 1:
         raise ConfigError(
-            f"half scans: --refine is out of range (got {request.polish.steps}, expected >= 1). "
+            f"half scans: --refine is out of range (got {request.refine.steps}, expected >= 1). "
             "Pass --refine 50."
         )
-    if request.polish is not None and request.model_path is None:
+    if request.refine is not None and request.model_path is None:
         raise ConfigError(
-            f"half scans: --refine needs them (got {request.polish.steps} steps, no --model-path, expected "
+            f"half scans: --refine needs them (got {request.refine.steps} steps, no --model-path, expected "
             "a trained model). Pass --model-path."
         )
     others = [item.name for item in fields(request.execution) if item.name != "accelerator"]

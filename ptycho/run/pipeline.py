@@ -277,7 +277,7 @@ def infer(
             progress=progress,
             patch_weighting=config.patch_weighting,
             fit_scale=config.varpro_scaling,
-            polish=options,
+            refine=options,
             fit_probe=config.fit_probe,
         )
         with progress.phase("writing", 1) as phase:
@@ -329,9 +329,9 @@ def _found_orientation(
     """Find out which way the positions run; as they are where that is not clear."""
     model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
 
-    def reconstruct(turned: Scan, indices: NDArray[np.int64], polish: RefineOptions) -> Reconstruction:
+    def reconstruct(turned: Scan, indices: NDArray[np.int64], refine: RefineOptions) -> Reconstruction:
         found: Reconstruction = engine.reconstruct(
-            model, turned, indices, execution=execution, progress=Progress(), polish=polish, fit_probe=False
+            model, turned, indices, execution=execution, progress=Progress(), refine=refine, fit_probe=False
         )
         return found
 

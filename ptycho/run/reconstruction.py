@@ -85,7 +85,7 @@ def reconstruct(
     batch_size: int | None = None,
     patch_weighting: str = "probe",
     fit_scale: bool = False,
-    polish: RefineOptions | None = None,
+    refine: RefineOptions | None = None,
     fit_probe: bool | None = None,
     given_probe: NDArray[np.complex64] | None = None,
     centre_yx_px: tuple[float, float] | None = None,
@@ -108,7 +108,7 @@ def reconstruct(
         How overlapping patches of groups are weighted; ``uniform`` counts the middle half of each alike.
     fit_scale : bool
         Multiply the object with the one factor that fits the measured amplitudes best.
-    polish : RefineOptions, optional
+    refine : RefineOptions, optional
         Refine the object by the forward model.
     fit_probe : bool, optional
         Fit the probe of the file to the scan before the network sees it, or fit none; decided by default,
@@ -124,8 +124,8 @@ def reconstruct(
         Object, coverage and their place.
     """
     start = time.perf_counter()
-    flat = polish is not None and polish.start == "flat"
-    uses_probe = not flat if polish is not None else backend.whole_canvas or fit_scale
+    flat = refine is not None and refine.start == "flat"
+    uses_probe = not flat if refine is not None else backend.whole_canvas or fit_scale
     choice = choose_probe(
         scan, backend.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
     )
@@ -143,10 +143,10 @@ def reconstruct(
         else:
             window = probe if patch_weighting == "probe" else _middle(probe)
             obj = _stitched(backend, chunks, window, scan.record.input_scale, batch_size, progress)
-        obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or polish is not None)
+        obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or refine is not None)
         misfit: list[float] = []
-        if polish is not None:
-            refined = refine_shown(backend.primitives, chunks, obj, polish, progress)
+        if refine is not None:
+            refined = refine_shown(backend.primitives, chunks, obj, refine, progress)
             obj, misfit = refined.obj, refined.misfit
             illumination = backend.illumination(chunks)
         fit = _fit(backend, obj, chunks, photon_unit(scan), sigma_px)
@@ -163,9 +163,9 @@ def reconstruct(
         members=indices,
         seconds=time.perf_counter() - start,
         misfit=tuple(misfit),
-        positions_yx_px=chunks.positions_yx_px if polish is not None and polish.positions else None,
+        positions_yx_px=chunks.positions_yx_px if refine is not None and refine.positions else None,
         fit=fit,
-        frame_gain=backend.array(chunks.frame_gain) if polish is not None and polish.frames else None,
+        frame_gain=backend.array(chunks.frame_gain) if refine is not None and refine.frames else None,
     )
 
 

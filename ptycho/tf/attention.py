@@ -4,43 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ptycho.tf.runtime import tf
+from ptycho.tf.runtime import Tensor, tf
 
-Convolution = Callable[[tf.Tensor, str], tf.Tensor]
+Convolution = Callable[[Tensor, str], Tensor]
 
 
-def _gate(values: tf.Tensor) -> tf.Tensor:
+def _gate(values: Tensor) -> Tensor:
     """Return a factor between 0 and 2 that is 1 for 0."""
     return 2.0 * tf.sigmoid(values)
 
 
-def _spatial_gate(x: tf.Tensor, name: str, convolved: Convolution) -> tf.Tensor:
+def _spatial_gate(x: Tensor, name: str, convolved: Convolution) -> Tensor:
     """Return one factor for every pixel, from mean and maximum of its channels."""
     seen = [tf.reduce_mean(x, axis=-1, keepdims=True), tf.reduce_max(x, axis=-1, keepdims=True)]
     return _gate(convolved(tf.concat(seen, -1), name))
 
 
-def attended(
-    x: tf.Tensor, place: str, weights: Mapping[str, tf.Variable], convolved: Convolution
-) -> tf.Tensor:
-    """Multiply an image with the gates that stand at a place of the network: ECA, then CBAM, then spatial.
-
-    Parameters
-    ----------
-    x : real tensor, shape (B, H, W, C)
-        Features.
-    place : str
-        Block that the gates belong to, as in ``ptycho.networks.layers.attention_table``.
-    weights : mapping of str to tf.Variable
-        Weights of the network by table name.
-    convolved : callable
-        Applies the convolution of a table name to an image.
-
-    Returns
-    -------
-    real tensor, shape (B, H, W, C)
-        The image itself where no gate stands.
-    """
+def attended(x: Tensor, place: str, weights: Mapping[str, tf.Variable], convolved: Convolution) -> Tensor:
+    """Multiply an image (B, H, W, C) with the gates at a place of the network (block of
+    ``ptycho.networks.layers.attention_table``): ECA, then CBAM, then spatial; where none stands it is
+    returned itself."""
     if f"{place}_eca" in weights:
         kernel = tf.cast(weights[f"{place}_eca"], x.dtype)[:, None, None]
         pooled = tf.reduce_mean(x, axis=(1, 2))[..., None]

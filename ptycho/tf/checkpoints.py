@@ -1,4 +1,4 @@
-"""Models on disk: bundles that every backend reads, written while a training runs and read to go on."""
+"""Models on disk: bundles that every backend reads, written during a training run and read to go on."""
 
 from __future__ import annotations
 
@@ -21,23 +21,12 @@ from ptycho.tf.model import PtychoPINN
 
 LAST_NAME = LAST_CHECKPOINT["tensorflow"]
 STATE_SUFFIX = ".state.npz"
-"""Beside the last bundle: what the optimiser remembers, so that a training goes on as if never stopped."""
+"""Beside the last bundle: what the optimiser remembers, so that a run goes on as if never stopped."""
 PROGRESS_KEY, DIGEST_KEY = "progress", "bundle_sha256"
 
 
 def to_bundle(model: PtychoPINN) -> Bundle:
-    """Return a trained model as a bundle that every backend loads.
-
-    Parameters
-    ----------
-    model : PtychoPINN
-        Trained model.
-
-    Returns
-    -------
-    Bundle
-        Weights, probe, settings and scale.
-    """
+    """Return a trained model as a bundle that every backend loads."""
     return Bundle(
         backend="tensorflow",
         model=model.core_config,
@@ -52,20 +41,8 @@ def to_bundle(model: PtychoPINN) -> Bundle:
 
 
 def fill(model: PtychoPINN, bundle: Bundle) -> None:
-    """Give a model the weights, probe and scale of a bundle.
-
-    Parameters
-    ----------
-    model : PtychoPINN
-        Of the same architecture.
-    bundle : Bundle
-        Of any backend.
-
-    Raises
-    ------
-    BundleError
-        If a weight is missing, unknown, or of another shape.
-    """
+    """Give a model the weights, probe and scale of a bundle of any backend; ``BundleError`` if a weight is
+    missing, unknown, or of another shape."""
     model.generator.import_weights(bundle.weights, bundle.where)
     start = bundle.probe_start
     model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
@@ -74,46 +51,15 @@ def fill(model: PtychoPINN, bundle: Bundle) -> None:
 
 
 def from_bundle(bundle: Bundle) -> PtychoPINN:
-    """Build a model from a bundle of any backend.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Weights, probe, settings and scale.
-
-    Returns
-    -------
-    PtychoPINN
-        Ready to reconstruct.
-
-    Raises
-    ------
-    BundleError
-        If a weight is missing, unknown, or of another shape.
-    """
+    """Build a model from a bundle of any backend, ready to reconstruct; ``BundleError`` as :func:`fill`."""
     model = PtychoPINN(bundle.model)
     fill(model, bundle)
     return model
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Read a bundle; a file that only PyTorch reads is refused by name.
-
-    Parameters
-    ----------
-    path : Path
-        Bundle of ``ptycho.networks.bundle``.
-
-    Returns
-    -------
-    Bundle
-        Model without any framework.
-
-    Raises
-    ------
-    BundleError
-        If the file is damaged, does not fit this version, or is a PyTorch checkpoint.
-    """
+    """Read a bundle; ``BundleError`` if it is damaged, does not fit this version, or is a file that only
+    PyTorch reads."""
     if path.suffix in (".ckpt", ".pt"):
         raise BundleError(
             f"{path}: this is a checkpoint of the PyTorch backend (got {path.suffix}, expected a bundle "
@@ -123,61 +69,22 @@ def load_bundle(path: Path) -> Bundle:
 
 
 def load(path: Path) -> PtychoPINN:
-    """Load a trained model from a bundle.
-
-    Parameters
-    ----------
-    path : Path
-        Bundle of ``ptycho.networks.bundle``, written by any backend.
-
-    Returns
-    -------
-    PtychoPINN
-        Ready to reconstruct.
-
-    Raises
-    ------
-    BundleError
-        If the file is damaged, does not fit this version, or is a PyTorch checkpoint.
-    """
+    """Load a trained model from a bundle of any backend; ``BundleError`` as :func:`load_bundle`."""
     return from_bundle(load_bundle(path))
 
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of one training; each file appears whole or not at all.
+    """The checkpoints of one training run; each file appears whole or not at all."""
 
-    Attributes
-    ----------
-    folder : Path
-        ``checkpoints`` in the output directory.
-    keep : int
-        How many of the best epochs are kept; 0 keeps none.
-    mode : {'min', 'max'}
-        Which end is best.
-    kept : list of (float, Path)
-        Values and files of the best epochs, the best first.
-    """
-
-    folder: Path
-    keep: int = 1
-    mode: str = "min"
-    kept: list[tuple[float, Path]] = field(default_factory=list)
+    folder: Path  # ``checkpoints`` in the output directory
+    keep: int = 1  # how many of the best epochs are kept; 0 keeps none
+    mode: str = "min"  # or ``max``
+    kept: list[tuple[float, Path]] = field(default_factory=list)  # values and files, the best first
 
     def save(self, model: PtychoPINN, epoch: int, value: float, state: dict[str, NDArray[Any]]) -> None:
-        """Write the last epoch, and keep it where it is one of the best.
-
-        Parameters
-        ----------
-        model : PtychoPINN
-            Model after the epoch.
-        epoch : int
-            Epoch, from 0.
-        value : float
-            What the training is judged by.
-        state : dict of str to array
-            What a later training needs to go on.
-        """
+        """Write an epoch (from 0) and the state to go on from it as the last, and keep it where the monitored
+        ``value`` is one of the best."""
         self.folder.mkdir(parents=True, exist_ok=True)
         bundle = to_bundle(model)
         with held_back():
@@ -203,20 +110,8 @@ class Checkpoints:
 
 
 def best_files(checkpoint: Path, number: int | None) -> list[Path]:
-    """Find the files beside a checkpoint that may hold the best epoch.
-
-    Parameters
-    ----------
-    checkpoint : Path
-        Of the last epoch.
-    number : int or None
-        Best epoch, from 1.
-
-    Returns
-    -------
-    list of Path
-        Those that are there; none where no epoch is best.
-    """
+    """Return the files beside the last checkpoint that may hold the best epoch, ``number`` from 1; none for
+    None."""
     names = () if number is None else best_names("tensorflow", number)
     return [path for path in map(checkpoint.with_name, names) if path.is_file()]
 
@@ -230,36 +125,13 @@ def _digest(path: Path) -> str:
 
 
 def packed(progress: dict[str, Any], optimizer: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return the state of a training as plain arrays.
-
-    Parameters
-    ----------
-    progress : dict
-        Plain numbers.
-    optimizer : dict of str to array
-        State of the optimiser.
-
-    Returns
-    -------
-    dict of str to array
-        What :func:`read_state` takes apart.
-    """
+    """Return plain numbers and the state of the optimiser as arrays, which :func:`read_state` takes apart."""
     return {PROGRESS_KEY: np.array(json.dumps(progress)), **optimizer}
 
 
 def read_state(bundle: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-    """Read the state that belongs to a bundle.
-
-    Parameters
-    ----------
-    bundle : Path
-        Checkpoint to go on from.
-
-    Returns
-    -------
-    progress, optimizer : dict, dict of str to array
-        As given to :func:`packed`; None where there is no state, or one of another epoch.
-    """
+    """Return what :func:`packed` was given from beside a bundle; None where there is no state, or one of
+    another epoch."""
     path = _state_path(bundle)
     if not path.is_file():
         return None

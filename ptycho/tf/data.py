@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ptycho.data import chunks
 from ptycho.data.feed import GroupSource, Signature, TileSource
 from ptycho.tf import physics
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk
 
 
@@ -29,30 +29,19 @@ def stream(source: TileSource | GroupSource, order: Sequence[Any]) -> tf.data.Da
 
 
 class ScanChunks(chunks.ScanChunks):
-    """A scan as chunks of tensors."""
+    """A scan as chunks of tensors, as ``ptycho.data.chunks.ScanChunks``."""
 
-    def tensor(self, values: NDArray[Any]) -> tf.Tensor:
-        """Return values as a tensor."""
+    chunk = Chunk
+    shifted = staticmethod(physics.shift_field)
+
+    def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)
 
-    def array(self, tensor: tf.Tensor) -> NDArray[Any]:
-        """Return a tensor as NumPy values."""
+    def array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.numpy()
 
-    def take(self, tensor: tf.Tensor, rows: NDArray[np.int64]) -> tf.Tensor:
-        """Return some rows."""
+    def take(self, tensor: Tensor, rows: NDArray[np.int64]) -> Tensor:
         return tf.gather(tensor, rows)
 
-    def shifted(self, probe: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-        """Return a probe moved by each of the shifts."""
-        return physics.shift_field(probe, shifts)
-
-    def scaled(self, probes: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
-        """Return probes times factors."""
+    def scaled(self, probes: Tensor, gain: Tensor) -> Tensor:
         return probes * as_complex(gain)[:, None, None, None]
-
-    def chunk(
-        self, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor, shifts: tf.Tensor, rows: Any
-    ) -> Chunk:
-        """Return a chunk."""
-        return Chunk(corners, probes, amplitude, shifts, rows)

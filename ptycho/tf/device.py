@@ -9,23 +9,8 @@ from ptycho.tf.runtime import tf
 
 
 def resolve_accelerator(requested: str) -> str:
-    """Return the accelerator a run uses, which this machine must have.
-
-    Parameters
-    ----------
-    requested : {'auto', 'cpu', 'gpu', 'cuda', 'mps'}
-        ``auto`` takes a GPU where there is one, else the CPU.
-
-    Returns
-    -------
-    {'cpu', 'gpu'}
-        Accelerator.
-
-    Raises
-    ------
-    ConfigError
-        If the machine does not have it.
-    """
+    """Return ``cpu`` or ``gpu`` for the requested accelerator (also ``cuda``; ``auto`` takes a GPU where
+    there is one, else the CPU); ``ConfigError`` if the machine does not have it, as it never has ``mps``."""
     there = {"cpu": True, "gpu": bool(tf.config.list_physical_devices("GPU"))}
     if requested == "auto":
         return "gpu" if there["gpu"] else "cpu"
@@ -40,23 +25,8 @@ def resolve_accelerator(requested: str) -> str:
 
 
 def device_name(requested: str) -> str:
-    """Return TensorFlow's name of the device of a run, and make a GPU share its memory.
-
-    Parameters
-    ----------
-    requested : {'auto', 'cpu', 'gpu', 'cuda', 'mps'}
-        See :func:`resolve_accelerator`.
-
-    Returns
-    -------
-    str
-        For ``tf.device``.
-
-    Raises
-    ------
-    ConfigError
-        If the machine does not have it.
-    """
+    """Return TensorFlow's name of the device of :func:`resolve_accelerator`, and make a GPU share its
+    memory."""
     name = resolve_accelerator(requested)
     if name == "gpu":
         # Without this TensorFlow takes the whole memory of every GPU; it cannot be set once one is in use.

@@ -24,16 +24,5 @@ __all__ = [
 
 
 def core_config(model: PtychoPINN) -> ModelConfig:
-    """Return the network settings a model was trained with.
-
-    Parameters
-    ----------
-    model : PtychoPINN
-        Trained model.
-
-    Returns
-    -------
-    ModelConfig
-        The settings every backend reads.
-    """
+    """Return the network settings, as every backend reads them, that a model was trained with."""
     return model.core_config

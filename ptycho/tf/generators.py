@@ -17,10 +17,10 @@ from ptycho.config.config import ModelConfig
 from ptycho.networks import architectures
 from ptycho.solver.schedule import STEP_DAMPING, needed_passes
 from ptycho.tf.attention import attended
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
-ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": tf.sigmoid,
     "swish": tf.nn.silu,
     "softplus": tf.math.softplus,
@@ -28,28 +28,15 @@ ACTIVATIONS: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {
 }
 
 
-def _doubled(x: tf.Tensor) -> tf.Tensor:
+def _doubled(x: Tensor) -> Tensor:
     """Return images of twice the size, every pixel four times."""
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 
 
 class TableNetwork:
-    """Variables of an architecture table under their table names.
+    """Variables of an architecture table under their table names, with weights drawn from a seed."""
 
-    Attributes
-    ----------
-    mixed_dtype : tf.DType or None
-        What the convolutions compute in; None is the precision of the input. Weights and physics keep theirs.
-
-    Parameters
-    ----------
-    table : list of LayerSpec
-        Architecture.
-    seed : int
-        Seed of the initial weights.
-    """
-
-    mixed_dtype: tf.DType | None = None
+    mixed_dtype: tf.DType | None = None  # what convolutions compute in; None: as what they are given
 
     def __init__(self, table: list[architectures.LayerSpec], seed: int) -> None:
         self.table = table
@@ -57,40 +44,22 @@ class TableNetwork:
         self.weights = {name: tf.Variable(array) for name, array in start.items()}
 
     def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
-        """Fill every layer from arrays in table layout.
-
-        Parameters
-        ----------
-        weights : mapping of str to float32 array
-            Weights by table name, kernels (y, x, in, out).
-        where : str
-            File named when they do not fit.
-
-        Raises
-        ------
-        BundleError
-            If a weight is missing, unknown, or of another shape.
-        """
+        """Fill every layer from arrays by table name, kernels (y, x, in, out); ``BundleError``, which names
+        the file ``where``, if a weight is missing, unknown, or of another shape."""
         architectures.check_weights(weights, self.table, where)
         for name, variable in self.weights.items():
             variable.assign(weights[name])
 
     def export_weights(self) -> dict[str, NDArray[np.float32]]:
-        """Return all weights in table layout.
-
-        Returns
-        -------
-        dict of str to float32 array
-            Weights by table name, kernels (y, x, in, out).
-        """
+        """Return all weights by table name, kernels (y, x, in, out)."""
         return {name: variable.numpy().copy() for name, variable in self.weights.items()}
 
-    def _convolved(self, x: tf.Tensor, name: str) -> tf.Tensor:
+    def _convolved(self, x: Tensor, name: str) -> Tensor:
         """Apply one convolution with bias, in the precision of the image."""
         kernel, bias = (tf.cast(self.weights[f"{name}/{part}"], x.dtype) for part in ("kernel", "bias"))
         return tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "SAME"), bias)
 
-    def _block(self, x: tf.Tensor, name: str, activation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    def _block(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Apply the two convolutions of one level."""
         for part in "ab":
             x = activation(self._convolved(x, f"{name}{part}"))
@@ -98,15 +67,7 @@ class TableNetwork:
 
 
 class CnnGenerator(TableNetwork):
-    """The published encoder with an amplitude and a phase decoder.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Pattern size, gridsize, filters, branches, activation, attention.
-    seed : int
-        Seed of the initial weights.
-    """
+    """The published encoder with an amplitude and a phase decoder."""
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
@@ -122,19 +83,9 @@ class CnnGenerator(TableNetwork):
         border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
         self.border = border
 
-    def __call__(self, patterns: tf.Tensor) -> tf.Tensor:
-        """Return the object patches of groups of patterns.
-
-        Parameters
-        ----------
-        patterns : real tensor, shape (B, C, N, N)
-            Measured amplitude, normalised to a mean energy of (N / 2)^2 per pattern.
-
-        Returns
-        -------
-        complex tensor, shape (B, C, N, N)
-            Object patches [transmission], each in the frame of its own position.
-        """
+    def __call__(self, patterns: Tensor) -> Tensor:
+        """Return the patches (B, C, N, N) [transmission] of groups of patterns, each in the frame of its own
+        position, from amplitudes of the same shape, normalised to a mean energy of (N / 2)^2 per pattern."""
         x = tf.cast(tf.transpose(patterns, (0, 2, 3, 1)), self.mixed_dtype or patterns.dtype)
         for level in range(self.levels[0]):
             x = tf.nn.max_pool2d(self._gated_block(x, f"encoder{level}"), 2, 2, "VALID")
@@ -144,11 +95,11 @@ class CnnGenerator(TableNetwork):
         patches = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
         return tf.transpose(patches, (0, 3, 1, 2))
 
-    def _gated_block(self, x: tf.Tensor, name: str) -> tf.Tensor:
+    def _gated_block(self, x: Tensor, name: str) -> Tensor:
         """Apply the convolutions of one level and the gates behind them."""
         return attended(self._block(x, name, tf.nn.relu), name, self.weights, self._convolved)
 
-    def _head(self, x: tf.Tensor, name: str, activation: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    def _head(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Decode one real map, shape (B, N, N, C); the branches never overlap, so the bound of one holds."""
         for level in range(self.levels[1]):
             x = _doubled(self._gated_block(x, f"{name}{level}"))
@@ -166,15 +117,7 @@ class CnnGenerator(TableNetwork):
 
 
 class UnrolledGenerator(TableNetwork):
-    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Number of steps and width.
-    seed : int
-        Seed of the initial weights.
-    """
+    """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets."""
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
         super().__init__(architectures.architecture_table(model), seed)
@@ -183,46 +126,23 @@ class UnrolledGenerator(TableNetwork):
         self.likelihood = model.unrolled_likelihood
 
     def steps(self, subsets: int) -> int:
-        """Return how many steps a reconstruction takes.
-
-        Parameters
-        ----------
-        subsets : int
-            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``.
-
-        Returns
-        -------
-        int
-            Passes of plain steps, and the learned ones.
-        """
+        """Return the passes of plain steps and the learned ones; ``subsets`` as in :meth:`__call__`."""
         return needed_passes(self.plain, subsets) + self.learned
 
     def __call__(
         self,
         chunks: Iterable[Chunk],
-        weight: tf.Tensor,
+        weight: Tensor,
         on_step: Callable[[int], None] | None = None,
         *,
         subsets: int = 1,
-    ) -> tf.Tensor:
-        """Return the object of a scan.
+    ) -> Tensor:
+        """Return the object (H, W) of a scan [transmission], 1 where no light fell.
 
-        Parameters
-        ----------
-        chunks : iterable of Chunk
-            The scan; read once for every step.
-        weight : real tensor, shape (H, W)
-            Illumination of the canvas [photons / pixel]; H and W are multiples of ``CANVAS_MULTIPLE_PX``.
-        on_step : callable, optional
-            Called with the index of each finished step.
-        subsets : int
-            Most subsets of a plain step, from ``ptycho.geometry.subsets.most_subsets``; more than 1 needs a
-            ``ScanChunks``.
-
-        Returns
-        -------
-        complex tensor, shape (H, W)
-            Object [transmission]; 1 where no light fell.
+        The chunks are read once for every step. H and W of the illumination ``weight`` [photons / pixel] are
+        multiples of ``CANVAS_MULTIPLE_PX``; ``on_step`` is called with the index of each finished step. More
+        than one of ``subsets``, the most of a plain step (``ptycho.geometry.subsets.most_subsets``), needs
+        ``ScanChunks``.
         """
         flat = as_complex(tf.ones_like(weight))
         plain = self.steps(subsets) - self.learned
@@ -243,9 +163,7 @@ class UnrolledGenerator(TableNetwork):
         return obj
 
     @staticmethod
-    def _seen(
-        leading: tf.Tensor, step: tf.Tensor, weight: tf.Tensor, noise: tf.Tensor | None
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _seen(leading: Tensor, step: Tensor, weight: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return what a U-Net sees, shape (H, W, 6), and the factor on what it answers, shape (H, W)."""
         relative = weight / tf.reduce_max(weight)
         coverage = relative / (relative + STEP_DAMPING)
@@ -256,22 +174,15 @@ class UnrolledGenerator(TableNetwork):
             # In units of the noise a correction is of order one at every dose.
             scale = architectures.NOISE_STEP_GAIN / noise
             last, gain = tf.math.log(noise) / (2 * math.log(10)) + 1, coverage * noise
-        parts = (
-            tf.math.real(leading) - 1,
-            tf.math.imag(leading),
-            scale * tf.math.real(step),
-            scale * tf.math.imag(step),
-            coverage,
-            last,
-        )
-        return tf.stack(parts, axis=-1), gain
+        own = (tf.math.real(leading) - 1, tf.math.imag(leading))
+        moves = (scale * tf.math.real(step), scale * tf.math.imag(step))
+        return tf.stack((*own, *moves, coverage, last), axis=-1), gain
 
-    def _scalar(self, name: str, index: int, like: tf.Tensor) -> tf.Tensor:
+    def _scalar(self, name: str, index: int, like: Tensor) -> Tensor:
         """Return one learned number in the dtype of the canvas."""
-        value = tf.cast(self.weights[name][index], like.dtype.real_dtype)
-        return as_complex(value)
+        return as_complex(tf.cast(self.weights[name][index], like.dtype.real_dtype))
 
-    def _unet(self, x: tf.Tensor, name: str) -> tf.Tensor:
+    def _unet(self, x: Tensor, name: str) -> Tensor:
         """Return the two channels (real, imaginary) of the correction."""
         dtype, x = x.dtype, tf.cast(x, self.mixed_dtype or x.dtype)
         fine = self._block(x, f"{name}down0", tf.nn.silu)
@@ -286,23 +197,5 @@ GENERATORS = {"cnn": CnnGenerator, "unrolled": UnrolledGenerator}
 
 
 def build_generator(model: ModelConfig, seed: int) -> CnnGenerator | UnrolledGenerator:
-    """Build the network that a configuration names.
-
-    Parameters
-    ----------
-    model : ModelConfig
-        Architecture and options.
-    seed : int
-        Seed of the initial weights.
-
-    Returns
-    -------
-    CnnGenerator or UnrolledGenerator
-        With initial weights.
-
-    Raises
-    ------
-    ConfigError
-        If the architecture is unknown or its options do not fit.
-    """
+    """Build the network that a configuration names; ``ConfigError`` where its options do not fit."""
     return GENERATORS[architecture_of(model).name](model, seed)

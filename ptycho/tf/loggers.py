@@ -1,4 +1,4 @@
-"""Where a training writes its numbers: csv, tensorboard or MLflow, or nowhere."""
+"""Where a training run writes its numbers: csv, tensorboard or MLflow, or nowhere."""
 
 from __future__ import annotations
 
@@ -17,47 +17,20 @@ PACKAGES = {"mlflow": "mlflow", "tensorboard": "tensorboard"}
 
 
 class RunLogger:
-    """Takes the numbers of every epoch; this base class keeps nothing.
+    """Takes the numbers of every epoch; this base class keeps nothing."""
 
-    Attributes
-    ----------
-    run_id : str or None
-        MLflow run.
-    """
-
-    run_id: str | None = None
+    run_id: str | None = None  # of MLflow
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of an epoch.
-
-        Parameters
-        ----------
-        epoch : int
-            Epoch, from 0.
-        values : mapping of str to float
-            Losses and learning rate.
-        """
+        """Take losses and learning rate of an epoch, from 0."""
 
     def close(self, *, finished: bool) -> None:
-        """End the log.
-
-        Parameters
-        ----------
-        finished : bool
-            False where the training broke off.
-        """
+        """End the log; not ``finished`` where the training run broke off."""
 
 
 class CsvLogger(RunLogger):
-    """Writes ``metrics.csv``, one line per epoch, on disk as soon as the epoch ends.
-
-    Parameters
-    ----------
-    folder : Path
-        Output directory.
-    resumed : bool
-        Go on below the lines that are there.
-    """
+    """Writes ``metrics.csv``, one line per epoch, on disk as soon as the epoch ends; below the lines that are
+    there where it is ``resumed``."""
 
     def __init__(self, folder: Path, *, resumed: bool) -> None:
         path = folder / "metrics.csv"
@@ -66,7 +39,6 @@ class CsvLogger(RunLogger):
         self._writer = csv.writer(self._file)
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write a line."""
         if not self._headed:
             self._writer.writerow(["epoch", *values])
             self._headed = True
@@ -74,42 +46,27 @@ class CsvLogger(RunLogger):
         self._file.flush()
 
     def close(self, *, finished: bool) -> None:
-        """Close the file."""
         self._file.close()
 
 
 class TensorboardLogger(RunLogger):
-    """Writes event files.
-
-    Parameters
-    ----------
-    folder : Path
-        Output directory; the files go to ``tensorboard`` in it.
-    """
+    """Writes event files to ``tensorboard`` in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write scalars."""
         with self._writer.as_default():
             for name, value in values.items():
                 tf.summary.scalar(name, value, step=epoch)
         self._writer.flush()
 
     def close(self, *, finished: bool) -> None:
-        """Close the file."""
         self._writer.close()
 
 
 class MlflowLogger(RunLogger):
-    """Writes to an MLflow run.
-
-    Parameters
-    ----------
-    job : TrainingJob
-        Names of scan and output directory.
-    """
+    """Writes to a new MLflow run, named after the output directory."""
 
     def __init__(self, job: TrainingJob) -> None:
         folder = Path(job.config.output_dir)
@@ -120,28 +77,16 @@ class MlflowLogger(RunLogger):
             self._client.log_param(self.run_id, name, value)
 
     def log(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Write metrics."""
         for name, value in values.items():
             self._client.log_metric(self.run_id, name, value, step=epoch)
 
     def close(self, *, finished: bool) -> None:
-        """Say how the run ended."""
         self._client.set_terminated(self.run_id, "FINISHED" if finished else "FAILED")
 
 
 def check_installed(backend: str | None) -> None:
-    """Refuse a logger whose package is not installed; nothing is imported.
-
-    Parameters
-    ----------
-    backend : str or None
-        ``execution.logger_backend``.
-
-    Raises
-    ------
-    MissingPackageError
-        If the package of the logger is not installed.
-    """
+    """Refuse a logger (``execution.logger_backend``) whose package is not installed by a
+    ``MissingPackageError``; nothing is imported."""
     package = PACKAGES.get(backend) if backend else None
     if package and importlib.util.find_spec(package) is None:
         raise MissingPackageError(
@@ -151,23 +96,8 @@ def check_installed(backend: str | None) -> None:
 
 
 def build_logger(job: TrainingJob) -> RunLogger:
-    """Return the logger a job asks for.
-
-    Parameters
-    ----------
-    job : TrainingJob
-        ``execution.logger_backend`` and the output directory.
-
-    Returns
-    -------
-    RunLogger
-        One that keeps nothing where none is asked for; no logging package is imported then.
-
-    Raises
-    ------
-    MissingPackageError
-        If the package of the logger is not installed.
-    """
+    """Return the logger a job asks for; one that keeps nothing, without importing a logging package, where
+    none is. ``MissingPackageError`` as :func:`check_installed`."""
     backend: Any = job.execution.logger_backend
     if backend is None:
         return RunLogger()

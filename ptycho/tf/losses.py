@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ptycho.physics.losses import UNIT_FLOOR, LossTerms
 from ptycho.tf import physics
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 
 MAIN_TERMS = {
     "amplitude": physics.amplitude_loss,
@@ -16,50 +16,23 @@ MAIN_TERMS = {
 
 
 class Prediction(NamedTuple):
-    """What a model makes of a batch.
+    """What a model makes of a batch."""
 
-    Attributes
-    ----------
-    predicted, amplitude : real tensor, shape (J, N, N)
-        Expected and measured amplitude [sqrt(photons)].
-    image : complex tensor, shape (H, W) or (J, N, N)
-        Canvas of ``unrolled``, patches of ``cnn`` [transmission].
-    light : real tensor, shape (H, W) or (N, N)
-        Light that fell on the image [photons / pixel].
-    patches : complex tensor, shape (J, N, N), or None
-        Patches in the frame of their own positions, where labels ask for them.
-    labels : complex tensor, shape (J, N, N), or None
-        Known patches.
-    patch_light : real tensor, shape (N, N)
-        Light that fell on a patch [photons / pixel].
-    """
-
-    predicted: tf.Tensor
-    amplitude: tf.Tensor
-    image: tf.Tensor
-    light: tf.Tensor
-    patches: tf.Tensor | None
-    labels: tf.Tensor | None
-    patch_light: tf.Tensor
+    predicted: Tensor  # (J, N, N), expected amplitude [sqrt(photons)]
+    amplitude: Tensor  # (J, N, N), the measured one
+    image: Tensor  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
+    light: Tensor  # (H, W) or (N, N), light that fell on the image [photons / pixel]
+    patches: Tensor | None  # (J, N, N), in the frame of their own positions, where labels ask for them
+    labels: Tensor | None  # (J, N, N), known patches
+    patch_light: Tensor  # (N, N), light that fell on a patch [photons / pixel]
 
 
-def unit(values: tf.Tensor) -> tf.Tensor:
-    """Return complex numbers on the unit circle; dark ones fall to 0.
-
-    Parameters
-    ----------
-    values : complex tensor, any shape
-        Object [transmission].
-
-    Returns
-    -------
-    complex tensor
-        Of modulus 1 or below.
-    """
+def unit(values: Tensor) -> Tensor:
+    """Return complex numbers on the unit circle (eq. 7f); dark ones fall to 0."""
     return values / as_complex(tf.sqrt(tf.math.real(values) ** 2 + tf.math.imag(values) ** 2 + UNIT_FLOOR))
 
 
-def total_variation(image: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def total_variation(image: Tensor, light: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.total_variation`."""
     down, right = tf.minimum(light[1:], light[:-1]), tf.minimum(light[:, 1:], light[:, :-1])
     count = tf.cast(tf.reduce_prod(tf.shape(image)[:-2]), light.dtype)
@@ -68,38 +41,25 @@ def total_variation(image: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
     return total / (count * (tf.reduce_sum(down) + tf.reduce_sum(right)))
 
 
-def label_error(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def label_error(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.label_error`."""
     return _mean(tf.abs(patches - labels), light)
 
 
-def supervised_loss(patches: tf.Tensor, labels: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.supervised_loss`."""
     difference = tf.abs(tf.abs(patches) - tf.abs(labels)) + tf.abs(unit(patches) - unit(labels))
     return _mean(difference, light)
 
 
-def _mean(values: tf.Tensor, light: tf.Tensor) -> tf.Tensor:
+def _mean(values: Tensor, light: Tensor) -> Tensor:
     """Return the mean of maps, shape (J, N, N), weighted with the light on each."""
     count = tf.cast(tf.shape(values)[0], light.dtype)
     return tf.reduce_sum(light * values) / (count * tf.reduce_sum(light))
 
 
-def total_loss(terms: LossTerms, found: Prediction) -> tf.Tensor:
-    """Return the weighted sum of the terms of a loss.
-
-    Parameters
-    ----------
-    terms : LossTerms
-        Weights; a term of weight 0 is not computed.
-    found : Prediction
-        What the model makes of a batch.
-
-    Returns
-    -------
-    real scalar tensor
-        Dimensionless.
-    """
+def total_loss(terms: LossTerms, found: Prediction) -> Tensor:
+    """Return the weighted sum of the terms of a loss, dimensionless; a term of weight 0 is not computed."""
     total = tf.zeros((), found.predicted.dtype)
     if terms.likelihood:
         total += terms.likelihood * MAIN_TERMS[terms.kind](found.predicted, found.amplitude)

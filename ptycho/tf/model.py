@@ -13,25 +13,17 @@ from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
 from ptycho.tf import losses, physics
 from ptycho.tf.generators import build_generator
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk
 
-Batch = dict[str, tf.Tensor]
+Batch = dict[str, Tensor]
 
 
 class PtychoPINN:
     """Physics-informed network: patterns in, object out, trained on the patterns alone.
 
-    Parameters
-    ----------
-    model : ModelConfig
-        Network and its options.
-    seed : int
-        Seed of the initial weights.
-    terms : LossTerms, optional
-        What training lowers; the amplitude misfit by default.
-    gain_trainable : bool
-        Train one factor on all predicted amplitudes.
+    Batches are those of ``ptycho.tf.data``. ``terms`` is what training lowers, by default the amplitude
+    misfit; ``gain_trainable`` trains one factor on all predicted amplitudes.
     """
 
     def __init__(
@@ -56,7 +48,7 @@ class PtychoPINN:
 
     @property
     def trained_probe(self) -> TrainedProbe:
-        """What the training knew about the beam."""
+        """What the training run knew about the beam."""
         return TrainedProbe(self.probe.numpy(), self.probe_start, self.probe_refined, self.scale_record)
 
     def attach_scan(
@@ -67,82 +59,39 @@ class PtychoPINN:
         refined: bool,
         start: NDArray[np.complex64] | None = None,
     ) -> None:
-        """Take over probe and scale of the scan to train on.
-
-        Parameters
-        ----------
-        probe : complex array, shape (P, N, N)
-            Probe modes [sqrt(photons)].
-        record : ScaleRecord or None
-            Scale of the patterns.
-        refined : bool
-            The probe is no longer the one of the data file.
-        start : complex array, shape (P, N, N), optional
-            The one of the data file, where it is known [sqrt(photons)].
-        """
+        """Take over probe (P, N, N) [sqrt(photons)] and scale of the scan to train on; ``start`` is the probe
+        of its file, where ``refined`` says that ``probe`` is another one."""
         self.probe = tf.constant(probe, tf.complex64)
         self.probe_refined = refined
         self.probe_start = start if refined else probe
         self.scale_record = record
 
     def trainable(self) -> dict[str, tf.Variable]:
-        """Return what training changes, by name.
-
-        Returns
-        -------
-        dict of str to tf.Variable
-            Weights by table name, and ``log_gain`` where it is trained.
-        """
+        """Return what training changes: weights by table name, and ``log_gain`` where it is trained."""
         return self.generator.weights | ({"log_gain": self.log_gain} if self.gain_trainable else {})
 
     def snapshot(self) -> dict[str, NDArray[np.float32]]:
-        """Return a copy of everything that training changes.
-
-        Returns
-        -------
-        dict of str to float32 array
-            See :meth:`trainable`.
-        """
+        """Return a copy of everything that training changes."""
         return {name: variable.numpy().copy() for name, variable in self.trainable().items()}
 
     def restore(self, snapshot: dict[str, NDArray[np.float32]]) -> None:
-        """Go back to a copy.
-
-        Parameters
-        ----------
-        snapshot : dict of str to float32 array
-            From :meth:`snapshot`.
-        """
+        """Go back to a copy of :meth:`snapshot`."""
         for name, variable in self.trainable().items():
             variable.assign(snapshot[name])
 
-    def _probes(self, batch: Batch) -> tf.Tensor:
+    def _probes(self, batch: Batch) -> Tensor:
         """Return the probe of every position, or one with a leading axis of 1 where it serves all."""
         probe, shifts = batch.get("probe", self.probe), batch["shifts"]
         whole = tf.reduce_max(tf.abs(shifts)) < 1e-6
         return tf.cond(whole, lambda: probe[None], lambda: physics.shift_field(probe, shifts))
 
     def predict(self, batch: Batch) -> losses.Prediction:
-        """Return what the model makes of the patterns a batch is judged on.
-
-        Parameters
-        ----------
-        batch : dict of tensor
-            As made by ``ptycho.tf.data``.
-
-        Returns
-        -------
-        Prediction
-            Amplitudes, object and light.
-        """
-        return (
-            self._predict_canvas(batch)
-            if architecture_of(self.core_config).whole_canvas
-            else self._predict_patches(batch)
-        )
+        """Return what the model makes of the patterns that a batch compares with."""
+        whole = architecture_of(self.core_config).whole_canvas
+        return self._predict_canvas(batch) if whole else self._predict_patches(batch)
 
     def _predict_canvas(self, batch: Batch) -> losses.Prediction:
-        """Reconstruct a tile from what the network sees; judge it by what is held out, if anything is."""
+        """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
         amplitude, shifts, labels = batch["amplitude"], batch["shifts"], batch.get("labels")
         seen = judged = Chunk(batch["corners"], self._probes(batch), amplitude)
         if "judged" in batch:
@@ -171,87 +120,45 @@ class PtychoPINN:
         predicted = predicted * tf.exp(self.log_gain)
         return losses.Prediction(predicted, measured, patches, light, patches, batch.get("labels"), light)
 
-    def _light(self, batch: Batch) -> tf.Tensor:
+    def _light(self, batch: Batch) -> Tensor:
         """Return the light that falls on a patch in the frame of its own position, shape (N, N)."""
         return tf.reduce_sum(tf.abs(batch.get("probe", self.probe)) ** 2, axis=0)
 
-    def _own_patches(self, batch: Batch) -> tf.Tensor:
+    def _own_patches(self, batch: Batch) -> Tensor:
         """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
         n_px = self.core_config.N
         return tf.reshape(self.network_patches(batch["amplitude"]), (-1, n_px, n_px))
 
-    def network_patches(self, amplitude: tf.Tensor, input_scale: float | None = None) -> tf.Tensor:
-        """Return the patches of the ``cnn`` generator, one in the frame of each position.
-
-        Parameters
-        ----------
-        amplitude : real tensor, shape (B, C, N, N)
-            Measured amplitude [sqrt(photons)]; what was not measured is filled from its surroundings.
-        input_scale : float, optional
-            Factor that normalises it; that of the training scan by default.
-
-        Returns
-        -------
-        complex tensor, shape (B, C, N, N)
-            Object patches [transmission].
-        """
+    def network_patches(self, amplitude: Tensor, input_scale: float | None = None) -> Tensor:
+        """Return the patches (B, C, N, N) of ``cnn`` [transmission], each in the frame of its own position,
+        from measured ``amplitude`` (B, C, N, N) [sqrt(photons)], filled where nothing was measured, times
+        ``input_scale`` (by default that of the training scan)."""
         scale = input_scale
         if scale is None:
             scale = self.scale_record.input_scale if self.scale_record else 1.0
         return self.generator(physics.filled_amplitude(amplitude) * scale)
 
     @staticmethod
-    def merge(
-        patches: tf.Tensor, corners: tf.Tensor, shifts: tf.Tensor, probes: tf.Tensor, shape: tf.Tensor
-    ) -> tf.Tensor:
-        """Average overlapping patches on a canvas, weighted with the light they saw.
-
-        Parameters
-        ----------
-        patches : complex tensor, shape (J, N, N)
-            Each in the frame of its own position [transmission].
-        corners : int64 tensor, shape (J, 2)
-            Canvas index of patch pixel (0, 0).
-        shifts : real tensor, shape (J, 2)
-            Sub-pixel part of every position [px].
-        probes : complex tensor, shape (J, P, N, N) or (1, P, N, N)
-            Probe modes, moved by the shifts.
-        shape : int tensor, shape (2,)
-            Canvas shape (H, W).
-
-        Returns
-        -------
-        complex tensor, shape (H, W)
-            Object [transmission]; 0 where no light fell.
-        """
+    def merge(patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: Tensor) -> Tensor:
+        """Average overlapping patches (J, N, N) on a canvas (H, W), weighted with the light they saw; 0 where
+        none fell. ``probes`` (J or 1, P, N, N) are moved by the sub-pixel ``shifts`` (J, 2) already."""
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         total = physics.weighted_patches(moved, corners, probes, shape)
         weight = physics.illumination(probes, corners, shape)
         return total / as_complex(weight + 1e-6 * tf.reduce_max(weight))
 
-    def loss(self, batch: Batch) -> tf.Tensor:
-        """Return the loss of a batch.
-
-        Parameters
-        ----------
-        batch : dict of tensor
-            As made by ``ptycho.tf.data``.
-
-        Returns
-        -------
-        real scalar tensor
-            Dimensionless.
-        """
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch, dimensionless."""
         if self.terms.supervised:
             return losses.supervised_loss(self._own_patches(batch), batch["labels"], self._light(batch))
         return losses.total_loss(self.terms, self.predict(batch))
 
 
-def _for_each(probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def _for_each(probes: Tensor, amplitude: Tensor) -> Tensor:
     """Return one stack of probe modes for every pattern."""
     return tf.broadcast_to(probes, tf.concat([tf.shape(amplitude)[:1], tf.shape(probes)[1:]], 0))
 
 
-def _masked(chunk: Chunk, chosen: tf.Tensor) -> Chunk:
+def _masked(chunk: Chunk, chosen: Tensor) -> Chunk:
     """Return some patterns of a chunk."""
     return Chunk(*(tf.boolean_mask(part, chosen) for part in chunk[:3]))

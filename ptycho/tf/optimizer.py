@@ -1,4 +1,4 @@
-r"""The optimisers, written out so that a training follows the same numbers as ``torch.optim``.
+r"""The optimisers, written out so that a training run follows the same numbers as ``torch.optim``.
 
 Adam here is :math:`w \leftarrow w - \eta\,\hat m / (\sqrt{\hat v} + \epsilon)` with :math:`\hat m = m / (1 -
 \beta_1^t)` and :math:`\hat v = v / (1 - \beta_2^t)`: the small number is added to the root of the corrected
@@ -17,27 +17,14 @@ from ptycho.config.choices import Optimizer as OptimizerName
 from ptycho.config.choices import allowed
 from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError
-from ptycho.tf.runtime import tf
+from ptycho.tf.runtime import Tensor, tf
 
 EPSILON = 1e-8
 """Keeps the step of Adam finite where a weight has no gradient."""
 
 
 class Optimizer:
-    """Adam, AdamW or momentum descent on some variables.
-
-    Parameters
-    ----------
-    training : TrainingConfig
-        ``optimizer`` and its numbers.
-    variables : dict of str to tf.Variable
-        What is trained, by name.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such optimiser.
-    """
+    """Adam, AdamW or momentum descent on variables by name; ``ConfigError`` for any other optimiser."""
 
     def __init__(self, training: TrainingConfig, variables: dict[str, tf.Variable]) -> None:
         if training.optimizer not in allowed(OptimizerName):
@@ -54,16 +41,8 @@ class Optimizer:
             self.second = {name: tf.Variable(value) for name, value in zeros.items()}
         self._compiled = tf.function(self._updated)
 
-    def apply(self, gradients: Sequence[tf.Tensor], rate: float) -> None:
-        """Take one step.
-
-        Parameters
-        ----------
-        gradients : sequence of tensor
-            One for each variable, in their order.
-        rate : float
-            Learning rate.
-        """
+    def apply(self, gradients: Sequence[Tensor], rate: float) -> None:
+        """Take one step at a learning rate; the gradients are in the order of the variables."""
         self.steps += 1
         training = self.training
         # In float32 these differences would lose four digits, so they are made here in double precision.
@@ -77,7 +56,7 @@ class Optimizer:
         tensors = {name: tf.constant(value, tf.float32) for name, value in numbers.items()}
         self._compiled(list(gradients), tensors)
 
-    def _updated(self, gradients: list[tf.Tensor], numbers: dict[str, tf.Tensor]) -> None:
+    def _updated(self, gradients: list[Tensor], numbers: dict[str, Tensor]) -> None:
         training = self.training
         for (name, variable), gradient in zip(self.variables.items(), gradients, strict=True):
             if training.weight_decay and training.optimizer != "adamw":
@@ -96,26 +75,14 @@ class Optimizer:
             variable.assign_sub(numbers["step"] * first / root)
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """Return what a later training needs to go on.
-
-        Returns
-        -------
-        dict of str to array
-            Step counter and moments.
-        """
+        """Return what a later run needs to go on: step counter and moments."""
         found: dict[str, NDArray[Any]] = {"steps": np.array(self.steps)}
         for order, slots in (("first", self.first), ("second", self.second)):
             found |= {f"{order}/{name}": slot.numpy() for name, slot in slots.items()}
         return found
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> None:
-        """Go on from a state.
-
-        Parameters
-        ----------
-        state : dict of str to array
-            From :meth:`state`.
-        """
+        """Go on from what :meth:`state` returned."""
         self.steps = int(state["steps"])
         for order, slots in (("first", self.first), ("second", self.second)):
             for name, slot in slots.items():
@@ -123,20 +90,8 @@ class Optimizer:
 
 
 def check_clipping(limit: float | None, algorithm: str) -> None:
-    """Refuse a way of clipping that TensorFlow does not have.
-
-    Parameters
-    ----------
-    limit : float, optional
-        None and 0 clip nothing.
-    algorithm : str
-        What is limited.
-
-    Raises
-    ------
-    ConfigError
-        If it is neither ``norm`` nor ``value``.
-    """
+    """Refuse a clipping algorithm other than ``norm`` and ``value`` by a ``ConfigError``; limits of None and
+    0 clip nothing."""
     if limit and algorithm not in ("norm", "value"):
         raise ConfigError(
             f"training: TensorFlow cannot clip this way (got gradient_clip_algorithm={algorithm!r}, expected "
@@ -144,23 +99,9 @@ def check_clipping(limit: float | None, algorithm: str) -> None:
         )
 
 
-def clipped(gradients: Sequence[tf.Tensor], limit: float | None, algorithm: str) -> list[tf.Tensor]:
-    """Return gradients that are not too large.
-
-    Parameters
-    ----------
-    gradients : sequence of tensor
-        Gradients.
-    limit : float, optional
-        Largest norm of all together, or largest value; None and 0 leave them as they are.
-    algorithm : {'norm', 'value'}
-        What is limited.
-
-    Returns
-    -------
-    list of tensor
-        Gradients.
-    """
+def clipped(gradients: Sequence[Tensor], limit: float | None, algorithm: str) -> list[Tensor]:
+    """Return gradients limited in the norm of all together (``norm``) or in every element (``value``); as
+    they are for None and 0."""
     if not limit:
         return list(gradients)
     if algorithm == "value":

@@ -14,15 +14,18 @@ from ptycho.errors import DataError
 from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
 from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
+
+Shape = tuple[int, int] | Tensor
+"""(H, W) of a canvas."""
 
 
-def centring_phase(n_px: int, dtype: tf.DType = tf.complex128) -> tf.Tensor:
+def centring_phase(n_px: int, dtype: tf.DType = tf.complex128) -> Tensor:
     """As :func:`ptycho.physics.centring_phase`. ``dtype`` is a complex ``tf.DType``."""
     return tf.constant(_reference_phase(n_px, tf.as_dtype(dtype).as_numpy_dtype))
 
 
-def far_field(exit_wave: tf.Tensor) -> tf.Tensor:
+def far_field(exit_wave: Tensor) -> Tensor:
     """As :func:`ptycho.physics.far_field`."""
     n_px = exit_wave.shape[-1]
     # The factor of the unitary transform rides on the small phase array.
@@ -30,13 +33,13 @@ def far_field(exit_wave: tf.Tensor) -> tf.Tensor:
     return tf.signal.fft2d(exit_wave * phase)
 
 
-def far_field_adjoint(field: tf.Tensor) -> tf.Tensor:
+def far_field_adjoint(field: Tensor) -> Tensor:
     """As :func:`ptycho.physics.far_field_adjoint`."""
     n_px = field.shape[-1]
     return tf.signal.ifft2d(field) * (tf.math.conj(centring_phase(n_px, field.dtype)) * n_px)
 
 
-def shift_field(field: tf.Tensor, shifts_yx_px: tf.Tensor) -> tf.Tensor:
+def shift_field(field: Tensor, shifts_yx_px: Tensor) -> Tensor:
     """As :func:`ptycho.physics.shift_field`."""
     n_y, n_x = field.shape[-2:]
     shifts = tf.cast(shifts_yx_px, field.dtype.real_dtype)
@@ -49,18 +52,18 @@ def shift_field(field: tf.Tensor, shifts_yx_px: tf.Tensor) -> tf.Tensor:
     return tf.signal.ifft2d(tf.signal.fft2d(field) * phase)
 
 
-def _frequencies(n_px: int, dtype: tf.DType) -> tf.Tensor:
+def _frequencies(n_px: int, dtype: tf.DType) -> Tensor:
     """Return the FFT frequencies of an axis [cycles / px]."""
     index = [(k if k < (n_px + 1) // 2 else k - n_px) / n_px for k in range(n_px)]
     return tf.constant(index, dtype)
 
 
-def patch_indices(corners_yx: tf.Tensor, n_px: int, shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+def patch_indices(corners_yx: Tensor, n_px: int, shape_yx: Shape) -> Tensor:
     """As :func:`ptycho.physics.patch_indices`. A compiled function trusts its plan."""
     return tf.cast(_indices(corners_yx, n_px, shape_yx), tf.int64)
 
 
-def _indices(corners_yx: tf.Tensor, n_px: int, shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+def _indices(corners_yx: Tensor, n_px: int, shape_yx: Shape) -> Tensor:
     """Return the indices as int32, which gathers twice as fast; no canvas has 2^31 pixels."""
     if tf.executing_eagerly():
         height, width = (int(size) for size in shape_yx)
@@ -79,34 +82,32 @@ def _indices(corners_yx: tf.Tensor, n_px: int, shape_yx: tuple[int, int] | tf.Te
 
 
 @tf.custom_gradient
-def _gathered(flat: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+def _gathered(flat: Tensor, index: Tensor) -> tuple[Tensor, Callable[..., Any]]:
     """Read pixels; the gradient adds them back densely, without the sparse form that TensorFlow makes."""
     size = tf.size(flat)
     return tf.gather(flat, index), lambda upstream: (_added(upstream, index, size), None)
 
 
 @tf.custom_gradient
-def _added(values: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, Callable[..., Any]]:
+def _added(values: Tensor, index: Tensor, size: Tensor) -> tuple[Tensor, Callable[..., Any]]:
     """Add pixels into zeros; the gradient reads them again."""
     total = tf.math.unsorted_segment_sum(values, index, size)
     return total, lambda upstream: (_gathered(upstream, index), None, None)
 
 
-def extract_patches(obj: tf.Tensor, corners_yx: tf.Tensor, n_px: int) -> tf.Tensor:
+def extract_patches(obj: Tensor, corners_yx: Tensor, n_px: int) -> Tensor:
     """As :func:`ptycho.physics.extract_patches`."""
     return _gathered(tf.reshape(obj, [-1]), _indices(corners_yx, n_px, tf.shape(obj)[-2:]))
 
 
-def place_patches(
-    patches: tf.Tensor, corners_yx: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
-) -> tf.Tensor:
+def place_patches(patches: Tensor, corners_yx: Tensor, shape_yx: Shape) -> Tensor:
     """As :func:`ptycho.physics.place_patches`."""
     index = _indices(corners_yx, patches.shape[-1], shape_yx)
     shape = tf.cast(tf.stack([shape_yx[0], shape_yx[1]]), tf.int32)
     return tf.reshape(_added(patches, index, shape[0] * shape[1]), shape)
 
 
-def exit_waves(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+def exit_waves(patches: Tensor, probes: Tensor) -> Tensor:
     """As :func:`ptycho.physics.exit_waves`. A leading axis of 1 serves every position."""
     if probes.shape[-2:] != patches.shape[-2:]:
         raise DataError(
@@ -116,49 +117,49 @@ def exit_waves(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
     return patches[:, None] * probes
 
 
-def _intensity(field: tf.Tensor) -> tf.Tensor:
+def _intensity(field: Tensor) -> Tensor:
     """Return the squared modulus."""
     return tf.math.real(field) ** 2 + tf.math.imag(field) ** 2
 
 
-def diffracted_intensity(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+def diffracted_intensity(patches: Tensor, probes: Tensor) -> Tensor:
     """As :func:`ptycho.physics.diffracted_intensity`."""
     return tf.reduce_sum(_intensity(far_field(exit_waves(patches, probes))), axis=1)
 
 
-def diffracted_amplitude(patches: tf.Tensor, probes: tf.Tensor) -> tf.Tensor:
+def diffracted_amplitude(patches: Tensor, probes: Tensor) -> Tensor:
     """As :func:`ptycho.physics.diffracted_amplitude`."""
     return tf.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
 
 
-def measured(amplitude: tf.Tensor) -> tf.Tensor:
+def measured(amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.measured`."""
     return amplitude >= 0
 
 
-def measured_energy(amplitude: tf.Tensor) -> tf.Tensor:
+def measured_energy(amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.measured_energy`."""
     return tf.reduce_sum(tf.nn.relu(amplitude) ** 2)
 
 
-def filled_amplitude(amplitude: tf.Tensor) -> tf.Tensor:
+def filled_amplitude(amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.filled_amplitude`."""
     kept = measured(amplitude)
     return tf.cond(tf.reduce_all(kept), lambda: amplitude, lambda: _filled(amplitude, kept))
 
 
-def _filled(amplitude: tf.Tensor, kept: tf.Tensor) -> tf.Tensor:
+def _filled(amplitude: Tensor, kept: Tensor) -> Tensor:
     n_px = amplitude.shape[-1]
     spectrum = as_complex(tf.constant(fill_spectrum(n_px), amplitude.dtype))
 
-    def spread(values: tf.Tensor) -> tf.Tensor:
+    def spread(values: Tensor) -> Tensor:
         return tf.signal.irfft2d(tf.signal.rfft2d(values) * spectrum, [n_px, n_px])
 
     weight = tf.maximum(spread(tf.cast(kept, amplitude.dtype)), FEWEST_WEIGHT)
     return tf.where(kept, amplitude, tf.nn.relu(spread(tf.nn.relu(amplitude)) / weight))
 
 
-def smoothed_amplitude(amplitude: tf.Tensor, sigma_px: float) -> tf.Tensor:
+def smoothed_amplitude(amplitude: Tensor, sigma_px: float) -> Tensor:
     """As :func:`ptycho.physics.smoothed_amplitude`."""
     n_px = amplitude.shape[-1]
     waves = [(index - n_px // 2) / n_px for index in range(n_px)]
@@ -166,18 +167,14 @@ def smoothed_amplitude(amplitude: tf.Tensor, sigma_px: float) -> tf.Tensor:
     return amplitude * line[:, None] * line
 
 
-def illumination(
-    probes: tf.Tensor, corners_yx: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
-) -> tf.Tensor:
+def illumination(probes: Tensor, corners_yx: Tensor, shape_yx: Shape) -> Tensor:
     """As :func:`ptycho.physics.illumination`."""
     weight = tf.reduce_sum(_intensity(probes), axis=-3)
     patches = tf.broadcast_to(weight, (tf.shape(corners_yx)[0], *weight.shape[-2:]))
     return place_patches(patches, corners_yx, shape_yx)
 
 
-def wave_residual(
-    obj: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
-) -> tf.Tensor:
+def wave_residual(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.wave_residual`."""
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
@@ -186,38 +183,36 @@ def wave_residual(
     return far_field_adjoint(field * as_complex(missed)[:, None])
 
 
-def softened_amplitude(intensity: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.softened_amplitude`."""
     return tf.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
-def object_gradient(
-    obj: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
-) -> tf.Tensor:
+def object_gradient(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.object_gradient`."""
     residual = wave_residual(obj, corners_yx, probes, amplitude)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     return place_patches(back, corners_yx, tf.shape(obj)[-2:])
 
 
-def probe_gradient(patches: tf.Tensor, residual: tf.Tensor, shifts_yx_px: tf.Tensor) -> tf.Tensor:
+def probe_gradient(patches: Tensor, residual: Tensor, shifts_yx_px: Tensor) -> Tensor:
     """As :func:`ptycho.physics.probe_gradient`."""
     return tf.reduce_sum(shift_field(tf.math.conj(patches)[:, None] * residual, -shifts_yx_px), axis=0)
 
 
-def amplitude_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def amplitude_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.amplitude_loss`."""
     missed = tf.where(measured(amplitude), predicted - amplitude, 0.0)
     return _per(missed**2, measured_energy(amplitude))
 
 
-def mean_absolute_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def mean_absolute_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.mean_absolute_loss`."""
     missed = tf.where(measured(amplitude), predicted - amplitude, 0.0)
     return _per(tf.abs(missed), tf.reduce_sum(tf.nn.relu(amplitude)))
 
 
-def poisson_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def poisson_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.poisson_loss`."""
     expected = predicted**2 + INTENSITY_FLOOR
     counts = amplitude**2
@@ -226,14 +221,12 @@ def poisson_loss(predicted: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
     return _per(deviance, measured_energy(amplitude))
 
 
-def _per(values: tf.Tensor, total: tf.Tensor) -> tf.Tensor:
+def _per(values: Tensor, total: Tensor) -> Tensor:
     """Return a sum per measured total; 0 where no photon was measured, which says nothing."""
     return tf.math.divide_no_nan(tf.reduce_sum(values), total)
 
 
-def weighted_patches(
-    patches: tf.Tensor, corners_yx: tf.Tensor, probes: tf.Tensor, shape_yx: tuple[int, int] | tf.Tensor
-) -> tf.Tensor:
+def weighted_patches(patches: Tensor, corners_yx: Tensor, probes: Tensor, shape_yx: Shape) -> Tensor:
     """As :func:`ptycho.physics.weighted_patches`."""
     weight = as_complex(tf.reduce_sum(_intensity(probes), axis=-3))
     return place_patches(patches * weight, corners_yx, shape_yx)

@@ -18,20 +18,18 @@ from ptycho.tf import physics
 from ptycho.tf.data import ScanChunks
 from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import PRIMITIVES, Chunk, compiled, scan_illumination
 
 
-def _predicted(
-    obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor, sigma_px: float
-) -> tf.Tensor:
+def _predicted(obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor, sigma_px: float) -> Tensor:
     """Return the expected amplitude of one chunk."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, probes), sigma_px)
 
 
 class TensorflowBackend:
-    """``ptycho.run.reconstruction.Backend`` for one model."""
+    """``ptycho.run.reconstruction.Backend`` for one model; what each method does is written there."""
 
     primitives, chunks = PRIMITIVES, ScanChunks
 
@@ -40,25 +38,20 @@ class TensorflowBackend:
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
         self.whole_canvas = architecture_of(model.core_config).whole_canvas
 
-    def tensor(self, values: NDArray[Any]) -> tf.Tensor:
-        """Return values as a tensor."""
+    def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)
 
-    def array(self, tensor: tf.Tensor) -> NDArray[Any]:
-        """Return a tensor as NumPy values."""
+    def array(self, tensor: Tensor) -> NDArray[Any]:
         return tensor.numpy()
 
-    def illumination(self, chunks: ScanChunks) -> tf.Tensor:
-        """Return the photons per canvas pixel (H, W) (eq. 8)."""
+    def illumination(self, chunks: ScanChunks) -> Tensor:
         return scan_illumination(chunks, chunks.plan.shape_yx)
 
-    def predicted(self, obj: tf.Tensor, chunk: Chunk, sigma_px: float) -> tf.Tensor:
-        """Return the expected amplitude of a chunk (J, N, N)."""
+    def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         function = compiled(_predicted, chunk)
         return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, sigma_px)
 
-    def canvas_object(self, chunks: ScanChunks, illumination: tf.Tensor, progress: Progress) -> tf.Tensor:
-        """Return the object (H, W) of a network of the whole canvas."""
+    def canvas_object(self, chunks: ScanChunks, illumination: Tensor, progress: Progress) -> Tensor:
         generator, subsets = self.model.generator, chunks.subsets
         with progress.phase("reconstructing", generator.steps(subsets)) as phase:
             return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=subsets)
@@ -71,8 +64,7 @@ class TensorflowBackend:
         corners_yx: NDArray[np.int64],
         shifts_yx_px: NDArray[np.float64],
         shape_yx: tuple[int, int],
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return weighted sum and weight (H, W) of the patches of groups."""
+    ) -> tuple[Tensor, Tensor]:
         patches = self.model.network_patches(tf.constant(amplitude), input_scale)[:, 0]
         shifts = tf.constant(shifts_yx_px, tf.float32)
         corners = tf.constant(corners_yx)
@@ -81,13 +73,11 @@ class TensorflowBackend:
         total = physics.weighted_patches(moved, corners, windows, shape_yx)
         return total, physics.illumination(windows, corners, shape_yx)
 
-    def quotient(self, total: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        """Return total / weight, and 1 where hardly any weight is."""
+    def quotient(self, total: Tensor, weight: Tensor) -> Tensor:
         floor = 1e-9 * tf.reduce_max(weight)
         return tf.where(weight > floor, total / as_complex(weight + floor), tf.ones_like(total))
 
     def gain(self) -> float:
-        """Return the learned factor on amplitudes."""
         return float(tf.exp(self.model.log_gain))
 
 
@@ -95,17 +85,14 @@ class TensorflowBackend:
 def reconstruct(
     model: PtychoPINN,
     scan: Scan,
-    members: NDArray[np.int64],
+    indices: NDArray[np.int64],
     *,
     execution: PyTorchExecutionConfig,
     progress: Progress,
     **options: Any,
 ) -> Reconstruction:
-    """Reconstruct the object of a scan with a trained model.
-
-    Execution decides accelerator and batch size; the options are those of
-    :func:`ptycho.run.reconstruction.reconstruct`.
-    """
+    """Reconstruct as :func:`ptycho.run.reconstruction.reconstruct`, whose ``options`` it takes; ``execution``
+    decides accelerator and batch size."""
     used, size = TensorflowBackend(model), execution.inference_batch_size
     with tf.device(device_name(execution.accelerator)):
-        return reconstruct_with(used, scan, members, progress=progress, batch_size=size, **options)
+        return reconstruct_with(used, scan, indices, progress=progress, batch_size=size, **options)

@@ -38,20 +38,12 @@ else:
     with _silent_stderr():
         import tensorflow as tf
 
-__all__ = ["as_complex", "tf"]
+__all__ = ["Tensor", "as_complex", "tf"]
+
+Tensor = tf.Tensor
 
 
-def as_complex(values: tf.Tensor) -> tf.Tensor:
-    """Return real numbers as complex ones; the gradient of a cast would warn about the part it drops.
-
-    Parameters
-    ----------
-    values : real tensor
-        Any shape.
-
-    Returns
-    -------
-    complex tensor
-        The same numbers in the same precision.
-    """
+def as_complex(values: Tensor) -> Tensor:
+    """Return real numbers as complex ones of the same precision; the gradient of a cast would warn about the
+    part it drops."""
     return tf.complex(values, tf.zeros_like(values))

@@ -19,34 +19,21 @@ from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
 from ptycho.solver.schedule import POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
 from ptycho.tf import physics
-from ptycho.tf.runtime import as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, tf
 
 XLA_PIXELS = 2**17
 """Detector pixels of a chunk, 32 patterns of 64 x 64, from which it is compiled with XLA."""
 
 
 class Chunk(NamedTuple):
-    """Some patterns of a scan with their places on the canvas.
+    """Some patterns of a scan with their places on the canvas."""
 
-    Attributes
-    ----------
-    corners_yx : int tensor, shape (J, 2)
-        Canvas index of patch pixel (0, 0).
-    probes : complex tensor, shape (P, N, N), (1, P, N, N) or (J, P, N, N)
-        Probe modes [sqrt(photons)], moved by the sub-pixel part of the position.
-    amplitude : real tensor, shape (J, N, N)
-        Measured amplitude [sqrt(photons)]; negative where nothing was measured (eq. 20).
-    shifts_yx_px : real tensor, shape (J, 2), or None
-        Sub-pixel shift of the probe of each position, where the probe itself is to be refined [px].
-    rows : int array, shape (J,), or None
-        Which patterns of a ``ScanChunks`` these are.
-    """
-
-    corners_yx: tf.Tensor
-    probes: tf.Tensor
-    amplitude: tf.Tensor
-    shifts_yx_px: tf.Tensor | None = None
-    rows: NDArray[np.int64] | None = None
+    corners_yx: Tensor  # (J, 2), int, canvas index of patch pixel (0, 0)
+    # Probe modes (P, N, N), (1, P, N, N) or (J, P, N, N) [sqrt(photons)], moved by the sub-pixel parts
+    probes: Tensor
+    amplitude: Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
+    shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
+    rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
 
 
 def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
@@ -68,12 +55,12 @@ def _compiled(function: Callable[..., Any], n_px: int, probe_axes: int, xla: boo
     return tf.function(function, reduce_retracing=not xla, jit_compile=xla)
 
 
-def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int] | tf.Tensor) -> tf.Tensor:
+def scan_illumination(chunks: Iterable[Chunk], shape_yx: physics.Shape) -> Tensor:
     """Return the photons per canvas pixel of all chunks, shape (H, W) (eq. 8)."""
     return sum(physics.illumination(c.probes, c.corners_yx, shape_yx) for c in chunks)
 
 
-def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
     """Return half the Poisson residual of exit waves, shape (J, P, N, N); its curvature is that of the
     amplitude misfit (eq. 17)."""
     field = physics.far_field(physics.exit_waves(patches, probes))
@@ -87,19 +74,19 @@ def poisson_residual(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
     return physics.far_field_adjoint(field * as_complex(missed)[:, None])
 
 
-def _power(field: tf.Tensor, axis: int | None = None) -> tf.Tensor:
+def _power(field: Tensor, axis: int | None = None) -> Tensor:
     """Return the sum of squares."""
     return tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=axis)
 
 
 def _found(
     wanted: Wanted,
-    obj: tf.Tensor,
-    corners: tf.Tensor,
-    probes: tf.Tensor,
-    amplitude: tf.Tensor,
-    shifts: tf.Tensor | None = None,
-) -> dict[str, tf.Tensor]:
+    obj: Tensor,
+    corners: Tensor,
+    probes: Tensor,
+    amplitude: Tensor,
+    shifts: Tensor | None = None,
+) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
     found, poisson = {}, wanted.likelihood == "poisson"
     if wanted.probe or wanted.positions or wanted.frames or poisson:
@@ -124,14 +111,12 @@ def _found(
 
 
 @lru_cache(maxsize=32)
-def _finding(wanted: Wanted) -> Callable[..., dict[str, tf.Tensor]]:
+def _finding(wanted: Wanted) -> Callable[..., dict[str, Tensor]]:
     """Return a function of tensors alone: those of :func:`_found`, which TensorFlow calls faster."""
     return partial(_found, wanted)
 
 
-def _position_equations(
-    patches: tf.Tensor, residual: tf.Tensor, probes: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _position_equations(patches: Tensor, residual: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
     waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), residual.dtype)
     spectrum = tf.signal.fft2d(tf.broadcast_to(probes, tf.shape(residual)))
@@ -142,14 +127,14 @@ def _position_equations(
     ]
     target = tf.reshape(residual, (count, -1))
 
-    def mixed(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    def mixed(a: Tensor, b: Tensor) -> Tensor:
         return tf.reduce_sum(tf.math.real(tf.math.conj(a) * b), axis=1)
 
     normal = tf.stack([tf.stack([mixed(a, b) for b in slopes], 1) for a in slopes], 1)
     return normal, tf.stack([mixed(a, target) for a in slopes], 1)
 
 
-def _frame_fits(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> tf.Tensor:
+def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
     """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
     predicted = tf.where(physics.measured(amplitude), physics.diffracted_amplitude(patches, probes), 0.0)
     power = tf.reduce_sum(predicted**2, (1, 2))
@@ -157,25 +142,21 @@ def _frame_fits(patches: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor) -> 
     return tf.where(power > 0, fit, 1.0)
 
 
-def _in_order(found: Sequence[dict[str, Any]], name: str) -> tf.Tensor:
+def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
     """Return an array over all patterns of the chunks, in the order of the scan."""
     order = np.argsort(np.concatenate([part["rows"] for part in found]))
     return tf.gather(tf.concat([part[name] for part in found], 0), order)
 
 
 class TensorFlowPrimitives:
-    """``ptycho.solver.primitives.Primitives`` on tensors."""
+    """``ptycho.solver.primitives.Primitives`` on tensors; what each method does is written there."""
 
-    @staticmethod
-    def constant(array: tf.Tensor) -> tf.Tensor:
-        """Return a tensor that stops gradients."""
+    def constant(self, array: Tensor) -> Tensor:
         return tf.stop_gradient(array)
 
-    @staticmethod
     def chunk_sums(
-        obj: tf.Tensor, chunk: Chunk, wanted: Wanted
-    ) -> tuple[dict[str, tf.Tensor | int], dict[str, Any]]:
-        """Return what a chunk adds to every sum, and what it tells of each pattern."""
+        self, obj: Tensor, chunk: Chunk, wanted: Wanted
+    ) -> tuple[dict[str, Tensor | int], dict[str, Any]]:
         # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
         probes, corners = tf.stop_gradient(chunk.probes), chunk.corners_yx
         shifts = (chunk.shifts_yx_px,) if wanted.probe else ()
@@ -188,14 +169,10 @@ class TensorFlowPrimitives:
             found["illumination"] = physics.illumination(probes, corners, obj.shape)
         return found, own | {"rows": chunk.rows}
 
-    @staticmethod
-    def preconditioned(gradient: tf.Tensor, illumination: tf.Tensor) -> tf.Tensor:
-        """Return the gradient over the damped illumination, shape (H, W) (eq. 10)."""
+    def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))
 
-    @staticmethod
-    def total_variation_gradient(obj: tf.Tensor) -> tf.Tensor:
-        """Return the gradient of the smoothed total variation, shape (H, W)."""
+    def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = tf.concat([obj[1:], obj[-1:]], 0) - obj
         right = tf.concat([obj[:, 1:], obj[:, -1:]], 1) - obj
         length = as_complex(tf.sqrt(tf.abs(down) ** 2 + tf.abs(right) ** 2 + TV_SMOOTHING**2))
@@ -204,64 +181,50 @@ class TensorFlowPrimitives:
         before = tf.concat([tf.zeros_like(right[:, :1]), right[:, :-1]], 1)
         return -(down - above + right - before)
 
-    @staticmethod
-    def probe_step(gradient: tf.Tensor, object_power: tf.Tensor) -> tf.Tensor:
-        """Return the probe gradient over the strongest object power, shape (P, N, N) (eq. 14)."""
+    def probe_step(self, gradient: Tensor, object_power: Tensor) -> Tensor:
         return gradient / as_complex(tf.reduce_max(object_power))
 
-    @staticmethod
-    def same_power(probe: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
-        """Return a probe with the power of a reference."""
+    def same_power(self, probe: Tensor, reference: Tensor) -> Tensor:
         return probe * as_complex(tf.sqrt(_power(reference) / _power(probe)))
 
-    @staticmethod
     def position_steps(
-        found: Sequence[dict[str, Any]], ridge: tf.Tensor, length: float, limit_px: float
-    ) -> tf.Tensor:
-        """Return the least-squares moves of all positions, shape (J, 2) [px] (eq. 16)."""
+        self, found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
+    ) -> Tensor:
         normal, right = _in_order(found, "normal"), _in_order(found, "right")
         ridged = normal + ridge * tf.eye(2, dtype=normal.dtype)
         steps = length * tf.linalg.solve(ridged, right[..., None])[..., 0]
         return tf.clip_by_value(steps, -limit_px, limit_px)
 
-    @staticmethod
     def frame_factors(
-        found: Sequence[dict[str, Any]], gain: tf.Tensor, previous: tf.Tensor, momentum: float
-    ) -> tf.Tensor:
-        """Return the next factor of every frame before its mean is 1, shape (J,) (eq. 21)."""
+        self, found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float
+    ) -> Tensor:
         trend = tf.where(previous > 0, tf.math.divide_no_nan(gain, previous), 1.0)
         return gain * _in_order(found, "fit") * trend**momentum
 
-    @staticmethod
-    def pattern_sum(values: tf.Tensor) -> tf.Tensor:
-        """Return the sum over the first axis."""
+    def pattern_sum(self, values: Tensor) -> Tensor:
         return tf.reduce_sum(values, axis=0)
 
 
 PRIMITIVES = TensorFlowPrimitives()
 accelerated_steps = partial(refinement.accelerated_steps, PRIMITIVES)
 refine = partial(refinement.refine, PRIMITIVES)
-refine_shown = partial(refinement.refine_shown, PRIMITIVES)
-fit_probe = partial(refinement.fit_probe, PRIMITIVES)
 
 
-def chunk_gradient(obj: tf.Tensor, chunk: Chunk, likelihood: str = "amplitude") -> tf.Tensor:
+def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str = "amplitude") -> Tensor:
     """Return the object gradient of one chunk, shape (H, W) [photons] (eq. 9, or 17 for ``poisson``)."""
     finding = compiled(_finding(Wanted(likelihood)), chunk)
     return finding(obj, chunk.corners_yx, chunk.probes, chunk.amplitude)["gradient"]
 
 
 def preconditioned_step(
-    obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor, likelihood: str = "amplitude"
-) -> tf.Tensor:
-    """Return the step of all chunks, to be differentiated: minus the gradient over the damped illumination
+    obj: Tensor, chunks: Iterable[Chunk], weight: Tensor, likelihood: str = "amplitude"
+) -> Tensor:
+    """Return the differentiable step of all chunks: minus the gradient over the damped illumination
     ``weight``, shape (H, W) [transmission] (eq. 10)."""
     return -PRIMITIVES.preconditioned(sum(chunk_gradient(obj, c, likelihood) for c in chunks), weight)
 
 
-def _missed_power(
-    obj: tf.Tensor, corners: tf.Tensor, probes: tf.Tensor, amplitude: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def _missed_power(obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
     """Return the squared amplitude that an object leaves unexplained [photons], and on how many pixels."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     kept = physics.measured(amplitude)
@@ -269,13 +232,9 @@ def _missed_power(
     return tf.reduce_sum(missed**2), tf.reduce_sum(tf.cast(kept, amplitude.dtype))
 
 
-def noise_level(obj: tf.Tensor, chunks: Iterable[Chunk], weight: tf.Tensor) -> tf.Tensor:
+def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     """Return the noise of every object pixel, shape (H, W) [transmission], from what the object leaves
-    unexplained (eq. 18).
-
-    It needs no unit of the counts: patterns and probe times a factor give the same level. Nothing is
-    differentiated.
-    """
+    unexplained (eq. 18), not differentiated; patterns and probe times a factor give the same level."""
     obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
     for chunk in chunks:
         probes = tf.stop_gradient(chunk.probes)

@@ -44,13 +44,13 @@ from ptycho.tf.loggers import RunLogger, build_logger, check_installed
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
 from ptycho.tf.reconstruct import TensorflowBackend
-from ptycho.tf.runtime import tf
+from ptycho.tf.runtime import Tensor, tf
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS: dict[str, tf.DType | None] = {"32-true": None, "bf16-mixed": tf.bfloat16}
-"""What the convolutions of a training compute in. Half precision with five exponent bits (16-mixed) is left
-out: it needs a scaled loss, and on a CPU it takes seven times longer than single precision."""
+"""What the convolutions compute in. 16-mixed needs a scaled loss, and on a CPU seven times the time of
+32-true."""
 State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
@@ -68,22 +68,8 @@ def _new_model(job: TrainingJob) -> PtychoPINN:
 def check_settings(
     config: TrainingConfig, execution: PyTorchExecutionConfig, native: Mapping[str, Any]
 ) -> None:
-    """Refuse settings of a training that only PyTorch has, before any work is done.
-
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings of the run.
-    execution : PyTorchExecutionConfig
-        Hardware, precision, logging.
-    native : mapping
-        Not used; this backend has no settings of its own.
-
-    Raises
-    ------
-    ConfigError
-        At the first one.
-    """
+    """Refuse settings of a training run that only PyTorch has by a ``ConfigError``, before any work is done;
+    this backend has none of its own (``native``)."""
     del native
     for name, known in (("precision", tuple(PRECISIONS)), ("devices", (1, "auto"))):
         value = getattr(execution, name)
@@ -100,7 +86,7 @@ def check_settings(
 
 
 def _checkpoint(job: TrainingJob, model: PtychoPINN) -> tuple[Bundle, State | None]:
-    """Read what a training goes on from, and refuse it before any work is done where that is impossible."""
+    """Read what a training run goes on from; refuse it before any work is done where that is impossible."""
     path = Path(str(job.resume))
     bundle, state = load_bundle(path), read_state(path)
     check_weights(bundle.weights, model.generator.table, bundle.where)
@@ -114,10 +100,10 @@ def _checkpoint(job: TrainingJob, model: PtychoPINN) -> tuple[Bundle, State | No
 
 
 class _Training:
-    """One training while it runs."""
+    """One training run while it runs."""
 
-    def __init__(self, job: TrainingJob, model: PtychoPINN, train: Feed, judge: Feed | None) -> None:
-        self.job, self.model, self.train, self.judge = job, model, train, judge
+    def __init__(self, job: TrainingJob, model: PtychoPINN, train: Feed, validation: Feed | None) -> None:
+        self.job, self.model, self.train, self.validation = job, model, train, validation
         config, execution = job.config, job.execution
         self.variables = model.trainable()
         self.optimizer = Optimizer(config, self.variables)
@@ -132,20 +118,19 @@ class _Training:
         folder = Path(config.output_dir) / CHECKPOINT_FOLDER
         self.checkpoints = Checkpoints(folder, execution.checkpoint_save_top_k, execution.checkpoint_mode)
         self._step = tf.function(self._gradients, input_signature=[specs(train.source.signature)])
-        if judge is not None:
-            self._judged = tf.function(model.loss, input_signature=[specs(judge.source.signature)])
+        if validation is not None:
+            self._validated = tf.function(model.loss, input_signature=[specs(validation.source.signature)])
 
     def _monitor(self) -> str:
         """Return which loss decides the best epoch."""
         chosen = monitored_loss(self.job.execution.checkpoint_monitor_metric, self.model.terms.kind)
-        return "train_loss" if self.judge is None else chosen
+        return "train_loss" if self.validation is None else chosen
 
-    def _gradients(self, batch: dict[str, tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape() as tape:
             loss = self.model.loss(batch)
-        return loss, tape.gradient(
-            loss, list(self.variables.values()), unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        trained, unseen = list(self.variables.values()), tf.UnconnectedGradients.ZERO
+        return loss, tape.gradient(loss, trained, unconnected_gradients=unseen)
 
     def _train_epoch(self, epoch: int) -> float:
         """Take the steps of an epoch and return its mean loss."""
@@ -165,15 +150,12 @@ class _Training:
                 gathered = None
         return float(np.mean(losses))
 
-    def _judge_epoch(self, epoch: int) -> float | None:
-        """Return the mean loss on what judges."""
-        if self.judge is None:
+    def _validation_loss(self, epoch: int) -> float | None:
+        """Return the mean validation loss."""
+        if self.validation is None:
             return None
-        return float(
-            np.mean(
-                [float(self._judged(batch)) for batch in stream(self.judge.source, self.judge.order(epoch))]
-            )
-        )
+        batches = stream(self.validation.source, self.validation.order(epoch))
+        return float(np.mean([float(self._validated(batch)) for batch in batches]))
 
     def _set_rate(self, epoch: int) -> None:
         config = self.job.config
@@ -194,7 +176,7 @@ class _Training:
             for epoch in range(self.first_epoch, config.nepochs):
                 self._set_rate(epoch)
                 rate = self.rate
-                losses = {"train_loss": self._train_epoch(epoch), "val_loss": self._judge_epoch(epoch)}
+                losses = {"train_loss": self._train_epoch(epoch), "val_loss": self._validation_loss(epoch)}
                 shown = {name: value for name, value in losses.items() if value is not None}
                 wrong = [value for value in shown.values() if not math.isfinite(value)]
                 if wrong:
@@ -274,29 +256,9 @@ class _Training:
 
 @untouched_process()
 def fit(job: TrainingJob) -> TrainingResult:
-    """Train a model on the patterns of a scan.
-
-    The same seed gives the same numbers on a CPU; on a GPU, overlapping patches are added in no fixed order.
-
-    Parameters
-    ----------
-    job : TrainingJob
-        Settings, scan and groups.
-
-    Returns
-    -------
-    TrainingResult
-        The model with the weights of the best epoch, losses and checkpoints.
-
-    Raises
-    ------
-    ConfigError
-        If a setting does not fit the machine or the network, or only PyTorch has it.
-    BundleError
-        If the checkpoint to go on from cannot be read.
-    DataError
-        If the training diverges.
-    """
+    """Train as :func:`ptycho_torch.engine.fit`; ``BundleError`` if the checkpoint to go on from cannot be
+    read. The same seed gives the same numbers on a CPU; on a GPU, overlapping patches are added in no fixed
+    order."""
     job = replace(job, config=with_execution(job.config, job.execution))
     check_settings(job.config, job.execution, job.native)
     start = time.perf_counter()
@@ -305,9 +267,8 @@ def fit(job: TrainingJob) -> TrainingResult:
         model = _new_model(job)
         checkpoint = _checkpoint(job, model) if job.resume is not None else None
         store = stack.enter_context(PatternStore(job.scan, job.progress))
-        test_store = None
-        if job.test_scan is not None:
-            test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
+        tested = job.test_scan is not None
+        test_store = stack.enter_context(PatternStore(job.test_scan, Progress())) if tested else None
         if job.config.probe_trainable and job.resume is None:
             used, trained = TensorflowBackend(model), np.unique(job.groups.indices)
             probe = fitted_probe(used, store, job.scan, trained, job.progress)

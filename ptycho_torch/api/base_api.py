@@ -1,7 +1,7 @@
-"""The classes that Ptychodus 1.7 drives a training and a reconstruction with.
+"""The classes that Ptychodus 1.7 drives a training run and a reconstruction with.
 
-They hold what the client hands over and pass it on: the work is done by ``ptycho_torch.train`` and
-``ptycho_torch.engine``. Importing this module needs Lightning and neither MLflow nor a GPU.
+They hold what the client hands over and pass it on to ``ptycho_torch.train`` and ``ptycho_torch.engine``.
+Importing this module needs Lightning and neither MLflow nor a GPU.
 """
 
 from __future__ import annotations
@@ -68,17 +68,12 @@ class PtychoModel:
     """A network and its settings.
 
     Ptychodus 1.7 gets it from :meth:`_new_model` to train, and builds it from the settings of a checkpoint to
-    reconstruct.
+    reconstruct; then it sets ``model``, which after a training run is the trained network.
 
     Parameters
     ----------
     model_config, data_config, training_config, inference_config : dataclass, optional
         Objects of ``ptycho_torch.config_params``.
-
-    Attributes
-    ----------
-    model : PtychoPINN_Lightning or None
-        The network; the client sets it. After a training it is the trained one.
     """
 
     def __init__(
@@ -94,27 +89,9 @@ class PtychoModel:
 
     @classmethod
     def _new_model(cls, model: type[PtychoPINN_Lightning], config_manager: ConfigManager) -> PtychoModel:
-        """Build an untrained network.
-
-        Ptychodus 1.7 calls it for the names of the losses, ``model.loss_name`` and ``model.val_loss_name``.
-
-        Parameters
-        ----------
-        model : type
-            The class ``PtychoPINN_Lightning``.
-        config_manager : ConfigManager
-            Settings; the pattern size is that of the data once there is a loader.
-
-        Returns
-        -------
-        PtychoModel
-            With the network in ``.model``.
-
-        Raises
-        ------
-        ConfigError
-            If a setting does not fit the network.
-        """
+        """Build an untrained network in ``.model`` with the class ``model``; Ptychodus 1.7 calls it for the
+        names of the losses, ``model.loss_name`` and ``model.val_loss_name``. ``ConfigError`` where a setting
+        does not fit."""
         configs = {name: getattr(config_manager, name) for name in TRAINED}
         made = cls(**configs)
         made.model = model(**configs)
@@ -132,38 +109,22 @@ class PtychoModel:
     def _extract_configs_from_checkpoint(
         path: str | Path,
     ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]:
-        """Read the settings a checkpoint was trained with; no other file is needed beside it.
-
-        Ptychodus 1.7 calls it first in its reconstruction process.
-
-        Parameters
-        ----------
-        path : path-like
-            ``.ckpt`` file, wherever it was copied to.
-
-        Returns
-        -------
-        tuple
-            ``(data, model, training, inference)``.
-
-        Raises
-        ------
-        BundleError
-            If the file is no checkpoint of this toolkit, or damaged.
-        """
+        """Return data, model, training and inference settings of a ``.ckpt`` file, wherever it was copied to;
+        Ptychodus 1.7 calls it first in its reconstruction process. ``BundleError`` if it is damaged or
+        foreign."""
         return checkpoints.read_settings(Path(path))
 
 
 class PtychoDataLoader:
-    """The data of a training or of a reconstruction.
+    """The data of a training run or of a reconstruction.
 
     Ptychodus 1.7 builds it on its folder of exported files to train, and gets it from :meth:`from_np` to
-    reconstruct.
+    reconstruct. ``output_dir`` is then the new folder of the run, not made yet.
 
     Parameters
     ----------
     data_dir : path-like
-        Folder of ``train_data.npz`` and perhaps ``test_data.npz``, which then judges the training.
+        Folder of ``train_data.npz`` and perhaps ``test_data.npz``, which then validates the run.
     config_manager : ConfigManager
         Settings; where they disagree with the data, the data count.
     data_format : DataloaderFormats
@@ -171,19 +132,10 @@ class PtychoDataLoader:
     output_dir : path-like
         The run gets a new folder ``run_<date>_<time>`` in there.
 
-    Attributes
-    ----------
-    output_dir : Path or None
-        That folder, not made yet.
-    scan : Scan or None
-        The patterns of :meth:`from_np`.
-
     Raises
     ------
-    DataError
-        If the folder does not say what to train on, or the file breaks the data contract.
-    ConfigError
-        If the settings contradict each other.
+    DataError, ConfigError
+        If the folder does not say what to train on, the file breaks the data contract, or settings disagree.
     """
 
     def __init__(
@@ -204,9 +156,7 @@ class PtychoDataLoader:
     def from_np(
         cls, diff_patterns: ArrayLike, probe: ArrayLike, positions: ArrayLike, config_manager: ConfigManager
     ) -> PtychoDataLoader:
-        """Hold a scan in memory.
-
-        Ptychodus 1.7 calls it in its reconstruction process.
+        """Hold all patterns of a scan in memory as ``.scan``; Ptychodus 1.7 calls it to reconstruct.
 
         Parameters
         ----------
@@ -215,14 +165,9 @@ class PtychoDataLoader:
         probe : complex array, shape (P, N, N) or (N, N)
             Incoherent probe modes in any scale.
         positions : float array, shape (M, 2)
-            Patch centres **(y, x)** [object px].
+            Patch centres **(y, x)** [object px]; bounds do not apply.
         config_manager : ConfigManager
             Settings of the trained model.
-
-        Returns
-        -------
-        PtychoDataLoader
-            With all patterns in ``.scan``; bounds do not apply.
 
         Raises
         ------
@@ -254,29 +199,14 @@ def _run_folder(parent: Path) -> Path:
 
 @dataclass
 class LightningCallbacks:
-    """Stands where Ptychodus 1.7 looks for Lightning's trainer, which is made when the training starts.
+    """Stands where Ptychodus 1.7 looks for Lightning's trainer, which is made when the training run
+    starts."""
 
-    Attributes
-    ----------
-    callbacks : list of lightning.pytorch.callbacks.Callback
-        The client appends its own here.
-    """
-
-    callbacks: list[Any] = field(default_factory=list)
+    callbacks: list[Any] = field(default_factory=list)  # the client appends its own of Lightning here
 
 
 class Trainer:
-    """A training, ready to start. Ptychodus 1.7 gets it from :meth:`_from_lightning`.
-
-    Parameters
-    ----------
-    model : PtychoModel
-        Gets the trained network.
-    dataloader : PtychoDataLoader
-        Says where the data are and where the run goes.
-    config_manager : ConfigManager
-        Settings.
-    """
+    """A training run, ready to start. Ptychodus 1.7 gets it from :meth:`_from_lightning`."""
 
     def __init__(
         self, model: PtychoModel, dataloader: PtychoDataLoader, config_manager: ConfigManager
@@ -292,7 +222,7 @@ class Trainer:
         orchestration: Orchestration | str,
         config_manager: ConfigManager,
     ) -> Trainer:
-        """Make a training ready; Ptychodus 1.7 calls it. The parameters are those of the class."""
+        """Make a training run ready; Ptychodus 1.7 calls it."""
         Orchestration(orchestration)
         return cls(model, dataloader, config_manager)
 
@@ -301,7 +231,7 @@ class Trainer:
     ) -> Sequence[Path]:
         """Train, reconstruct the training scan, and write model, curves and pictures.
 
-        Ptychodus 1.7 calls it. It trains on one device in this process, whatever strategy is asked for: the
+        Ptychodus 1.7 calls it. One device in this process is used, whatever strategy is asked for: the
         callback that collects the client's losses cannot go to another one.
 
         Parameters
@@ -315,11 +245,6 @@ class Trainer:
         -------
         list of Path
             Files written.
-
-        Raises
-        ------
-        PtychoError
-            If a setting or a file is wrong.
         """
         del experiment_name
         manager, folder = self.config_manager, self.dataloader.output_dir
@@ -347,7 +272,7 @@ class InferenceEngine:
     Parameters
     ----------
     config_manager : ConfigManager
-        Settings of the trained model; ``inference_config.patch_weighting`` and ``varpro_scaling`` count.
+        ``inference_config.patch_weighting`` and ``varpro_scaling`` count.
     ptycho_model : PtychoModel
         With a network in ``.model``.
     """
@@ -357,7 +282,8 @@ class InferenceEngine:
 
     @ending_on_sigterm()
     def predict_and_stitch(self, dataloader: PtychoDataLoader) -> torch.Tensor:
-        """Reconstruct the object of a scan from all of its patterns.
+        """Reconstruct the object of a scan from all of its patterns; ``DataError`` if they are fewer than a
+        group.
 
         Ptychodus 1.7 calls it, and takes the middle of the result for the middle of its own object.
 
@@ -369,13 +295,8 @@ class InferenceEngine:
         Returns
         -------
         complex64 tensor, shape (H, W)
-            Transmission on the CPU; index ``((H-1)/2, (W-1)/2)`` lies in the middle of the bounding box of
-            all positions. 1 where no light fell.
-
-        Raises
-        ------
-        DataError
-            If there are fewer patterns than a group needs.
+            Transmission on the CPU, 1 where no light fell; index ``((H-1)/2, (W-1)/2)`` lies in the middle of
+            the bounding box of all positions.
         """
         network, scan = self.ptycho_model.model, dataloader.scan
         if network is None or scan is None:

@@ -12,6 +12,7 @@ from typing import Any
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import ConfigError
 from ptycho_torch.config_params import (
+    SECTIONS,
     DataConfig,
     DatagenConfig,
     InferenceConfig,
@@ -24,13 +25,6 @@ from ptycho_torch.config_params import (
 
 logger = logging.getLogger(__name__)
 
-SECTIONS: dict[str, type] = {
-    "data_config": DataConfig,
-    "model_config": ModelConfig,
-    "training_config": TrainingConfig,
-    "inference_config": InferenceConfig,
-    "datagen_config": DatagenConfig,
-}
 TRAINED = tuple(SECTIONS)[:4]
 """Sections that a checkpoint holds."""
 ARCHITECTURE = ("data_config", "model_config")
@@ -41,12 +35,7 @@ class ConfigManager:
     """The five configuration objects of a run, under one name.
 
     Ptychodus 1.7 builds it in its training process, and gets it from :meth:`from_loaded_model` in its
-    reconstruction process.
-
-    Parameters
-    ----------
-    data_config, model_config, training_config, inference_config, datagen_config : dataclass, optional
-        Objects of ``ptycho_torch.config_params``; defaults where they are not given. They are not copied.
+    reconstruction process. The objects are not copied; defaults stand in for those that are not given.
     """
 
     def __init__(
@@ -71,38 +60,16 @@ class ConfigManager:
 
     @classmethod
     def from_loaded_model(cls, ptycho_model: Any) -> ConfigManager:
-        """Take the settings of a loaded model over; what the model fixes can no longer be changed.
-
-        Ptychodus 1.7 calls it before a reconstruction.
-
-        Parameters
-        ----------
-        ptycho_model : PtychoModel
-            With a network in ``.model``.
-
-        Returns
-        -------
-        ConfigManager
-            The settings it was trained with.
-        """
+        """Take the settings over that ``ptycho_model.model`` was trained with; what the model fixes can no
+        longer be changed. Ptychodus 1.7 calls it before a reconstruction."""
         found = cls(*(getattr(ptycho_model.model, name) for name in TRAINED))
         fixed = (get_frozen_fields(SECTIONS[section]) for section in ARCHITECTURE)
         found.frozen = frozenset(name for names in fixed for name in names)
         return found
 
     def update(self, **sections: Mapping[str, Any]) -> None:
-        """Change settings in place; scripts call it.
-
-        Parameters
-        ----------
-        **sections
-            Values by field name for ``data_config``, ``model_config`` and so on.
-
-        Raises
-        ------
-        ConfigError
-            If a section is unknown, or a loaded model fixes one of the settings.
-        """
+        """Change settings, by section and field name, in place; scripts call it. ``ConfigError`` if a section
+        is unknown, or a loaded model fixes one of the settings."""
         for section, values in sections.items():
             if section not in SECTIONS:
                 raise ConfigError(
@@ -118,20 +85,8 @@ class ConfigManager:
             update_existing_config(getattr(self, section), values)
 
     def validate_arch_compatibility(self, ptycho_model: Any) -> None:
-        """Refuse settings that a trained model does not fit.
-
-        Ptychodus 1.7 calls it before a reconstruction.
-
-        Parameters
-        ----------
-        ptycho_model : PtychoModel
-            With a network in ``.model``.
-
-        Raises
-        ------
-        ConfigError
-            If a setting that the model fixes differs; all of them are listed.
-        """
+        """Refuse settings that the trained network ``ptycho_model.model`` does not fit by a ``ConfigError``
+        that lists all of them. Ptychodus 1.7 calls it before a reconstruction."""
         differing = []
         for section in ARCHITECTURE:
             own, trained = getattr(self, section), getattr(ptycho_model.model, section)
@@ -151,24 +106,9 @@ class ConfigManager:
 
 
 def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
-    """Let the data decide what a client's settings say otherwise; every change is logged.
-
-    The loader of ``ptycho_torch.api.base_api`` calls it for Ptychodus 1.7.
-
-    Parameters
-    ----------
-    manager : ConfigManager
-        Its ``data_config`` is replaced where something changes.
-    n_px : int
-        Pattern size N of the data [px].
-    where : str
-        Data file, for messages.
-
-    Raises
-    ------
-    ConfigError
-        If the number of channels is no square.
-    """
+    """Let the data decide what a client's settings say otherwise; every change is logged with the data file
+    ``where``. The loader of ``ptycho_torch.api.base_api`` calls it for Ptychodus 1.7. ``ConfigError`` if the
+    number of channels is no square."""
     data, changes = manager.data_config, {}
     if n_px != data.N:
         logger.warning("%s: N is %d in the settings and %d in the data; the data count", where, data.N, n_px)
@@ -180,12 +120,8 @@ def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
             "patterns of a group). Change num_channels (C)."
         )
     if tuple(data.grid_size) != (side, side):
-        logger.warning(
-            "settings: grid_size is %s, which does not hold %d channels; %s is used",
-            tuple(data.grid_size),
-            data.C,
-            (side, side),
-        )
+        text = "settings: grid_size is %s, which does not hold %d channels; %s is used"
+        logger.warning(text, tuple(data.grid_size), data.C, (side, side))
         changes["grid_size"] = (side, side)
     if data.C > 1 and data.K < data.C:
         logger.warning("settings: K is %d, too few neighbours for %d channels; it is raised", data.K, data.C)
@@ -195,23 +131,9 @@ def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:
 
 
 def execution_of(training: TrainingConfig, orchestration: str = "lightning") -> PyTorchExecutionConfig:
-    """Return how a run executes on this machine, from a client's settings.
-
-    Training and reconstruction of ``ptycho_torch.api.base_api`` call it for Ptychodus 1.7.
-
-    Parameters
-    ----------
-    training : TrainingConfig
-        ``device``, ``n_devices``, ``num_workers``, ``accum_steps``.
-    orchestration : {'lightning', 'mlflow'}
-        Who keeps the loss curves.
-
-    Returns
-    -------
-    PyTorchExecutionConfig
-        One device, in this process: what a client appends to the trainer cannot be sent to another one, and
-        what another one collects does not come back.
-    """
+    """Return how a run executes, from a client's settings; ``ptycho_torch.api.base_api`` calls it for
+    Ptychodus 1.7. One device in this process: what a client appends to the trainer cannot be sent to another
+    one."""
     import torch
 
     wanted = training.device.partition(":")[0]
@@ -231,17 +153,8 @@ def execution_of(training: TrainingConfig, orchestration: str = "lightning") -> 
 
 
 def write_settings(manager: ConfigManager, folder: Path) -> None:
-    """Write the settings of a run as ``data_config.json`` and so on.
-
-    The training of ``ptycho_torch.api.base_api`` calls it for Ptychodus 1.7.
-
-    Parameters
-    ----------
-    manager : ConfigManager
-        Settings.
-    folder : Path
-        Made where it is absent.
-    """
+    """Write the settings of a run as ``data_config.json`` and so on to a folder, made where it is absent; the
+    training run of ``ptycho_torch.api.base_api`` calls it for Ptychodus 1.7."""
     from ptycho.run.outputs import write_json
     from ptycho_torch.model import plain
 

@@ -318,7 +318,7 @@ def test_a_request_that_cannot_be_met_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match="a model needs patterns"):
         evaluate(Request(path, truth=scan_file, model_path=tmp_path), out)
     with pytest.raises(ConfigError, match=r"--refine needs them \(got 5 steps"):
-        evaluate(Request(path, truth=scan_file, polish=RefineOptions(5)), out)
+        evaluate(Request(path, truth=scan_file, refine=RefineOptions(5)), out)
     plain = {**read_npz(scan_file), "object_is_truth": np.array(False)}
     write_npz(tmp_path / "plain.npz", plain)
     with pytest.raises(DataError, match=r"plain\.npz: the file does not hold a known truth"):

@@ -20,7 +20,7 @@ from ptycho.evaluation.metrics import score
 Command = Callable[..., Any]
 INSTRUMENT = Instrument(n_px=32, pixel_yx_m=(75e-6, 60e-6))
 FAITHFUL = 0.05
-"""Complex NRMSE of the polished object: 0.013 is measured, a wrong geometry gives 0.3 and more."""
+"""Complex NRMSE of the refined object: 0.013 is measured, a wrong geometry gives 0.3 and more."""
 
 
 @pytest.fixture(scope="module")

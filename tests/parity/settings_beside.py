@@ -101,7 +101,7 @@ def evaluation(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
         pipeline.infer(replace(asked, backend=BACKENDS[name], output_dir=made[kind]), CPU)
 
     def run(parts: dict[str, Any], out: Path, scan: Path, progress: Kept) -> None:
-        sections = {key: parts[key] for key in ("execution", "polish", "options")}
+        sections = {key: parts[key] for key in ("execution", "refine", "options")}
         request = replace(parts["request"], **sections)
         named = {"test_data": request.test_data or scan}
         if request.reconstruction == Path():
@@ -112,7 +112,7 @@ def evaluation(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
     parts = {
         "request": request,
         "execution": CPU,
-        "polish": RefineOptions(12),
+        "refine": RefineOptions(12),
         "options": FileOptions(),
     }
     paths = {
@@ -124,7 +124,7 @@ def evaluation(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
         "model_path": models[1],
         "product_file": scans["other"],
     }
-    left_out = dict.fromkeys(("execution", "polish", "options"), "a section, walked over itself")
+    left_out = dict.fromkeys(("execution", "refine", "options"), "a section, walked over itself")
     left_out["backend"] = "the process that runs this has one; the walk is done with each"
     without_probe = {"unusual_probe": plain["probeGuess"], **plain}
     del without_probe["probeGuess"]

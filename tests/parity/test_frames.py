@@ -42,7 +42,7 @@ def refined(
         scan.usable,
         execution=PyTorchExecutionConfig(accelerator="cpu"),
         progress=Progress(),
-        polish=RefineOptions(steps, start="flat", **options),
+        refine=RefineOptions(steps, start="flat", **options),
     )
     truth, mask = truth_on_canvas(path, found) or (None, None)
     return found, score(found.obj, truth, mask)["complex_nrmse"], judge(found, scan)

@@ -32,7 +32,7 @@ GRADIENT = 1e-5
 """TensorFlow returns the gradient of a float32 weight in float32, however precise the computation."""
 OBJECT = 1e-5
 """Single-precision Fourier transforms after each other, each with an error of 2e-7."""
-POLISHED = 1e-4
+REFINED = 1e-4
 """A position is a small difference of large sums."""
 LOSS = 1e-5
 LATER = 2e-2
@@ -160,13 +160,13 @@ def test_the_same_bundle_gives_the_same_object(answers: tuple[Answers, Answers],
             assert_twin(expected[scanned], found[scanned] * (1 + 5 * OBJECT), OBJECT)
 
 
-def test_both_backends_polish_alike(answers: tuple[Answers, Answers]) -> None:
+def test_both_backends_refine_alike(answers: tuple[Answers, Answers]) -> None:
     light = answers[0]["coverage/unrolled/0"] >= SCANNED_SHARE
-    for name, expected, found in _pairs(answers, "polish/"):
+    for name, expected, found in _pairs(answers, "refine/"):
         assert np.abs(expected).max() > 1e-3, f"{name} stands still"
         inside = light if name.endswith("object") else ...
         try:
-            assert_twin(expected[inside], found[inside], POLISHED)
+            assert_twin(expected[inside], found[inside], REFINED)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
 
@@ -183,7 +183,7 @@ def test_both_backends_leave_bad_pixels_out(inputs: Path) -> None:
         inside = light if name.startswith("object/") or name.endswith("/object") else ...
         assert np.isfinite(expected[inside]).all(), name
         try:
-            assert_twin(expected[inside], found[inside], POLISHED if name.startswith("polish/") else OBJECT)
+            assert_twin(expected[inside], found[inside], REFINED if name.startswith("refine/") else OBJECT)
         except AssertionError as error:
             raise AssertionError(f"{name}: {error}") from error
 

@@ -66,18 +66,18 @@ def test_one_to_nine_patterns_are_reconstructed(backend: str, n_px: int) -> None
         for shape in shapes(count) if count in (2, 4) else shapes(count)[:1]:
             scan = few(shape, n_px)
             model = fitted_model(engine, stored, scan, "pretrained")
-            for polish in (None, RefineOptions(3, start="flat", probe=True, positions=True, frames=True)):
+            for refine in (None, RefineOptions(3, start="flat", probe=True, positions=True, frames=True)):
                 found = engine.reconstruct(
                     model,
                     scan,
                     np.arange(count),
                     execution=CPU,
                     progress=Progress(),
-                    polish=polish,
-                    fit_probe=polish is None and count in (1, 5),
+                    refine=refine,
+                    fit_probe=refine is None and count in (1, 5),
                 )
-                assert np.isfinite(found.obj).all(), (shape, polish)
-                assert found.obj[found.coverage > 0.5].std() > 0, (shape, polish)
+                assert np.isfinite(found.obj).all(), (shape, refine)
+                assert found.obj[found.coverage > 0.5].std() > 0, (shape, refine)
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def run(scan: Scan, backend: str, **options: bool) -> Reconstruction:
         scan.usable,
         execution=PyTorchExecutionConfig(accelerator="cpu", logger_backend=None),
         progress=Progress(),
-        polish=RefineOptions(STEPS, start="flat", **options),
+        refine=RefineOptions(STEPS, start="flat", **options),
     )
 
 

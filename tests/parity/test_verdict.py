@@ -30,14 +30,14 @@ def simulated(**options: Any) -> Arrays:
 
 
 def reconstructed(
-    arrays: Arrays, folder: Path, backend: str = "pytorch", polish: RefineOptions | None = None
+    arrays: Arrays, folder: Path, backend: str = "pytorch", refine: RefineOptions | None = None
 ) -> Verdict:
     """Return the verdict on a reconstruction with the network that comes with the package, or from flat."""
     write_npz(folder / "scan.npz", arrays)
-    return verdict_on(open_scan(folder / "scan.npz"), backend, polish)
+    return verdict_on(open_scan(folder / "scan.npz"), backend, refine)
 
 
-def verdict_on(scan: Scan, backend: str, polish: RefineOptions | None) -> Verdict:
+def verdict_on(scan: Scan, backend: str, refine: RefineOptions | None) -> Verdict:
     engine = load_engine(backend)
     model = fitted_model(engine, engine.load(find_model(Path("pretrained"), backend)), scan, "the model")
     found = engine.reconstruct(
@@ -46,18 +46,18 @@ def verdict_on(scan: Scan, backend: str, polish: RefineOptions | None) -> Verdic
         scan.usable,
         execution=PyTorchExecutionConfig(accelerator="cpu"),
         progress=Progress(),
-        polish=polish,
-        fit_probe=polish is None,
+        refine=refine,
+        fit_probe=refine is None,
     )
     return judge(found, scan)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "polish"), [("pytorch", None), ("tensorflow", FLAT)])
+@pytest.mark.parametrize(("backend", "refine"), [("pytorch", None), ("tensorflow", FLAT)])
 def test_the_scan_that_comes_with_the_project_is_good(
-    backend: str, polish: RefineOptions | None, demo_scan: Path
+    backend: str, refine: RefineOptions | None, demo_scan: Path
 ) -> None:
-    found = verdict_on(open_scan(demo_scan), backend, polish)
+    found = verdict_on(open_scan(demo_scan), backend, refine)
     assert (found.word, found.reasons) == ("good", ())
     assert 0.9 < found.numbers["noise_ratio"] < 1.2
 
@@ -67,7 +67,7 @@ def test_honest_scans_are_good_at_every_dose(photons: float, tmp_path: Path) -> 
     arrays = simulated(photons=photons, seed=21, probe="disc", scan="spiral")
     assert reconstructed(arrays, tmp_path).reasons == ()
     if photons >= 1e4:
-        assert reconstructed(arrays, tmp_path, polish=FLAT).reasons == ()
+        assert reconstructed(arrays, tmp_path, refine=FLAT).reasons == ()
 
 
 def mirrored(arrays: Arrays) -> Arrays:
@@ -134,7 +134,7 @@ def test_a_phase_that_slipped_is_not_good_and_a_steep_one_that_did_not_is(tmp_pa
     slipped = reconstructed(steep, tmp_path)
     assert slipped.word == "doubtful"
     assert "the phase is steep" in slipped.reasons[0]
-    assert reconstructed(steep, tmp_path, polish=FLAT).word == "good"
+    assert reconstructed(steep, tmp_path, refine=FLAT).word == "good"
 
 
 def test_both_backends_find_the_same_numbers(tmp_path: Path) -> None:

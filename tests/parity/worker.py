@@ -70,7 +70,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 BUNDLED_TRAINING: dict[str, Any] = {"n_groups": 1000, "probe_trainable": True}
 """Name -> architecture, settings, execution settings."""
 EPOCHS, QUALITY_EPOCHS = 3, 4
-POLISH = {
+REFINE = {
     "all": RefineOptions(12, probe=True, positions=True, frames=True, start="flat"),
     "poisson": RefineOptions(6, likelihood="poisson", tv=1e-3),
 }
@@ -207,11 +207,11 @@ def trained(
     return result.model, result.history
 
 
-def polished(backend: Backend, folder: Path, scan: Scan, prefix: str) -> dict[str, Array]:
-    """Return what the refinements of ``POLISH`` find."""
+def refined(backend: Backend, folder: Path, scan: Scan, prefix: str) -> dict[str, Array]:
+    """Return what the refinements of ``REFINE`` find."""
     answers: dict[str, Array] = {}
-    for name, polish in POLISH.items():
-        found = reconstructed(backend, folder / "unrolled.h5.zip", scan, polish=polish)
+    for name, refine in REFINE.items():
+        found = reconstructed(backend, folder / "unrolled.h5.zip", scan, refine=refine)
         answers |= {f"{prefix}/{name}/object": found.obj, f"{prefix}/{name}/probe": found.probe}
         answers[f"{prefix}/{name}/misfit"] = np.array(found.misfit)
         if found.positions_yx_px is not None:
@@ -222,7 +222,7 @@ def polished(backend: Backend, folder: Path, scan: Scan, prefix: str) -> dict[st
 def masked_stage(backend: Backend, folder: Path) -> None:
     """What becomes of a scan with bad pixels, different ones in every pattern."""
     scan = open_scan(folder / "masked.npz")
-    answers = physics_answers(backend, masked=True) | polished(backend, folder, scan, "polish")
+    answers = physics_answers(backend, masked=True) | refined(backend, folder, scan, "refine")
     for architecture in ARCHITECTURES:
         found = reconstructed(backend, folder / f"{architecture}.h5.zip", scan, fit_scale=True)
         answers[f"object/{architecture}"], answers["coverage"] = found.obj, found.coverage
@@ -241,7 +241,7 @@ def first_stage(backend: Backend, folder: Path) -> None:
             found = reconstructed(backend, folder / f"{architecture}.h5.zip", scan, **options)
             answers[f"object/{architecture}/{len(options)}"] = found.obj
             answers[f"coverage/{architecture}/{len(options)}"] = found.coverage
-    answers |= polished(backend, folder, scan, "polish")
+    answers |= refined(backend, folder, scan, "refine")
     answers["dark"] = reconstructed(backend, folder / "unrolled.h5.zip", open_scan(folder / "dark.npz")).obj
     for name in TRAININGS:
         model, history = trained(backend, scan, folder, name, EPOCHS)

@@ -88,10 +88,10 @@ def test_a_gap_in_the_detector_costs_little_and_what_stands_in_it_nothing(whole:
     files.append(with_gaps(whole, "zeros.npz", 0.0, told=False))
     keep = FileOptions(keep_pixels=True)
     scans = (open_scan(path, options=keep) for path in files)
-    best, marked, other, zeros = (reconstructed(engine, scan, polish=FLAT) for scan in scans)
+    best, marked, other, zeros = (reconstructed(engine, scan, refine=FLAT) for scan in scans)
     scan = open_scan(as_cxi(whole, "masked.cxi"))
     np.testing.assert_array_equal(scan.raw.bad_pixels, open_scan(files[1]).raw.bad_pixels)
-    cxi = in_frame_of(reconstructed(engine, scan, polish=FLAT), scan, whole)
+    cxi = in_frame_of(reconstructed(engine, scan, refine=FLAT), scan, whole)
     assert nrmse(best, whole) < 0.03
     assert nrmse(cxi, whole) < 1.4 * nrmse(best, whole)
     assert nrmse(marked, whole) < 1.4 * nrmse(best, whole)
@@ -113,8 +113,8 @@ def test_a_dark_pattern_darkens_no_more_than_its_own_place(
     bad: bool, likelihood: str, tmp_path: Path
 ) -> None:
     scan = dark_scan(tmp_path, [20, 21, 27], bad=bad)
-    polish = replace(EVERYTHING, likelihood=likelihood)
-    found = reconstructed(engine, scan, polish=polish)
+    refine = replace(EVERYTHING, likelihood=likelihood)
+    found = reconstructed(engine, scan, refine=refine)
     for values in (found.obj, found.probe, found.coverage, found.positions_yx_px, found.misfit):
         assert np.isfinite(values).all()
     assert found.misfit[-1] < 0.05
