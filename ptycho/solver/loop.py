@@ -119,12 +119,12 @@ def solve(
         found: list[PerPattern] = []
         for subset in range(count):
             beta = schedule.subset_momentum(update, max(counts))
-            leading = obj + beta * (obj - previous)
+            leading = obj + beta * (obj - previous)  # eq. 11
             wanted = asked._replace(illumination=(subset, count) not in known)
             sums = reduce(_visit(backend, _part(patterns, subset, count), leading, wanted, found))
             if wanted.illumination:
-                known[subset, count] = sums.pop("illumination")
-            step = backend.preconditioned(sums.pop("gradient"), known[subset, count])
+                known[subset, count] = sums.pop("illumination")  # eq. 8
+            step = backend.preconditioned(sums.pop("gradient"), known[subset, count])  # eq. 10
             obj, previous = leading - step, obj
             update += 1
             _add(totals, sums)

@@ -48,17 +48,18 @@ class RefineOptions:
     def __post_init__(self) -> None:
         rules = {name: INFERENCE_RULES[f"refine_{name}"] for name in ("steps", "likelihood", "tv", "start")}
         rules |= dict.fromkeys(REST_STEPS, BOOL)
-        wrong = {name: rule for name, (rule, holds) in rules.items() if not holds(getattr(self, name))}
-        if wrong.keys() & {"steps", "tv"}:
-            raise ConfigError(
-                f"refinement: a number is out of range (got --refine {self.steps}, --refine-tv {self.tv}, "
-                "expected whole steps >= 0 and a strength >= 0 and < 1). Correct it."
-            )
-        for name, rule in wrong.items():
+        flags = {"steps": "--refine", "tv": "--refine-tv"}
+        for name, (rule, holds) in rules.items():
             value = getattr(self, name)
-            raise ConfigError(
-                f"refinement: refine_{name} is {value!r}, expected {rule}. Change refine_{name}."
-            )
+            if not holds(value) and name in flags:
+                raise ConfigError(
+                    f"refinement: a number is out of range (got {flags[name]} {value}, expected {rule}). "
+                    "Correct it."
+                )
+            if not holds(value):
+                raise ConfigError(
+                    f"refinement: refine_{name} is {value!r}, expected {rule}. Change refine_{name}."
+                )
         asked = [f"--refine-{name}" for name in REST_STEPS if getattr(self, name)]
         asked += ["--init flat"] if self.start == "flat" else []
         if asked and not self.steps:

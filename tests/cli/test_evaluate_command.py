@@ -206,7 +206,10 @@ def bad_requests(run_folder: Path, scan: Path, tmp_path: Path) -> dict[str, tupl
             f"{tmp_path / 'absent'}: no such file",
         ),
         "steps without halves": ([*named, *truth, "--refine", 5], "half scans: --refine needs them"),
-        "negative steps": ([*named, *truth, "--refine", -1], "a number is out of range (got --refine -1"),
+        "negative steps": (
+            [*named, *truth, "--refine", -1],
+            "refinement: a number is out of range (got --refine -1, expected",
+        ),
         "an unknown backend": (
             [*named, "--test-data", scan, "--model-path", run_folder, "--backend", "jax"],
             "backend: unknown name",

@@ -1,148 +1,24 @@
-"""Facts about the reconstruction loop, on a backend of plain Python numbers: an object of one pixel.
-
-Pattern j measures a_j, and the model expects gain_j P O. Its own sums are then those of a least-squares
-problem that can be written out by hand.
-"""
+"""Facts about the reconstruction loop, on the plain numbers of tests/plain_solver.py."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+from plain_solver import BOUND, COUNT, MEASURED, Numbers, Scan
 
 from ptycho.process.progress import Phase, Progress
 from ptycho.solver import schedule
 from ptycho.solver.loop import Solution, solve, unchanged
 from ptycho.solver.options import RefineOptions
-from ptycho.solver.primitives import Sums, Wanted
+from ptycho.solver.primitives import Sums
 from ptycho.solver.refinement import accelerated_steps, fit_probe, refine, refine_shown
 
-COUNT = 32
-MEASURED = [1.0 + 0.3 * ((7 * j) % 5) for j in range(COUNT)]
-CURVATURES = [1.0 + (j % 3) for j in range(COUNT)]
-BOUND = 5.0
-"""Ratio of the curvature that the preconditioner assumes to the real one: one step does not arrive."""
 EXACT = 1e-12
 """Sums in another order."""
 EVERYTHING = RefineOptions(14, probe=True, positions=True, frames=True, tv=0.01, start="flat")
-
-
-class Values(tuple[float, ...]):
-    """One number for each pattern, which adds like an array."""
-
-    def _each(self, other: Any, how: Callable[[float, float], float]) -> Values:
-        others = other if isinstance(other, Values) else [other] * len(self)
-        return Values(how(a, b) for a, b in zip(self, others, strict=True))
-
-    def __add__(self, other: Any) -> Values:  # type: ignore[override]
-        return self._each(other, lambda a, b: a + b)
-
-    def __sub__(self, other: Any) -> Values:
-        return self._each(other, lambda a, b: a - b)
-
-    def __truediv__(self, other: Any) -> Values:
-        return self._each(other, lambda a, b: a / b)
-
-
-class Piece(NamedTuple):
-    """Two patterns or fewer."""
-
-    rows: list[int]
-    drive: list[float]
-    amplitude: list[float]
-    curvature: list[float]
-
-
-class Scan:
-    """Patterns of a scan, or the part of them that one process holds."""
-
-    def __init__(self, own: Sequence[int] = range(COUNT), most: int = 8) -> None:
-        self.own, self.subsets, self.probe = list(own), most, 2.0
-        self.shifts, self.frame_gain = Values([0.0] * len(own)), Values([1.0] * len(own))
-        self.asked: list[tuple[int, int]] = []
-        self.changes: list[dict[str, Any]] = []
-
-    def __iter__(self) -> Iterator[Piece]:
-        return self.part(0, 1)
-
-    def part(self, index: int, count: int) -> Iterator[Piece]:
-        self.asked.append((index, count))
-        rows = [row for row, j in enumerate(self.own) if j % count == index]
-        for start in range(0, len(rows), 2):
-            chosen = rows[start : start + 2]
-            yield Piece(
-                chosen,
-                [self.frame_gain[row] * self.probe for row in chosen],
-                [MEASURED[self.own[row]] for row in chosen],
-                [CURVATURES[self.own[row]] for row in chosen],
-            )
-
-    def change(self, **values: Any) -> None:
-        self.changes.append(values)
-        for name, value in values.items():
-            setattr(self, name, value)
-
-
-class Numbers:
-    """The primitives on Python numbers, and a record of their use."""
-
-    def __init__(self) -> None:
-        self.used: list[str] = []
-        self.wanted: list[Wanted] = []
-        self.constants: list[Any] = []
-
-    def constant(self, array: Any) -> Any:
-        self.constants.append(array)
-        return array
-
-    def chunk_sums(self, obj: float, chunk: Piece, wanted: Wanted) -> tuple[Sums, Any]:
-        self.used.append("sums")
-        self.wanted.append(wanted)
-        missed = [d * obj - a for d, a in zip(chunk.drive, chunk.amplitude, strict=True)]
-        sums: Sums = {"gradient": sum(d * r for d, r in zip(chunk.drive, missed, strict=True))}
-        if wanted.misfit:
-            sums |= {"error": sum(r * r for r in missed), "energy": sum(a * a for a in chunk.amplitude)}
-        if wanted.probe:
-            sums |= {"probe_gradient": sum(obj * r for r in missed), "object_power": len(missed) * obj**2}
-        if wanted.positions:
-            sums["curvature"] = sum(chunk.curvature)
-        if wanted.positions or wanted.frames:
-            sums["patterns"] = len(missed)
-        if wanted.illumination:
-            sums["illumination"] = sum(d * d for d in chunk.drive)
-        fits = [a / (d * obj) for d, a in zip(chunk.drive, chunk.amplitude, strict=True)]
-        return sums, list(zip(chunk.rows, chunk.curvature, missed, fits, strict=True))
-
-    def preconditioned(self, gradient: float, illumination: float) -> float:
-        self.used.append("object")
-        return gradient / (BOUND * illumination)
-
-    def total_variation_gradient(self, obj: float) -> float:
-        self.used.append("smoothing")
-        return obj
-
-    def probe_step(self, gradient: float, object_power: float) -> float:
-        self.used.append("probe")
-        return gradient / object_power
-
-    def same_power(self, probe: float, reference: float) -> float:
-        return probe * (0.5 + 0.5 * reference / probe)
-
-    def position_steps(self, found: Any, ridge: float, length: float, limit_px: float) -> Values:
-        self.used.append("positions")
-        told = sorted(row for part in found for row in part)
-        steps = (length * missed / (curvature + ridge) for _, curvature, missed, _ in told)
-        return Values(max(-limit_px, min(limit_px, step)) for step in steps)
-
-    def frame_factors(self, found: Any, gain: Values, previous: Values, momentum: float) -> Values:
-        self.used.append("frames")
-        fits = [fit for *_, fit in sorted(row for part in found for row in part)]
-        return Values(g * fit * (g / p) ** momentum for g, p, fit in zip(gain, previous, fits, strict=True))
-
-    def pattern_sum(self, values: Values) -> float:
-        return sum(values)
 
 
 def watched(log: list[Sums]) -> Callable[[Sums], Sums]:
