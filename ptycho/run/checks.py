@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from types import ModuleType
 from typing import Any
 
 from ptycho.config.config import (
@@ -20,6 +19,7 @@ from ptycho.config.inference_effects import validate_inference_effects
 from ptycho.errors import ConfigError
 from ptycho.files.export import check_target
 from ptycho.run.engines import load_engine
+from ptycho.run.job import Engine
 from ptycho.run.orientation_search import check_search
 from ptycho.solver.options import RefineOptions
 
@@ -30,7 +30,7 @@ def check_training_settings(
     native: Mapping[str, Any] | None = None,
     *,
     any_batch: bool = True,
-) -> ModuleType:
+) -> Engine:
     """Return the engine for training settings; raise ``ConfigError`` at the first that cannot work.
     ``any_batch`` is as for :func:`ptycho.config.validation.validate_training_config`; a package that is not
     installed is a ``MissingPackageError``."""

@@ -31,6 +31,7 @@ from ptycho.data.probe_mask import masked
 from ptycho.data.scan import Scan
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
 from ptycho.process.progress import Progress
+from ptycho.run.job import Engine
 
 ENGINES = {
     "pytorch": ("ptycho_torch.engine", ("torch", "lightning", "tensordict"), "torch"),
@@ -78,10 +79,11 @@ def require_backend(backend: str) -> None:
         )
 
 
-def load_engine(backend: str) -> ModuleType:
+def load_engine(backend: str) -> Engine:
     """Import the engine of a backend; errors as :func:`require_backend`."""
     require_backend(backend)
-    return importlib.import_module(ENGINES[backend][0])
+    engine: Any = importlib.import_module(ENGINES[backend][0])
+    return engine
 
 
 def pytorch_calls(name: str) -> ModuleType:
@@ -116,7 +118,7 @@ def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
         raise
 
 
-def choose_device(engine: ModuleType, execution: PyTorchExecutionConfig, progress: Progress) -> str:
+def choose_device(engine: Engine, execution: PyTorchExecutionConfig, progress: Progress) -> str:
     """Return the device that the machine has; say where a GPU stands idle; raise ``ConfigError`` for one that
     it does not have."""
     found: str = engine.resolve_accelerator(execution.accelerator)
@@ -160,7 +162,7 @@ def check_size(scan: Scan, trained_px: int, where: str) -> None:
         )
 
 
-def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
+def fitted_model(engine: Engine, model: Any, scan: Scan, where: str) -> Any:
     """Return a model for the pattern size of a scan: ``unrolled`` that was trained without a probe takes any,
     others raise as :func:`check_size`."""
     bundle = engine.to_bundle(model)
@@ -171,7 +173,7 @@ def fitted_model(engine: ModuleType, model: Any, scan: Scan, where: str) -> Any:
     return engine.from_bundle(replace(bundle, model=replace(bundle.model, N=scan.n_px), probe=0 * scan.probe))
 
 
-def masked_model(engine: ModuleType, model: Any, asked: ModelConfig, stated: Collection[str] = ()) -> Any:
+def masked_model(engine: Engine, model: Any, asked: ModelConfig, stated: Collection[str] = ()) -> Any:
     """Return a model with the probe mask that an inference asks for, by a value or a name in ``stated``."""
     if not {*changed(asked, MASK), *stated}.intersection(MASK):
         return model

@@ -5,81 +5,97 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.feed import GroupSource, TileSource
 from ptycho.data.labels import wanted_labels
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.data.selection import judging_groups
 from ptycho.data.store import PatternStore
 from ptycho.geometry.batches import batch_rows, judging_centres, tile_centres, tile_members
 from ptycho.geometry.grouping import Groups
+from ptycho.networks.bundle import Bundle
 from ptycho.process.progress import Progress
 
 
 @dataclass
 class TrainingJob:
-    """One training, ready to run.
+    """One training run, ready to start."""
 
-    Attributes
-    ----------
-    config : TrainingConfig
-        Typed settings; ``params.cfg`` was filled from them.
-    execution : PyTorchExecutionConfig
-        Hardware, precision, logging.
-    scan : Scan
-        Patterns to train on.
-    groups : Groups
-        Groups of patterns to train on.
-    validation : Groups or None
-        Groups kept from training to judge it; None where another scan or nothing judges.
-    test_scan : Scan or None
-        Scan that judges the training.
-    native : mapping
-        The backend's own configuration objects by name, where the caller has them.
-    progress : Progress
-        Told what goes on.
-    resume : Path or None
-        Checkpoint to go on from.
-    """
-
-    config: TrainingConfig
-    execution: PyTorchExecutionConfig
+    config: TrainingConfig  # ``params.cfg`` was filled from it
+    execution: PyTorchExecutionConfig  # hardware, precision, logging
     scan: Scan
-    groups: Groups
-    validation: Groups | None = None
-    test_scan: Scan | None = None
-    native: Mapping[str, Any] = field(default_factory=dict)
+    groups: Groups  # what is trained on
+    validation: Groups | None = None  # kept from training; None where another scan or nothing validates
+    test_scan: Scan | None = None  # validates
+    native: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the backend's own settings, where the caller has them
     progress: Progress = field(default_factory=Progress)
-    resume: Path | None = None
+    resume: Path | None = None  # checkpoint to go on from
 
 
 @dataclass
 class TrainingResult:
-    """A trained model and how it got there.
+    """A trained model and how it got there."""
 
-    Attributes
-    ----------
-    model : object
-        The backend's model.
-    history : dict of str to list of float
-        ``train_loss`` and, where something judged, ``val_loss``, one number per epoch.
-    checkpoints : list of Path
-        Files written, the best one first.
-    seconds : float
-        Time of the training alone.
-    run_id : str or None
-        MLflow run, where one was logged.
+    model: Any  # of the backend
+    history: dict[
+        str, list[float]
+    ]  # ``train_loss`` and, where something validated, ``val_loss`` of every epoch
+    checkpoints: list[Path]  # written, the best one first
+    seconds: float  # of the training alone
+    run_id: str | None = None  # of MLflow, where one was logged
+
+
+class Engine(Protocol):
+    """What a backend offers to a run: the module that ``ptycho.run.engines.load_engine`` imports by name.
+
+    ``model`` is the backend's own object; only an engine looks inside.
     """
 
-    model: Any
-    history: dict[str, list[float]]
-    checkpoints: list[Path]
-    seconds: float
-    run_id: str | None = None
+    def check_settings(
+        self, config: TrainingConfig, execution: PyTorchExecutionConfig, native: Mapping[str, Any]
+    ) -> None:
+        """Raise ``ConfigError`` at the first setting of a training run that this backend does not have."""
+
+    def resolve_accelerator(self, requested: str) -> str:
+        """Return the accelerator that this machine has; ``ConfigError`` where it is not there."""
+
+    def fit(self, job: TrainingJob) -> TrainingResult:
+        """Train, and return the model of the best epoch."""
+
+    def load(self, path: Path) -> Any:
+        """Return the model of a bundle or a checkpoint; ``BundleError`` where it cannot be read."""
+
+    def to_bundle(self, model: Any) -> Bundle:
+        """Return a model in the form that every backend reads."""
+
+    def from_bundle(self, bundle: Bundle) -> Any:
+        """Return the model of a bundle."""
+
+    def core_config(self, model: Any) -> ModelConfig:
+        """Return the network settings of a model."""
+
+    def reconstruct(
+        self,
+        model: Any,
+        scan: Scan,
+        indices: NDArray[np.int64],
+        *,
+        execution: PyTorchExecutionConfig,
+        progress: Progress,
+        **options: Any,
+    ) -> Reconstruction:
+        """Reconstruct patterns of a scan; options are those of ``ptycho.run.reconstruction.reconstruct``."""
+
+    def log_artifacts(self, run_id: str, folder: Path, files: Sequence[Path]) -> None:
+        """Add files to a run of the MLflow store in a folder."""
 
 
 class Feed(NamedTuple):

@@ -55,7 +55,7 @@ from ptycho.run.engines import (
     replacing_model,
     resume_advice,
 )
-from ptycho.run.job import TrainingJob, TrainingResult
+from ptycho.run.job import Engine, TrainingJob, TrainingResult
 from ptycho.run.orientation_search import find_orientation, turned_scan
 from ptycho.run.outputs import (
     TRUTH_FLAG,
@@ -194,7 +194,7 @@ def _training_scans(
     return scan, test_scan
 
 
-def _fitted(engine: Any, job: TrainingJob) -> TrainingResult:
+def _fitted(engine: Engine, job: TrainingJob) -> TrainingResult:
     """Train; an interruption says how to continue, and a former model does not stand for the new run."""
     kept, since_s = job.execution.enable_checkpointing, time.time()
     with (
@@ -324,7 +324,7 @@ def _write_object(
 
 
 def _found_orientation(
-    engine: Any, scan: Scan, execution: PyTorchExecutionConfig, progress: Progress
+    engine: Engine, scan: Scan, execution: PyTorchExecutionConfig, progress: Progress
 ) -> Orientation:
     """Find out which way the positions run; as they are where that is not clear."""
     model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")

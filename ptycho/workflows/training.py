@@ -28,7 +28,7 @@ from ptycho.process.interrupts import Terminated, ending_on_sigterm
 from ptycho.process.progress import LoggedProgress
 from ptycho.raw_data import RawData
 from ptycho.run.engines import check_size, load_engine
-from ptycho.run.job import TrainingJob, TrainingResult
+from ptycho.run.job import Engine, TrainingJob, TrainingResult
 from ptycho.run.pipeline import populate_legacy
 from ptycho.workflows.data import create_ptycho_data_container
 
@@ -129,7 +129,11 @@ def _scan(raw: RawData, config: TrainingConfig, where: str, n_px: int) -> Scan:
 
 
 def _fitted(
-    engine: Any, config: TrainingConfig, execution: PyTorchExecutionConfig, scan: Scan, test_scan: Scan | None
+    engine: Engine,
+    config: TrainingConfig,
+    execution: PyTorchExecutionConfig,
+    scan: Scan,
+    test_scan: Scan | None,
 ) -> TrainingResult:
     """Train, and keep the model for ``model_manager.save``."""
     groups, validation = training_groups(scan, config, validate=test_scan is None)
