@@ -21,9 +21,7 @@ def _spatial_gate(x: Tensor, name: str, convolved: Convolution) -> Tensor:
 
 
 def attended(x: Tensor, place: str, weights: Mapping[str, tf.Variable], convolved: Convolution) -> Tensor:
-    """Multiply an image (B, H, W, C) with the gates at a place of the network (block of
-    ``ptycho.networks.layers.attention_table``): ECA, then CBAM, then spatial; where none stands it is
-    returned itself."""
+    """As :func:`ptycho_torch.attention.attended`, of an image (B, H, W, C)."""
     if f"{place}_eca" in weights:
         kernel = tf.cast(weights[f"{place}_eca"], x.dtype)[:, None, None]
         pooled = tf.reduce_mean(x, axis=(1, 2))[..., None]

@@ -1,7 +1,7 @@
 """The networks in TensorFlow, built from the tables of ``ptycho.networks.architectures``.
 
-Images inside are (batch, y, x, channel); kernels are held in table layout. ``CnnGenerator`` maps groups of
-patterns to groups of object patches; ``UnrolledGenerator`` maps a whole scan to one object canvas.
+Twins of ``ptycho_torch.generators``, but images inside are (batch, y, x, channel), and kernels are held in
+table layout.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class TableNetwork:
         self.weights = {name: tf.Variable(array) for name, array in start.items()}
 
     def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
-        """Fill every layer from arrays by table name, kernels (y, x, in, out); ``BundleError``, which names
-        the file ``where``, if a weight is missing, unknown, or of another shape."""
+        """As :meth:`ptycho_torch.generators.TableNetwork.import_weights`."""
         architectures.check_weights(weights, self.table, where)
         for name, variable in self.weights.items():
             variable.assign(weights[name])
@@ -84,8 +83,7 @@ class CnnGenerator(TableNetwork):
         self.border = border
 
     def __call__(self, patterns: Tensor) -> Tensor:
-        """Return the patches (B, C, N, N) [transmission] of groups of patterns, each in the frame of its own
-        position, from amplitudes of the same shape, normalised to a mean energy of (N / 2)^2 per pattern."""
+        """As :meth:`ptycho_torch.generators.CnnGenerator.forward`."""
         x = tf.cast(tf.transpose(patterns, (0, 2, 3, 1)), self.mixed_dtype or patterns.dtype)
         for level in range(self.levels[0]):
             x = tf.nn.max_pool2d(self._gated_block(x, f"encoder{level}"), 2, 2, "VALID")
@@ -126,7 +124,7 @@ class UnrolledGenerator(TableNetwork):
         self.likelihood = model.unrolled_likelihood
 
     def steps(self, subsets: int) -> int:
-        """Return the passes of plain steps and the learned ones; ``subsets`` as in :meth:`__call__`."""
+        """As :meth:`ptycho_torch.generators.UnrolledGenerator.steps`."""
         return needed_passes(self.plain, subsets) + self.learned
 
     def __call__(
@@ -137,13 +135,7 @@ class UnrolledGenerator(TableNetwork):
         *,
         subsets: int = 1,
     ) -> Tensor:
-        """Return the object (H, W) of a scan [transmission], 1 where no light fell.
-
-        The chunks are read once for every step. H and W of the illumination ``weight`` [photons / pixel] are
-        multiples of ``CANVAS_MULTIPLE_PX``; ``on_step`` is called with the index of each finished step. More
-        than one of ``subsets``, the most of a plain step (``ptycho.geometry.subsets.most_subsets``), needs
-        ``ScanChunks``.
-        """
+        """As :meth:`ptycho_torch.generators.UnrolledGenerator.forward`."""
         flat = as_complex(tf.ones_like(weight))
         plain = self.steps(subsets) - self.learned
         obj, previous = accelerated_steps(

@@ -20,11 +20,8 @@ Batch = dict[str, Tensor]
 
 
 class PtychoPINN:
-    """Physics-informed network: patterns in, object out, trained on the patterns alone.
-
-    Batches are those of ``ptycho.tf.data``. ``terms`` is what training lowers, by default the amplitude
-    misfit; ``gain_trainable`` trains one factor on all predicted amplitudes.
-    """
+    """As :class:`ptycho_torch.model.PtychoPINN_Lightning`; ``terms`` is what training lowers, by default the
+    amplitude misfit, and ``gain_trainable`` trains one factor on all predicted amplitudes."""
 
     def __init__(
         self,
@@ -59,8 +56,7 @@ class PtychoPINN:
         refined: bool,
         start: NDArray[np.complex64] | None = None,
     ) -> None:
-        """Take over probe (P, N, N) [sqrt(photons)] and scale of the scan to train on; ``start`` is the probe
-        of its file, where ``refined`` says that ``probe`` is another one."""
+        """As :meth:`ptycho_torch.model.PtychoPINN_Lightning.attach_scan`."""
         self.probe = tf.constant(probe, tf.complex64)
         self.probe_refined = refined
         self.probe_start = start if refined else probe
@@ -130,9 +126,7 @@ class PtychoPINN:
         return tf.reshape(self.network_patches(batch["amplitude"]), (-1, n_px, n_px))
 
     def network_patches(self, amplitude: Tensor, input_scale: float | None = None) -> Tensor:
-        """Return the patches (B, C, N, N) of ``cnn`` [transmission], each in the frame of its own position,
-        from measured ``amplitude`` (B, C, N, N) [sqrt(photons)], filled where nothing was measured, times
-        ``input_scale`` (by default that of the training scan)."""
+        """As :meth:`ptycho_torch.model.PtychoPINN_Lightning.network_patches`."""
         scale = input_scale
         if scale is None:
             scale = self.scale_record.input_scale if self.scale_record else 1.0

@@ -61,8 +61,7 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: physics.Shape) -> Tenso
 
 
 def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
-    """Return half the Poisson residual of exit waves, shape (J, P, N, N); its curvature is that of the
-    amplitude misfit (eq. 17)."""
+    """As :func:`ptycho_torch.solver.poisson_residual`."""
     field = physics.far_field(physics.exit_waves(patches, probes))
     expected = tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=1)
     kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
@@ -219,8 +218,7 @@ def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str = "amplitude") -> 
 def preconditioned_step(
     obj: Tensor, chunks: Iterable[Chunk], weight: Tensor, likelihood: str = "amplitude"
 ) -> Tensor:
-    """Return the differentiable step of all chunks: minus the gradient over the damped illumination
-    ``weight``, shape (H, W) [transmission] (eq. 10)."""
+    """As :func:`ptycho_torch.solver.preconditioned_step`."""
     return -PRIMITIVES.preconditioned(sum(chunk_gradient(obj, c, likelihood) for c in chunks), weight)
 
 
@@ -233,8 +231,7 @@ def _missed_power(obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tenso
 
 
 def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
-    """Return the noise of every object pixel, shape (H, W) [transmission], from what the object leaves
-    unexplained (eq. 18), not differentiated; patterns and probe times a factor give the same level."""
+    """As :func:`ptycho_torch.solver.noise_level`."""
     obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
     for chunk in chunks:
         probes = tf.stop_gradient(chunk.probes)

@@ -35,7 +35,12 @@ class ConfigManager:
     """The five configuration objects of a run, under one name.
 
     Ptychodus 1.7 builds it in its training process, and gets it from :meth:`from_loaded_model` in its
-    reconstruction process. The objects are not copied; defaults stand in for those that are not given.
+    reconstruction process.
+
+    Parameters
+    ----------
+    data_config, model_config, training_config, inference_config, datagen_config : dataclass, optional
+        Objects of ``ptycho_torch.config_params``, not copied; defaults where they are not given.
     """
 
     def __init__(
