@@ -147,17 +147,17 @@ class PtychoPINN_Lightning(L.LightningModule):
     def _predict_canvas(self, batch: dict[str, Tensor]) -> losses.Prediction:
         """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
         amplitude, shifts, labels = batch["amplitude"], batch["shifts"], batch.get("labels")
-        seen = judged = Chunk(batch["corners"], self._probes(batch), amplitude)
-        if "judged" in batch:
-            chosen = batch["judged"]
-            seen, judged = (_part(seen, batch[name]) for name in ("seen", "judged"))
+        seen = validated = Chunk(batch["corners"], self._probes(batch), amplitude)
+        if "validated" in batch:
+            chosen = batch["validated"]
+            seen, validated = (_part(seen, batch[name]) for name in ("seen", "validated"))
             shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
         light = physics.illumination(seen.probes, seen.corners_yx, _shape(batch))
         obj = self.generator([seen], light)
-        patches = physics.extract_patches(obj, judged.corners_yx, amplitude.shape[-1])
-        predicted = physics.diffracted_amplitude(patches, judged.probes) * self.log_gain.exp()
+        patches = physics.extract_patches(obj, validated.corners_yx, amplitude.shape[-1])
+        predicted = physics.diffracted_amplitude(patches, validated.probes) * self.log_gain.exp()
         own = None if labels is None else physics.shift_field(patches[:, None], -shifts)[:, 0]
-        return losses.Prediction(predicted, judged.amplitude, obj, light, own, labels, self._light(batch))
+        return losses.Prediction(predicted, validated.amplitude, obj, light, own, labels, self._light(batch))
 
     def _predict_patches(self, batch: dict[str, Tensor]) -> losses.Prediction:
         """Merge the patches of every group, where groups are merged, and predict its patterns."""

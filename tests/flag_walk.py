@@ -299,7 +299,7 @@ class Stage(contextlib.ExitStack):
 
 
 def _outcome() -> Any:
-    found = SimpleNamespace(obj=np.ones((2, 2)), members=[0], seconds=0.0)
+    found = SimpleNamespace(obj=np.ones((2, 2)), indices=[0], seconds=0.0)
     verdict = SimpleNamespace(word="failed")
     return SimpleNamespace(reconstruction=found, scores={}, files=[], verdict=verdict)
 

@@ -340,7 +340,7 @@ def report(outcome: InferenceOutcome) -> None:
     """Print the scores and the paths that were written; the two pictures come last."""
     found = outcome.reconstruction
     height, width = found.obj.shape
-    print(f"reconstructed {len(found.members)} patterns to {height} x {width} px in {found.seconds:.1f} s")
+    print(f"reconstructed {len(found.indices)} patterns to {height} x {width} px in {found.seconds:.1f} s")
     if outcome.scores:
         shown = ("complex_nrmse", "phase_psnr_db", "amplitude_ssim", "phase_ssim")
         print("against the known truth: " + ", ".join(f"{name} {outcome.scores[name]:.4g}" for name in shown))

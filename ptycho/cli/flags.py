@@ -146,7 +146,7 @@ def training_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser:
     )
     files = parser.add_argument_group("files")
     add_value(files, "train-data-file", Path, "FILE", "scan to train on (required)")
-    add_value(files, "test-data-file", Path, "FILE", "scan that judges the training")
+    add_value(files, "test-data-file", Path, "FILE", "scan that validates the training")
     add_value(files, "output-dir", Path, "DIR", "where everything is written (required)")
     _settings_file(files)
     add_value(files, "resume", Path, "CKPT", "go on from this checkpoint")

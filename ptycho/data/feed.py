@@ -2,7 +2,7 @@
 
 Every batch holds ``amplitude`` (..., N, N) [sqrt(photons)], the ``corners`` (J, 2) and ``shifts`` (J, 2) [px]
 of its patches on a canvas of ``shape`` (2,); on request the ``probe`` (P, N, N) [sqrt(photons)], the known
-patches ``labels`` (J, N, N), and which of its patterns are ``seen`` by the network and which are ``judged``.
+patches ``labels`` (J, N, N), and which patterns are ``seen`` by the network and which ``validated`` on.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Source:
 class TileSource(_Source):
     """Square tiles of a scan, one around each of the patterns ``indices`` (T,): for a network of the canvas.
 
-    Patterns ``held_out`` are judged and not seen by the network; without any, it is judged on what it sees.
+    Patterns ``held_out`` validate and are not seen by the network; without any, it validates on what it sees.
     ``own_probe`` sends the probe of the scan along, where the model was made for another scan.
     """
 
@@ -83,9 +83,9 @@ class TileSource(_Source):
         super().__init__(store, scan, (None,), own_probe, labels)
         self.indices = np.sort(indices)
         self.positions = scan.positions_yx_px[self.indices]
-        self.judged = np.isin(self.indices, held_out) if held_out is not None else None
+        self.validated = np.isin(self.indices, held_out) if held_out is not None else None
         if held_out is not None:
-            self.signature |= {"judged": ((None,), bool), "seen": ((None,), bool)}
+            self.signature |= {"validated": ((None,), bool), "seen": ((None,), bool)}
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -94,10 +94,14 @@ class TileSource(_Source):
         """Return the tile around pattern ``indices[centre]``."""
         local, plan = tile_plan(self.positions, centre, self.n_px)
         batch = self._batch(self.indices[local], plan)
-        if self.judged is not None:
-            judged = self.judged[local]
-            parted, every = judged.any() and not judged.all(), np.ones(len(local), bool)
-            batch |= {"judged": judged, "seen": ~judged} if parted else {"judged": every, "seen": every}
+        if self.validated is not None:
+            validated = self.validated[local]
+            parted, every = validated.any() and not validated.all(), np.ones(len(local), bool)
+            batch |= (
+                {"validated": validated, "seen": ~validated}
+                if parted
+                else {"validated": every, "seen": every}
+            )
         return batch
 
 

@@ -81,7 +81,7 @@ class Reconstruction:
     origin_yx_px: NDArray[np.float64]  # (2,), object coordinate of canvas pixel (0, 0)
     probe: NDArray[np.complex64]  # (P, N, N), used [sqrt(photons)]
     # (J,), patterns that took part; read from a file, their numbers in the data file
-    members: NDArray[np.int64]
+    indices: NDArray[np.int64]
     seconds: float
     # relative, in every step of the refinement and, as eq. 7a says, after the last
     misfit: tuple[float, ...] = ()
@@ -112,13 +112,13 @@ class Reconstruction:
         """Return the places (J,) of what took part in its scan, or a part of it, or raise ``DataError``."""
         numbers = np.arange(scan.n_patterns) if self.stored is None else scan.pattern_numbers
         order = np.argsort(numbers, kind="stable")
-        places = np.searchsorted(numbers, self.members, sorter=order)
+        places = np.searchsorted(numbers, self.indices, sorter=order)
         missing = places == len(numbers)
         rows = order[np.where(missing, 0, places)]
-        missing |= numbers[rows] != self.members
-        if len(self.members) == 0 or missing.any():
-            last = max(int(self.members.max(initial=-1)), 0)
-            lost = f" and number {self.members[missing][0]}" if missing.any() and last < numbers.max() else ""
+        missing |= numbers[rows] != self.indices
+        if len(self.indices) == 0 or missing.any():
+            last = max(int(self.indices.max(initial=-1)), 0)
+            lost = f" and number {self.indices[missing][0]}" if missing.any() and last < numbers.max() else ""
             raise DataError(
                 f"{scan.name}: the patterns do not fit the reconstruction (got {scan.n_patterns}, expected "
                 f"more than {last}, the last that took part{lost}). Name the file it was made from."

@@ -66,7 +66,7 @@ def training_groups(
     return _rows(groups, np.sort(order[kept:])), _rows(groups, np.sort(order[:kept]))
 
 
-def judging_groups(scan: Scan, gridsize: int) -> Groups:
+def validation_groups(scan: Scan, gridsize: int) -> Groups:
     """Build one group around every usable pattern of a scan, to validate on; indices of the scan."""
     usable = scan.usable
     groups = covering_groups(scan.positions_yx_px[usable], gridsize=gridsize)

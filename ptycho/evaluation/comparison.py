@@ -57,7 +57,7 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         coverage=found["coverage"],
         origin_yx_px=found["origin_yx_px"],
         probe=found["probe"],
-        members=found["pattern_index"],
+        indices=found["pattern_index"],
         seconds=0.0,
         misfit=tuple(found.get("misfit", np.zeros(0)).tolist()),
         positions_yx_px=found["positions_yx_px"],

@@ -48,7 +48,7 @@ def read_answer(path: Path) -> Reconstruction:
         coverage=(light / max(float(light.max()), 1e-30)).astype(np.float32),
         origin_yx_px=origin,
         probe=probe,
-        members=product.indexes,
+        indices=product.indexes,
         seconds=0.0,
         misfit=tuple(float(value) for value in misfit),
         positions_yx_px=positions,

@@ -23,16 +23,16 @@ CHUNK_PIXELS = 2**20
 """Detector pixels reconstructed at a time: 256 patterns of 64 x 64, fastest on a CPU. It bounds memory."""
 KEPT_PIXELS = 2**23
 """Up to so many detector pixels a scan stays in memory between two passes, its probes moved already."""
-JUDGING_TILES = 4
+VALIDATION_TILES = 4
 """Most tiles that validate an epoch."""
 HELD_OUT_PART = 10
 """At most one pattern in this many validates and is not trained on."""
 
 
-class TileMembers(NamedTuple):
+class SplitPatterns(NamedTuple):
     """Which patterns of a scan a canvas-wide network trains on."""
 
-    members: NDArray[np.int64]  # (T,), trained on, ascending
+    indices: NDArray[np.int64]  # (T,), trained on, ascending
     held_out: NDArray[np.int64] | None  # (V,), validate, never trained on
     steps: int  # tiles in an epoch, so that every pattern is seen about once
 
@@ -42,35 +42,35 @@ def tile_patterns(n_px: int) -> int:
     return max(MIN_TILE_PATTERNS, TILE_PIXELS // n_px**2)
 
 
-def tile_members(
+def split_patterns(
     groups: Groups, validation: Groups | None, n_px: int, *, seed: int | None = 0
-) -> TileMembers:
+) -> SplitPatterns:
     """Part the patterns of the groups into those trained on and those that validate.
 
     A pattern that validates is never trained on, though overlapping groups of both kinds may hold it.
     """
-    members = np.unique(groups.indices)
+    indices = np.unique(groups.indices)
     held_out = None
     if validation is not None:
         # Drawn from the whole scan: the first ones would all lie at its top.
         candidates = np.random.default_rng(seed).permutation(np.unique(validation.indices))
-        held_out = np.sort(candidates[: max(1, len(members) // HELD_OUT_PART)])
-        rest = np.setdiff1d(members, held_out)
-        members, held_out = (rest, held_out) if len(rest) else (held_out, None)
-    return TileMembers(members, held_out, -(-len(members) // tile_patterns(n_px)))
+        held_out = np.sort(candidates[: max(1, len(indices) // HELD_OUT_PART)])
+        rest = np.setdiff1d(indices, held_out)
+        indices, held_out = (rest, held_out) if len(rest) else (held_out, None)
+    return SplitPatterns(indices, held_out, -(-len(indices) // tile_patterns(n_px)))
 
 
-def refined_members(
-    positions_yx_px: NDArray[np.float64], members: NDArray[np.int64], n_px: int
+def middle_patterns(
+    positions_yx_px: NDArray[np.float64], indices: NDArray[np.int64], n_px: int
 ) -> NDArray[np.int64]:
     """Return those of some pattern indices that a probe is refined on: around the middle of the scan."""
-    positions = positions_yx_px[members]
+    positions = positions_yx_px[indices]
     middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
-    return members[nearest_tile(positions, middle, max(1, PROBE_REFINE_PIXELS // n_px**2))]
+    return indices[nearest_tile(positions, middle, max(1, PROBE_REFINE_PIXELS // n_px**2))]
 
 
 def probe_fit_patterns(
-    positions_yx_px: NDArray[np.float64], members: NDArray[np.int64], n_px: int
+    positions_yx_px: NDArray[np.float64], indices: NDArray[np.int64], n_px: int
 ) -> tuple[NDArray[np.int64], CanvasPlan]:
     """Choose the patterns a probe is fitted to, and lay them on a canvas.
 
@@ -78,7 +78,7 @@ def probe_fit_patterns(
     ----------
     positions_yx_px : float64 array, shape (M, 2)
         Patch centres of the scan [px].
-    members : int64 array, shape (T,)
+    indices : int64 array, shape (T,)
         Patterns that may take part.
     n_px : int
         Pattern size N [px].
@@ -86,11 +86,11 @@ def probe_fit_patterns(
     Returns
     -------
     indices : int64 array, shape (J,)
-        From :func:`refined_members`.
+        From :func:`middle_patterns`.
     plan : CanvasPlan
         Their places.
     """
-    indices = refined_members(positions_yx_px, members, n_px)
+    indices = middle_patterns(positions_yx_px, indices, n_px)
     return indices, plan_canvas(positions_yx_px[indices], n_px, multiple_px=CANVAS_MULTIPLE_PX)
 
 
@@ -104,14 +104,14 @@ def tile_centres(count: int, steps: int, seed: int, epoch: int) -> NDArray[np.in
     return epoch_generator(seed, epoch).integers(count, size=steps)
 
 
-def judging_centres(count: int, n_px: int, judged: NDArray[np.bool_] | None = None) -> list[int]:
-    """Return at most ``JUDGING_TILES`` evenly spread indices, of ``count``, for tiles to validate on.
+def validation_centres(count: int, n_px: int, validated: NDArray[np.bool_] | None = None) -> list[int]:
+    """Return at most ``VALIDATION_TILES`` evenly spread indices, of ``count``, for tiles to validate on.
 
-    Each tile lies around a pattern that validates, ``judged`` (count,), where any is named: one that holds
+    Each tile lies around a pattern that validates, ``validated`` (count,), where any is named: one that holds
     none would be validated on what was trained on.
     """
-    tiles = min(JUDGING_TILES, -(-count // tile_patterns(n_px)))
-    around = np.arange(count) if judged is None else np.flatnonzero(judged)
+    tiles = min(VALIDATION_TILES, -(-count // tile_patterns(n_px)))
+    around = np.arange(count) if validated is None else np.flatnonzero(validated)
     tiles = min(tiles, len(around))
     return [int(around[int((k + 0.5) * len(around) / tiles)]) for k in range(tiles)]
 

@@ -15,9 +15,9 @@ from ptycho.data.feed import GroupSource, TileSource
 from ptycho.data.labels import wanted_labels
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
-from ptycho.data.selection import judging_groups
+from ptycho.data.selection import validation_groups
 from ptycho.data.store import PatternStore
-from ptycho.geometry.batches import batch_rows, judging_centres, tile_centres, tile_members
+from ptycho.geometry.batches import batch_rows, split_patterns, tile_centres, validation_centres
 from ptycho.geometry.grouping import Groups
 from ptycho.networks.bundle import Bundle
 from ptycho.process.progress import Progress
@@ -125,7 +125,7 @@ def _tile_feeds(
     job: TrainingJob, store: PatternStore, test_store: PatternStore | None, known: Any, other: Any
 ) -> tuple[Feed, Feed | None]:
     seed, n_px, scan = job.config.seed, job.scan.n_px, job.test_scan
-    trained, held_out, steps = tile_members(job.groups, job.validation, n_px, seed=seed)
+    trained, held_out, steps = split_patterns(job.groups, job.validation, n_px, seed=seed)
     source = TileSource(store, job.scan, trained, labels=known)
     train = Feed(source, lambda epoch: tile_centres(len(source), steps, seed, epoch).tolist())
     if test_store is not None and scan is not None:
@@ -134,7 +134,7 @@ def _tile_feeds(
         check = TileSource(store, job.scan, np.union1d(trained, held_out), held_out=held_out, labels=known)
     else:
         return train, None
-    return train, Feed(check, lambda _: judging_centres(len(check), n_px, check.judged))
+    return train, Feed(check, lambda _: validation_centres(len(check), n_px, check.validated))
 
 
 def _group_feeds(
@@ -145,7 +145,7 @@ def _group_feeds(
     source = GroupSource(store, job.scan, job.groups, merge=merge, labels=known)
     train = Feed(source, lambda epoch: batch_rows(len(source), size, config.seed, epoch))
     if test_store is not None and scan is not None:
-        groups = judging_groups(scan, config.model.gridsize)
+        groups = validation_groups(scan, config.model.gridsize)
         check = GroupSource(test_store, scan, groups, merge=merge, own_probe=True, labels=other)
     elif job.validation is not None:
         check = GroupSource(store, job.scan, job.validation, merge=merge, labels=known)

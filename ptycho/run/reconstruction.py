@@ -160,7 +160,7 @@ def reconstruct(
         coverage=(coverage / coverage.max())[kept].astype(np.float32),
         origin_yx_px=plan.origin_yx_px,
         probe=backend.array(chunks.probe).astype(np.complex64),
-        members=indices,
+        indices=indices,
         seconds=time.perf_counter() - start,
         misfit=tuple(misfit),
         positions_yx_px=chunks.positions_yx_px if refine is not None and refine.positions else None,

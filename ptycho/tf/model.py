@@ -89,19 +89,19 @@ class PtychoPINN:
     def _predict_canvas(self, batch: Batch) -> losses.Prediction:
         """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
         amplitude, shifts, labels = batch["amplitude"], batch["shifts"], batch.get("labels")
-        seen = judged = Chunk(batch["corners"], self._probes(batch), amplitude)
-        if "judged" in batch:
-            chosen = batch["judged"]
+        seen = validated = Chunk(batch["corners"], self._probes(batch), amplitude)
+        if "validated" in batch:
+            chosen = batch["validated"]
             whole = seen._replace(probes=_for_each(seen.probes, amplitude))
-            seen, judged = _masked(whole, batch["seen"]), _masked(whole, chosen)
+            seen, validated = _masked(whole, batch["seen"]), _masked(whole, chosen)
             shifts = tf.boolean_mask(shifts, chosen)
             labels = None if labels is None else tf.boolean_mask(labels, chosen)
         light = physics.illumination(seen.probes, seen.corners_yx, batch["shape"])
         obj = self.generator([seen], light)
-        patches = physics.extract_patches(obj, judged.corners_yx, self.core_config.N)
-        predicted = physics.diffracted_amplitude(patches, judged.probes) * tf.exp(self.log_gain)
+        patches = physics.extract_patches(obj, validated.corners_yx, self.core_config.N)
+        predicted = physics.diffracted_amplitude(patches, validated.probes) * tf.exp(self.log_gain)
         own = None if labels is None else physics.shift_field(patches[:, None], -shifts)[:, 0]
-        return losses.Prediction(predicted, judged.amplitude, obj, light, own, labels, self._light(batch))
+        return losses.Prediction(predicted, validated.amplitude, obj, light, own, labels, self._light(batch))
 
     def _predict_patches(self, batch: Batch) -> losses.Prediction:
         """Merge the patches of every group, where groups are merged, and predict its patterns."""

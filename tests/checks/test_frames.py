@@ -12,7 +12,7 @@ from scan_makers import honest_scan
 
 from ptycho.data.optics import FileOptions
 from ptycho.data.prepare import prepare_scan
-from ptycho.data.selection import judging_groups, subsample
+from ptycho.data.selection import subsample, validation_groups
 from ptycho.errors import DataError
 from ptycho.raw_data import RawData
 
@@ -86,8 +86,8 @@ def test_patterns_left_out_take_no_part_in_a_training_or_a_judgement() -> None:
     rows = inner(honest_scan(5))
     scan = prepare_scan(spoiled(honest_scan(5), rows, FAULTS["dark"]))
     assert not np.isin(subsample(scan, None, None), rows).any()
-    assert not np.isin(judging_groups(scan, 2).indices, rows).any()
-    assert len(judging_groups(scan, 2).indices) == 62
+    assert not np.isin(validation_groups(scan, 2).indices, rows).any()
+    assert len(validation_groups(scan, 2).indices) == 62
 
 
 def test_a_scan_of_nothing_but_dark_and_constant_patterns_is_refused() -> None:

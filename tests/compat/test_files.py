@@ -215,7 +215,7 @@ def test_an_object_that_is_a_pixel_off_is_caught(experiment: client.Experiment, 
     optics = export_optics(scan, FileOptions())
     for shift in ((0.0, 1.0), (-1.0, 0.0)):
         moved = Reconstruction(
-            answer.obj, answer.coverage, answer.origin_yx_px + shift, answer.probe, answer.members, 1.0
+            answer.obj, answer.coverage, answer.origin_yx_px + shift, answer.probe, answer.indices, 1.0
         )
         path = write_export(tmp_path / "off.h5", collect(moved, scan, optics))
         assert misplaced(opened(path), experiment) > 1e-2

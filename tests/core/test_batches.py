@@ -9,12 +9,12 @@ from ptycho.geometry.batches import (
     MIN_TILE_PATTERNS,
     batch_rows,
     group_plan,
-    judging_centres,
-    refined_members,
+    middle_patterns,
+    split_patterns,
     tile_centres,
-    tile_members,
     tile_patterns,
     tile_plan,
+    validation_centres,
 )
 from ptycho.geometry.grouping import Groups, make_groups
 from ptycho.solver.schedule import PROBE_REFINE_PIXELS
@@ -55,13 +55,13 @@ def test_seed_and_epoch_alone_decide_the_order() -> None:
 
 def test_patterns_that_judge_are_never_trained_on() -> None:
     groups = make_groups(raster(12), gridsize=2, n_groups=140, neighbor_count=6, seed=0)
-    split = tile_members(part(groups, slice(20, None)), part(groups, slice(20)), 64)
+    split = split_patterns(part(groups, slice(20, None)), part(groups, slice(20)), 64)
     assert split.held_out is not None
     assert len(split.held_out) > 0
-    assert not np.isin(split.held_out, split.members).any()
+    assert not np.isin(split.held_out, split.indices).any()
     everything = np.unique(groups.indices[20:])
     assert len(split.held_out) <= len(everything) // 10
-    assert np.isin(everything, np.union1d(split.members, split.held_out)).all()
+    assert np.isin(everything, np.union1d(split.indices, split.held_out)).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,35 +69,35 @@ def test_patterns_that_judge_come_from_the_whole_scan_and_every_judging_tile_has
     positions = raster(40)
     groups = make_groups(positions, gridsize=1, seed=0)
     order = np.random.default_rng(seed).permutation(len(positions))
-    split = tile_members(part(groups, order[1000:]), part(groups, order[:1000]), 64, seed=seed)
+    split = split_patterns(part(groups, order[1000:]), part(groups, order[:1000]), 64, seed=seed)
     assert split.held_out is not None
     quarters = np.bincount(split.held_out // 400, minlength=4) / len(split.held_out)
     assert quarters.min() > 0.1
-    again = tile_members(part(groups, order[1000:]), part(groups, order[:1000]), 64, seed=seed)
+    again = split_patterns(part(groups, order[1000:]), part(groups, order[:1000]), 64, seed=seed)
     np.testing.assert_array_equal(again.held_out, split.held_out)
-    both = np.union1d(split.members, split.held_out[:6])
-    judged = np.isin(both, split.held_out[:6])
-    for centre in judging_centres(len(both), 64, judged):
-        assert judged[tile_plan(positions[both], centre, 64)[0]].any()
+    both = np.union1d(split.indices, split.held_out[:6])
+    validated = np.isin(both, split.held_out[:6])
+    for centre in validation_centres(len(both), 64, validated):
+        assert validated[tile_plan(positions[both], centre, 64)[0]].any()
 
 
 def test_a_training_with_nothing_left_trains_on_what_was_held_out() -> None:
     groups = make_groups(raster(1), gridsize=1, seed=0)
-    split = tile_members(groups, groups, 64)
-    np.testing.assert_array_equal(split.members, [0])
+    split = split_patterns(groups, groups, 64)
+    np.testing.assert_array_equal(split.indices, [0])
     assert split.held_out is None
     assert split.steps == 1
 
 
 def test_steps_show_every_pattern_about_once() -> None:
     groups = make_groups(raster(20), gridsize=1, seed=0)
-    assert tile_members(groups, None, 64).steps == 2
-    assert tile_members(groups, None, 32).steps == 1
+    assert split_patterns(groups, None, 64).steps == 2
+    assert split_patterns(groups, None, 32).steps == 1
 
 
 @pytest.mark.parametrize("count", [1, 255, 257, 5000])
 def test_judging_tiles_are_few_and_spread_evenly(count: int) -> None:
-    centres = judging_centres(count, 64)
+    centres = validation_centres(count, 64)
     assert len(centres) == min(4, -(-count // 256))
     assert 0 <= min(centres) <= max(centres) < count
     assert np.ptp(np.diff(centres)) <= 1 if len(centres) > 2 else True
@@ -131,8 +131,8 @@ def test_groups_of_a_batch_never_touch_each_other(merge: bool) -> None:
 def test_a_probe_is_refined_on_the_middle_of_the_scan() -> None:
     positions = raster(60)
     members = np.arange(0, 3600, 2)
-    np.testing.assert_array_equal(refined_members(positions, members, 64), members)
-    chosen = refined_members(positions, members, 256)
+    np.testing.assert_array_equal(middle_patterns(positions, members, 64), members)
+    chosen = middle_patterns(positions, members, 256)
     assert len(chosen) == PROBE_REFINE_PIXELS // 256**2
     middle = positions[members].mean(axis=0)
     rest = np.setdiff1d(members, chosen)

@@ -138,7 +138,7 @@ def test_bad_pixels_and_patterns_left_out_of_a_run_take_no_part() -> None:
     bad = np.zeros((32, 32), bool)
     bad[10:22, 10:16] = True
     scan.raw.diff3d, scan.raw.bad_pixels = spoiled, bad
-    part = measured(replace(followed(found, 0.3), members=rows), scan)
+    part = measured(replace(followed(found, 0.3), indices=rows), scan)
     assert part.log_factor == pytest.approx(np.log(1.3), abs=SURE * part.error)
     assert part.error < 0.1
 

@@ -82,7 +82,7 @@ def perfect(scan_file: Path, scan: Scan) -> Reconstruction:
         coverage=(light / light.max()).astype(np.float32),
         origin_yx_px=np.zeros(2),
         probe=scan.probe,
-        members=np.arange(scan.n_patterns),
+        indices=np.arange(scan.n_patterns),
         seconds=0.0,
         positions_yx_px=scan.positions_yx_px,
     )
@@ -96,7 +96,7 @@ def stored(found: Reconstruction, folder: Path, **changes: Any) -> Path:
         "origin_yx_px": found.origin_yx_px,
         "probe": found.probe,
         "positions_yx_px": found.positions_yx_px,
-        "pattern_index": found.members,
+        "pattern_index": found.indices,
         "scale_record": np.array(json.dumps({"domain": "counts"})),
         **changes,
     }
@@ -260,7 +260,7 @@ def test_residuals_are_taken_where_the_reconstruction_puts_its_patterns(
 
 def test_a_part_of_the_patterns_is_compared_with_its_own(perfect: Reconstruction, scan: Scan) -> None:
     chosen = np.array([3, 40, 11])
-    part = replace(perfect, members=chosen, positions_yx_px=scan.positions_yx_px[chosen])
+    part = replace(perfect, indices=chosen, positions_yx_px=scan.positions_yx_px[chosen])
     np.testing.assert_allclose(
         stored_fit(part, scan).residuals, stored_fit(perfect, scan).residuals[chosen], rtol=SINGLE
     )

@@ -142,6 +142,6 @@ def test_scanned_pixels_saw_a_twentieth_of_the_strongest_light() -> None:
     coverage = np.array([[0.0, 0.049, 0.05], [0.051, 0.5, 1.0]], dtype=np.float32)
     found = Reconstruction(
         obj=np.ones((2, 3), np.complex64), coverage=coverage, origin_yx_px=np.zeros(2),
-        probe=np.ones((1, 2, 2), np.complex64), members=np.arange(1), seconds=0.0,
+        probe=np.ones((1, 2, 2), np.complex64), indices=np.arange(1), seconds=0.0,
     )  # fmt: skip
     np.testing.assert_array_equal(found.scanned, [[False, False, True], [True, True, True]])

@@ -42,7 +42,7 @@ def known_object(scan_file: Path) -> Reconstruction:
     coverage[6:40, 8:42] = 0.5
     return Reconstruction(
         obj=obj * np.complex64(np.exp(0.4j)), coverage=coverage, origin_yx_px=np.array(ORIGIN),
-        probe=scan.probe, members=np.arange(10, 60), seconds=0.1,
+        probe=scan.probe, indices=np.arange(10, 60), seconds=0.1,
     )  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def test_patch_statistics_are_those_of_a_loop_over_patches(
     obj = ((1 + 0.3 * np.sin(rows / 9)) * np.exp(0.5j * np.cos(columns / 7))).astype(np.complex64)
     found = Reconstruction(
         obj=obj, coverage=np.ones((90, 90), np.float32), origin_yx_px=np.zeros(2), probe=scan.probe,
-        members=np.array([3, 17, 40]), seconds=0.0,
+        indices=np.array([3, 17, 40]), seconds=0.0,
     )  # fmt: skip
     path = write_patch_stats(tmp_path, found, scan, 2)
     with path.open(encoding="utf-8") as stream:

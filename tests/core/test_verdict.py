@@ -82,7 +82,7 @@ def other_probe(found: Reconstruction, scan: Scan) -> tuple[Reconstruction, Scan
 
 def shaken(found: Reconstruction, scan: Scan) -> tuple[Reconstruction, Scan]:
     rms_px = 1.0 / np.sqrt(2)
-    moves = np.random.default_rng(2).normal(0, rms_px, (len(found.members), 2))
+    moves = np.random.default_rng(2).normal(0, rms_px, (len(found.indices), 2))
     return replace(found, positions_yx_px=scan.positions_yx_px + moves), scan
 
 
