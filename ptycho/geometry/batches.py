@@ -72,24 +72,8 @@ def middle_patterns(
 def probe_fit_patterns(
     positions_yx_px: NDArray[np.float64], indices: NDArray[np.int64], n_px: int
 ) -> tuple[NDArray[np.int64], CanvasPlan]:
-    """Choose the patterns a probe is fitted to, and lay them on a canvas.
-
-    Parameters
-    ----------
-    positions_yx_px : float64 array, shape (M, 2)
-        Patch centres of the scan [px].
-    indices : int64 array, shape (T,)
-        Patterns that may take part.
-    n_px : int
-        Pattern size N [px].
-
-    Returns
-    -------
-    indices : int64 array, shape (J,)
-        From :func:`middle_patterns`.
-    plan : CanvasPlan
-        Their places.
-    """
+    """Return the indices (J,) of the patterns that a probe is fitted to, among those given, and their places:
+    those around the middle, see :func:`middle_patterns`."""
     indices = middle_patterns(positions_yx_px, indices, n_px)
     return indices, plan_canvas(positions_yx_px[indices], n_px, multiple_px=CANVAS_MULTIPLE_PX)
 

@@ -36,40 +36,15 @@ PHASE_LIMIT_RAD = np.pi
 
 
 def learned_steps(total_steps: int) -> int:
-    """Return how many of the steps of ``unrolled`` carry a network.
-
-    Parameters
-    ----------
-    total_steps : int
-        All steps, plain and learned.
-
-    Returns
-    -------
-    int
-        At least 1, at most ``LEARNED_STEPS``.
-    """
+    """Return how many of all the steps of ``unrolled`` carry a network, 1 to ``LEARNED_STEPS``."""
     return max(1, min(LEARNED_STEPS, total_steps))
 
 
 def cnn_ladder(n_px: int, filters_scale: int) -> tuple[list[int], list[int]]:
-    """Return the encoder and decoder filters of the published network for a pattern size.
+    """Return the encoder and decoder filters of the published network for patterns of N x N.
 
-    Parameters
-    ----------
-    n_px : int
-        Pattern size N [px], a multiple of 8 (of 16 from 128, of 32 from 256).
-    filters_scale : int
-        Factor on every number of filters.
-
-    Returns
-    -------
-    encoder, decoder : list of int
-        Filters; the encoder halves the size once per entry, the decoder doubles it back to N / 2.
-
-    Raises
-    ------
-    ConfigError
-        If the size cannot be halved that often.
+    The encoder halves the size once per entry, the decoder doubles it back to N / 2. ``ConfigError`` where N
+    is no multiple of 8 (of 16 from 128, of 32 from 256).
 
     References
     ----------
@@ -88,18 +63,7 @@ def cnn_ladder(n_px: int, filters_scale: int) -> tuple[list[int], list[int]]:
 
 
 def outer_channels(filters_scale: int) -> int:
-    """Return how many of the last decoder channels feed the border of the patch.
-
-    Parameters
-    ----------
-    filters_scale : int
-        Factor on the number of filters; the decoder ends with 32 times as many channels.
-
-    Returns
-    -------
-    int
-        One eighth of the channels.
-    """
+    """Return how many of the last decoder channels feed the border of the patch: one eighth."""
     return 32 * filters_scale // 8
 
 
@@ -114,23 +78,9 @@ def _conv(name: str, inputs: int, outputs: int, init: Init = "he", bias: float =
 
 
 def cnn_table(model: Any) -> list[LayerSpec]:
-    """Return the table of the published encoder with two decoders, attention last.
+    """Return the table of the published encoder with two decoders, in the order of use.
 
-    Parameters
-    ----------
-    model : ptycho.config.config.ModelConfig
-        Pattern size, gridsize, filters, branches, attention.
-
-    Returns
-    -------
-    list of LayerSpec
-        Layers in the order of their use. Attention comes at the end, so that the other layers start with the
-        same numbers with and without it.
-
-    Raises
-    ------
-    ConfigError
-        If the pattern size does not fit the ladder.
+    Attention comes last, so that the other layers start with the same numbers with and without it.
     """
     channels = model.gridsize**2
     encoder, decoder = cnn_ladder(model.N, model.n_filters_scale)
@@ -154,20 +104,8 @@ def cnn_table(model: Any) -> list[LayerSpec]:
 def unrolled_table(*, width: int = 24, n_learned: int = LEARNED_STEPS) -> list[LayerSpec]:
     """Return the table of the unrolled reconstruction: one small U-Net for each learned step.
 
-    The last layer of every U-Net starts at zero, so that the untrained network is the plain accelerated
-    solver.
-
-    Parameters
-    ----------
-    width : int
-        Filters of the finest level; the two coarser ones have twice and four times as many.
-    n_learned : int
-        Steps that carry a U-Net.
-
-    Returns
-    -------
-    list of LayerSpec
-        Layers in the order of their use.
+    ``width`` counts the filters of the finest level; the coarser ones have twice and four times as many. The
+    last layer starts at zero, so that the untrained network is the plain accelerated solver.
     """
     table = [
         LayerSpec("step_length", "vector", (n_learned,), "one"),
@@ -200,39 +138,12 @@ TABLES: dict[str, Callable[[Any], list[LayerSpec]]] = {
 
 
 def architecture_table(model: Any) -> list[LayerSpec]:
-    """Return the table of the architecture that a configuration names.
-
-    Parameters
-    ----------
-    model : ptycho.config.config.ModelConfig
-        Architecture and its options.
-
-    Returns
-    -------
-    list of LayerSpec
-        Layers in the order of their use.
-
-    Raises
-    ------
-    ConfigError
-        If the architecture is unknown or its options do not fit.
-    """
+    """Return the table of the architecture that settings name, in the order of use."""
     return TABLES[architecture_of(model).name](model)
 
 
 def weight_shapes(table: list[LayerSpec]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every weight of a table by its name.
-
-    Parameters
-    ----------
-    table : list of LayerSpec
-        Architecture.
-
-    Returns
-    -------
-    dict of str to tuple of int
-        ``<layer>/kernel``, ``<layer>/bias`` or ``<layer>``.
-    """
+    """Return the shape of every weight: ``<layer>/kernel``, ``<layer>/bias`` or ``<layer>``."""
     shapes: dict[str, tuple[int, ...]] = {}
     for layer in table:
         if layer.kind == "conv":
@@ -244,19 +155,7 @@ def weight_shapes(table: list[LayerSpec]) -> dict[str, tuple[int, ...]]:
 
 
 def initial_weights(table: list[LayerSpec], seed: int) -> dict[str, NDArray[np.float32]]:
-    """Draw the weights training starts from, the same for every backend.
-
-    Parameters
-    ----------
-    table : list of LayerSpec
-        Architecture.
-    seed : int
-        Seed of the generator; the draw follows the order of the table.
-
-    Returns
-    -------
-    dict of str to float32 array
-        Weights by name, shapes as in :func:`weight_shapes`.
+    """Draw the weights training starts from, in the order of the table, the same for every backend.
 
     References
     ----------
@@ -281,22 +180,7 @@ def initial_weights(table: list[LayerSpec], seed: int) -> dict[str, NDArray[np.f
 
 
 def check_weights(weights: Mapping[str, NDArray[Any]], table: list[LayerSpec], where: str) -> None:
-    """Refuse weights whose names or shapes are not exactly those of the table.
-
-    Parameters
-    ----------
-    weights : mapping of str to array
-        Weights by name.
-    table : list of LayerSpec
-        Architecture they shall fill.
-    where : str
-        File named in the message.
-
-    Raises
-    ------
-    BundleError
-        If a weight is missing, unknown, or of another shape.
-    """
+    """Raise ``BundleError`` where names or shapes are not those of the table; ``where`` names the file."""
     expected = weight_shapes(table)
     found = {name: tuple(array.shape) for name, array in weights.items()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
