@@ -177,8 +177,9 @@ def test_both_backends_leave_bad_pixels_out(inputs: Path) -> None:
     light = first["coverage"] >= SCANNED_SHARE
     for name, expected, found in _pairs((first, second), ""):
         if name.startswith("history/"):
-            # The first mean; later ones drift apart with the sign of gradients that are rounding.
-            np.testing.assert_allclose(found[0], expected[0], rtol=LOSS, err_msg=name)
+            # The first mean; what follows an epoch drifts apart with the sign of gradients that are rounding.
+            bar = LOSS if name.endswith("train_loss") else LATER
+            np.testing.assert_allclose(found[0], expected[0], rtol=bar, err_msg=name)
             continue
         inside = light if name.startswith("object/") or name.endswith("/object") else ...
         assert np.isfinite(expected[inside]).all(), name

@@ -88,7 +88,7 @@ def test_weights_of_another_width_are_refused() -> None:
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(ConfigError, match="got 'resnet'"):
+    with pytest.raises(ConfigError, match="architecture is 'resnet'"):
         build_generator(ModelConfig(architecture="resnet"), 0)
 
 
