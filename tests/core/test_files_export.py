@@ -41,7 +41,7 @@ def found(**changes: Any) -> Reconstruction:
     obj = np.ones((40, 33), dtype=np.complex64)
     obj[MARK_YX] = 3 - 2j
     values = {"obj": obj, "coverage": np.ones((40, 33), np.float32), "origin_yx_px": np.array(ORIGIN_YX_PX),
-              "probe": gaussian_probe(16, 2), "members": np.array([1, 2, 4]), "seconds": 1.0}  # fmt: skip
+              "probe": gaussian_probe(16, 2), "indices": np.array([1, 2, 4]), "seconds": 1.0}  # fmt: skip
     return Reconstruction(**(values | changes))
 
 
