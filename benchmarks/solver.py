@@ -51,13 +51,13 @@ def measured(path: Path, backend: str, now: Callable[[], float]) -> dict[str, li
 
     from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
 
-    # A checkout may be from before the rooms: each name is taken from where it is.
-    network = first("ptycho.networks.architectures", "ptycho.network")
-    bundle = first("ptycho.networks.bundle", "ptycho.bundle")
-    open_scan = first("ptycho.files.reader", "ptycho.scan").open_scan
-    progress = first("ptycho.process.progress", "ptycho.progress")
-    load_engine = first("ptycho.run.engines", "ptycho.models").load_engine
-    options = first("ptycho.solver.options", "ptycho.job")
+    # A checkout may be from before the rooms. Its names come first: what an older one lacks may be installed.
+    network = first("ptycho.network", "ptycho.networks.architectures")
+    bundle = first("ptycho.bundle", "ptycho.networks.bundle")
+    open_scan = first("ptycho.scan", "ptycho.files.reader").open_scan
+    progress = first("ptycho.progress", "ptycho.process.progress")
+    load_engine = first("ptycho.models", "ptycho.run.engines").load_engine
+    options = first("ptycho.job", "ptycho.solver.options")
 
     class Clock(progress.Progress):
         """Notes when every iteration of the phase of interest was done."""
