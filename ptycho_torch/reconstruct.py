@@ -48,6 +48,7 @@ class TorchBackend:
         self.model, self.device = model, device
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
         self.whole_canvas = architecture_of(model.core_config).whole_canvas
+        self.generator = model.generator
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device)
@@ -61,11 +62,6 @@ class TorchBackend:
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
         return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
-
-    def canvas_object(self, chunks: ScanChunks, illumination: Tensor, progress: Progress) -> Tensor:
-        generator, subsets = self.model.generator, chunks.subsets
-        with progress.phase("reconstructing", generator.steps(subsets)) as phase:
-            return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=subsets)
 
     def patch_sums(
         self,

@@ -38,6 +38,7 @@ class Backend(Protocol):
     core_config: ModelConfig
     trained_probe: TrainedProbe
     whole_canvas: bool  # the network sees a whole canvas, not a group of patterns
+    generator: Any  # the network itself
 
     def tensor(self, values: NDArray[Any]) -> Array:
         """Return values as an array of the backend."""
@@ -50,9 +51,6 @@ class Backend(Protocol):
 
     def predicted(self, obj: Array, chunk: Any, sigma_px: float) -> Array:
         """Return the expected amplitude (J, N, N) of a chunk [sqrt(photons)] (eq. 6, 15)."""
-
-    def canvas_object(self, chunks: ScanChunks, illumination: Array, progress: Progress) -> Array:
-        """Return the object (H, W) that a network of the whole canvas makes."""
 
     def patch_sums(
         self,
@@ -139,7 +137,7 @@ def reconstruct(
         if flat:
             obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))
         elif backend.whole_canvas:
-            obj = backend.canvas_object(chunks, illumination, progress)
+            obj = _canvas_object(backend.generator, chunks, illumination, progress)
         else:
             window = probe if patch_weighting == "probe" else _middle(probe)
             obj = _stitched(backend, chunks, window, scan.record.input_scale, batch_size, progress)
@@ -249,6 +247,12 @@ def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None
     tally = FitTally(len(chunks.indices), chunks.plan.patch_px, photons)
     _pairs(backend, obj, chunks, tally.add, sigma_px)
     return tally.result()
+
+
+def _canvas_object(generator: Any, chunks: ScanChunks, illumination: Array, progress: Progress) -> Array:
+    """Return the object (H, W) that a network of the whole canvas makes."""
+    with progress.phase("reconstructing", generator.steps(chunks.subsets)) as phase:
+        return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=chunks.subsets)
 
 
 def _stitched(

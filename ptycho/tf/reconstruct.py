@@ -37,6 +37,7 @@ class TensorflowBackend:
         self.model = model
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
         self.whole_canvas = architecture_of(model.core_config).whole_canvas
+        self.generator = model.generator
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)
@@ -50,11 +51,6 @@ class TensorflowBackend:
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         function = compiled(_predicted, chunk)
         return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, sigma_px)
-
-    def canvas_object(self, chunks: ScanChunks, illumination: Tensor, progress: Progress) -> Tensor:
-        generator, subsets = self.model.generator, chunks.subsets
-        with progress.phase("reconstructing", generator.steps(subsets)) as phase:
-            return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=subsets)
 
     def patch_sums(
         self,
