@@ -106,10 +106,12 @@ def measure(arrays: dict[str, Any], path: Path, cure: bool) -> dict[str, Any]:
     write_npz(path, arrays)
     scan = open_scan(path)
     found = reconstructed(scan)
-    drift = beam_drift(found, scan)
+    drift = beam_drift(found.in_scan(scan))
     row: dict[str, Any] = {
         "check": any(finding.check == "beam" for finding in scan.findings),
-        "verdict": any("drift" in reason for reason in judge(found, replace(scan, findings=())).reasons),
+        "verdict": any(
+            "drift" in reason for reason in judge(found.in_scan(replace(scan, findings=()))).reasons
+        ),
         "log_factor": drift and drift.log_factor,
         "standard_error": drift and drift.error,
         "nrmse": error(found, path),

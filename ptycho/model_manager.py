@@ -107,7 +107,7 @@ class DiffractionToObject:
                 execution=PyTorchExecutionConfig(),
                 progress=progress,
             )
-        announce(judge(found, scan), progress)
+        announce(judge(found.in_scan(scan)), progress)
         return found
 
     def _checked(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ptycho.config.architectures import KNOWN, architecture_of
+from ptycho.config.architectures import KNOWN, Architecture, architecture_of
 from ptycho.config.choices import COMMAND_DEFAULTS, OTHER_DEFAULTS
 from ptycho.config.validation import check_realspace
 from ptycho.errors import ConfigError
@@ -119,7 +119,8 @@ def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | No
     for part in (model, config, execution):
         if part is not None:
             yield Idle(part, NOT_IMPLEMENTED, "training", "is not implemented")
-    yield from _idle_by_network(config)
+    own = architecture_of(config.model)
+    yield from _idle_by_network(config, own)
     for part in (model, config):
         yield from idle_without(part)
     for name, (choice, values) in NEEDED_CHOICES.items():
@@ -133,7 +134,7 @@ def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | No
         yield Idle(config, ("nll_weight",), "training with torch_loss_mode mae")
     yield Idle(config, ("nphotons",), "training", action=" and store nphotons in the data file")
     if execution is not None:
-        yield from _idle_execution(config, execution)
+        yield from _idle_execution(config, execution, own)
 
 
 def _with_groups(how: str) -> str:
@@ -141,9 +142,8 @@ def _with_groups(how: str) -> str:
     return f" or {how} {next(item.name for item in KNOWN.values() if not item.whole_canvas)}"
 
 
-def _idle_by_network(config: TrainingConfig) -> Iterator[Idle]:
+def _idle_by_network(config: TrainingConfig, own: Architecture) -> Iterator[Idle]:
     model = config.model
-    own = architecture_of(model)
     for other in KNOWN.values():
         if other is not own:
             yield Idle(model, other.settings, own.name, action=f" or pass --architecture {other.name}")
@@ -170,12 +170,14 @@ def _kind(part: Any) -> str:
     return type(part).__name__.removesuffix("Config").lower()
 
 
-def _idle_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> Iterator[Idle]:
+def _idle_execution(
+    config: TrainingConfig, execution: PyTorchExecutionConfig, own: Architecture
+) -> Iterator[Idle]:
     if execution.devices == 1:
         yield Idle(execution, ("strategy",), "training on one device")
     if not execution.enable_checkpointing:
         yield Idle(execution, ("checkpoint_save_top_k",), "training without checkpoints")
-    if (own := architecture_of(config.model)).whole_canvas:
+    if own.whole_canvas:
         action = _with_groups("pass --architecture")
         yield Idle(execution, ("inference_batch_size",), own.name, action=action)
     if config.backend == "tensorflow":

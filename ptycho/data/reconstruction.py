@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.scaling import ScaleRecord
+from ptycho.data.scaling import ScaleRecord, measured_amplitude
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
@@ -96,20 +96,24 @@ class Reconstruction:
         """Pixels that saw enough light to be trusted, shape (H, W)."""
         return self.coverage >= SCANNED_SHARE
 
-    def positions_in(self, scan: Scan) -> NDArray[np.float64]:
-        """Return where the patterns lie: the refined places, else those of the scan, shape (J, 2) [px]."""
-        return (
-            scan.positions_yx_px[self.rows_in(scan)] if self.positions_yx_px is None else self.positions_yx_px
-        )
-
-    def plan_in(self, scan: Scan) -> CanvasPlan:
-        """Return where the patches lie on the canvas, as the run laid them."""
-        positions, shape = self.positions_in(scan), self.obj.shape
+    def in_scan(self, scan: Scan) -> PlacedReconstruction:
+        """Return the reconstruction beside its scan, or a part of it that holds what took part; raise
+        ``DataError`` where size or number of the patterns is another."""
+        if self.probe.shape[-1] != scan.n_px:
+            raise DataError(
+                f"{scan.name}: the patterns do not fit the reconstruction (got N={scan.n_px}, expected "
+                f"N={self.probe.shape[-1]}). Name the file it was made from."
+            )
+        rows = self._rows_in(scan)
+        positions = scan.positions_yx_px[rows] if self.positions_yx_px is None else self.positions_yx_px
         origin = np.asarray(self.origin_yx_px, np.float64)
-        return lay_on_canvas(positions, scan.n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)
+        plan = lay_on_canvas(
+            positions, scan.n_px, shape_yx=self.obj.shape, origin_yx_px=origin, reach_px=np.inf
+        )
+        return PlacedReconstruction(self, scan, rows, scan.pattern_numbers[rows], positions, plan)
 
-    def rows_in(self, scan: Scan) -> NDArray[np.int64]:
-        """Return the places (J,) of what took part in its scan, or a part of it, or raise ``DataError``."""
+    def _rows_in(self, scan: Scan) -> NDArray[np.int64]:
+        """Return the places (J,) of what took part in its scan, or a part of it."""
         numbers = np.arange(scan.n_patterns) if self.stored is None else scan.pattern_numbers
         order = np.argsort(numbers, kind="stable")
         places = np.searchsorted(numbers, self.indices, sorter=order)
@@ -124,3 +128,28 @@ class Reconstruction:
                 f"more than {last}, the last that took part{lost}). Name the file it was made from."
             )
         return rows
+
+
+@dataclass(frozen=True)
+class PlacedReconstruction:
+    """A reconstruction beside the scan it was made from; J patterns took part."""
+
+    found: Reconstruction
+    scan: Scan
+    rows: NDArray[np.int64]  # (J,), their places in the scan
+    numbers: NDArray[np.int64]  # (J,), their numbers in the data file
+    positions_yx_px: NDArray[np.float64]  # (J, 2), refined places, else those of the scan [object px]
+    plan: CanvasPlan  # where the patches lie on the canvas, as the run laid them
+
+    def measured_amplitude(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return what was measured in ``chosen`` (B,) of the J patterns, (B, N, N) [sqrt(photons)].
+
+        It is negative where nothing was measured. Where the reconstruction was read from a file, its scale
+        counts, and its bad pixels beside those of the scan.
+        """
+        stored, raw, rows = self.found.stored or StoredFacts(), self.scan.raw, self.rows[chosen]
+        bad, more = raw.bad_pixels_of(rows), stored.bad_pixels
+        if more is not None:
+            more = more if more.ndim == 2 else more[chosen]
+            bad = more if bad is None else bad | more
+        return measured_amplitude(raw.diff3d[rows], stored.record or self.scan.record, bad)

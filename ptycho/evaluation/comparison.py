@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.reconstruction import Fit, Reconstruction, StoredFacts
-from ptycho.data.scaling import ScaleRecord, measured_amplitude
-from ptycho.data.scan import Scan
+from ptycho.data.reconstruction import Fit, PlacedReconstruction, Reconstruction, StoredFacts
+from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
 from ptycho.evaluation.gauge import gauge_fit_region
 from ptycho.evaluation.metrics import FRC, fourier_ring_correlation
@@ -127,18 +126,16 @@ def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[
     return obj, seen & found.scanned
 
 
-def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = None) -> Fit:
+def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -> Fit:
     """Return what a reconstruction leaves unexplained, as the run that made it found out.
 
     Its own positions and frame intensities count, and where it was read from a file, the scale and the bad
     pixels of that file. Amplitude misfits are relative to the energy (eq. 7a); noise alone leaves a quarter
-    of the lit detector pixels over the counts. ``DataError`` where the patterns are not those of the
-    reconstruction.
+    of the lit detector pixels over the counts.
     """
     from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
 
-    check_patterns(found, scan)
-    plan, gain = found.plan_in(scan), found.frame_gain
+    found, scan, plan = placed.found, placed.scan, placed.plan
     count = len(plan.corners_yx)
     tally = FitTally(count, scan.n_px, photon_unit(scan))
     with (progress or Progress()).phase("comparing", count) as phase:
@@ -146,36 +143,11 @@ def stored_fit(found: Reconstruction, scan: Scan, progress: Progress | None = No
             rows = np.arange(start, min(start + CHUNK, count))
             patches = extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)
             probes = shift_field(found.probe, plan.shifts_yx_px[rows])
-            if gain is not None:
-                probes = probes * gain[rows, None, None, None]
-            tally.add(rows, diffracted_amplitude(patches, probes), compared_amplitude(found, scan, rows))
+            if found.frame_gain is not None:
+                probes = probes * found.frame_gain[rows, None, None, None]
+            tally.add(rows, diffracted_amplitude(patches, probes), placed.measured_amplitude(rows))
             phase.update(int(rows[-1]) + 1)
     return tally.result()
-
-
-def compared_amplitude(found: Reconstruction, scan: Scan, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return what was measured where a reconstruction predicts something, (B, N, N) [sqrt(photons)].
-
-    ``chosen`` (B,) of the J patterns that took part; negative where nothing was measured. Where the
-    reconstruction was read from a file, its scale counts, and its bad pixels beside those of the scan.
-    """
-    stored = found.stored or StoredFacts()
-    rows = found.rows_in(scan)[chosen]
-    bad, more = scan.raw.bad_pixels_of(rows), stored.bad_pixels
-    if more is not None:
-        more = more if more.ndim == 2 else more[chosen]
-        bad = more if bad is None else bad | more
-    return measured_amplitude(scan.raw.diff3d[rows], stored.record or scan.record, bad)
-
-
-def check_patterns(found: Reconstruction, scan: Scan) -> None:
-    """Raise ``DataError`` where size or number of the patterns is not that of a reconstruction."""
-    if found.probe.shape[-1] != scan.n_px:
-        raise DataError(
-            f"{scan.name}: the patterns do not fit the reconstruction (got N={scan.n_px}, expected "
-            f"N={found.probe.shape[-1]}). Name the file it was made from."
-        )
-    found.rows_in(scan)
 
 
 def correlate(a: NDArray[Any], b: NDArray[Any], mask: NDArray[np.bool_], *, known_truth: bool = False) -> FRC:

@@ -24,9 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.reconstruction import Reconstruction
-from ptycho.data.scan import Scan
-from ptycho.evaluation.comparison import compared_amplitude
+from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.physics import extract_patches, far_field, shift_field
 
@@ -54,13 +52,13 @@ class BeamDrift(NamedTuple):
         return abs(self.log_factor) / max(self.error, 1e-30)
 
 
-def beam_drift(found: Reconstruction, scan: Scan) -> BeamDrift | None:
+def beam_drift(placed: PlacedReconstruction) -> BeamDrift | None:
     """Measure the drift of the beam that a reconstruction, with the factors of its frames, does not explain.
 
     None where there are too few patterns, or where the place tells the time.
     """
-    plan = found.plan_in(scan)
-    time = _unfollowed_time(scan.pattern_numbers[found.rows_in(scan)], found.positions_in(scan))
+    found, scan, plan = placed.found, placed.scan, placed.plan
+    time = _unfollowed_time(placed.numbers, placed.positions_yx_px)
     if time is None or time.std() < LEAST_SPREAD:
         return None
     count = len(time)
@@ -77,7 +75,7 @@ def beam_drift(found: Reconstruction, scan: Scan) -> BeamDrift | None:
     for chosen in _chunks(rows):
         local = (_local(time, mean, plan, chosen) - of_probe).astype(np.float32)
         part = slice(done, done + len(chosen))
-        along[part], norm[part] = _projected(found, scan, plan, chosen, local)
+        along[part], norm[part] = _projected(placed, chosen, local)
         done = part.stop
     power = norm.sum()
     if power <= 0:
@@ -127,16 +125,17 @@ def _local(
 
 
 def _projected(
-    found: Reconstruction, scan: Scan, plan: CanvasPlan, rows: NDArray[np.int64], local: NDArray[np.float32]
+    placed: PlacedReconstruction, rows: NDArray[np.int64], local: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the residual along the drift, and the power of the drift, of some patterns."""
+    found, plan = placed.found, placed.plan
     probes = shift_field(found.probe, plan.shifts_yx_px[rows])
     if found.frame_gain is not None:
         probes = probes * found.frame_gain[rows, None, None, None]
-    waves = probes * extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)[:, None]
+    waves = probes * extract_patches(found.obj, plan.corners_yx[rows], plan.patch_px)[:, None]
     field, change = far_field(waves), far_field(waves * local[:, None])
     predicted = np.sqrt((field.real**2 + field.imag**2).sum(axis=1))
-    measured = compared_amplitude(found, scan, rows)
+    measured = placed.measured_amplitude(rows)
     slope = (field.real * change.real + field.imag * change.imag).sum(axis=1)
     slope = np.where(measured >= 0, slope / np.maximum(predicted, 1e-6), 0.0)
     return ((measured - predicted) * slope).sum(axis=(1, 2)), (slope**2).sum(axis=(1, 2))

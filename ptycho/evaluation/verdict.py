@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.checks.findings import FOLLOW_BEAM
-from ptycho.data.reconstruction import Fit, Reconstruction
-from ptycho.data.scan import Scan
+from ptycho.data.reconstruction import Fit, PlacedReconstruction, Reconstruction
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.drift import BeamDrift, beam_drift
 from ptycho.process.progress import Progress
@@ -129,18 +128,18 @@ def announce(verdict: Verdict, progress: Progress) -> None:
     progress.conclude(verdict.line(), good=verdict.word == "good")
 
 
-def judge(found: Reconstruction, scan: Scan) -> Verdict:
+def judge(placed: PlacedReconstruction) -> Verdict:
     """Say what a reconstruction is worth, from its own patterns alone and what the checks of the scan found.
 
-    What it leaves unexplained is found out where ``found.fit`` is None.
+    What it leaves unexplained is found out where its ``fit`` is None.
     """
+    found, scan, positions = placed.found, placed.scan, placed.positions_yx_px
     if not np.isfinite(found.obj).all() or not np.isfinite(found.probe).all():
         return Verdict("failed", ("the object holds values that are no numbers",), {"misfit": math.nan})
-    fit = found.fit or stored_fit(found, scan)
-    positions = found.positions_in(scan)
+    fit = found.fit or stored_fit(placed)
     numbers = _fit_numbers(fit, 2 * int(found.scanned.sum()))
     numbers |= _object_numbers(found) | _scan_numbers(found, fit, positions)
-    drift = beam_drift(found, scan)
+    drift = beam_drift(placed)
     numbers["beam_drift"], numbers["beam_drift_error"] = drift or (None, None)
     # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
     told = any(finding.check == "beam" for finding in scan.findings)
@@ -154,7 +153,7 @@ def judge(found: Reconstruction, scan: Scan) -> Verdict:
         *_pixel_reasons(numbers),
         *([] if told else _drift_reasons(drift)),
         *_scan_reasons(numbers),
-        *_bad_reasons(bad, fit, scan.pattern_numbers[found.rows_in(scan)], positions),
+        *_bad_reasons(bad, fit, placed.numbers, positions),
         *(("doubtful", finding.message) for finding in warnings),
     ]
     words = {word for word, _ in reasons}

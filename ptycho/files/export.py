@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import atomic_path
 from ptycho.data.optics import ELECTRON_VOLT_J, FileOptions, Optics
-from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.reconstruction import PlacedReconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError, MissingPackageError
 from ptycho.files.product import FRAME_PHOTONS
@@ -85,14 +85,15 @@ def export_optics(scan: Scan, options: FileOptions) -> Optics:
     return optics
 
 
-def collect(found: Reconstruction, scan: Scan, optics: Optics) -> Export:
+def collect(placed: PlacedReconstruction, optics: Optics) -> Export:
     """Put a reconstruction in metres, by the scan's positions where it did not move them."""
+    found = placed.found
     middle_px = found.origin_yx_px + (np.array(found.obj.shape) - 1) / 2
     return Export(
-        Path(scan.name).stem,
+        Path(placed.scan.name).stem,
         optics,
-        scan.pattern_numbers[found.rows_in(scan)],
-        optics.to_metres(found.positions_in(scan)),
+        placed.numbers,
+        optics.to_metres(placed.positions_yx_px),
         found.probe,
         found.obj,
         optics.to_metres(middle_px),

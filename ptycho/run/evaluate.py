@@ -18,7 +18,6 @@ from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.evaluation.comparison import (
-    check_patterns,
     correlate,
     on_canvas_of,
     read_reconstruction,
@@ -134,7 +133,7 @@ def _scan_of(found: Reconstruction, path: Path, request: Request) -> Scan:
         pattern_axis=request.pattern_axis,
         options=_options(found, request.options),
     )
-    check_patterns(found, scan)
+    found.in_scan(scan)
     return scan
 
 
@@ -288,16 +287,16 @@ def _score_patterns(
     """Score every pattern by how well the reconstruction explains it; write the map over the scan."""
     from ptycho.evaluation.charts import save_residual_map_png
 
-    fit = stored_fit(found, scan, progress)
-    result.verdict, misfit = judge(replace(found, fit=fit), scan), fit.residuals
-    numbers = scan.pattern_numbers[found.rows_in(scan)]
+    placed = found.in_scan(scan)
+    fit, numbers, positions = stored_fit(placed, progress), placed.numbers, placed.positions_yx_px
+    placed = replace(placed, found=replace(found, fit=fit))
+    result.verdict, misfit = judge(placed), fit.residuals
     result.scores.update(
         residual_mean=float(misfit.mean()),
         residual_median=float(np.median(misfit)),
         residual_max=float(misfit.max()),
         residual_worst_pattern=float(numbers[int(np.argmax(misfit))]),
     )
-    positions = found.positions_in(scan)
     result.files.append(save_residual_map_png(positions, misfit, folder / "residuals.png"))
     columns = np.stack([numbers, positions[:, 0], positions[:, 1], misfit], axis=1)
     result.files.append(write_columns(folder / "residuals.csv", "pattern,y_px,x_px,misfit", columns))

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.npz import atomic_path, npz_headers, read_npz, write_npz
-from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scaling import ScaleRecord
-from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.hdf5 import is_hdf5
@@ -139,19 +138,18 @@ def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], ND
     return truth, found.scanned & inside_y[:, None] & inside_x
 
 
-def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: int | None) -> Path:
+def write_patch_stats(folder: Path, placed: PlacedReconstruction, limit: int | None) -> Path:
     """Write ``patch_stats.csv``: number, y and x [px] of the first ``limit`` patterns, and the mean and
     standard deviation of the amplitude and phase [rad] that the probe weights there."""
     from ptycho.physics import extract_patches
 
-    numbers = scan.pattern_numbers[found.rows_in(scan)][:limit]
-    plan = found.plan_in(scan)
+    found, plan, numbers = placed.found, placed.plan, placed.numbers[:limit]
     positions, corners = plan.positions_yx_px[:limit], plan.corners_yx[:limit]
     weight = (np.abs(found.probe) ** 2).sum(axis=0)
     weight = weight / weight.sum()
     rows = []
     for start in range(0, len(numbers), 256):
-        patches = extract_patches(found.obj, corners[start : start + 256], scan.n_px)
+        patches = extract_patches(found.obj, corners[start : start + 256], plan.patch_px)
         amplitude, phase = np.abs(patches), np.angle(patches)
         columns = [positions[start : start + 256, 0], positions[start : start + 256, 1]]
         for values in (amplitude, phase):
@@ -162,19 +160,18 @@ def write_patch_stats(folder: Path, found: Reconstruction, scan: Scan, limit: in
     return write_columns(folder / "patch_stats.csv", header, np.concatenate(rows))
 
 
-def _measurement(scan: Scan, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def _measurement(placed: PlacedReconstruction) -> dict[str, NDArray[Any]]:
     """Return what an evaluation has to know about the data file beside its name."""
-    found = {"file_options": np.array(json.dumps(scan.options.given(), default=str))}
-    bad_pixels = scan.raw.bad_pixels
+    found = {"file_options": np.array(json.dumps(placed.scan.options.given(), default=str))}
+    bad_pixels = placed.scan.raw.bad_pixels
     if bad_pixels is not None:
-        found["bad_pixels"] = bad_pixels if bad_pixels.ndim == 2 else bad_pixels[rows]
+        found["bad_pixels"] = bad_pixels if bad_pixels.ndim == 2 else bad_pixels[placed.rows]
     return found
 
 
 def write_reconstruction(
     folder: Path,
-    found: Reconstruction,
-    scan: Scan,
+    placed: PlacedReconstruction,
     data_file: Path | None,
     phase_limits_rad: tuple[float | None, float | None] = (None, None),
     *,
@@ -188,7 +185,7 @@ def write_reconstruction(
     """
     from ptycho.evaluation.figures import save_probe_png, save_reconstruction_pngs
 
-    rows = found.rows_in(scan)
+    found, count = placed.found, len(placed.rows)
     lit = np.where(found.scanned, found.coverage, 0.0)
     files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
     write_npz(
@@ -198,12 +195,12 @@ def write_reconstruction(
             "coverage": found.coverage,
             "origin_yx_px": found.origin_yx_px,
             "probe": found.probe,
-            "positions_yx_px": found.positions_in(scan),
-            "frame_gain": np.ones(len(rows), np.float32) if found.frame_gain is None else found.frame_gain,
+            "positions_yx_px": placed.positions_yx_px,
+            "frame_gain": np.ones(count, np.float32) if found.frame_gain is None else found.frame_gain,
             "misfit": np.array(found.misfit),
-            "pattern_index": scan.pattern_numbers[rows],
-            "scale_record": np.array(json.dumps(scan.record.to_dict())),
-            **_measurement(scan, rows),
+            "pattern_index": placed.numbers,
+            "scale_record": np.array(json.dumps(placed.scan.record.to_dict())),
+            **_measurement(placed),
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]

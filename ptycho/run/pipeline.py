@@ -30,7 +30,7 @@ from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions
 from ptycho.data.orientation import Orientation
 from ptycho.data.probe_mask import mask_of
-from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.data.selection import Bounds, subsample, training_groups
 from ptycho.errors import ConfigError, DataError
@@ -164,7 +164,7 @@ def train(
         found = engine.reconstruct(result.model, scan, indices, execution=execution, progress=progress)
         with progress.phase("writing", 1) as phase:
             used = Orientation(config.flip_positions or "", config.swap_positions)
-            pictures, scores, verdict = _write_object(folder, found, scan, config, used, progress)
+            pictures, scores, verdict = _write_object(folder, found.in_scan(scan), config, used, progress)
             curves = write_training_curves(folder, result.history)
             phase.update(1)
     files = [*pictures, *curves, bundle, *result.checkpoints]
@@ -281,9 +281,10 @@ def infer(
             fit_probe=config.fit_probe,
         )
         with progress.phase("writing", 1) as phase:
-            files, scores, verdict = _write_object(folder, found, scan, config, used, progress)
+            placed = found.in_scan(scan)
+            files, scores, verdict = _write_object(folder, placed, config, used, progress)
             if optics is not None:
-                files.append(write_export(config.export, collect(found, scan, optics)))
+                files.append(write_export(config.export, collect(placed, optics)))
             write_run_record(folder, _with_orientation(config, used), execution, scan.record)
             phase.update(1)
     announce(verdict, progress)
@@ -305,21 +306,20 @@ def _chosen_patterns(scan: Scan, config: InferenceConfig) -> NDArray[np.int64]:
 
 def _write_object(
     folder: Path,
-    found: Reconstruction,
-    scan: Scan,
+    placed: PlacedReconstruction,
     config: TrainingConfig | InferenceConfig,
     used: Orientation,
     progress: Progress,
 ) -> tuple[list[Path], dict[str, float], Verdict]:
     """Write a reconstruction; return the files, the scores against a known truth, and the verdict."""
-    verdict = judge(found, scan)
+    verdict = judge(placed)
     training = isinstance(config, TrainingConfig)
     source = config.train_data_file if training else Path(config.test_data_file)
     limits = (None, None) if training else (config.phase_vmin, config.phase_vmax)
     truth = _truth_file(source, used, progress)
-    files, scores = write_reconstruction(folder, found, scan, truth, limits, verdict=verdict)
+    files, scores = write_reconstruction(folder, placed, truth, limits, verdict=verdict)
     if config.log_patch_stats:
-        files.append(write_patch_stats(folder, found, scan, config.patch_stats_limit))
+        files.append(write_patch_stats(folder, placed, config.patch_stats_limit))
     return files, scores, verdict
 
 

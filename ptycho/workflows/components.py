@@ -156,7 +156,7 @@ def reassemble_cdi_image(
         execution=PyTorchExecutionConfig(),
         progress=progress,
     )
-    announce(judge(found, scan), progress)
+    announce(judge(found.in_scan(scan)), progress)
     obj, coverage = (found.obj.T, found.coverage.T) if transpose else (found.obj, found.coverage)
     return Stitched(np.abs(obj), np.angle(obj), {"reconstructed_obj": obj, "coverage": coverage})
 

@@ -323,5 +323,5 @@ class InferenceEngine:
             fit_scale=settings.varpro_scaling,
             centre_yx_px=(float(middle[0]), float(middle[1])),
         )
-        announce(judge(found, scan), progress)
+        announce(judge(found.in_scan(scan)), progress)
         return torch.from_numpy(found.obj)

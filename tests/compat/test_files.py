@@ -192,7 +192,7 @@ def test_the_client_opens_what_is_exported_with_everything_in_its_place(
     members = np.arange(3, 28, 2)
     answer = an_answer(scan, size_yx, members)
     path = write_export(
-        tmp_path / f"answer{suffix}", collect(answer, scan, export_optics(scan, FileOptions()))
+        tmp_path / f"answer{suffix}", collect(answer.in_scan(scan), export_optics(scan, FileOptions()))
     )
     product = opened(path)
     np.testing.assert_array_equal(product.probe_positions.get_indexes(), members)
@@ -217,7 +217,7 @@ def test_an_object_that_is_a_pixel_off_is_caught(experiment: client.Experiment, 
         moved = Reconstruction(
             answer.obj, answer.coverage, answer.origin_yx_px + shift, answer.probe, answer.indices, 1.0
         )
-        path = write_export(tmp_path / "off.h5", collect(moved, scan, optics))
+        path = write_export(tmp_path / "off.h5", collect(moved.in_scan(scan), optics))
         assert misplaced(opened(path), experiment) > 1e-2
 
 
@@ -229,7 +229,7 @@ def test_the_exported_product_and_the_diffraction_file_are_a_pair_again(
     scan = open_scan(path)
     answer = an_answer(scan, (60, 61), np.arange(30))
     optics = export_optics(scan, FileOptions())
-    product = write_export(tmp_path / f"again{suffix}", collect(answer, scan, optics))
+    product = write_export(tmp_path / f"again{suffix}", collect(answer.in_scan(scan), optics))
     again = RawData.from_file(path, options=FileOptions(product_file=product))
     np.testing.assert_allclose(
         again.positions_yx_px, scan.positions_yx_px - answer.origin_yx_px, atol=EXACT_PX
@@ -248,7 +248,9 @@ def test_a_product_from_an_npz_scan_without_metres_is_opened(
     scan = prepare_scan(raw, name="train.npz")
     optics = export_optics(scan, FileOptions(object_pixel_m=10e-9))
     product = opened(
-        write_export(tmp_path / "a.h5", collect(an_answer(scan, (60, 61), np.arange(30)), scan, optics))
+        write_export(
+            tmp_path / "a.h5", collect(an_answer(scan, (60, 61), np.arange(30)).in_scan(scan), optics)
+        )
     )
     assert product.metadata.photon_energy_eV == 0.0
     found = product.probe_positions.get_coordinates_x_m()

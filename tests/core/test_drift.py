@@ -57,13 +57,13 @@ def followed(found: Reconstruction, drift: float) -> Reconstruction:
 
 
 def measured(found: Reconstruction, scan: Scan) -> BeamDrift:
-    drift = beam_drift(found, scan)
+    drift = beam_drift(found.in_scan(scan))
     assert drift is not None
     return drift
 
 
 def reasons(found: Reconstruction, scan: Scan) -> list[str]:
-    verdict = judge(found, replace(scan, findings=()))
+    verdict = judge(found.in_scan(replace(scan, findings=())))
     return [reason for reason in verdict.reasons if "the beam seems to drift by" in reason]
 
 
@@ -82,7 +82,9 @@ def test_a_drift_is_measured_and_named_on_every_path(case: str, drift: float) ->
     found, scan = drifting(options, drift, order)
     if case != "spiral":
         taken = followed(found, drift)
-        assert judge(taken, scan).numbers["misfit"] < 0.7 * judge(found, scan).numbers["misfit"]
+        assert (
+            judge(taken.in_scan(scan)).numbers["misfit"] < 0.7 * judge(found.in_scan(scan)).numbers["misfit"]
+        )
         found = taken
     change = measured(found, scan)
     assert change.log_factor == pytest.approx(np.log1p(drift), abs=SURE * change.error + EVEN)
@@ -96,7 +98,7 @@ def test_an_object_that_rises_along_the_scan_is_no_drift(case: str) -> None:
     options, order = CASES[case]
     found, scan = drifting(options, 0.0, order)
     steep = followed(found, 0.3)
-    assert judge(steep, scan).numbers["misfit"] > 2 * judge(found, scan).numbers["misfit"]
+    assert judge(steep.in_scan(scan)).numbers["misfit"] > 2 * judge(found.in_scan(scan)).numbers["misfit"]
     assert measured(steep, scan).errors < SURE
     assert reasons(steep, scan) == []
 
@@ -117,8 +119,8 @@ def test_an_error_of_object_or_probe_that_looks_like_time_is_no_drift(
 
 def test_a_raster_without_jitter_tells_no_time() -> None:
     found, scan = drifting(replace(BASE, jitter_px=0.0), 0.3)
-    assert beam_drift(found, scan) is None
-    numbers = judge(found, scan).numbers
+    assert beam_drift(found.in_scan(scan)) is None
+    numbers = judge(found.in_scan(scan)).numbers
     assert numbers["beam_drift"] is None
     assert numbers["beam_drift_error"] is None
 
@@ -157,9 +159,10 @@ def test_long_scans_are_measured_on_some_of_their_patterns(monkeypatch: pytest.M
 def test_honest_scans_do_not_drift(seed: int) -> None:
     found, scan = drifting(honest_options(seed))
     assert reasons(found, scan) == []
-    drift = beam_drift(found, scan)
+    drift = beam_drift(found.in_scan(scan))
     assert drift is None or drift.errors < SURE
 
 
 def test_a_handful_of_patterns_tells_nothing() -> None:
-    assert beam_drift(*drifting(replace(BASE, n_y=4, n_x=5))) is None
+    found, scan = drifting(replace(BASE, n_y=4, n_x=5))
+    assert beam_drift(found.in_scan(scan)) is None

@@ -226,11 +226,11 @@ def test_true_object_and_probe_explain_every_pattern_down_to_its_noise(
     counts = expected_counts(perfect.obj.astype(complex), perfect.probe.astype(complex), positions)
     write_npz(tmp_path / "clean.npz", {**read_npz(scan_file), "diff3d": counts})
     clean = open_scan(tmp_path / "clean.npz", domain="counts")
-    assert stored_fit(perfect, clean).residuals.max() < SINGLE
+    assert stored_fit(perfect.in_scan(clean)).residuals.max() < SINGLE
     # The square root of a Poisson count above a few has a variance of 1/4.
     bright = (counts > 5).sum(axis=(1, 2)) / 4
     dim = np.where(counts > 5, 0, counts).sum(axis=(1, 2))
-    misfit = stored_fit(perfect, scan).residuals * scan.raw.diff3d.sum(axis=(1, 2))
+    misfit = stored_fit(perfect.in_scan(scan)).residuals * scan.raw.diff3d.sum(axis=(1, 2))
     assert (misfit > 0.8 * bright).all()
     assert (misfit < 1.2 * bright + 2 * dim).all()
 
@@ -253,16 +253,20 @@ def test_residuals_are_taken_where_the_reconstruction_puts_its_patterns(
     perfect: Reconstruction, scan: Scan
 ) -> None:
     shifted = replace(scan, positions_yx_px=scan.positions_yx_px + 0.4)
-    at_own = stored_fit(perfect, shifted).residuals
-    np.testing.assert_array_equal(at_own, stored_fit(perfect, scan).residuals)
-    assert stored_fit(replace(perfect, positions_yx_px=None), shifted).residuals.min() > 2 * at_own.max()
+    at_own = stored_fit(perfect.in_scan(shifted)).residuals
+    np.testing.assert_array_equal(at_own, stored_fit(perfect.in_scan(scan)).residuals)
+    assert (
+        stored_fit(replace(perfect, positions_yx_px=None).in_scan(shifted)).residuals.min() > 2 * at_own.max()
+    )
 
 
 def test_a_part_of_the_patterns_is_compared_with_its_own(perfect: Reconstruction, scan: Scan) -> None:
     chosen = np.array([3, 40, 11])
     part = replace(perfect, indices=chosen, positions_yx_px=scan.positions_yx_px[chosen])
     np.testing.assert_allclose(
-        stored_fit(part, scan).residuals, stored_fit(perfect, scan).residuals[chosen], rtol=SINGLE
+        stored_fit(part.in_scan(scan)).residuals,
+        stored_fit(perfect.in_scan(scan)).residuals[chosen],
+        rtol=SINGLE,
     )
 
 

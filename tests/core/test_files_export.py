@@ -48,7 +48,7 @@ def found(**changes: Any) -> Reconstruction:
 def content(metadata: dict[str, Any] | None = None, **changes: Any) -> Export:
     stored = {"geometry": OPTICS.to_dict()} | (metadata or {})
     scan = a_scan(stored)
-    return collect(found(**changes), scan, export_optics(scan, FileOptions()))
+    return collect(found(**changes).in_scan(scan), export_optics(scan, FileOptions()))
 
 
 def world(array_yx: Any, shape: Any, centre_yx_m: Any, pixel_yx_m: Any) -> NDArray[np.float64]:
@@ -117,7 +117,7 @@ def test_numbers_of_patterns_and_moved_positions_and_the_misfit_are_kept(tmp_pat
 
 def test_what_is_not_known_is_zero_or_left_out_and_said(tmp_path: Path) -> None:
     scan = a_scan(None)
-    export = collect(found(), scan, export_optics(scan, FileOptions(object_pixel_m=1e-8)))
+    export = collect(found().in_scan(scan), export_optics(scan, FileOptions(object_pixel_m=1e-8)))
     with h5py.File(write_export(tmp_path / "a.h5", export)) as file:
         assert file.attrs["photon_energy_eV"] == file.attrs["detector_object_distance_m"] == 0
         assert "not known: photon energy, detector distance" in file.attrs["comments"]

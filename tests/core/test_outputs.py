@@ -136,7 +136,7 @@ def test_a_reconstruction_is_written_with_scores_where_the_truth_is_known(
     small_scan: Path, scan: Scan, tmp_path: Path
 ) -> None:
     found = known_object(small_scan)
-    files, scores = write_reconstruction(tmp_path, found, scan, small_scan)
+    files, scores = write_reconstruction(tmp_path, found.in_scan(scan), small_scan)
     assert [path.name for path in files] == [
         "reconstructed_amplitude.png", "reconstructed_phase.png", "reconstruction.npz", "probe.png",
         "comparison.png", "metrics.json",
@@ -151,7 +151,7 @@ def test_a_reconstruction_is_written_with_scores_where_the_truth_is_known(
 
 
 def test_a_reconstruction_without_a_truth_has_no_scores(small_scan: Path, scan: Scan, tmp_path: Path) -> None:
-    files, scores = write_reconstruction(tmp_path, known_object(small_scan), scan, None, (-1.0, 1.0))
+    files, scores = write_reconstruction(tmp_path, known_object(small_scan).in_scan(scan), None, (-1.0, 1.0))
     assert scores == {}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
     assert not (tmp_path / "metrics.json").exists()
@@ -160,7 +160,9 @@ def test_a_reconstruction_without_a_truth_has_no_scores(small_scan: Path, scan: 
 def test_a_verdict_is_written_with_and_without_a_truth(small_scan: Path, scan: Scan, tmp_path: Path) -> None:
     verdict = Verdict("doubtful", ("a reason",), {"misfit": 0.01, "misfit_expected": None})
     for truth in (small_scan, None):
-        files, scores = write_reconstruction(tmp_path, known_object(small_scan), scan, truth, verdict=verdict)
+        files, scores = write_reconstruction(
+            tmp_path, known_object(small_scan).in_scan(scan), truth, verdict=verdict
+        )
         metrics = json.loads(files[-1].read_text(encoding="utf-8"))
         assert metrics == {**verdict.to_dict(), **scores}
         assert ("complex_nrmse" in metrics) == (truth is not None)
@@ -176,7 +178,7 @@ def test_patch_statistics_are_those_of_a_loop_over_patches(
         obj=obj, coverage=np.ones((90, 90), np.float32), origin_yx_px=np.zeros(2), probe=scan.probe,
         indices=np.array([3, 17, 40]), seconds=0.0,
     )  # fmt: skip
-    path = write_patch_stats(tmp_path, found, scan, 2)
+    path = write_patch_stats(tmp_path, found.in_scan(scan), 2)
     with path.open(encoding="utf-8") as stream:
         table = list(csv.DictReader(stream))
     assert [int(float(row["pattern"])) for row in table] == [3, 17]

@@ -48,7 +48,7 @@ def verdict_on(options: dict[str, Any], folder: Path, spoil: Any = None) -> Verd
     found = true_object(arrays, scan)
     if spoil is not None:
         found, scan = spoil(found, scan)
-    return judge(found, scan)
+    return judge(found.in_scan(scan))
 
 
 @pytest.mark.parametrize("photons", [3e2, 1e3, 1e4, 1e5, 1e6, 1e7])
@@ -157,10 +157,10 @@ def test_positions_off_by_a_pixel_are_doubtful_at_every_dose_with_and_without_a_
     arrays["diff3d"] = arrays["diff3d"] * (1 + uneven * rng.normal(size=(32, 32)))
     scan = scan_of(arrays, tmp_path)
     true = true_object(arrays, scan)
-    assert judge(true, scan).word == "good"
+    assert judge(true.in_scan(scan)).word == "good"
     moved = replace(true, positions_yx_px=scan.positions_yx_px + rng.normal(0, 1, (81, 2)))
-    assert judge(moved, scan).word != "good"
-    assert judge(replace(true, obj=true.obj[:, ::-1]), scan).word == "failed"
+    assert judge(moved.in_scan(scan)).word != "good"
+    assert judge(replace(true, obj=true.obj[:, ::-1]).in_scan(scan)).word == "failed"
 
 
 def test_blurred_patterns_of_unknown_noise_are_doubtful(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_blurred_patterns_of_unknown_noise_are_doubtful(tmp_path: Path) -> None:
     arrays = simulate(SimulationOptions(**BASE, photons=1e6, seed=5))
     arrays["diff3d"] = gaussian_filter(arrays["diff3d"].astype(float), (0, 1.5, 1.5))
     scan = scan_of(arrays, tmp_path)
-    found = judge(true_object(arrays, scan), scan)
+    found = judge(true_object(arrays, scan).in_scan(scan))
     assert not found.numbers["noise_known"]
     assert found.word != "good"
 
@@ -178,7 +178,7 @@ def test_an_object_drawn_into_patterns_of_nothing_but_noise_has_failed(tmp_path:
     arrays = simulate(SimulationOptions(**BASE, photons=1e6, seed=5))
     arrays["diff3d"] = np.random.default_rng(1).poisson(200, arrays["diff3d"].shape).astype(np.uint16)
     scan = scan_of(arrays, tmp_path)
-    assert judge(true_object(arrays, scan), scan).word == "failed"
+    assert judge(true_object(arrays, scan).in_scan(scan)).word == "failed"
 
 
 def test_a_scan_too_dim_to_show_a_fault_says_so(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_a_scan_too_dim_to_show_a_fault_says_so(tmp_path: Path) -> None:
 def test_a_single_pattern_has_a_verdict(tmp_path: Path) -> None:
     arrays = simulate(SimulationOptions(**BASE, seed=5))
     scan = scan_of(arrays, tmp_path)
-    found = judge(true_object(arrays, scan, 1), scan)
+    found = judge(true_object(arrays, scan, 1).in_scan(scan))
     assert found.numbers["overlap"] is None
 
 
@@ -202,7 +202,7 @@ def test_where_no_unit_is_known_the_noise_is_not_judged(tmp_path: Path) -> None:
     del arrays["nphotons"]
     scan = scan_of({**arrays, "diff3d": np.sqrt(uneven).astype(np.float32)}, tmp_path)
     true = replace(true_object(arrays, scan), probe=np.sqrt(3.7) * arrays["probeGuess"][None])
-    found = judge(true, scan)
+    found = judge(true.in_scan(scan))
     assert not found.numbers["noise_known"]
     assert found.numbers["misfit_expected"] is None
     assert found.word == "good"

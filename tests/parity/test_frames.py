@@ -45,7 +45,7 @@ def refined(
         refine=RefineOptions(steps, start="flat", **options),
     )
     truth, mask = truth_on_canvas(path, found) or (None, None)
-    return found, score(found.obj, truth, mask)["complex_nrmse"], judge(found, scan)
+    return found, score(found.obj, truth, mask)["complex_nrmse"], judge(found.in_scan(scan))
 
 
 def written(path: Path, intensity: NDArray[np.float64], scan: str, seed: int) -> Path:

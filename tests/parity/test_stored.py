@@ -94,15 +94,15 @@ def test_a_stored_reconstruction_finds_the_misfit_of_its_run(
     path = write(tmp_path / "scan.npz", modes=modes, **bad_pixels(masked))
     scan = open_scan(path)
     found = run(scan, backend, frames=frames, positions=positions, probe=True)
-    write_reconstruction(tmp_path, found, scan, None)
+    write_reconstruction(tmp_path, found.in_scan(scan), None)
     read = read_reconstruction(tmp_path)
     assert read.misfit == pytest.approx(found.misfit)
-    assert stored_fit(read, open_scan(path)).relative == pytest.approx(found.misfit[-1], rel=SAME)
+    assert stored_fit(read.in_scan(open_scan(path))).relative == pytest.approx(found.misfit[-1], rel=SAME)
     # Each of what was refined takes part, or nothing would have been asked.
     if frames:
         assert np.ptp(read.frame_gain) > 0.05
         even = replace(read, frame_gain=None)
-        assert stored_fit(even, scan).relative > 1.05 * found.misfit[-1]
+        assert stored_fit(even.in_scan(scan)).relative > 1.05 * found.misfit[-1]
     if positions:
         moved = np.abs(read.positions_yx_px - scan.positions_yx_px)
         assert moved.max() > 0.3
@@ -110,14 +110,14 @@ def test_a_stored_reconstruction_finds_the_misfit_of_its_run(
     arrays = read_npz(path)
     arrays.pop("bad_pixels", None)
     write_npz(tmp_path / "copy.npz", arrays)
-    assert stored_fit(read, open_scan(tmp_path / "copy.npz")).relative == pytest.approx(
+    assert stored_fit(read.in_scan(open_scan(tmp_path / "copy.npz"))).relative == pytest.approx(
         found.misfit[-1], rel=SAME
     )
     optics = export_optics(scan, FileOptions(object_pixel_m=1.3e-8))
     for name in ("answer.h5", "answer.cxi"):
-        answer = read_reconstruction(write_export(tmp_path / name, collect(found, scan, optics)))
+        answer = read_reconstruction(write_export(tmp_path / name, collect(found.in_scan(scan), optics)))
         assert answer.misfit == pytest.approx(found.misfit)
-        assert stored_fit(answer, scan).relative == pytest.approx(found.misfit[-1], rel=SAME)
+        assert stored_fit(answer.in_scan(scan)).relative == pytest.approx(found.misfit[-1], rel=SAME)
 
 
 @pytest.mark.parametrize("n_px", [31, 32])
@@ -135,20 +135,20 @@ def test_a_scan_in_steps_of_half_pixels_is_explained_to_its_rim(
     write_npz(tmp_path / "scan.npz", arrays)
     scan = open_scan(tmp_path / "scan.npz")
     found = run(scan, "pytorch")
-    write_reconstruction(tmp_path, found, scan, None)
+    write_reconstruction(tmp_path, found.in_scan(scan), None)
     read = read_reconstruction(tmp_path)
-    assert stored_fit(read, scan).relative == pytest.approx(found.misfit[-1], rel=SAME)
-    table = np.loadtxt(write_patch_stats(tmp_path, found, scan, None), delimiter=",", skiprows=1)
+    assert stored_fit(read.in_scan(scan)).relative == pytest.approx(found.misfit[-1], rel=SAME)
+    table = np.loadtxt(write_patch_stats(tmp_path, found.in_scan(scan), None), delimiter=",", skiprows=1)
     assert len(table) == 49
     optics = export_optics(scan, FileOptions(object_pixel_m=1.3e-8))
-    answer = read_reconstruction(write_export(tmp_path / "answer.h5", collect(found, scan, optics)))
-    assert stored_fit(answer, scan).relative == pytest.approx(found.misfit[-1], rel=SAME)
+    answer = read_reconstruction(write_export(tmp_path / "answer.h5", collect(found.in_scan(scan), optics)))
+    assert stored_fit(answer.in_scan(scan)).relative == pytest.approx(found.misfit[-1], rel=SAME)
 
 
 def test_a_table_of_patches_says_where_the_refinement_put_them(tmp_path: Path) -> None:
     scan = open_scan(write(tmp_path / "scan.npz", modes=1))
     found = run(scan, "pytorch", positions=True)
-    table = np.loadtxt(write_patch_stats(tmp_path, found, scan, 20), delimiter=",", skiprows=1)
+    table = np.loadtxt(write_patch_stats(tmp_path, found.in_scan(scan), 20), delimiter=",", skiprows=1)
     assert np.abs(table[:, 1:3] - scan.positions_yx_px[:20]).max() > 0.2
     np.testing.assert_allclose(table[:, 1:3], found.positions_yx_px[:20], rtol=1e-5)
     # What lies there is what the table says, with whole pixels moved by hand.
@@ -163,20 +163,20 @@ def test_a_part_of_a_scan_is_judged_by_the_whole_file_and_by_another_part(tmp_pa
     whole = RawData.from_file(path)
     part = prepare_scan(whole.subset(np.arange(20, 45)), name="part.npz")
     found = run(part, "pytorch", frames=True)
-    write_reconstruction(tmp_path, found, part, None)
+    write_reconstruction(tmp_path, found.in_scan(part), None)
     assert read_npz(tmp_path / "reconstruction.npz")["pattern_index"].tolist() == list(range(20, 45))
     read = read_reconstruction(tmp_path)
     larger = prepare_scan(whole.subset(np.arange(48, 9, -1)), name="larger.npz")
     for scan in (open_scan(path), part, larger):
-        assert stored_fit(read, scan).relative == pytest.approx(found.misfit[-1], rel=SAME)
-    table = np.loadtxt(write_patch_stats(tmp_path, found, part, 3), delimiter=",", skiprows=1)
+        assert stored_fit(read.in_scan(scan)).relative == pytest.approx(found.misfit[-1], rel=SAME)
+    table = np.loadtxt(write_patch_stats(tmp_path, found.in_scan(part), 3), delimiter=",", skiprows=1)
     np.testing.assert_array_equal(table[:, 0], [20, 21, 22])
     other = prepare_scan(whole.subset(np.r_[0:22, 23:49]), name="other.npz")
     with pytest.raises(DataError, match=r"other\.npz: the patterns do not fit .*number 22"):
-        stored_fit(read, other)
+        stored_fit(read.in_scan(other))
     optics = export_optics(part, FileOptions(object_pixel_m=1.3e-8))
-    answer = read_reconstruction(write_export(tmp_path / "part.h5", collect(found, part, optics)))
-    assert stored_fit(answer, open_scan(path)).relative == pytest.approx(found.misfit[-1], rel=SAME)
+    answer = read_reconstruction(write_export(tmp_path / "part.h5", collect(found.in_scan(part), optics)))
+    assert stored_fit(answer.in_scan(open_scan(path))).relative == pytest.approx(found.misfit[-1], rel=SAME)
 
 
 def test_an_evaluation_knows_what_the_run_was_told_about_the_file(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_an_evaluation_knows_what_the_run_was_told_about_the_file(tmp_path: Path
     scan = open_scan(tmp_path / "scan.npz", options=options)
     assert len(scan.usable) == 49
     found = run(scan, "pytorch")
-    write_reconstruction(tmp_path, found, scan, None)
+    write_reconstruction(tmp_path, found.in_scan(scan), None)
     assert read_reconstruction(tmp_path).stored.options == {"keep_frames": True, "object_pixel_m": 2e-8}
     request = Request(tmp_path, test_data=tmp_path / "scan.npz")
     evaluation = evaluate(request, tmp_path / "scores", Progress())

@@ -49,7 +49,7 @@ def verdict_on(scan: Scan, backend: str, refine: RefineOptions | None) -> Verdic
         refine=refine,
         fit_probe=refine is None,
     )
-    return judge(found, scan)
+    return judge(found.in_scan(scan))
 
 
 @pytest.mark.slow
