@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,18 @@ def specs(signature: Signature) -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec(shape, dtype) for name, (shape, dtype) in signature.items()}
 
 
-def stream(source: TileSource | GroupSource, order: Sequence[Any]) -> tf.data.Dataset:
-    """Return the batches of an epoch, in this order; the next one is prepared while one is computed."""
-    made = tf.data.Dataset.from_generator(
-        lambda: (source[item] for item in order), output_signature=specs(source.signature)
-    )
-    return made.prefetch(1)
+def stream(source: TileSource | GroupSource, order: Sequence[Any]) -> Iterator[dict[str, Tensor]]:
+    """Yield the batches of an epoch, in this order; the next one is prepared while one is computed."""
+
+    def batch(item: Any) -> dict[str, Tensor]:
+        return {name: tf.constant(values, source.signature[name][1]) for name, values in source[item].items()}
+
+    with ThreadPoolExecutor(1) as worker:
+        coming = [worker.submit(batch, item) for item in order[:1]]
+        for item in order[1:]:
+            coming.append(worker.submit(batch, item))
+            yield coming.pop(0).result()
+        yield from (last.result() for last in coming)
 
 
 class ScanChunks(chunks.ScanChunks):

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ptycho.errors import DataError
 from ptycho.physics import INTENSITY_FLOOR, SOFTENING
 from ptycho.physics import centring_phase as _reference_phase
@@ -67,8 +69,8 @@ def _indices(corners_yx: Tensor, n_px: int, shape_yx: Shape) -> Tensor:
     """Return the indices as int32, which gathers twice as fast; no canvas has 2^31 pixels."""
     if tf.executing_eagerly():
         height, width = (int(size) for size in shape_yx)
-        low = int(tf.reduce_min(corners_yx))
-        high = [int(end) for end in tf.reduce_max(corners_yx, axis=0) + n_px]
+        stored = np.asarray(corners_yx)
+        low, high = int(stored.min()), (stored.max(axis=0) + n_px).tolist()
         if low < 0 or high[0] > height or high[1] > width:
             raise DataError(
                 f"canvas: patches fall outside the {height}x{width} px object (got corners from {low} and "

@@ -140,7 +140,7 @@ class Walk:
         if isinstance(base, str):
             needed = self._is_named(name, base)
             return f"{'changed' if needed else 'fault'}: without it {base[:200]}"
-        computed = [key for key in ("fit", "judge") if with_value.get(key) != base.get(key)]
+        computed = [key for key in ("losses", "fit", "judge") if with_value.get(key) != base.get(key)]
         if computed:
             return f"changed: {computed[0]}"
         keys = [key for key in {*with_value, *base} if with_value.get(key) != base.get(key)]

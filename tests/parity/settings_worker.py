@@ -159,7 +159,7 @@ def training_settings(name: str, model: ModelConfig) -> TrainingConfig:
     return TrainingConfig(
         model,
         nepochs=1,
-        n_groups=12,
+        n_groups=8,
         seed=1,
         batch_size=4,
         neighbor_count=6,

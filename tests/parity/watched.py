@@ -20,6 +20,11 @@ from ptycho.run import evaluate, pipeline
 
 RECORDS = ("config.json", "hparams.yaml", "metrics.csv", "metrics.json")
 """Files that merely record settings, or times."""
+NETWORKS = {
+    "torch": ("ptycho_torch.model", "PtychoPINN_Lightning", "_mixed_loss"),
+    "tf": ("ptycho.tf.model", "PtychoPINN", "loss"),
+}
+"""Backend -> the method that computes the loss of a batch."""
 RECORDED = {"_metadata", "file_options", "scale_record", "simulation"}
 """Arrays that record settings."""
 
@@ -63,16 +68,16 @@ def _drawn(figure: Any, path: Path) -> Path:
 
 
 class OtherResult(Exception):
-    """A network or an object is another one already; what comes after it need not be computed."""
+    """A loss, a network or an object is another one already; what comes after it need not be computed."""
 
 
 @contextlib.contextmanager
 def watched(backend: str, plain: Any = None) -> Iterator[dict[str, Any]]:
     """Note what Lightning's trainer and loaders are given, what is computed, and whether a scan was opened.
 
-    A run ends with :class:`OtherResult` where its network or its object is not that of ``plain``.
+    A run ends with :class:`OtherResult` where a loss, its network or its object is not that of ``plain``.
     """
-    seen: dict[str, Any] = {"opened": False}
+    seen: dict[str, Any] = {"opened": False, "losses": []}
     engine = importlib.import_module({"torch": "ptycho_torch.engine", "tf": "ptycho.tf.engine"}[backend])
 
     def noting_result(called: Any, name: str) -> Any:
@@ -80,10 +85,21 @@ def watched(backend: str, plain: Any = None) -> Iterator[dict[str, Any]]:
             result = called(*words, **more)
             # What is judged is the object that is stored; there may be others before it.
             bundle = None if name == "judge" else engine.to_bundle(result.model)
-            seen[name] = _digest(words[0].obj if bundle is None else _weights(bundle))
+            seen[name] = _digest(words[0].found.obj if bundle is None else _weights(bundle))
             if isinstance(plain, dict) and plain.get(name) != seen[name]:
                 raise OtherResult(name)
             return result
+
+        return noted
+
+    def noting_loss(called: Any) -> Any:
+        def noted(*words: Any, **more: Any) -> Any:
+            loss = called(*words, **more)
+            place = len(seen["losses"])
+            seen["losses"].append(float(loss))
+            if isinstance(plain, dict) and plain["losses"][place : place + 1] != seen["losses"][place:]:
+                raise OtherResult("losses")
+            return loss
 
         return noted
 
@@ -106,6 +122,9 @@ def watched(backend: str, plain: Any = None) -> Iterator[dict[str, Any]]:
     replaced += [(owner, "save_figure", _drawn) for owner in (figures, charts)]
     computing = ((engine, "fit"), (pipeline, "judge"))
     replaced += [(owner, name, noting_result(getattr(owner, name), name)) for owner, name in computing]
+    place, network, loss = NETWORKS[backend]
+    owner = getattr(importlib.import_module(place), network)
+    replaced.append((owner, loss, noting_loss(getattr(owner, loss))))
     if backend == "torch":
         trainer, data = (importlib.import_module(f"ptycho_torch.{part}") for part in ("trainer", "data"))
         for owner, name in ((trainer.L, "Trainer"), (data, "DataLoader")):
