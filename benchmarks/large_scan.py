@@ -1,6 +1,6 @@
 """Peak memory of training and inference on a long scan, by the real commands.
 
-usage: python benchmarks/large_scan.py [--grid 224x224] [--size 64] [--epochs 1] [--limit-gib 4] [--steps 22]
+usage: python benchmarks/large_scan.py [--grid 224x224] [--size 64] [--epochs 1] [--limit-gib 4] [--steps 22] [--width 24]
 
 Leaves with status 1 when a command needed more than the limit.
 """
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--epochs", default="1")
     parser.add_argument("--limit-gib", type=float, default=4.0)
     parser.add_argument("--steps", default="22", help="steps of unrolled")
+    parser.add_argument("--width", default="24", help="filters of unrolled")
     parser.add_argument("--scan", type=Path, help="use this file instead of simulating one")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +54,7 @@ def main() -> None:
             options.epochs,
             "--disable_mlflow",
         ]
-        train += ["--unrolled_steps", options.steps]
+        train += ["--unrolled_steps", options.steps, "--unrolled_width", options.width]
         infer = [sys.executable, "-m", "ptycho_torch.inference", "--model_path", run, "--test_data", scan]
         infer += ["--output_dir", Path(folder) / "pictures"]
         peaks = []

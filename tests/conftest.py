@@ -39,6 +39,7 @@ FOLDERS = {
 for _threads in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
     os.environ.setdefault(_threads, "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+_DRAWN = {"figures": False}
 
 
 class Done(NamedTuple):
@@ -205,6 +206,37 @@ def infer_command() -> Callable[..., Done]:
         )
 
     return infer
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let a test marked ``pictures``, and the fixtures made for it, draw."""
+    _DRAWN["figures"] = item.get_closest_marker("pictures") is not None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_where_asked_for() -> Iterator[None]:
+    """Draw the figures of commands only for tests marked ``pictures``: they take two thirds of a small run.
+
+    Other tests find noise in their place, another one in every file.
+    """
+    from PIL import Image
+
+    from ptycho.data.npz import atomic_path
+    from ptycho.evaluation import charts, figures
+
+    draw = figures.save_figure
+
+    def save(figure: Any, path: str | Path) -> Path:
+        if _DRAWN["figures"]:
+            return draw(figure, path)
+        with atomic_path(path) as temporary:
+            Image.effect_noise((64, 64), 50).save(temporary, format="png")
+        return Path(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner in (figures, charts):
+            patch.setattr(owner, "save_figure", save)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ PICTURES = ("reconstructed_amplitude.png", "reconstructed_phase.png")
 ALWAYS = ("reconstruction.npz", "config.json", "metrics.json", *PICTURES)
 OF_TRAINING = ("wts.h5.zip", "history.json", "loss.png", "metrics.csv", *CHECKPOINTS)
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.pictures]
 
 
 def run(door: str, *words: object) -> tuple[int, str, str]:

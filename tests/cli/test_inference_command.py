@@ -43,6 +43,7 @@ def difference(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(np.abs(a - b).max() / np.abs(b).max())
 
 
+@pytest.mark.pictures
 def test_two_pictures_at_150_dpi_and_the_object_are_written(
     small_run: tuple[Path, Any], small_scan: Path, infer_command: Command, tmp_path: Path
 ) -> None:

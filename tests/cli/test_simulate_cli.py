@@ -97,6 +97,7 @@ def test_quiet_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.pictures
 def test_preview_is_a_picture_of_the_right_size(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -235,6 +235,7 @@ def test_true_object_and_probe_explain_every_pattern_down_to_its_noise(
     assert (misfit < 1.2 * bright + 2 * dim).all()
 
 
+@pytest.mark.pictures
 def test_the_damaged_pattern_is_the_worst_at_its_place(
     perfect: Reconstruction, scan_file: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ptycho.errors import DataError
 from ptycho.evaluation import charts, figures
 
+pytestmark = pytest.mark.pictures
+
 GREY = 0.85
 
 

@@ -80,7 +80,7 @@ TRAININGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gain": (UNROLLED, {"intensity_scale_trainable": True}),
     "probe": ({**UNROLLED, "probe_mask": True, "probe_mask_sigma": 0.0}, {"probe_trainable": True}),
 }
-EPOCHS = 3
+EPOCHS = 2
 
 
 def every_weight(model: ModelConfig) -> dict[str, NDArray[np.float32]]:

@@ -69,7 +69,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 BUNDLED_TRAINING: dict[str, Any] = {"n_groups": 1000, "probe_trainable": True}
 """Name -> architecture, settings, execution settings."""
-EPOCHS, QUALITY_EPOCHS = 3, 4
+EPOCHS, QUALITY_EPOCHS = 3, 2
 REFINE = {
     "all": RefineOptions(12, probe=True, positions=True, frames=True, start="flat"),
     "poisson": RefineOptions(6, likelihood="poisson", tv=1e-3),

@@ -233,7 +233,9 @@ def largest_step(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> floa
 def test_a_resumed_training_ends_like_one_that_was_never_stopped(
     architecture: str, small_scan: Path, train_command: Command, tmp_path: Path
 ) -> None:
-    flags = ("--architecture", architecture, "--gridsize", 2, "--scheduler", "Exponential", "--quiet")
+    small = ("--n_filters_scale", 1) if architecture == "cnn" else ("--unrolled_width", 8)
+    flags = ("--architecture", architecture, *small, "--gridsize", 2, "--n_images", 32, "--quiet")
+    flags += ("--scheduler", "Exponential")
     assert train_command(small_scan, tmp_path / "whole", *flags, "--max_epochs", 3).code == 0
     assert train_command(small_scan, tmp_path / "part", *flags, "--max_epochs", 2).code == 0
     shutil.copyfile(tmp_path / "part" / "checkpoints" / "last.ckpt", tmp_path / "first.ckpt")
@@ -264,7 +266,8 @@ def test_training_cnn_lowers_the_loss(
 ) -> None:
     import json
 
-    flags = ("--architecture", "cnn", "--gridsize", 2, "--max_epochs", 4, "--batch_size", 8)
+    flags = ("--architecture", "cnn", "--n_filters_scale", 1, "--gridsize", 2, "--n_images", 32)
+    flags += ("--max_epochs", 4, "--batch_size", 8)
     done = train_command(small_scan, tmp_path / "run", *flags, "--torch_loss_mode", loss, "--quiet")
     assert done == (0, "", "")
     history = json.loads((tmp_path / "run" / "history.json").read_text(encoding="utf-8"))["train_loss"]

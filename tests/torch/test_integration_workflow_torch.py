@@ -66,7 +66,7 @@ def test_train_and_infer_as_two_processes(
     trained = run_python(
         "-m", "ptycho_torch.train", "--train_data_file", str(small_scan), "--output_dir", str(run),
         "--max_epochs", "2", "--n_images", "64", "--gridsize", "1", "--batch_size", "4", "--device", "cpu",
-        "--disable_mlflow",
+        "--unrolled_steps", "4", "--disable_mlflow",
     )  # fmt: skip
     assert (trained.returncode, trained.stderr) == (0, "")
     assert trained.stdout.startswith("✓ params.cfg populated: N=32, gridsize=1, n_groups=64\n")

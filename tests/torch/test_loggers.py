@@ -36,7 +36,7 @@ def test_mlflow_and_tensorflow_stay_out_where_they_are_not_asked_for(
         "import sys\n"
         "from ptycho_torch.train import cli_main\n"
         f"scan, out = {str(small_scan)!r}, {str(tmp_path)!r}\n"
-        "words = ['--train_data_file', scan, '--max_epochs', '1', '--unrolled_steps', '24']\n"
+        "words = ['--train_data_file', scan, '--max_epochs', '1', '--unrolled_steps', '14']\n"
         "words += ['--gridsize', '1', '--device', 'cpu', '--quiet', '--output_dir']\n"
         "for name in ('--disable_mlflow', '--logger=none', '--logger=csv', '--logger=tensorboard'):\n"
         "    assert cli_main([*words, f'{out}/{name[2:]}', name]) == 0\n"

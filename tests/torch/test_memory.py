@@ -20,7 +20,8 @@ the peak holds the libraries, which differ by 0.1 GiB from machine to machine.""
 
 def peaks_gib(grid: str) -> dict[str, float]:
     """Peak resident memory [GiB] of training and of inference on a simulated scan of ``grid`` positions."""
-    words = [sys.executable, str(ROOT / "benchmarks" / "large_scan.py"), "--grid", grid, "--steps", "4"]
+    words = [sys.executable, str(ROOT / "benchmarks" / "large_scan.py"), "--grid", grid]
+    words += ["--steps", "4", "--width", "4"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

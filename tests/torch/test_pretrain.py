@@ -26,7 +26,7 @@ from ptycho_torch import engine, pretrain, pretraining
 from ptycho_torch.generators import UnrolledGenerator
 
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
-SHORT = PretrainOptions(scans=6, iterations=150, width=4, batch_size=2, learning_rate=1e-2)
+SHORT = PretrainOptions(scans=5, iterations=100, width=4, batch_size=2, learning_rate=1e-2)
 TINY = PretrainOptions(scans=1, iterations=2, width=4, batch_size=1)
 LIMIT_BYTES = 8 * 2**20
 UNSEEN = {"scene": "siemens_star", "n_y": 13, "n_x": 12, "step_px": 5.0, "defocus_waves": 1.3, "seed": 11}

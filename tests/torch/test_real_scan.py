@@ -67,6 +67,7 @@ def test_the_judge_of_spokes_knows_a_star_from_noise_and_from_another_star() -> 
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 def test_two_epochs_show_the_star_as_measured(
     star_scan: Path, train_command: Command, infer_command: Command, tmp_path: Path
 ) -> None:
