@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.store import PatternStore
+from ptycho.data.scan import PatternStore
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.subsets import most_subsets, subset_blocks

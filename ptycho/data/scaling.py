@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.canonical import CHUNK, probe_power
+from ptycho.data.canonical import blocks, probe_power
 from ptycho.data.domain import Domain, checked_domain, domain_of
 from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError, DataError
@@ -142,8 +142,8 @@ def scaled_probe(raw: RawData, record: ScaleRecord) -> NDArray[np.complex64]:
 
 def _chunks(raw: RawData, rows: NDArray[np.int64], domain: Domain) -> Iterator[NDArray[np.float64]]:
     """Counts of some patterns, or the squares of stored amplitude, 0 where nothing was measured."""
-    for start in range(0, len(rows), CHUNK):
-        stored = raw.good_values(rows[start : start + CHUNK]).astype(np.float64)
+    for block in blocks(len(rows)):
+        stored = raw.good_values(rows[block]).astype(np.float64)
         yield stored if domain == "counts" else stored**2
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.checks.spots import step_px
+from ptycho.data.checks.overlap import step_px
 from ptycho.data.domain import DOMAIN_KEY
 from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
 from ptycho.data.plausible import USUAL_STEPS, mistaken_number, unit_of_metres
@@ -18,7 +18,7 @@ from ptycho.data.prepare import checked
 from ptycho.data.raw import INDEX_KEY, OWN_PLACES, RawData
 from ptycho.data.scaling import NOT_MEASURED
 from ptycho.errors import ConfigError, DataError
-from ptycho.geometry.placement import centre_on_object
+from ptycho.geometry.canvas import centre_on_object
 from ptycho.physics import filled_amplitude
 from ptycho.physics.focus import focus_of
 

@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 
 from ptycho.data.optics import HC_EV_M, FileOptions, Optics
 from ptycho.data.raw import OWN_PLACES, RawData
-from ptycho.files.arrays import read_array
+from ptycho.files.arrays import energy_eV, metres_per_unit, read_array, size_m, unread_datasets
 from ptycho.files.assemble import make_raw_data, on_object_pixels, require_optics
-from ptycho.files.contents import unread_datasets
-from ptycho.files.cxi_frames import ADD_IT, EntryFrames
-from ptycho.files.cxi_layout import EntryPaths, entry_of, is_nexus
+from ptycho.files.cxi_layout import ADD_IT, EntryFrames, EntryPaths, entry_of, is_nexus
 from ptycho.files.formats import Request, Source
 from ptycho.files.hdf5 import find_dataset, require_dataset
-from ptycho.files.numbers import energy_eV, metres_per_unit, size_m
 from ptycho.files.product import read_product, sibling_product
 from ptycho.files.ptychodus import PtychodusPair
 

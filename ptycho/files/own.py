@@ -9,11 +9,10 @@ from pathlib import Path
 
 from ptycho.data.canonical import parsed_metadata
 from ptycho.data.npz import missing_key, read_npz
-from ptycho.data.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
-from ptycho.data.orientation import Orientation, turned_data
+from ptycho.data.optics import METADATA_KEY, NUMBERS, FileOptions, Optics, Orientation, turned_data
 from ptycho.data.raw import OPTIONAL_KEYS, RawData
 from ptycho.errors import ConfigError
-from ptycho.files.contents import complex_of, unused_arrays
+from ptycho.files.arrays import complex_of, unused_arrays
 from ptycho.files.formats import Headers, Request, Source
 
 logger = logging.getLogger(__name__)

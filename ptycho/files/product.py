@@ -2,6 +2,9 @@
 
 x and y are in separate arrays. The centre of an object of width W is pixel (W - 1) / 2. +x runs along the
 columns and +y along the rows. A pattern and its position carry the same index.
+
+An exported reconstruction, read back as one, has object coordinates in metres over the object pixel: those of
+the data file up to a shift.
 """
 
 from __future__ import annotations
@@ -16,11 +19,13 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import Optics
+from ptycho.data.reconstruction import Reconstruction, StoredFacts
 from ptycho.errors import DataError
-from ptycho.files.arrays import read_array
+from ptycho.files.arrays import energy_eV, length_m, read_array, read_number
 from ptycho.files.cxi_layout import EntryPaths, entry_of
 from ptycho.files.hdf5 import find_dataset, is_hdf5, missing, opened, require_dataset
-from ptycho.files.numbers import energy_eV, length_m, read_number
+from ptycho.geometry.canvas import lay_on_canvas
+from ptycho.physics import illumination, shift_field
 
 if TYPE_CHECKING:
     import h5py
@@ -34,6 +39,8 @@ OPTICS_KEYS = ("photon_energy_eV", "detector_object_distance_m")
 PLACE_KEYS = ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m")
 PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
 
+LOSS_KEYS = ("loss_values", "entry_1/ptychodus/loss_values")
+"""Where a product and a CXI file hold the misfit of a refinement."""
 Parts = tuple[dict[str, NDArray[Any]], dict[str, float]]  # arrays by PRODUCT_KEYS, numbers by the other two
 
 
@@ -262,3 +269,39 @@ def pair_by_index(
             *(where, len(pattern_indexes) - len(rows), len(pattern_indexes), between),
         )
     return rows, np.stack([np.interp(taken, known, column) for column in means], axis=1)
+
+
+def read_answer(path: Path) -> Reconstruction:
+    """Read an exported reconstruction, an HDF5 product or a CXI file with the names of Ptychodus.
+
+    It has positions of its own; its coverage is the illumination of its probe. ``DataError`` where the file
+    is damaged, or holds no object.
+    """
+    product = read_product(path)
+    if product.obj is None:
+        raise DataError(
+            f"{path}: it holds no object (got an empty one, expected a reconstruction). Name the file that "
+            "--export wrote."
+        )
+    pixel_yx_m, shape = np.array(product.optics.object_pixel_yx_m), product.obj.shape
+    origin = np.array(product.centre_yx_m) / pixel_yx_m - (np.array(shape) - 1) / 2
+    probe = product.probe if product.probe.ndim == 3 else product.probe[None]
+    positions = product.positions_yx_m / pixel_yx_m
+    n_px = probe.shape[-1]
+    plan = lay_on_canvas(positions, n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)
+    light = illumination(shift_field(probe, plan.shifts_yx_px), plan.corners_yx, shape)
+    with opened(path) as file:
+        losses = find_dataset(file, list(LOSS_KEYS))
+        misfit: NDArray[np.float64] = np.zeros(0) if losses is None else np.atleast_1d(losses[()])
+    return Reconstruction(
+        obj=product.obj,
+        coverage=(light / max(float(light.max()), 1e-30)).astype(np.float32),
+        origin_yx_px=origin,
+        probe=probe,
+        indices=product.indexes,
+        seconds=0.0,
+        misfit=tuple(float(value) for value in misfit),
+        positions_yx_px=positions,
+        frame_gain=None if product.frame_gain is None else product.frame_gain.astype(np.float32),
+        stored=StoredFacts(),
+    )

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import FileOptions
-from ptycho.data.prepare import prepare_scan
-from ptycho.data.probe_mask import ProbeMask
+from ptycho.data.prepare import ProbeMask, prepare_scan
 from ptycho.data.raw import RawData
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
@@ -18,8 +17,7 @@ from ptycho.files.cxi import CXI
 from ptycho.files.formats import Format, Request, Source
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
 from ptycho.files.own import OwnNpz
-from ptycho.files.ptychodus import PtychodusPair
-from ptycho.files.ptychodus_training import PtychodusTraining
+from ptycho.files.ptychodus import PtychodusPair, PtychodusTraining
 
 if TYPE_CHECKING:
     import h5py

@@ -7,18 +7,12 @@ wide. In the far field this is the diameter of the probe, which fits the window 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.checks.findings import Finding
 from ptycho.data.scaling import measured_amplitude
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
-
-if TYPE_CHECKING:
-    from ptycho.data.optics import FileOptions
-    from ptycho.data.scan import Scan
 
 PATTERNS = 48
 """Patterns whose shift against some neighbours is measured."""
@@ -42,16 +36,15 @@ LIT = 0.1
 """Intensity, in units of the brightest part of the mean pattern, that counts as lit."""
 
 
-def check_near_field(scan: Scan, options: FileOptions) -> Finding | None:
+def check_near_field(scan: Scan) -> None:
     """Refuse near-field patterns: images of a sample that moves, in a beam wider than the window."""
     width = beam_width_px(scan)
-    if width is None or width <= TOO_WIDE * scan.n_px:
-        return None
-    raise DataError(
-        f"{scan.name}: near-field patterns (got images that move with the sample, in a beam about "
-        f"{width:.0f} object px wide, expected a far field, whose beam fits {scan.n_px} px). Near field is "
-        "not supported; if these are far fields, correct the unit of the positions."
-    )
+    if width is not None and width > TOO_WIDE * scan.n_px:
+        raise DataError(
+            f"{scan.name}: near-field patterns (got images that move with the sample, in a beam about "
+            f"{width:.0f} object px wide, expected a far field, whose beam fits {scan.n_px} px). Near field "
+            "is not supported; if these are far fields, correct the unit of the positions."
+        )
 
 
 def beam_width_px(scan: Scan) -> float | None:

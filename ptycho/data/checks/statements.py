@@ -1,15 +1,15 @@
-"""Units: positions that cannot be object pixels, and numbers of an instrument that make no sense."""
+"""What a file says about its scan, against what it holds: units, domain of the patterns, unread arrays."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.checks.findings import Finding
-from ptycho.data.checks.spots import spot_px, step_px
+from ptycho.data.checks.overlap import spot_px, step_px
+from ptycho.data.domain import BY_USER, domain_sample, photon_references, steps_of, totals_of
 from ptycho.data.optics import Optics
 from ptycho.data.plausible import (
     USUAL_STEPS,
@@ -19,11 +19,8 @@ from ptycho.data.plausible import (
     unit_of_pixels,
 )
 from ptycho.data.scaling import measured_amplitude
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
-
-if TYPE_CHECKING:
-    from ptycho.data.optics import FileOptions
-    from ptycho.data.scan import Scan
 
 SMALLEST_STEP_PX = 0.5
 """Neighbours closer than this have nearly the same pattern, whatever the sample: it has no finer detail."""
@@ -37,9 +34,19 @@ SAME_PIXEL = 0.01
 """Relative difference of two object pixel sizes that are the same."""
 IN_METRES = ("cxi", "ptychodus")
 """Formats whose positions are in metres."""
+SILENT = {"probe_true", "data_error"}
+"""What our own simulations keep for comparison, and the errors of counts."""
+PATTERNS = "intens|diffr|diff3d|pattern|counts|frames|(data|detector)_[0-9]+/data$"
+OFFERS = (
+    ("mask|bad|good_?pix|valid|hot", "store it as {mask} to use it"),
+    ("probe|illumination", "{probe}"),
+    ("dark|white|flat|background|gain", "the patterns are taken as corrected by it"),
+    (PATTERNS, "store it as {patterns} to use it"),
+)
+"""Expression that a name holds -> what to do with the array; the first that fits."""
 
 
-def check_positions(scan: Scan, options: FileOptions) -> Finding | None:
+def check_positions(scan: Scan) -> str | None:
     """Refuse positions that cannot be object pixels; warn where all patterns are at one place.
 
     Neighbours differ more than such a small step can change, or are further apart than a patch.
@@ -58,14 +65,11 @@ def check_positions(scan: Scan, options: FileOptions) -> Finding | None:
         apart = "all positions the same" if step == 0 else f"neighbours that are {step:.4g} px apart"
         raise _wrong_unit(scan, step, f"{apart}, whose patterns differ like any two")
     if step == 0 or np.ptp(positions, axis=0).max() < SMALLEST_STEP_PX:
-        return Finding(
-            "units",
-            "all patterns are at one place, so object and probe cannot be told apart; scan the sample",
-        )
+        return "all patterns are at one place, so object and probe cannot be told apart; scan the sample"
     return None
 
 
-def check_optics(scan: Scan, options: FileOptions) -> Finding | None:
+def check_optics(scan: Scan) -> str | None:
     """Warn of numbers of the instrument that make no sense, or contradict each other."""
     optics = Optics.from_metadata(scan.raw.metadata, scan.raw.source)
     odd = list(implausible(optics))
@@ -79,11 +83,46 @@ def check_optics(scan: Scan, options: FileOptions) -> Finding | None:
             )
     if not odd:
         return None
-    return Finding(
-        "units",
+    return (
         f"{'; '.join(odd)}; correct it with --photon-energy, --detector-distance, --detector-pixel or "
-        "--object-pixel",
+        "--object-pixel"
     )
+
+
+def check_domain(scan: Scan) -> str | None:
+    """Warn where patterns that are taken for counts look like amplitude, or the other way round."""
+    raw, record = scan.raw, scan.record
+    sample = domain_sample(raw, scan.usable)
+    whole = raw.diff3d.dtype.kind in "iub" or not (sample % 1).any()
+    # Whole numbers have the steps of counts also where they are rounded amplitude.
+    kind, why = (None if whole else steps_of(sample)), "single photons leave the steps of it"
+    if kind is None:
+        references = photon_references(raw)
+        found = totals_of(sample, references)
+        if found is None:
+            return None
+        kind, names = found
+        # One number may fit by chance; it counts where nothing but a default or a flag is against it.
+        alone = names in references
+        if alone and (whole or (record.reason != BY_USER and record.domain == "counts")):
+            return None
+        why = f"its total fits {names}"
+    if kind == record.domain:
+        return None
+    return (
+        f"the patterns are taken as {record.domain} ({record.reason}), but look like {kind}: {why}; pass "
+        f"--measurement-domain {kind}"
+    )
+
+
+def check_contents(scan: Scan) -> str | None:
+    """Name the arrays of a file that are not read, and what would use them."""
+    offers = []
+    for key, shape in scan.raw.unused.items():
+        cure = next((cure for name, cure in OFFERS if re.search(name, key.lower())), None)
+        if cure is not None and key.rpartition("/")[2] not in SILENT:
+            offers.append(f"{key} {shape}: {cure.format_map(scan.raw.places).format(key=key)}")
+    return f"the file also holds arrays that are not read ({'; '.join(offers)})" if offers else None
 
 
 def _neighbours_differ(scan: Scan) -> bool:
