@@ -135,12 +135,10 @@ class TileSource(_Source):
         batch = self._batch(self.indices[local], plan)
         if self.validated is not None:
             validated = self.validated[local]
-            parted, every = validated.any() and not validated.all(), np.ones(len(local), bool)
-            batch |= (
-                {"validated": validated, "seen": ~validated}
-                if parted
-                else {"validated": every, "seen": every}
-            )
+            if validated.all() or not validated.any():
+                batch["validated"] = batch["seen"] = np.ones(len(local), bool)
+            else:
+                batch |= {"validated": validated, "seen": ~validated}
         return batch
 
 

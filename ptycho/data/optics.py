@@ -132,9 +132,10 @@ class FileOptions:
         values = {name: getattr(config, name) for name in cls.names()}
         return cls(**values if product else values | {"product_file": None})
 
-    def orient(self, positions_yx_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn positions (M, 2), y and x along rows and columns of the patterns: swapped, then flipped."""
-        return Orientation(self.flip_positions or "", self.swap_positions).turn(positions_yx_m)
+    @property
+    def orientation(self) -> Orientation:
+        """How to turn positions to y and x along rows and columns of the patterns."""
+        return Orientation(self.flip_positions or "", self.swap_positions)
 
 
 @dataclass(frozen=True)
@@ -152,14 +153,11 @@ class Optics:
         if self.photon_energy_eV is None or self.detector_distance_m is None:
             return self
         scale_m2 = HC_EV_M / self.photon_energy_eV * self.detector_distance_m / n_px
-        if self.object_pixel_yx_m is None and self.detector_pixel_yx_m is not None:
-            return replace(
-                self, object_pixel_yx_m=tuple(scale_m2 / side for side in self.detector_pixel_yx_m)
-            )
-        if self.detector_pixel_yx_m is None and self.object_pixel_yx_m is not None:
-            return replace(
-                self, detector_pixel_yx_m=tuple(scale_m2 / side for side in self.object_pixel_yx_m)
-            )
+        names = ("object_pixel_yx_m", "detector_pixel_yx_m")
+        for name, other in zip(names, names[::-1], strict=True):
+            sides = getattr(self, other)
+            if getattr(self, name) is None and sides is not None:
+                return replace(self, **{name: tuple(scale_m2 / side for side in sides)})
         return self
 
     def overridden(self, options: FileOptions) -> Optics:

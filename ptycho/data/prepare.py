@@ -63,11 +63,7 @@ def prepare_scan(
     draft = check_patterns(Draft(raw), options)
     raw = draft.raw
     record = make_scale_record(
-        raw,
-        override=domain,
-        nphotons=raw.nphotons,
-        left_out=draft.left_out,
-        keep_probe_power=options.keep_probe_power,
+        raw, override=domain, left_out=draft.left_out, keep_probe_power=options.keep_probe_power
     )
     probe = scaled_probe(raw, record)
     if mask is not None:

@@ -6,9 +6,9 @@ Its amplitudes are in a memory-mapped file, so that memory does not grow with th
 from __future__ import annotations
 
 import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -56,8 +56,12 @@ class Scan:
         """Patterns that take part, ascending."""
         return np.setdiff1d(np.arange(self.n_patterns), self.left_out)
 
+    def amplitude(self, rows: Any) -> NDArray[np.float32]:
+        """Return what was measured in some patterns [sqrt(photons)], negative where nothing was."""
+        return measured_amplitude(self.raw.diff3d[rows], self.record, self.raw.bad_pixels_of(rows))
 
-class PatternStore:
+
+class PatternStore(AbstractContextManager["PatternStore"]):
     """The amplitudes (M, N, N) of a scan [sqrt(photons)], float32; negative where nothing was measured.
 
     Use it as a context manager; its scratch folder is removed at the end, also after an error.
@@ -71,23 +75,13 @@ class PatternStore:
         self.patterns: Any = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
         with progress.phase("reading", count) as phase:
             for rows in blocks(count):
-                bad = scan.raw.bad_pixels_of(rows)
-                self.patterns[rows] = measured_amplitude(scan.raw.diff3d[rows], scan.record, bad)
+                self.patterns[rows] = scan.amplitude(rows)
                 phase.update(rows.stop)
 
     def amplitude(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the amplitudes (\\*S, N, N) of patterns, indices of any shape S, in memory."""
         return np.asarray(self.patterns[indices])
 
-    def close(self) -> None:
-        """Remove the scratch folder."""
+    def __exit__(self, *error: object) -> None:
         self.patterns = None
         self._scratch.cleanup()
-
-    def __enter__(self) -> PatternStore:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -7,17 +7,14 @@ import logging
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.optics import ELECTRON_VOLT_J
 from ptycho.errors import DataError
-from ptycho.files.hdf5 import MOST_LINKS, endless, lookup, reading
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.hdf5 import MOST_LINKS, Dataset, File, endless, lookup, reading
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +32,7 @@ UNITS: dict[str, dict[str, float]] = {
 """Unit that we use -> unit of a file (in lower case) -> factor."""
 
 
-def read_array(dataset: h5py.Dataset, kinds: str, shapes: str, fits: bool) -> NDArray[Any]:
+def read_array(dataset: Dataset, kinds: str, shapes: str, fits: bool) -> NDArray[Any]:
     """Read a small dataset whole, in its own dtype; pairs of real numbers come back complex.
 
     ``kinds`` are the NumPy kinds that are allowed ('iuf'), ``shapes`` the shapes for the message, ``fits``
@@ -57,7 +54,7 @@ def read_array(dataset: h5py.Dataset, kinds: str, shapes: str, fits: bool) -> ND
         return complex_of(dataset[()]) if pairs else dataset[()]
 
 
-def unwritten(dataset: h5py.Dataset, links: int = 0) -> str | None:
+def unwritten(dataset: Dataset, links: int = 0) -> str | None:
     """Tell in words what part of a dataset nobody wrote, None for none; HDF5 reads a fill value there.
 
     An acquisition that was aborted leaves chunks unwritten; a virtual dataset may map no source, or one that
@@ -80,7 +77,7 @@ def unwritten(dataset: h5py.Dataset, links: int = 0) -> str | None:
     return None
 
 
-def _unmapped(dataset: h5py.Dataset, links: int) -> str | None:
+def _unmapped(dataset: Dataset, links: int) -> str | None:
     """Tell what part of a virtual dataset no source fills; refuse it where a source is too short."""
     import h5py
 
@@ -110,7 +107,7 @@ def _unmapped(dataset: h5py.Dataset, links: int) -> str | None:
     return f"{missed} of {dataset.size} values that no source fills" if missed > 0 else None
 
 
-def _holds(source: h5py.Dataset, space: Any) -> bool:
+def _holds(source: Dataset, space: Any) -> bool:
     """Tell whether a dataset is as large as the part of it that is read."""
     import h5py
 
@@ -159,9 +156,7 @@ def unused_arrays(
     }
 
 
-def unread_datasets(
-    file: h5py.File, taken: Collection[h5py.Dataset | None], n_px: int
-) -> dict[str, tuple[int, ...]]:
+def unread_datasets(file: File, taken: Collection[Dataset | None], n_px: int) -> dict[str, tuple[int, ...]]:
     """Return path -> shape of the datasets that are not read and have the size of frames or patterns.
 
     ``taken`` is what is read, the frames first; links to one of them count as it. ``n_px`` is the side of a
@@ -181,7 +176,7 @@ def unread_datasets(
     return unread
 
 
-def unit_factor(dataset: h5py.Dataset, unit: str) -> float | None:
+def unit_factor(dataset: Dataset, unit: str) -> float | None:
     """Return the factor from the attribute ``units`` of a dataset to ``'m'`` or ``'eV'``.
 
     None where it states no unit; ``DataError`` where the unit is unknown.
@@ -203,13 +198,13 @@ def unit_factor(dataset: h5py.Dataset, unit: str) -> float | None:
     return known[word.lower()]
 
 
-def metres_per_unit(dataset: h5py.Dataset) -> float:
+def metres_per_unit(dataset: Dataset) -> float:
     """Return the factor from the unit of a dataset to metres, which are taken where it states none."""
     factor = unit_factor(dataset, "m")
     return 1.0 if factor is None else factor
 
 
-def read_number(dataset: h5py.Dataset) -> float:
+def read_number(dataset: Dataset) -> float:
     """Read one finite number in the unit of the file, or one per frame that agree to a thousandth."""
     values = read_array(dataset, "iuf", "one number", dataset.size is not None)
     values = np.asarray(values, dtype=np.float64).reshape(-1)
@@ -222,12 +217,12 @@ def read_number(dataset: h5py.Dataset) -> float:
     return middle
 
 
-def length_m(dataset: h5py.Dataset) -> float:
+def length_m(dataset: Dataset) -> float:
     """Read one length of any sign [m]."""
     return metres_per_unit(dataset) * read_number(dataset)
 
 
-def size_m(dataset: h5py.Dataset) -> float:
+def size_m(dataset: Dataset) -> float:
     """Read one length > 0 [m]."""
     value = length_m(dataset)
     if not value > 0:
@@ -238,7 +233,7 @@ def size_m(dataset: h5py.Dataset) -> float:
     return value
 
 
-def energy_eV(dataset: h5py.Dataset) -> float:
+def energy_eV(dataset: Dataset) -> float:
     """Read one photon energy [eV], within ``PLAUSIBLE_EV``.
 
     What states no unit is in joules, as CXI has it, or in eV where joules make no sense.

@@ -7,7 +7,7 @@ steps from row to row and from column to column [m].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,7 @@ from ptycho.data.optics import FileOptions
 from ptycho.errors import DataError
 from ptycho.files.arrays import length_m, metres_per_unit, read_array, read_number, size_m
 from ptycho.files.frames import Window, beam_window, read_stack
-from ptycho.files.hdf5 import find_dataset, require_dataset
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.hdf5 import Dataset, File, find_dataset, require_dataset
 
 DEFAULT_BASIS = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 """Directions of the rows and the columns of a frame where the file states none."""
@@ -30,7 +27,7 @@ HAS_SIGNAL = 0x1000
 ADD_IT = "Add it, or write the file again."
 
 
-def entry_of(file: h5py.File) -> str | None:
+def entry_of(file: File) -> str | None:
     """Return ``entry_1``, or the first group that names the definition; None in a file of another kind."""
     if "entry_1" in file:
         return "entry_1"
@@ -40,7 +37,7 @@ def entry_of(file: h5py.File) -> str | None:
     return None
 
 
-def is_nexus(file: h5py.File, definition: list[str]) -> bool:
+def is_nexus(file: File, definition: list[str]) -> bool:
     """Tell whether an entry follows NXcxi_ptycho, by what stands at one of the paths ``definition``."""
     dataset = find_dataset(file, definition)
     if dataset is None or dataset.size != 1:
@@ -54,16 +51,13 @@ class EntryPaths:
 
     def __init__(self, entry: str) -> None:
         instrument, sample, data = f"{entry}/instrument_1", f"{entry}/sample_1", f"{entry}/data_1"
-        self.detector = detector = f"{instrument}/detector_1"
+        detector, source = f"{instrument}/detector_1", f"{instrument}/source_1"
         self.patterns = [f"{data}/data", f"{detector}/data"]
-        self.translation = [
-            f"{data}/translation",
-            f"{sample}/geometry_1/translation",
-            f"{detector}/translation",
-        ]
+        folders = (data, f"{sample}/geometry_1", detector)
+        self.translation = [f"{folder}/translation" for folder in folders]
         self.beam_energy = [f"{instrument}/beam_1/incident_beam_energy", f"{instrument}/beam_1/energy"]
-        self.source_energy = [f"{instrument}/source_1/energy"]
-        self.wavelength = [f"{instrument}/source_1/wavelength", f"{instrument}/beam_1/incident_wavelength"]
+        self.source_energy = [f"{source}/energy"]
+        self.wavelength = [f"{source}/wavelength", f"{instrument}/beam_1/incident_wavelength"]
         self.distance = [f"{detector}/distance"]
         self.corner = [f"{detector}/corner_position"]
         self.pixel = {axis: [f"{detector}/{axis}_pixel_size"] for axis in "yx"}
@@ -72,14 +66,10 @@ class EntryPaths:
         self.mask = [f"{detector}/mask"]
         self.definition = [f"{entry}/definition"]
         self.extras = f"{entry}/ptychodus"
-        self.product_probe = [f"{entry}/image_1/data", f"{instrument}/source_1/illumination"]
+        self.product_probe = [f"{entry}/image_1/data", f"{source}/illumination"]
         self.product_object = [f"{entry}/image_2/data"]
-        self.probe = [
-            f"{instrument}/source_1/illumination",
-            f"{instrument}/source_1/probe",
-            f"{detector}/probe",
-            f"{detector}/data_illumination",
-        ]
+        self.probe = [f"{source}/illumination", f"{source}/probe", f"{detector}/probe"]
+        self.probe += [f"{detector}/data_illumination"]
 
 
 @dataclass(frozen=True)
@@ -92,7 +82,7 @@ class Detector:
     centre_yx_px: tuple[float, float] | None  # where the beam meets the frame; index: middle of that pixel
 
 
-def read_detector(file: h5py.File, paths: EntryPaths, options: FileOptions) -> Detector:
+def read_detector(file: File, paths: EntryPaths, options: FileOptions) -> Detector:
     """Read the geometry of the detector; distance and pixel that the user states are not looked for.
 
     ``DataError`` where a dataset has the wrong shape or unit.
@@ -115,14 +105,14 @@ def read_detector(file: h5py.File, paths: EntryPaths, options: FileOptions) -> D
     return Detector(distance_m, pixel, basis, centre)
 
 
-def _distance_m(file: h5py.File, paths: EntryPaths, corner_m: NDArray[np.float64] | None) -> float | None:
+def _distance_m(file: File, paths: EntryPaths, corner_m: NDArray[np.float64] | None) -> float | None:
     dataset = find_dataset(file, paths.distance)
     if dataset is not None:
         return abs(length_m(dataset)) or None
     return None if corner_m is None else abs(float(corner_m[2])) or None
 
 
-def _corner_m(file: h5py.File, paths: EntryPaths) -> NDArray[np.float64] | None:
+def _corner_m(file: File, paths: EntryPaths) -> NDArray[np.float64] | None:
     dataset = find_dataset(file, paths.corner)
     if dataset is None:
         return None
@@ -130,7 +120,7 @@ def _corner_m(file: h5py.File, paths: EntryPaths) -> NDArray[np.float64] | None:
     return values.astype(np.float64) * metres_per_unit(dataset)
 
 
-def _basis(file: h5py.File, paths: EntryPaths) -> tuple[NDArray[np.float64], tuple[float, float] | None]:
+def _basis(file: File, paths: EntryPaths) -> tuple[NDArray[np.float64], tuple[float, float] | None]:
     """Directions of rows and columns, shape (2, 3), and their steps where the file states them [m]."""
     dataset = find_dataset(file, paths.basis)
     if dataset is None:
@@ -155,7 +145,7 @@ def _basis(file: h5py.File, paths: EntryPaths) -> tuple[NDArray[np.float64], tup
     return pair / lengths[:, None], (float(lengths[0]), float(lengths[1]))
 
 
-def _pixel_yx_m(file: h5py.File, paths: EntryPaths) -> tuple[float, float] | None:
+def _pixel_yx_m(file: File, paths: EntryPaths) -> tuple[float, float] | None:
     """Height and width of a detector pixel; one stands for both where the other is missing."""
     found = [find_dataset(file, paths.pixel[axis]) for axis in "yx"]
     sides = [None if dataset is None else size_m(dataset) for dataset in found]
@@ -166,7 +156,7 @@ def _pixel_yx_m(file: h5py.File, paths: EntryPaths) -> tuple[float, float] | Non
 
 
 def _stated_centre(
-    file: h5py.File, paths: EntryPaths, pixel: tuple[float, float] | None
+    file: File, paths: EntryPaths, pixel: tuple[float, float] | None
 ) -> tuple[float, float] | None:
     """Where ``beam_center_y`` and ``beam_center_x`` say that the beam meets the frame [px]."""
     datasets = [find_dataset(file, paths.centre[axis]) for axis in "yx"]
@@ -177,7 +167,7 @@ def _stated_centre(
     return row, column
 
 
-def _centre_px(dataset: h5py.Dataset, side_m: float | None) -> float:
+def _centre_px(dataset: Dataset, side_m: float | None) -> float:
     """Read one coordinate of the beam centre, stated in pixels or as a length [px]."""
     stated = dataset.attrs.get("units")
     word = stated.decode() if isinstance(stated, bytes) else str(stated or "")
@@ -199,7 +189,7 @@ class EntryFrames:
     beam is beside the detector.
     """
 
-    def __init__(self, file: h5py.File, paths: EntryPaths, options: FileOptions) -> None:
+    def __init__(self, file: File, paths: EntryPaths, options: FileOptions) -> None:
         self.file, self.paths, where = file, paths, file.filename
         self.detector: Detector = read_detector(file, paths, options)
         self.dataset = dataset = require_dataset(file, paths.patterns, "the stack of patterns", ADD_IT)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,9 @@ from ptycho.data.reconstruction import Reconstruction, StoredFacts
 from ptycho.errors import DataError
 from ptycho.files.arrays import energy_eV, length_m, read_array, read_number
 from ptycho.files.cxi_layout import EntryPaths, entry_of
-from ptycho.files.hdf5 import find_dataset, is_hdf5, missing, opened, require_dataset
+from ptycho.files.hdf5 import Dataset, File, find_dataset, is_hdf5, missing, opened, require_dataset
 from ptycho.geometry.canvas import lay_on_canvas
 from ptycho.physics import illumination, shift_field
-
-if TYPE_CHECKING:
-    import h5py
 
 logger = logging.getLogger(__name__)
 
@@ -59,20 +56,17 @@ class Product:
 
 def find_product(diffraction: Path, named: Path | None) -> Path:
     """Return the product of a diffraction file: the one the user named, else :func:`sibling_product`."""
-    if named is not None:
-        if not named.is_file():
-            raise DataError(
-                f"{named}: no such file (expected the product of {diffraction.name}). Check --product."
-            )
-        return named
-    found = sibling_product(diffraction)
-    if found is not None:
-        return found
-    raise DataError(
-        f"{diffraction}: its product with positions, probe and object is missing (expected "
-        f"{diffraction.with_name('product.h5').name} beside diffraction.h5, or --product). Pass --product "
-        "product.h5."
-    )
+    if named is not None and not named.is_file():
+        raise DataError(
+            f"{named}: no such file (expected the product of {diffraction.name}). Check --product."
+        )
+    found = named or sibling_product(diffraction)
+    if found is None:
+        raise DataError(
+            f"{diffraction}: its product with positions, probe and object is missing (expected product.h5 "
+            "beside diffraction.h5, or --product). Pass --product product.h5."
+        )
+    return found
 
 
 def sibling_product(diffraction: Path) -> Path | None:
@@ -134,7 +128,7 @@ def _frame_gain(
     return np.sqrt(photons / max(float((np.abs(probe.astype(np.complex128)) ** 2).sum()), 1e-300))
 
 
-def _from_hdf5(file: h5py.File) -> Parts:
+def _from_hdf5(file: File) -> Parts:
     keys = PRODUCT_KEYS
     found = {key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in keys}
     if not bool(file.attrs.get("far_field", True)):
@@ -150,27 +144,25 @@ def _from_hdf5(file: h5py.File) -> Parts:
         if key not in found["object"].attrs:
             raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
         numbers[key] = float(found["object"].attrs[key])
-    arrays = {key: _array(item) for key, item in found.items()}
-    photons = find_dataset(file, [FRAME_PHOTONS])
-    return (arrays if photons is None else arrays | {FRAME_PHOTONS: _array(photons)}), numbers
+    found[FRAME_PHOTONS] = find_dataset(file, [FRAME_PHOTONS])
+    return {key: _array(item) for key, item in found.items() if item is not None}, numbers
 
 
-def _from_cxi(file: h5py.File, paths: EntryPaths) -> Parts:
+def _from_cxi(file: File, paths: EntryPaths) -> Parts:
     """Read arrays and numbers by the names of CXI, and those that Ptychodus adds."""
     images = {"probe": paths.product_probe, "object": paths.product_object}
-    arrays = {
-        key: _array(require_dataset(file, looked, f"the {key} of the product", WRITE_AGAIN))
+    found = {
+        key: require_dataset(file, looked, f"the {key} of the product", WRITE_AGAIN)
         for key, looked in images.items()
     }
+    for key in ("probe_position_indexes", FRAME_PHOTONS):
+        found[key] = find_dataset(file, [f"{paths.extras}/{key}"])
+    arrays = {key: _array(item) for key, item in found.items() if item is not None}
     place = require_dataset(file, paths.translation, "the list of positions", WRITE_AGAIN)
     fits = place.ndim == 2 and place.shape[1] in (2, 3)
     positions = read_array(place, "iuf", "(M, 2) or (M, 3) numbers", fits)
-    numbered = find_dataset(file, [f"{paths.extras}/probe_position_indexes"])
-    arrays["probe_position_indexes"] = np.arange(len(positions)) if numbered is None else _array(numbered)
+    arrays.setdefault("probe_position_indexes", np.arange(len(positions)))
     arrays["probe_position_x_m"], arrays["probe_position_y_m"] = positions[:, 0], positions[:, 1]
-    photons = find_dataset(file, [f"{paths.extras}/{FRAME_PHOTONS}"])
-    if photons is not None:
-        arrays[FRAME_PHOTONS] = _array(photons)
     numbers = {}
     for key in PLACE_KEYS:
         looked = [f"{paths.extras}/object_{key}"]
@@ -181,7 +173,7 @@ def _from_cxi(file: h5py.File, paths: EntryPaths) -> Parts:
     return arrays, numbers
 
 
-def _array(dataset: h5py.Dataset) -> NDArray[Any]:
+def _array(dataset: Dataset) -> NDArray[Any]:
     """Read numbers of any shape; an empty array stays one."""
     if not dataset.size:
         return np.zeros(dataset.shape, dtype=dataset.dtype)

@@ -14,7 +14,6 @@ from ptycho.data.canonical import blocks
 from ptycho.data.domain import DOMAIN_KEY, domain_sample, steps_of
 from ptycho.data.raw import RawData
 
-Level = Literal["repaired", "warning"]
 FOLLOW_BEAM = "--init flat --refine 60 --refine-frames"
 """The flags that follow a beam that changed; an object from a network has taken the change in."""
 SHOWN = 8
@@ -28,7 +27,7 @@ class Finding:
     check: str  # name of the check
     message: str  # one line: what was found, with its value, and the cure
     # repaired: certain, and mended; warning: likely, left as it is, repeated in the verdict
-    level: Level = "warning"
+    level: Literal["repaired", "warning"] = "warning"
 
 
 @dataclass(frozen=True)

@@ -137,11 +137,6 @@ def check_overlap(scan: Scan) -> str | None:
     covered = coverage(positions, lit_pixels(scan.probe))
     if step == 0.0 or covered is None:
         return None
-    return _judged(scan, covered, step, spot)
-
-
-def _judged(scan: Scan, covered: Coverage, step: float, spot: float) -> str | None:
-    """Return the warning for a scan whose probe is known."""
     bad = scan.raw.bad_pixels
     good = scan.n_px**2 if bad is None else float((~bad).sum(axis=(-2, -1)).mean())
     per_unknown = good * len(scan.usable) / (2 * covered.lit_px)

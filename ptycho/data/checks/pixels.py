@@ -15,14 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.checks.findings import (
-    Draft,
-    count_blocks,
-    counts_of,
-    holds_counts,
-    named,
-    with_bad_pixels,
-)
+from ptycho.data.checks.findings import Draft, count_blocks, counts_of, holds_counts, named, with_bad_pixels
 from ptycho.data.optics import FileOptions
 from ptycho.data.raw import RawData
 
@@ -95,9 +88,8 @@ def check_pixels(draft: Draft, options: FileOptions) -> Draft:
         if pixels.mean() > most:
             draft = draft.found("pixels", f"{where}; mark them in bad_pixels if they are")
         else:
-            marked = with_bad_pixels(draft.raw, pixels)
-            kept = "they take no part, --keep-pixels keeps them"
-            draft = draft.repaired("pixels", f"{where}; {kept}", marked)
+            text = f"{where}; they take no part, --keep-pixels keeps them"
+            draft = draft.repaired("pixels", text, with_bad_pixels(draft.raw, pixels))
     return draft
 
 

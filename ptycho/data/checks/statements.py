@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.checks.overlap import spot_px, step_px
 from ptycho.data.domain import BY_USER, domain_sample, photon_references, steps_of, totals_of
-from ptycho.data.optics import Optics
-from ptycho.data.plausible import (
-    USUAL_STEPS,
-    implausible,
-    mistaken_number,
-    unit_of_metres,
-    unit_of_pixels,
-)
-from ptycho.data.scaling import measured_amplitude
+from ptycho.data.optics import ELECTRON_VOLT_J, NUMBERS, Optics
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 
@@ -44,6 +38,113 @@ OFFERS = (
     (PATTERNS, "store it as {patterns} to use it"),
 )
 """Expression that a name holds -> what to do with the array; the first that fits."""
+USUAL_STEPS = (0.03, 0.8)
+"""Steps of a scan in units of the diameter of its spot."""
+UNITS_M = {"metres": 1.0, "millimetres": 1e-3, "micrometres": 1e-6, "nanometres": 1e-9, "angstrom": 1e-10}
+USUAL_STEPS_M = (2e-9, 2e-5)
+"""Steps of scans, where the object pixel is not known [m]."""
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number of the optics, the values it may have, and the units it is mistaken in."""
+
+    name: str
+    field: str  # attribute of :class:`Optics`
+    unit: str
+    ranges: tuple[tuple[float, float], ...]  # that make sense [unit]
+    mistakes: dict[str, float]  # unit that a number may be in -> factor from it to ours
+    power: int  # an object pixel goes with the number to this power
+
+    def plausible(self, value: float) -> bool:
+        """Tell whether a value makes sense."""
+        return any(low <= value <= high for low, high in self.ranges)
+
+    def value(self, optics: Optics) -> float | None:
+        """Return the number of some optics; that of the rows where there are two."""
+        found: Any = getattr(optics, self.field)
+        return float(found[0]) if isinstance(found, tuple) else found
+
+
+_LENGTHS = {"mm": 1e-3, "um": 1e-6, "nm": 1e-9, "cm": 1e-2}
+QUANTITIES = (
+    # Lasers, then extreme ultraviolet to hard X-rays.
+    Quantity("photon energy", "photon_energy_eV", "eV", ((1.2, 4.0), (30.0, 2e5)),
+             {"keV": 1e3, "J": 1 / ELECTRON_VOLT_J, "MeV": 1e6}, -1),
+    Quantity("distance to the detector", "detector_distance_m", "m", ((1e-3, 50.0),), _LENGTHS, 1),
+    Quantity("detector pixel", "detector_pixel_yx_m", "m", ((5e-7, 3e-3),), _LENGTHS, -1),
+    Quantity("object pixel", "object_pixel_yx_m", "m", ((1e-12, 1e-5),), {**_LENGTHS, "angstrom": 1e-10}, 1),
+)  # fmt: skip
+
+
+def implausible(optics: Optics) -> Iterator[str]:
+    """Yield a few words on every number that makes no sense, and what it would be in another unit."""
+    for quantity in QUANTITIES:
+        value = quantity.value(optics)
+        if value is None or quantity.plausible(value):
+            continue
+        others = (
+            f"{value:.4g} {unit} would be {value * factor:.4g} {quantity.unit}"
+            for unit, factor in quantity.mistakes.items()
+            if quantity.plausible(value * factor)
+        )
+        text = f"the {quantity.name} is {value:.4g} {quantity.unit}"
+        likely = next(others, None)
+        yield f"{text} ({likely})" if likely else text
+
+
+def mistaken_number(optics: Optics, low: float, high: float, *, derived: bool) -> str | None:
+    """Say which number's unit, and flag, explains positions that a factor within bounds would mend.
+
+    None where no single number does. ``derived``: the object pixel follows from energy, distance and detector
+    pixel.
+    """
+    fitting = []
+    for quantity in QUANTITIES:
+        value = quantity.value(optics)
+        if value is None or derived == (quantity.field == "object_pixel_yx_m"):
+            continue
+        for unit, factor in quantity.mistakes.items():
+            # Positions in pixels go with one over the object pixel.
+            if low <= factor**-quantity.power <= high and quantity.plausible(value * factor):
+                text = (
+                    f"the {quantity.name} is taken as {value:.4g} {quantity.unit}, and in {unit} it fits; "
+                    f"pass {NUMBERS[quantity.field.replace('_yx', '')]} {value * factor:.6g}"
+                )
+                fitting.append((quantity.plausible(value), text))
+    # A number that makes no sense is the one; where all of them do, the first may be.
+    return min(fitting, key=lambda item: item[0])[1] if fitting else None
+
+
+def mistake_in_metres(
+    optics: Optics, step_px: float, low_px: float, high_px: float, *, derived: bool
+) -> str | None:
+    """Say what explains a step > 0 that is not usual, of positions taken as metres, and the cure; or None.
+
+    That is the unit of a number, see :func:`mistaken_number`, or of the positions.
+    """
+    likely = mistaken_number(optics, low_px / step_px, high_px / step_px, derived=derived)
+    if likely is not None:
+        return likely
+    for name, factor in UNITS_M.items():
+        if factor != 1.0 and low_px <= step_px * factor <= high_px:
+            return f"the positions are in {name}; store them in metres"
+    pixel = optics.object_pixel_yx_m
+    if pixel is not None and low_px <= step_px * pixel[0] <= high_px:
+        return "the positions are in object pixels; multiply them by the object pixel size in metres"
+    return None
+
+
+def unit_of_pixels(optics: Optics, step_px: float, low_px: float, high_px: float) -> str | None:
+    """Name the unit, and the cure, of positions taken as object pixels whose step is not usual; or None."""
+    pixel = optics.object_pixel_yx_m
+    for name, factor in UNITS_M.items():
+        if pixel is not None and low_px <= step_px * factor / pixel[0] <= high_px:
+            return f"They seem to be in {name}: divide xcoords and ycoords by {pixel[0] / factor:.4g}"
+    for name, factor in UNITS_M.items():
+        if USUAL_STEPS_M[0] <= step_px * factor <= USUAL_STEPS_M[1]:
+            return f"They seem to be in {name}: divide xcoords and ycoords by the object pixel size"
+    return None
 
 
 def check_positions(scan: Scan) -> str | None:
@@ -149,8 +250,7 @@ def _neighbours_differ(scan: Scan) -> bool:
 
 def _shape(scan: Scan, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return amplitudes of unit power: the beam may change its strength."""
-    bad = scan.raw.bad_pixels_of(rows)
-    amplitude = measured_amplitude(scan.raw.diff3d[rows], scan.record, bad).astype(np.float64).clip(0.0)
+    amplitude = scan.amplitude(rows).astype(np.float64).clip(0.0)
     return amplitude / np.sqrt((amplitude**2).sum(axis=(1, 2), keepdims=True)).clip(1e-300)
 
 
@@ -166,7 +266,12 @@ def _wrong_unit(scan: Scan, step: float, found: str) -> DataError:
     form = (scan.raw.metadata or {}).get("source_format")
     mend = None
     if form in IN_METRES:
-        mend = _mistake_in_metres(scan, optics, step, (low, high))
+        likely = None
+        if step > 0:
+            derived = form == "cxi" and _follows(optics, scan.n_px)
+            likely = mistake_in_metres(optics, step, low, high, derived=derived)
+        likely = likely or next(implausible(optics), None)
+        mend = f"It seems that {likely}" if likely else "Check the units of positions and of the instrument"
     elif step > 0:
         mend = unit_of_pixels(optics, step, low, high)
     apart = "Patches that share no pixel cannot be put together: scan in smaller steps, or check the unit"
@@ -175,18 +280,6 @@ def _wrong_unit(scan: Scan, step: float, found: str) -> DataError:
         f"{scan.name}: the positions are not in object pixels (got {found}, expected steps of {low:.2g} to "
         f"{high:.2g} px for a beam {spot:.3g} px wide). {mend}."
     )
-
-
-def _mistake_in_metres(scan: Scan, optics: Optics, step: float, usual: tuple[float, float]) -> str:
-    """Say which number of a file in metres has the wrong unit."""
-    derived = (scan.raw.metadata or {}).get("source_format") == "cxi" and _follows(optics, scan.n_px)
-    low, high = usual
-    likely = None
-    if step > 0:
-        likely = mistaken_number(optics, low / step, high / step, derived=derived)
-        likely = likely or unit_of_metres(optics, step, low, high)
-    likely = likely or next(implausible(optics), None)
-    return f"It seems that {likely}" if likely else "Check the units of positions and of the instrument"
 
 
 def _follows(optics: Optics, n_px: int) -> bool:

@@ -210,48 +210,46 @@ def _places(patterns: NDArray[Any], rows: NDArray[np.int64], wrong: Any) -> list
     return found
 
 
+def _frequencies(
+    patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks, lowest: float | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the values from the lowest, else the upper end of every block, and how often each occurs."""
+    values, times = [np.empty(0)], [np.empty(0, np.int64)]
+    for block in _blocks(patterns, live):
+        chunk = block[:, ~marks.always]
+        chunk = chunk[np.isfinite(chunk) if lowest is None else chunk >= lowest]
+        if marks.numbers:
+            chunk = chunk[~np.isin(chunk, marks.numbers)]
+        if chunk.size:
+            # Only the upper end of every block matters.
+            least = NEAR_LIMIT * chunk.max() / FAR_ABOVE if lowest is None else lowest
+            found, count = np.unique(chunk[chunk >= least], return_counts=True)
+            values.append(found.astype(np.float64))
+            times.append(count)
+    merged, inverse = np.unique(np.concatenate(values), return_inverse=True)
+    return merged, np.bincount(inverse, np.concatenate(times), len(merged)).astype(np.int64)
+
+
 def _largest(
     patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks
 ) -> tuple[float, int, int, int, float]:
     """Return the largest value, its frequency, that of all near it, the highest of these, the next value."""
-    known = marks.numbers
-    values = [np.empty(0)]
-    counts = [np.empty(0, np.int64)]
-    for block in _blocks(patterns, live):
-        chunk = block[:, ~marks.always]
-        chunk = chunk[np.isfinite(chunk) & ~np.isin(chunk, known)] if known else chunk[np.isfinite(chunk)]
-        if not chunk.size:
-            continue
-        # Only the upper end of every block matters.
-        high = chunk[chunk >= NEAR_LIMIT * chunk.max() / FAR_ABOVE]
-        found, times = np.unique(high, return_counts=True)
-        values.append(found.astype(np.float64))
-        counts.append(times)
-    if sum(len(block) for block in values) == 0:
+    values, times = _frequencies(patterns, live, marks)
+    if not len(values):
         return 0.0, 0, 0, 0, 0.0
-    merged, inverse = np.unique(np.concatenate(values), return_inverse=True)
-    times = np.bincount(inverse, weights=np.concatenate(counts)).astype(np.int64)
-    near = times[(merged >= NEAR_LIMIT * merged[-1]) & (merged < merged[-1])]
-    below = float(merged[-2]) if len(merged) > 1 else float(merged[-1]) / (2 * FAR_ABOVE)
-    return float(merged[-1]), int(times[-1]), int(near.sum()), int(near.max(initial=0)), below
+    near = times[(values >= NEAR_LIMIT * values[-1]) & (values < values[-1])]
+    below = float(values[-2]) if len(values) > 1 else float(values[-1]) / (2 * FAR_ABOVE)
+    return float(values[-1]), int(times[-1]), int(near.sum()), int(near.max(initial=0)), below
 
 
 def _frequent(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) -> list[float]:
     """Return the limits of some integer type that occur far more often than any number near them."""
-    found: dict[float, int] = {}
-    for block in _blocks(patterns, live):
-        chunk = block[:, ~marks.always]
-        chunk = chunk[(chunk >= NEAR_LIMIT * LOWEST_LIMIT) & ~np.isin(chunk, marks.numbers)]
-        values, times = np.unique(chunk.astype(np.float64), return_counts=True)
-        for value, count in zip(values.tolist(), times.tolist(), strict=True):
-            found[value] = found.get(value, 0) + count
+    values, times = _frequencies(patterns, live, marks, NEAR_LIMIT * LOWEST_LIMIT)
     numbers = []
     for limit in LIMITS:
-        times = found.get(limit, 0)
-        near = [
-            n for value, n in found.items() if value != limit and NEAR_LIMIT < value / limit < 1 / NEAR_LIMIT
-        ]
-        if times > FEWEST_ALIKE and times > FAR_ABOVE * max(near, default=0):
+        count, share = int(times[values == limit].sum()), values / limit
+        near = times[(values != limit) & (share > NEAR_LIMIT) & (share < 1 / NEAR_LIMIT)]
+        if count > FEWEST_ALIKE and count > FAR_ABOVE * near.max(initial=0):
             numbers.append(limit)
     return numbers
 
