@@ -15,9 +15,8 @@ from ptycho import params
 from ptycho.config.architectures import architecture_of
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.canonical import CHUNK
-from ptycho.data.prepare import prepare_scan
+from ptycho.data.prepare import mask_of, prepare_scan
 from ptycho.data.probe_choice import network_gain
-from ptycho.data.probe_mask import mask_of
 from ptycho.errors import BundleError, DataError
 from ptycho.evaluation.verdict import announce, judge
 from ptycho.geometry.batches import CHUNK_PIXELS

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho import params
 from ptycho.data.canonical import canonical_probe
-from ptycho.data.probe_mask import ProbeMask
+from ptycho.data.prepare import ProbeMask
 from ptycho.errors import DataError
 
 __all__ = ["get_probe", "probe_window", "set_probe_guess"]

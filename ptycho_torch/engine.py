@@ -18,8 +18,8 @@ from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
-from ptycho.data.labels import wanted_labels
-from ptycho.data.store import PatternStore
+from ptycho.data.feed import wanted_labels
+from ptycho.data.scan import PatternStore
 from ptycho.errors import BundleError, ConfigError, DataError
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.networks.schedule import early_end

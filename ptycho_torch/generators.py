@@ -158,7 +158,7 @@ class UnrolledGenerator(TableNetwork):
 
         The chunks are read once for every step. H and W of the illumination ``weight`` [photons / pixel] are
         multiples of ``CANVAS_MULTIPLE_PX``; ``on_step`` is called with the index of each finished step. More
-        than one of ``subsets``, the most of a plain step (``ptycho.geometry.subsets.most_subsets``), needs
+        than one of ``subsets``, the most of a plain step (``ptycho.geometry.batches.most_subsets``), needs
         ``ScanChunks``.
         """
         complex_type = torch.promote_types(weight.dtype, torch.complex64)

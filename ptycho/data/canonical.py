@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ CHUNK = 256
 """Patterns converted to float at a time, so that no full-size float copy is made."""
 
 logger = logging.getLogger(__name__)
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Yield the rows of block after block of at most :data:`CHUNK` patterns."""
+    return (slice(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
 
 
 def canonical_column(values: ArrayLike, key: str, where: str) -> NDArray[np.float64]:
@@ -115,9 +121,8 @@ def canonical_patterns(
 
 def check_patterns(patterns: NDArray[Any], where: str) -> None:
     """Refuse patterns without a single count; single values are for ``ptycho.data.checks``."""
-    chunks = (patterns[start : start + CHUNK] for start in range(0, len(patterns), CHUNK))
     # A comparison with not-a-number is false.
-    if any(((chunk > 0) & (chunk < np.inf)).any() for chunk in chunks):
+    if any(((patterns[rows] > 0) & (patterns[rows] < np.inf)).any() for rows in blocks(len(patterns))):
         return
     value = patterns.reshape(-1)[0]
     kind = "all zero" if not patterns.any() else "nothing but negative numbers, or none"

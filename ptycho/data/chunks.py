@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.store import PatternStore
-from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS
+from ptycho.data.scan import PatternStore
+from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, most_subsets, subset_blocks
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
-from ptycho.geometry.subsets import most_subsets, subset_blocks
 
 Array = Any
 
@@ -19,9 +18,16 @@ Array = Any
 class ScanChunks:
     """The patterns ``indices`` (J,) of a scan on a canvas, as ``ptycho.solver.primitives.Patterns``.
 
-    A backend supplies the six methods that raise ``NotImplementedError``. A small scan is read, and its probe
-    shifted, once; a large one anew in every iteration.
+    A small scan is read, and its probe shifted, once; a large one anew in every iteration.
     """
+
+    # What a backend supplies:
+    tensor: Callable[[NDArray[Any]], Array]  # values as an array of the backend, where the probe is
+    array: Callable[[Array], NDArray[Any]]  # an array of the backend as NumPy values
+    take: Callable[[Array, NDArray[np.int64]], Array]  # some rows
+    shifted: Callable[[Array, Array], Array]  # a probe (J, P, N, N) moved by each of the shifts (J, 2) [px]
+    scaled: Callable[[Array, Array], Array]  # probes (J, P, N, N) times the factors (J,)
+    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts and rows
 
     def __init__(
         self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
@@ -37,30 +43,6 @@ class ScanChunks:
         self.subsets = most_subsets(plan.positions_yx_px, self.array(probe))
         self._keeps = len(indices) * plan.patch_px**2 <= KEPT_PIXELS
         self._kept: dict[int, Any] = {}
-
-    def tensor(self, values: NDArray[Any]) -> Array:
-        """Return values as an array of the backend, where the probe is."""
-        raise NotImplementedError
-
-    def array(self, tensor: Array) -> NDArray[Any]:
-        """Return an array of the backend as NumPy values."""
-        raise NotImplementedError
-
-    def take(self, tensor: Array, rows: NDArray[np.int64]) -> Array:
-        """Return some rows."""
-        raise NotImplementedError
-
-    def shifted(self, probe: Array, shifts: Array) -> Array:
-        """Return a probe (J, P, N, N) moved by each of the shifts (J, 2) [px]."""
-        raise NotImplementedError
-
-    def scaled(self, probes: Array, gain: Array) -> Array:
-        """Return probes (J, P, N, N) times the factors (J,)."""
-        raise NotImplementedError
-
-    def chunk(self, corners: Array, probes: Array, amplitude: Array, shifts: Array, rows: Any) -> Any:
-        """Return a chunk of the backend."""
-        raise NotImplementedError
 
     @property
     def probe(self) -> Array:
@@ -107,11 +89,8 @@ class ScanChunks:
         return self._placed(rows, self.tensor(self.store.amplitude(self.indices[rows])))
 
     def _placed(self, rows: NDArray[np.int64], amplitude: Array) -> Any:
-        corners, shifts, probes = (
-            self.tensor(self._laid.corners_yx[rows]),
-            self.take(self._rest, rows),
-            self._probe,
-        )
+        corners, shifts = self.tensor(self._laid.corners_yx[rows]), self.take(self._rest, rows)
+        probes = self._probe
         if not self._fixed:
             probes = self.shifted(self._probe, shifts)
         if not self._even:

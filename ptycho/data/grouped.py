@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections import UserDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,30 +15,18 @@ from ptycho.geometry.grouping import Groups, located, object_patches
 from ptycho.physics import filled_amplitude
 
 
-class GroupedData(MutableMapping[str, Any]):
+class GroupedData(UserDict[str, Any]):
     """Grouped arrays of ``raw`` by name; the large ones are made when first asked for, then kept."""
 
     def __init__(self, fields: dict[str, Any], raw: RawData | None = None) -> None:
-        self._fields = dict(fields)
+        super().__init__(fields)
         self.raw = raw
 
     def __getitem__(self, key: str) -> Any:
-        value = self._fields[key]
+        value = self.data[key]
         if callable(value):
-            value = self._fields[key] = value()
+            value = self.data[key] = value()
         return value
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        self._fields[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        del self._fields[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
-
-    def __len__(self) -> int:
-        return len(self._fields)
 
 
 def grouped_fields(raw: RawData, groups: Groups) -> dict[str, Any]:

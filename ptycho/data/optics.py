@@ -1,4 +1,5 @@
-"""From metres to object pixels and back: the optics of a scan, and what the user says about its file.
+"""From metres to object pixels and back: the optics of a scan, which way the axes of its positions run, and
+what the user says about its file.
 
 Symbols: wavelength lambda, distance z from sample to detector, side N of a pattern [px], detector pixel p.
 The far field gives an object pixel of lambda z / (N p). Pairs are (y, x).
@@ -6,6 +7,7 @@ The far field gives an object pixel of lambda z / (N p). Pairs are (y, x).
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -16,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.choices import CentrePatterns, FlipAxes, MatchLengths, allowed
-from ptycho.data.orientation import Orientation
+from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError, DataError
 
 HC_EV_M = 6.62607015e-34 * 299792458 / 1.602176634e-19
@@ -33,6 +35,44 @@ NUMBERS = {
     "object_pixel_m": "--object-pixel",
 }
 """Setting -> the flag that sets it."""
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """One way to take the positions of a file."""
+
+    flip: str = ""  # axes whose sign is turned: '', 'x', 'y' or 'xy'
+    swap: bool = False  # take x for y before that
+
+    def flags(self) -> str:
+        """Return the flags that ask for it."""
+        parts = [f"--flip-positions {self.flip}"] if self.flip else []
+        parts += ["--swap-positions"] if self.swap else []
+        return " ".join(parts) or "positions as in the file"
+
+    def turn(self, positions_yx: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return positions (M, 2), in any unit, turned about the origin."""
+        turned = positions_yx[:, ::-1] if self.swap else positions_yx
+        return turned * np.array([-1.0 if axis in self.flip else 1.0 for axis in "yx"])
+
+
+ORIENTATIONS = tuple(Orientation(flip, swap) for swap in (False, True) for flip in ("", "x", "y", "xy"))
+
+
+def turned_data(raw: RawData, orientation: Orientation, factor: float = 1.0) -> RawData:
+    """Return a data set with turned positions, times a factor, or itself where nothing is asked for.
+
+    It has no ``objectGuess``, which lies in the frame of the old positions.
+    """
+    if orientation == Orientation() and factor == 1.0:
+        return raw
+    found = copy.copy(raw)
+    for names in (("ycoords", "xcoords"), ("ycoords_start", "xcoords_start")):
+        pair = np.stack([getattr(raw, name) for name in names], axis=1)
+        for name, column in zip(names, (factor * orientation.turn(pair)).T, strict=True):
+            setattr(found, name, np.ascontiguousarray(column))
+    found.objectGuess = None
+    return found
 
 
 @dataclass(frozen=True)
@@ -92,9 +132,10 @@ class FileOptions:
         values = {name: getattr(config, name) for name in cls.names()}
         return cls(**values if product else values | {"product_file": None})
 
-    def orient(self, positions_yx_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn positions (M, 2), y and x along rows and columns of the patterns: swapped, then flipped."""
-        return Orientation(self.flip_positions or "", self.swap_positions).turn(positions_yx_m)
+    @property
+    def orientation(self) -> Orientation:
+        """How to turn positions to y and x along rows and columns of the patterns."""
+        return Orientation(self.flip_positions or "", self.swap_positions)
 
 
 @dataclass(frozen=True)
@@ -112,14 +153,11 @@ class Optics:
         if self.photon_energy_eV is None or self.detector_distance_m is None:
             return self
         scale_m2 = HC_EV_M / self.photon_energy_eV * self.detector_distance_m / n_px
-        if self.object_pixel_yx_m is None and self.detector_pixel_yx_m is not None:
-            return replace(
-                self, object_pixel_yx_m=tuple(scale_m2 / side for side in self.detector_pixel_yx_m)
-            )
-        if self.detector_pixel_yx_m is None and self.object_pixel_yx_m is not None:
-            return replace(
-                self, detector_pixel_yx_m=tuple(scale_m2 / side for side in self.object_pixel_yx_m)
-            )
+        names = ("object_pixel_yx_m", "detector_pixel_yx_m")
+        for name, other in zip(names, names[::-1], strict=True):
+            sides = getattr(self, other)
+            if getattr(self, name) is None and sides is not None:
+                return replace(self, **{name: tuple(scale_m2 / side for side in sides)})
         return self
 
     def overridden(self, options: FileOptions) -> Optics:

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import ModelConfig
 from ptycho.data.checks.findings import Draft
 from ptycho.data.checks.registry import check_patterns, check_scan, report
 from ptycho.data.optics import FileOptions
-from ptycho.data.probe_mask import ProbeMask
 from ptycho.data.raw import RawData
 from ptycho.data.scaling import make_scale_record, scaled_probe
 from ptycho.data.scan import Scan
 from ptycho.geometry.canvas import check_extent
+
+
+@dataclass(frozen=True)
+class ProbeMask:
+    """A soft disc that the probe is multiplied with."""
+
+    diameter_px: float | None = None  # at half height; by default half the pattern size
+    sigma_px: float = 1.0  # softness of the edge
+
+    def values(self, n_px: int) -> NDArray[np.float32]:
+        """Return the mask (N, N), 0 to 1, centred on the patch."""
+        radius = (self.diameter_px if self.diameter_px is not None else n_px / 2) / 2
+        axis = np.arange(n_px) - (n_px - 1) / 2
+        beyond = np.hypot(axis[:, None], axis) - radius
+        if self.sigma_px == 0:
+            return (beyond < 0).astype(np.float32)
+        return (0.5 * (1.0 - np.tanh(beyond / self.sigma_px))).astype(np.float32)
+
+
+def mask_of(model: ModelConfig) -> ProbeMask | None:
+    """Return the probe mask that a configuration asks for."""
+    return ProbeMask(model.probe_mask_diameter, model.probe_mask_sigma) if model.probe_mask else None
+
+
+def masked(probe: NDArray[np.complex64], model: ModelConfig) -> NDArray[np.complex64]:
+    """Return a probe (P, N, N) within the mask that a configuration asks for; itself where there is none."""
+    mask = mask_of(model)
+    return probe if mask is None else probe * mask.values(probe.shape[-1])
 
 
 def prepare_scan(
@@ -32,18 +63,14 @@ def prepare_scan(
     draft = check_patterns(Draft(raw), options)
     raw = draft.raw
     record = make_scale_record(
-        raw,
-        override=domain,
-        nphotons=raw.nphotons,
-        left_out=draft.left_out,
-        keep_probe_power=options.keep_probe_power,
+        raw, override=domain, left_out=draft.left_out, keep_probe_power=options.keep_probe_power
     )
     probe = scaled_probe(raw, record)
     if mask is not None:
         probe = probe * mask.values(raw.N)
     scan = Scan(raw, record, probe, raw.positions_yx_px, name, draft.left_out, options=options)
     # The checks name the unit that explains a scan too wide for this machine; the rest is refused after them.
-    scan = replace(scan, findings=(*draft.findings, *check_scan(scan, options)))
+    scan = replace(scan, findings=(*draft.findings, *check_scan(scan)))
     check_extent(raw.positions_yx_px, raw.N, name)
     report(scan.findings, name)
     return scan

@@ -29,18 +29,7 @@ from ptycho.data.npz import write_npz
 from ptycho.errors import DataError
 
 COLUMNS = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
-OPTIONAL_KEYS = (
-    "xcoords_start",
-    "ycoords_start",
-    "scan_index",
-    "objectGuess",
-    "Y",
-    "norm_Y_I",
-    "bad_pixels",
-    "nphotons",
-    "label",
-    "_metadata",
-)
+OPTIONAL_KEYS = (*COLUMNS[2:], "objectGuess", "Y", "norm_Y_I", "bad_pixels", "nphotons", "label", "_metadata")
 OWN_PLACES = {"mask": "mask or bad_pixels", "patterns": "diff3d", "probe": "--probe-key {key} uses it"}
 """Where an NPZ file of ours holds what is read, and how another probe is used."""
 INDEX_KEY = "pattern_indexes"
@@ -56,42 +45,23 @@ def _head(values: ArrayLike | None, count: int, kept: int) -> NDArray[Any] | Non
 class RawData:
     """One scan: patterns, positions, probe, and whatever the file says about the object.
 
-    Parameters
-    ----------
-    xcoords, ycoords : array, shape (M,)
-        Patch centres: column and row [object pixels].
-    xcoords_start, ycoords_start : array, shape (M,), or None
-        Nominal positions [object pixels]; by default the positions themselves.
-    diff3d : real array, shape (M, N, N), (N, N, M) or (M, N, N, 1)
-        Counts or amplitude; the dtype is kept.
-    probeGuess : complex array, shape (N, N), (N, N, 1) or (P, N, N), or None
-        Incoherent probe modes.
-    scan_index : int array, shape (M,), or None
-        Scan that each pattern belongs to; by default 0.
-    objectGuess : complex array, shape (H, W), optional
-        Object in the pixel frame of the positions.
-    Y, label : complex array, shape (M, N, N) or (M, N, N, 1), optional
-        Known object patches; ignored with a warning when there is not one per pattern.
-    norm_Y_I : float or array, optional
-        Kept as given.
-    metadata : dict, optional
-        Description of the data set; ``physics_parameters.nphotons`` is used when `nphotons` is absent.
-    bad_pixels : bool or number array, shape (N, N), or (M, N, N) for each pattern its own, optional
-        Nonzero where nothing was measured: what the patterns hold there takes no part in anything.
-    nphotons : float, optional
-        Mean photons per pattern, > 0.
-    pattern_axis : int, optional
-        Axis of `diff3d` that counts patterns; by default found from the shape.
-    lengths : {'refuse', 'head'}, optional
-        What happens where patterns and positions differ in number, see
-        :func:`ptycho.data.canonical.match_lengths`.
-    source : str
-        Name used in messages.
+    ``xcoords`` and ``ycoords`` (M,) are patch centres, column and row [object pixels]; ``xcoords_start`` and
+    ``ycoords_start`` (M,) nominal positions [object pixels], by default the positions themselves. ``diff3d``,
+    real, (M, N, N), (N, N, M) or (M, N, N, 1), holds counts or amplitude, and keeps its dtype; its axis
+    ``pattern_axis``, by default found from the shape, counts the patterns. ``probeGuess``, complex, (N, N),
+    (N, N, 1) or (P, N, N), are incoherent modes. ``scan_index`` (M,) is the scan that each pattern belongs
+    to, by default 0.
 
-    Raises
-    ------
-    DataError
-        If an array breaks ``specs/data_contracts.md``.
+    ``objectGuess``, complex (H, W), is in the pixel frame of the positions. ``Y`` and ``label``, complex,
+    (M, N, N) or (M, N, N, 1), are known object patches, ignored with a warning when there is not one per
+    pattern; ``norm_Y_I`` is kept as given. ``bad_pixels``, bool or numbers, (N, N), or (M, N, N) for each
+    pattern its own, is nonzero where nothing was measured: what the patterns hold there takes no part in
+    anything. ``nphotons`` > 0 is the mean photons per pattern, by default ``physics_parameters.nphotons`` of
+    ``metadata``, which describe the data set.
+
+    ``lengths`` ('refuse', 'head') says what happens where patterns and positions differ in number, see
+    :func:`ptycho.data.canonical.match_lengths`; ``source`` is the name used in messages. ``DataError`` where
+    an array breaks ``specs/data_contracts.md``.
     """
 
     def __init__(
@@ -176,24 +146,14 @@ class RawData:
     def subset(self, rows: ArrayLike) -> RawData:
         """Return a data set of some patterns, in this order; they keep their numbers in the file."""
         rows = np.asarray(rows, dtype=np.int64)
-        metadata = {**(self.metadata or {}), INDEX_KEY: self.pattern_numbers[rows].tolist()}
+        columns = {key: getattr(self, key) for key in (*COLUMNS, "diff3d", "Y", "label")}
+        shared = ("probeGuess", "objectGuess", "norm_Y_I", "nphotons", "source")
         return type(self)(
-            self.xcoords[rows],
-            self.ycoords[rows],
-            self.xcoords_start[rows],
-            self.ycoords_start[rows],
-            self.diff3d[rows],
-            self.probeGuess,
-            self.scan_index[rows],
-            self.objectGuess,
-            None if self.Y is None else self.Y[rows],
-            self.norm_Y_I,
-            metadata,
+            **{key: None if column is None else column[rows] for key, column in columns.items()},
+            **{key: getattr(self, key) for key in shared},
+            metadata={**(self.metadata or {}), INDEX_KEY: self.pattern_numbers[rows].tolist()},
             bad_pixels=self.bad_pixels_of(rows),
-            nphotons=self.nphotons,
             pattern_axis=0,
-            source=self.source,
-            label=None if self.label is None else self.label[rows],
         )
 
     def bad_pixels_of(self, rows: Any) -> NDArray[np.bool_] | None:

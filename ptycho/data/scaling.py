@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.canonical import CHUNK, probe_power
+from ptycho.data.canonical import blocks, probe_power
 from ptycho.data.domain import Domain, checked_domain, domain_of
 from ptycho.data.raw import RawData
-from ptycho.errors import ConfigError, DataError
+from ptycho.errors import DataError
 from ptycho.physics import far_field
 
 NOT_MEASURED = -1.0
@@ -71,7 +71,6 @@ def make_scale_record(
     raw: RawData,
     *,
     override: Domain | None = None,
-    nphotons: float | None = None,
     left_out: NDArray[np.int64] | None = None,
     keep_probe_power: bool = False,
 ) -> ScaleRecord:
@@ -81,18 +80,11 @@ def make_scale_record(
     when the object would transmit between 1/4 and 1.1 of the light, and always where ``keep_probe_power``
     says that it was measured without a sample; otherwise it is scaled once so that :math:`\sum|P|^2 =
     \mathrm{mean\_counts}`. Bad pixels and patterns ``left_out`` decide nothing; for the probe and the dose,
-    the photons that bad pixels missed are added as far as they can be told. ``nphotons``, the mean photons
-    per pattern of an amplitude file, > 0, is by default what the file states, and not used for counts;
-    ``ConfigError`` out of range.
+    the photons that bad pixels missed are added as far as they can be told. The dose that a file
+    states, the mean photons per pattern, is that of its amplitude; for counts it is not used.
     """
     rows = np.setdiff1d(np.arange(raw.n_patterns), [] if left_out is None else left_out)
     domain, reason = domain_of(raw, override, rows)
-    dose = raw.nphotons if nphotons is None else nphotons
-    if dose is not None and not (np.isfinite(dose) and dose > 0):
-        raise ConfigError(
-            f"scaling: nphotons out of range (got {dose}, expected photons per pattern > 0). "
-            f"Leave it out when the dose is unknown."
-        )
     total, largest = _stored_counts(raw, domain, rows)
     if total == 0:
         raise DataError(
@@ -100,7 +92,9 @@ def make_scale_record(
             "Nonzero marks a bad pixel: invert the mask if it marks the good ones."
         )
     share = _measured_share(raw, domain, rows)
-    gain = float(np.sqrt(share * dose / total)) if domain == "amplitude" and dose is not None else 1.0
+    gain = 1.0
+    if domain == "amplitude" and raw.nphotons is not None:
+        gain = float(np.sqrt(share * raw.nphotons / total))
     mean_counts, max_counts = total * gain**2, largest * gain**2
     intensity_scale = float(np.sqrt(mean_counts)) / (raw.N / 2)
     return ScaleRecord(
@@ -142,8 +136,8 @@ def scaled_probe(raw: RawData, record: ScaleRecord) -> NDArray[np.complex64]:
 
 def _chunks(raw: RawData, rows: NDArray[np.int64], domain: Domain) -> Iterator[NDArray[np.float64]]:
     """Counts of some patterns, or the squares of stored amplitude, 0 where nothing was measured."""
-    for start in range(0, len(rows), CHUNK):
-        stored = raw.good_values(rows[start : start + CHUNK]).astype(np.float64)
+    for block in blocks(len(rows)):
+        stored = raw.good_values(rows[block]).astype(np.float64)
         yield stored if domain == "counts" else stored**2
 
 

@@ -1,16 +1,25 @@
-"""A scan ready for an engine: patterns, positions, probe, and the one record of every scale factor."""
+"""A scan ready for an engine: patterns, positions, probe, and the one record of every scale factor.
+
+Its amplitudes are in a memory-mapped file, so that memory does not grow with the scan.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import blocks
 from ptycho.data.checks.findings import Finding
 from ptycho.data.optics import FileOptions
 from ptycho.data.raw import RawData
-from ptycho.data.scaling import ScaleRecord
+from ptycho.data.scaling import ScaleRecord, measured_amplitude
+from ptycho.process.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -46,3 +55,33 @@ class Scan:
     def usable(self) -> NDArray[np.int64]:
         """Patterns that take part, ascending."""
         return np.setdiff1d(np.arange(self.n_patterns), self.left_out)
+
+    def amplitude(self, rows: Any) -> NDArray[np.float32]:
+        """Return what was measured in some patterns [sqrt(photons)], negative where nothing was."""
+        return measured_amplitude(self.raw.diff3d[rows], self.record, self.raw.bad_pixels_of(rows))
+
+
+class PatternStore(AbstractContextManager["PatternStore"]):
+    """The amplitudes (M, N, N) of a scan [sqrt(photons)], float32; negative where nothing was measured.
+
+    Use it as a context manager; its scratch folder is removed at the end, also after an error.
+    """
+
+    def __init__(self, scan: Scan, progress: Progress) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="ptychopinn-", ignore_cleanup_errors=True)
+        self.folder = Path(self._scratch.name)
+        count, n_px = scan.n_patterns, scan.n_px
+        shape, path = (count, n_px, n_px), self.folder / "amplitude.memmap"
+        self.patterns: Any = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)
+        with progress.phase("reading", count) as phase:
+            for rows in blocks(count):
+                self.patterns[rows] = scan.amplitude(rows)
+                phase.update(rows.stop)
+
+    def amplitude(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the amplitudes (\\*S, N, N) of patterns, indices of any shape S, in memory."""
+        return np.asarray(self.patterns[indices])
+
+    def __exit__(self, *error: object) -> None:
+        self.patterns = None
+        self._scratch.cleanup()

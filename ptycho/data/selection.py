@@ -22,11 +22,7 @@ def _rows(groups: Groups, rows: NDArray[np.int64]) -> Groups:
 
 
 def training_groups(
-    scan: Scan,
-    config: TrainingConfig,
-    *,
-    validate: bool,
-    bounds_yx: tuple[Bounds, Bounds] | None = None,
+    scan: Scan, config: TrainingConfig, *, validate: bool, bounds_yx: tuple[Bounds, Bounds] | None = None
 ) -> tuple[Groups, Groups | None]:
     """Draw the groups to train on, and part a few off to validate, where asked and enough are there.
 

@@ -19,8 +19,8 @@ from ptycho.errors import DataError
 from ptycho.evaluation.gauge import gauge_fit_region
 from ptycho.evaluation.metrics import FRC, fourier_ring_correlation
 from ptycho.evaluation.misfit import FitTally, photon_unit
-from ptycho.files.answer import read_answer
 from ptycho.files.hdf5 import is_hdf5
+from ptycho.files.product import read_answer
 from ptycho.process.progress import Progress
 
 REQUIRED = {

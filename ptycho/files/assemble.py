@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.checks.spots import step_px
+from ptycho.data.checks.overlap import step_px
+from ptycho.data.checks.statements import USUAL_STEPS, mistake_in_metres
 from ptycho.data.domain import DOMAIN_KEY
 from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
-from ptycho.data.plausible import USUAL_STEPS, mistaken_number, unit_of_metres
 from ptycho.data.prepare import checked
 from ptycho.data.raw import INDEX_KEY, OWN_PLACES, RawData
 from ptycho.data.scaling import NOT_MEASURED
 from ptycho.errors import ConfigError, DataError
-from ptycho.geometry.placement import centre_on_object
+from ptycho.geometry.canvas import centre_on_object
 from ptycho.physics import filled_amplitude
 from ptycho.physics.focus import focus_of
 
@@ -81,13 +81,11 @@ def on_object_pixels(
 
 def _likely_mistake(positions_yx_px: NDArray[np.float64], optics: Optics, n_px: int) -> str:
     """Name the unit that explains positions which are far too large."""
-    step, derived = step_px(positions_yx_px), optics.detector_pixel_yx_m is not None
     low, high = (share * n_px / 2 for share in USUAL_STEPS)
-    likely = mistaken_number(optics, low / step, high / step, derived=derived)
-    likely = likely or unit_of_metres(optics, step, low, high)
-    if likely is None:
-        return "Check the units of positions, energy, distance and pixel size"
-    return f"It seems that {likely}"
+    derived = optics.detector_pixel_yx_m is not None
+    likely = mistake_in_metres(optics, step_px(positions_yx_px), low, high, derived=derived)
+    unknown = "Check the units of positions, energy, distance and pixel size"
+    return f"It seems that {likely}" if likely else unknown
 
 
 def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:

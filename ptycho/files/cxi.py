@@ -10,26 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.optics import HC_EV_M, FileOptions, Optics
 from ptycho.data.raw import OWN_PLACES, RawData
-from ptycho.files.arrays import read_array
+from ptycho.files.arrays import energy_eV, metres_per_unit, read_array, size_m, unread_datasets
 from ptycho.files.assemble import make_raw_data, on_object_pixels, require_optics
-from ptycho.files.contents import unread_datasets
-from ptycho.files.cxi_frames import ADD_IT, EntryFrames
-from ptycho.files.cxi_layout import EntryPaths, entry_of, is_nexus
+from ptycho.files.cxi_layout import ADD_IT, EntryFrames, EntryPaths, entry_of, is_nexus
 from ptycho.files.formats import Request, Source
-from ptycho.files.hdf5 import find_dataset, require_dataset
-from ptycho.files.numbers import energy_eV, metres_per_unit, size_m
+from ptycho.files.hdf5 import Dataset, File, find_dataset, require_dataset
 from ptycho.files.product import read_product, sibling_product
 from ptycho.files.ptychodus import PtychodusPair
-
-if TYPE_CHECKING:
-    import h5py
 
 
 class CXI:
@@ -41,7 +35,7 @@ class CXI:
         """Tell whether an HDF5 file has an entry."""
         return not isinstance(source, dict) and entry_of(source) is not None
 
-    def read(self, source: h5py.File, request: Request) -> Callable[[], RawData]:
+    def read(self, source: File, request: Request) -> Callable[[], RawData]:
         """Read a scan in metres; the probe of ``product_file`` goes before that of the file."""
         request.refuse_pattern_axis()
         paths, options = EntryPaths(entry_of(source)), request.options
@@ -51,13 +45,13 @@ class CXI:
             return PtychodusPair().read(source, request)
         return _read(source, paths, options, request.probe_key)
 
-    def pattern_size(self, source: h5py.File, request: Request) -> int:
+    def pattern_size(self, source: File, request: Request) -> int:
         """Return the side of the square around the beam [px]."""
         return EntryFrames(source, EntryPaths(entry_of(source)), request.options).window.side
 
 
 def _read(
-    file: h5py.File, paths: EntryPaths, options: FileOptions, probe_key: str | None
+    file: File, paths: EntryPaths, options: FileOptions, probe_key: str | None
 ) -> Callable[[], RawData]:
     where, frames = file.filename, EntryFrames(file, paths, options)
     n_px, detector = frames.window.side, frames.detector
@@ -65,7 +59,7 @@ def _read(
     energy = _energy_eV(file, paths) if energy is None else energy
     optics = Optics(energy, detector.distance_m, detector.pixel_yx_m).overridden(options)
     optics = require_optics(optics, n_px, _places(paths), where)
-    positions_m = options.orient(_beam_on_sample(file, paths, frames, options))
+    positions_m = options.orientation.turn(_beam_on_sample(file, paths, frames, options))
     probe = _probe(file, paths, probe_key, options)
     patterns, bad = frames.read()
     unused = unread_datasets(file, [frames.dataset, *_other(file, paths, probe_key, options)], n_px)
@@ -88,7 +82,7 @@ def _places(paths: EntryPaths) -> dict[str, str]:
     return {name: " or ".join(f"'{path}'" for path in looked) for name, looked in places.items()}
 
 
-def _energy_eV(file: h5py.File, paths: EntryPaths) -> float | None:
+def _energy_eV(file: File, paths: EntryPaths) -> float | None:
     """Photon energy; ``source_1/energy`` of NeXus is that of the machine, so it comes last there."""
     nexus = is_nexus(file, paths.definition)
     found = find_dataset(file, [*paths.beam_energy, *([] if nexus else paths.source_energy)])
@@ -102,7 +96,7 @@ def _energy_eV(file: h5py.File, paths: EntryPaths) -> float | None:
 
 
 def _beam_on_sample(
-    file: h5py.File, paths: EntryPaths, frames: EntryFrames, options: FileOptions
+    file: File, paths: EntryPaths, frames: EntryFrames, options: FileOptions
 ) -> NDArray[np.float64]:
     """Where the beam meets the sample, along the rows and the columns of the frames, shape (M, 2) [m]."""
     translation = require_dataset(file, paths.translation, "the list of positions", ADD_IT)
@@ -118,9 +112,7 @@ def _beam_on_sample(
     return -(lab @ frames.detector.basis.T)
 
 
-def _probe(
-    file: h5py.File, paths: EntryPaths, probe_key: str | None, options: FileOptions
-) -> NDArray[Any] | None:
+def _probe(file: File, paths: EntryPaths, probe_key: str | None, options: FileOptions) -> NDArray[Any] | None:
     """Probe of the named path, of the product, or of the usual places; None where there is none."""
     if probe_key is not None:
         dataset = require_dataset(file, [probe_key], "the probe", "Correct --probe-key.")
@@ -135,8 +127,8 @@ def _probe(
 
 
 def _other(
-    file: h5py.File, paths: EntryPaths, probe_key: str | None, options: FileOptions
-) -> list[h5py.Dataset | None]:
+    file: File, paths: EntryPaths, probe_key: str | None, options: FileOptions
+) -> list[Dataset | None]:
     """Return what is read beside the frames; where the user names a probe, no other one is missed."""
     chosen = probe_key is not None or options.product_file is not None
     probes = [[path] for path in (*paths.probe, probe_key or "")] if chosen else [paths.probe]

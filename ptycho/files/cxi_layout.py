@@ -1,4 +1,4 @@
-"""Names of a CXI entry, and the geometry of its detector.
+"""Names of a CXI entry, the geometry of its detector, and its frames: the square around the beam.
 
 The frame of CXI: z along the beam, y up, x to the left as seen along the beam. ``basis_vectors`` are the
 steps from row to row and from column to column [m].
@@ -7,26 +7,27 @@ steps from row to row and from column to column [m].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.canonical import blocks
 from ptycho.data.optics import FileOptions
 from ptycho.errors import DataError
-from ptycho.files.arrays import read_array
-from ptycho.files.hdf5 import find_dataset
-from ptycho.files.numbers import length_m, metres_per_unit, read_number, size_m
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.arrays import length_m, metres_per_unit, read_array, read_number, size_m
+from ptycho.files.frames import Window, beam_window, read_stack
+from ptycho.files.hdf5 import Dataset, File, find_dataset, require_dataset
 
 DEFAULT_BASIS = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0]])
 """Directions of the rows and the columns of a frame where the file states none."""
 DEFINITIONS = ("NXcxi_ptycho", "NXptycho")
+HAS_SIGNAL = 0x1000
+"""The bit of a CXI mask that marks a good pixel."""
+ADD_IT = "Add it, or write the file again."
 
 
-def entry_of(file: h5py.File) -> str | None:
+def entry_of(file: File) -> str | None:
     """Return ``entry_1``, or the first group that names the definition; None in a file of another kind."""
     if "entry_1" in file:
         return "entry_1"
@@ -36,7 +37,7 @@ def entry_of(file: h5py.File) -> str | None:
     return None
 
 
-def is_nexus(file: h5py.File, definition: list[str]) -> bool:
+def is_nexus(file: File, definition: list[str]) -> bool:
     """Tell whether an entry follows NXcxi_ptycho, by what stands at one of the paths ``definition``."""
     dataset = find_dataset(file, definition)
     if dataset is None or dataset.size != 1:
@@ -50,16 +51,13 @@ class EntryPaths:
 
     def __init__(self, entry: str) -> None:
         instrument, sample, data = f"{entry}/instrument_1", f"{entry}/sample_1", f"{entry}/data_1"
-        self.detector = detector = f"{instrument}/detector_1"
+        detector, source = f"{instrument}/detector_1", f"{instrument}/source_1"
         self.patterns = [f"{data}/data", f"{detector}/data"]
-        self.translation = [
-            f"{data}/translation",
-            f"{sample}/geometry_1/translation",
-            f"{detector}/translation",
-        ]
+        folders = (data, f"{sample}/geometry_1", detector)
+        self.translation = [f"{folder}/translation" for folder in folders]
         self.beam_energy = [f"{instrument}/beam_1/incident_beam_energy", f"{instrument}/beam_1/energy"]
-        self.source_energy = [f"{instrument}/source_1/energy"]
-        self.wavelength = [f"{instrument}/source_1/wavelength", f"{instrument}/beam_1/incident_wavelength"]
+        self.source_energy = [f"{source}/energy"]
+        self.wavelength = [f"{source}/wavelength", f"{instrument}/beam_1/incident_wavelength"]
         self.distance = [f"{detector}/distance"]
         self.corner = [f"{detector}/corner_position"]
         self.pixel = {axis: [f"{detector}/{axis}_pixel_size"] for axis in "yx"}
@@ -68,14 +66,10 @@ class EntryPaths:
         self.mask = [f"{detector}/mask"]
         self.definition = [f"{entry}/definition"]
         self.extras = f"{entry}/ptychodus"
-        self.product_probe = [f"{entry}/image_1/data", f"{instrument}/source_1/illumination"]
+        self.product_probe = [f"{entry}/image_1/data", f"{source}/illumination"]
         self.product_object = [f"{entry}/image_2/data"]
-        self.probe = [
-            f"{instrument}/source_1/illumination",
-            f"{instrument}/source_1/probe",
-            f"{detector}/probe",
-            f"{detector}/data_illumination",
-        ]
+        self.probe = [f"{source}/illumination", f"{source}/probe", f"{detector}/probe"]
+        self.probe += [f"{detector}/data_illumination"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +82,7 @@ class Detector:
     centre_yx_px: tuple[float, float] | None  # where the beam meets the frame; index: middle of that pixel
 
 
-def read_detector(file: h5py.File, paths: EntryPaths, options: FileOptions) -> Detector:
+def read_detector(file: File, paths: EntryPaths, options: FileOptions) -> Detector:
     """Read the geometry of the detector; distance and pixel that the user states are not looked for.
 
     ``DataError`` where a dataset has the wrong shape or unit.
@@ -111,14 +105,14 @@ def read_detector(file: h5py.File, paths: EntryPaths, options: FileOptions) -> D
     return Detector(distance_m, pixel, basis, centre)
 
 
-def _distance_m(file: h5py.File, paths: EntryPaths, corner_m: NDArray[np.float64] | None) -> float | None:
+def _distance_m(file: File, paths: EntryPaths, corner_m: NDArray[np.float64] | None) -> float | None:
     dataset = find_dataset(file, paths.distance)
     if dataset is not None:
         return abs(length_m(dataset)) or None
     return None if corner_m is None else abs(float(corner_m[2])) or None
 
 
-def _corner_m(file: h5py.File, paths: EntryPaths) -> NDArray[np.float64] | None:
+def _corner_m(file: File, paths: EntryPaths) -> NDArray[np.float64] | None:
     dataset = find_dataset(file, paths.corner)
     if dataset is None:
         return None
@@ -126,7 +120,7 @@ def _corner_m(file: h5py.File, paths: EntryPaths) -> NDArray[np.float64] | None:
     return values.astype(np.float64) * metres_per_unit(dataset)
 
 
-def _basis(file: h5py.File, paths: EntryPaths) -> tuple[NDArray[np.float64], tuple[float, float] | None]:
+def _basis(file: File, paths: EntryPaths) -> tuple[NDArray[np.float64], tuple[float, float] | None]:
     """Directions of rows and columns, shape (2, 3), and their steps where the file states them [m]."""
     dataset = find_dataset(file, paths.basis)
     if dataset is None:
@@ -151,7 +145,7 @@ def _basis(file: h5py.File, paths: EntryPaths) -> tuple[NDArray[np.float64], tup
     return pair / lengths[:, None], (float(lengths[0]), float(lengths[1]))
 
 
-def _pixel_yx_m(file: h5py.File, paths: EntryPaths) -> tuple[float, float] | None:
+def _pixel_yx_m(file: File, paths: EntryPaths) -> tuple[float, float] | None:
     """Height and width of a detector pixel; one stands for both where the other is missing."""
     found = [find_dataset(file, paths.pixel[axis]) for axis in "yx"]
     sides = [None if dataset is None else size_m(dataset) for dataset in found]
@@ -162,7 +156,7 @@ def _pixel_yx_m(file: h5py.File, paths: EntryPaths) -> tuple[float, float] | Non
 
 
 def _stated_centre(
-    file: h5py.File, paths: EntryPaths, pixel: tuple[float, float] | None
+    file: File, paths: EntryPaths, pixel: tuple[float, float] | None
 ) -> tuple[float, float] | None:
     """Where ``beam_center_y`` and ``beam_center_x`` say that the beam meets the frame [px]."""
     datasets = [find_dataset(file, paths.centre[axis]) for axis in "yx"]
@@ -173,7 +167,7 @@ def _stated_centre(
     return row, column
 
 
-def _centre_px(dataset: h5py.Dataset, side_m: float | None) -> float:
+def _centre_px(dataset: Dataset, side_m: float | None) -> float:
     """Read one coordinate of the beam centre, stated in pixels or as a length [px]."""
     stated = dataset.attrs.get("units")
     word = stated.decode() if isinstance(stated, bytes) else str(stated or "")
@@ -186,3 +180,54 @@ def _centre_px(dataset: h5py.Dataset, side_m: float | None) -> float:
             "(expected x_pixel_size). Pass --detector-pixel."
         )
     return length_m(dataset) / side_m - 0.5
+
+
+class EntryFrames:
+    """The frames of an entry: ``dataset`` (M, H, W), or (rows, columns, H, W) of a raster, not read yet.
+
+    ``window`` is the square around the beam. ``DataError`` where they are missing or of another shape, or the
+    beam is beside the detector.
+    """
+
+    def __init__(self, file: File, paths: EntryPaths, options: FileOptions) -> None:
+        self.file, self.paths, where = file, paths, file.filename
+        self.detector: Detector = read_detector(file, paths, options)
+        self.dataset = dataset = require_dataset(file, paths.patterns, "the stack of patterns", ADD_IT)
+        if dataset.ndim not in (3, 4) or dataset.dtype.kind not in "iuf" or not dataset.size:
+            raise DataError(
+                f"{where}: '{dataset.name}' is no stack of patterns (got shape {dataset.shape}, dtype "
+                f"{dataset.dtype}, expected (M, N, N) integers or floats). Write it in that shape."
+            )
+        self.window: Window = beam_window(dataset.shape[-2:], self.detector.centre_yx_px, where)
+        self.count = int(np.prod(dataset.shape[:-2]))
+
+    def read(self, rows: NDArray[np.int64] | None = None) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return frames (J, N, N) in the dtype of the file, and their bad pixels.
+
+        These are (N, N), or (J, N, N) where the file has a mask for each frame. ``rows`` (J,) are ascending;
+        None takes all. ``DataError`` where the frames are damaged or the mask does not fit.
+        """
+        return read_stack(self.dataset, self.window, rows), self._bad_pixels(rows)
+
+    def _bad_pixels(self, rows: NDArray[np.int64] | None) -> NDArray[np.bool_]:
+        mask, dataset, window = find_dataset(self.file, self.paths.mask), self.dataset, self.window
+        if mask is None:
+            return np.zeros((window.side, window.side), dtype=bool)
+        frame = dataset.shape[-2:]
+        of_all = (frame, (1, *frame))
+        if mask.shape not in (*of_all, (self.count, *frame), dataset.shape) or mask.dtype.kind not in "iub":
+            raise DataError(
+                f"{self.file.filename}: '{mask.name}' does not fit the frames (got {mask.shape}, "
+                f"{mask.dtype}, expected {frame} integers). Correct it."
+            )
+        if mask.shape in of_all:
+            return _bad(mask[(..., *window.slices)].reshape(window.side, window.side))
+        kept = np.arange(self.count) if rows is None else rows
+        bad = np.empty((len(kept), window.side, window.side), dtype=bool)
+        for part in blocks(len(kept)):
+            bad[part] = _bad(read_stack(mask, window, kept[part]))
+        return bad
+
+
+def _bad(mask: NDArray[Any]) -> NDArray[np.bool_]:
+    return (mask.astype(np.int64) & ~HAS_SIGNAL) != 0

@@ -10,7 +10,7 @@ import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,8 @@ from ptycho.data.optics import ELECTRON_VOLT_J, FileOptions, Optics
 from ptycho.data.reconstruction import PlacedReconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError, MissingPackageError
-from ptycho.files.product import FRAME_PHOTONS
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.hdf5 import File
+from ptycho.files.product import FRAME_PHOTONS, Product
 
 SUFFIXES = {".h5": "product", ".hdf5": "product", ".cxi": "cxi"}
 """Ending of an exported file -> its format."""
@@ -31,25 +29,22 @@ CXI_VERSION = 160
 
 
 @dataclass(frozen=True)
-class Export:
-    """What an exported file holds."""
+class Export(Product):
+    """What an exported file holds: a product with an object pixel, a probe (P, N, N) [sqrt(photons)] and an
+    object; ``frame_gain`` where it was refined."""
 
-    name: str  # of the data set
-    optics: Optics  # with an object pixel
-    indexes: NDArray[np.int64]  # (J,): number of the pattern that each position belongs to, in its file
-    positions_yx_m: NDArray[np.float64]  # (J, 2)
-    probe: NDArray[np.complex64]  # (P, N, N), incoherent modes [sqrt(photons)]
-    obj: NDArray[np.complex64]  # (H, W)
-    centre_yx_m: NDArray[np.float64]  # (2,): where pixel ((H - 1) / 2, (W - 1) / 2) of the object lies
+    name: str = ""  # of the data set
     misfit: tuple[float, ...] = ()  # relative amplitude misfit of a refinement, step by step
-    frame_gain: NDArray[np.float32] | None = None  # (J,), factor on the amplitude, where it was refined
+
+    @property
+    def photons(self) -> float:
+        """Photons that a frame sends through an empty object."""
+        return float((np.abs(self.probe) ** 2).sum())
 
     @property
     def frame_photons(self) -> NDArray[np.float64] | None:
-        """Photons that each frame sends through an empty object, shape (J,), where they were refined."""
-        if self.frame_gain is None:
-            return None
-        return self.frame_gain.astype(np.float64) ** 2 * float((np.abs(self.probe) ** 2).sum())
+        """The same for each frame, shape (J,), where they were refined."""
+        return None if self.frame_gain is None else self.frame_gain.astype(np.float64) ** 2 * self.photons
 
 
 def check_target(path: str | Path) -> str:
@@ -89,17 +84,11 @@ def collect(placed: PlacedReconstruction, optics: Optics) -> Export:
     """Put a reconstruction in metres, by the scan's positions where it did not move them."""
     found = placed.found
     middle_px = found.origin_yx_px + (np.array(found.obj.shape) - 1) / 2
+    positions_m, centre_m = optics.to_metres(placed.positions_yx_px), optics.to_metres(middle_px)
     return Export(
-        Path(placed.scan.name).stem,
-        optics,
-        placed.numbers,
-        optics.to_metres(placed.positions_yx_px),
-        found.probe,
-        found.obj,
-        optics.to_metres(middle_px),
-        found.misfit,
-        found.frame_gain,
-    )
+        placed.numbers, positions_m, found.probe, found.obj, tuple(centre_m), optics, found.frame_gain,
+        name=Path(placed.scan.name).stem, misfit=found.misfit,
+    )  # fmt: skip
 
 
 def write_export(path: str | Path, content: Export) -> Path:
@@ -129,7 +118,7 @@ def _version() -> str:
         return "unknown"
 
 
-def _write_product(file: h5py.File, content: Export) -> None:
+def _write_product(file: File, content: Export) -> None:
     """Lay a reconstruction out as Ptychodus 1.7 reads it."""
     (height_m, width_m), (centre_y_m, centre_x_m) = content.optics.object_pixel_yx_m, content.centre_yx_m
     file.attrs.update(
@@ -138,7 +127,7 @@ def _write_product(file: h5py.File, content: Export) -> None:
             "comments": _comment(content),
             "detector_object_distance_m": content.optics.detector_distance_m or 0.0,
             "photon_energy_eV": content.optics.photon_energy_eV or 0.0,
-            "probe_photon_count": float((np.abs(content.probe) ** 2).sum()),
+            "probe_photon_count": content.photons,
             "exposure_time_s": 0.0,
             "mass_attenuation_m2_per_kg": 0.0,
             "tomography_angle_deg": 0.0,
@@ -156,20 +145,21 @@ def _write_product(file: h5py.File, content: Export) -> None:
         "object_layer_spacing_m": np.zeros(0),
         "loss_epochs": np.arange(len(content.misfit)),
         "loss_values": np.asarray(content.misfit, dtype=np.float64),
+        FRAME_PHOTONS: content.frame_photons,
     }
-    if content.frame_photons is not None:
-        arrays = {**arrays, FRAME_PHOTONS: content.frame_photons}
     for name, array in arrays.items():
-        file.create_dataset(name, data=array)
+        if array is not None:
+            file.create_dataset(name, data=array)
     pixel = {"pixel_height_m": height_m, "pixel_width_m": width_m}
     file["probe"].attrs.update(pixel)
     file["object"].attrs.update({**pixel, "center_x_m": centre_x_m, "center_y_m": centre_y_m})
 
 
-def _write_cxi(file: h5py.File, content: Export) -> None:
+def _write_cxi(file: File, content: Export) -> None:
     """Lay a reconstruction out as CXI 1.6, with the names Ptychodus adds to it."""
     optics, (height_m, width_m) = content.optics, content.optics.object_pixel_yx_m
-    centre_y_m, centre_x_m = content.centre_yx_m
+    (centre_y_m, centre_x_m), energy_eV = content.centre_yx_m, optics.photon_energy_eV
+    side_y_m, side_x_m = optics.detector_pixel_yx_m or (None, None)
     # A larger column is a larger x of the file, as with the detector that CXI takes for granted.
     translation = np.zeros((len(content.positions_yx_m), 3))
     translation[:, :2] = content.positions_yx_m[:, ::-1]
@@ -183,26 +173,23 @@ def _write_cxi(file: h5py.File, content: Export) -> None:
         "entry_1/process_1/program": "ptychopinn",
         "entry_1/process_1/version": _version(),
         "entry_1/ptychodus/probe_position_indexes": content.indexes,
-        "entry_1/ptychodus/probe_photon_count": float((np.abs(content.probe) ** 2).sum()),
+        "entry_1/ptychodus/probe_photon_count": content.photons,
         "entry_1/ptychodus/object_center_x_m": centre_x_m,
         "entry_1/ptychodus/object_center_y_m": centre_y_m,
         "entry_1/ptychodus/loss_epochs": np.arange(len(content.misfit)),
         "entry_1/ptychodus/loss_values": np.asarray(content.misfit, dtype=np.float64),
+        f"entry_1/ptychodus/{FRAME_PHOTONS}": content.frame_photons,
+        "entry_1/instrument_1/source_1/energy": None if energy_eV is None else energy_eV * ELECTRON_VOLT_J,
+        "entry_1/instrument_1/detector_1/distance": optics.detector_distance_m,
+        "entry_1/instrument_1/detector_1/y_pixel_size": side_y_m,
+        "entry_1/instrument_1/detector_1/x_pixel_size": side_x_m,
     }
     for name in ("probe", "object"):
         values[f"entry_1/ptychodus/{name}_pixel_width_m"] = width_m
         values[f"entry_1/ptychodus/{name}_pixel_height_m"] = height_m
-    if optics.photon_energy_eV is not None:
-        values["entry_1/instrument_1/source_1/energy"] = optics.photon_energy_eV * ELECTRON_VOLT_J
-    if optics.detector_distance_m is not None:
-        values["entry_1/instrument_1/detector_1/distance"] = optics.detector_distance_m
-    if optics.detector_pixel_yx_m is not None:
-        values["entry_1/instrument_1/detector_1/y_pixel_size"] = optics.detector_pixel_yx_m[0]
-        values["entry_1/instrument_1/detector_1/x_pixel_size"] = optics.detector_pixel_yx_m[1]
-    if content.frame_photons is not None:
-        values[f"entry_1/ptychodus/{FRAME_PHOTONS}"] = content.frame_photons
     for path, value in values.items():
-        file[path] = value
+        if value is not None:
+            file[path] = value
     _write_image(file, "entry_1/image_1", content.probe[None], "coherent:incoherent:y:x", optics, None)
     _write_image(file, "entry_1/image_2", content.obj, "y:x", optics, (centre_x_m, centre_y_m, 0.0))
     import h5py
@@ -216,7 +203,7 @@ def _write_cxi(file: h5py.File, content: Export) -> None:
 
 
 def _write_image(
-    file: h5py.File,
+    file: File,
     path: str,
     array: NDArray[np.complex64],
     axes: str,

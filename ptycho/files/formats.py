@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from ptycho.data.optics import FileOptions
 from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.hdf5 import File
 
 Headers: TypeAlias = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and dtype of every array of an NPZ file."""
-Source: TypeAlias = "h5py.File | Headers"
+Source: TypeAlias = "File | Headers"
 """A data file as the formats see it: HDF5 open, NPZ by its headers, a ``dict``."""
 
 

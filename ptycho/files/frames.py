@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
 from ptycho.files.arrays import unwritten
-from ptycho.files.hdf5 import reading
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.hdf5 import Dataset, reading
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +71,7 @@ def beam_window(shape_yx: tuple[int, int], centre_yx_px: tuple[float, float] | N
     return Window(row - half, column - half, 2 * half)
 
 
-def read_stack(dataset: h5py.Dataset, window: Window, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
+def read_stack(dataset: Dataset, window: Window, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
     """Read a window of frames (M, H, W), or (rows, columns, H, W) of a raster, into one new array (J, N, N).
 
     ``rows`` (J,) are ascending; None takes all. The dtype is that of the file in the byte order of the
@@ -98,9 +95,7 @@ def read_stack(dataset: h5py.Dataset, window: Window, rows: NDArray[np.int64] | 
     return out
 
 
-def _read_block(
-    dataset: h5py.Dataset, window: Window, chosen: NDArray[np.int64], block: NDArray[Any]
-) -> None:
+def _read_block(dataset: Dataset, window: Window, chosen: NDArray[np.int64], block: NDArray[Any]) -> None:
     """Read some frames into an array; neighbours in the file go in one call."""
     if dataset.ndim == 4:
         columns = dataset.shape[1]

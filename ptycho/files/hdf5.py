@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import posixpath
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ptycho.errors import DataError, MissingPackageError, PtychoError
 
 if TYPE_CHECKING:
     import h5py
 
-logger = logging.getLogger(__name__)
-
+Dataset: TypeAlias = "h5py.Dataset"
+File: TypeAlias = "h5py.File"
+"""For annotations; the package is imported where a file is opened."""
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _OFFSETS = (0, 512, 1024, 2048)
 MOST_LINKS = 16
@@ -37,7 +37,7 @@ def is_hdf5(path: str | Path) -> bool:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[h5py.File]:
+def opened(path: str | Path) -> Iterator[File]:
     """Open an HDF5 file for reading, with the filters that detectors compress with.
 
     ``DataError`` where the file is damaged or cut short, ``MissingPackageError`` without h5py or hdf5plugin.
@@ -63,7 +63,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
             raise _damaged(path, error) from error
 
 
-def lookup(file: h5py.File, path: str, links: int = 0) -> Any:
+def lookup(file: File, path: str, links: int = 0) -> Any:
     """Return the dataset or group at a path of a file, or None; ``links`` led here already.
 
     Links inside the file are followed, and links to files in its own folder. ``DataError`` for a link that
@@ -122,7 +122,7 @@ def _require_neighbour(item: Any, where: str, path: str, name: str, inner: str, 
         )
 
 
-def _require_own_data(dataset: h5py.Dataset, where: str, path: str, links: int) -> None:
+def _require_own_data(dataset: Dataset, where: str, path: str, links: int) -> None:
     """Check the files that a virtual dataset reads from; refuse raw data outside of HDF5."""
     if dataset.external:
         raise DataError(
@@ -150,7 +150,7 @@ def endless(where: str, path: str) -> DataError:
     )
 
 
-def find_dataset(file: h5py.File, paths: Sequence[str]) -> h5py.Dataset | None:
+def find_dataset(file: File, paths: Sequence[str]) -> Dataset | None:
     """Return the first dataset that is there, or None."""
     import h5py
 
@@ -161,7 +161,7 @@ def find_dataset(file: h5py.File, paths: Sequence[str]) -> h5py.Dataset | None:
     return None
 
 
-def require_dataset(file: h5py.File, paths: Sequence[str], what: str, action: str) -> h5py.Dataset:
+def require_dataset(file: File, paths: Sequence[str], what: str, action: str) -> Dataset:
     """As :func:`find_dataset`, or raise :func:`missing`."""
     found = find_dataset(file, paths)
     if found is None:
@@ -169,14 +169,14 @@ def require_dataset(file: h5py.File, paths: Sequence[str], what: str, action: st
     return found
 
 
-def missing(file: h5py.File, paths: Sequence[str], what: str, action: str) -> DataError:
+def missing(file: File, paths: Sequence[str], what: str, action: str) -> DataError:
     """Build the error for something that a file lacks; ``action`` is a sentence on what the user can do."""
     looked = " or ".join(f"'{path}'" for path in paths)
     return DataError(f"{file.filename}: {what} is missing (expected {looked}). {action}")
 
 
 @contextmanager
-def reading(dataset: h5py.Dataset) -> Iterator[None]:
+def reading(dataset: Dataset) -> Iterator[None]:
     """Turn what HDF5 raises on damaged or oddly compressed data into one line that names the dataset."""
     try:
         yield

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from ptycho.data.canonical import parsed_metadata
 from ptycho.data.npz import missing_key, read_npz
-from ptycho.data.optics import METADATA_KEY, NUMBERS, FileOptions, Optics
-from ptycho.data.orientation import Orientation, turned_data
+from ptycho.data.optics import METADATA_KEY, NUMBERS, FileOptions, Optics, turned_data
 from ptycho.data.raw import OPTIONAL_KEYS, RawData
 from ptycho.errors import ConfigError
-from ptycho.files.contents import complex_of, unused_arrays
+from ptycho.files.arrays import complex_of, unused_arrays
 from ptycho.files.formats import Headers, Request, Source
 
 logger = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ def _with_options(raw: RawData, options: FileOptions) -> RawData:
             f"{raw.source}: --product does not apply (got an NPZ file, which holds its own positions, "
             "expected a diffraction file of Ptychodus). Leave it out."
         )
-    raw = turned_data(raw, Orientation(options.flip_positions or "", options.swap_positions))
+    raw = turned_data(raw, options.orientation)
     if any(getattr(options, name) is not None for name in NUMBERS):
         optics = Optics.from_metadata(raw.metadata, raw.source).overridden(options)
         raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}

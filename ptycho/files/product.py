@@ -2,6 +2,9 @@
 
 x and y are in separate arrays. The centre of an object of width W is pixel (W - 1) / 2. +x runs along the
 columns and +y along the rows. A pattern and its position carry the same index.
+
+An exported reconstruction, read back as one, has object coordinates in metres over the object pixel: those of
+the data file up to a shift.
 """
 
 from __future__ import annotations
@@ -9,21 +12,20 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import Optics
+from ptycho.data.reconstruction import Reconstruction, StoredFacts
 from ptycho.errors import DataError
-from ptycho.files.arrays import read_array
+from ptycho.files.arrays import energy_eV, length_m, read_array, read_number
 from ptycho.files.cxi_layout import EntryPaths, entry_of
-from ptycho.files.hdf5 import find_dataset, is_hdf5, missing, opened, require_dataset
-from ptycho.files.numbers import energy_eV, length_m, read_number
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.hdf5 import Dataset, File, find_dataset, is_hdf5, missing, opened, require_dataset
+from ptycho.geometry.canvas import lay_on_canvas
+from ptycho.physics import illumination, shift_field
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,8 @@ OPTICS_KEYS = ("photon_energy_eV", "detector_object_distance_m")
 PLACE_KEYS = ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m")
 PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
 
+LOSS_KEYS = ("loss_values", "entry_1/ptychodus/loss_values")
+"""Where a product and a CXI file hold the misfit of a refinement."""
 Parts = tuple[dict[str, NDArray[Any]], dict[str, float]]  # arrays by PRODUCT_KEYS, numbers by the other two
 
 
@@ -52,20 +56,17 @@ class Product:
 
 def find_product(diffraction: Path, named: Path | None) -> Path:
     """Return the product of a diffraction file: the one the user named, else :func:`sibling_product`."""
-    if named is not None:
-        if not named.is_file():
-            raise DataError(
-                f"{named}: no such file (expected the product of {diffraction.name}). Check --product."
-            )
-        return named
-    found = sibling_product(diffraction)
-    if found is not None:
-        return found
-    raise DataError(
-        f"{diffraction}: its product with positions, probe and object is missing (expected "
-        f"{diffraction.with_name('product.h5').name} beside diffraction.h5, or --product). Pass --product "
-        "product.h5."
-    )
+    if named is not None and not named.is_file():
+        raise DataError(
+            f"{named}: no such file (expected the product of {diffraction.name}). Check --product."
+        )
+    found = named or sibling_product(diffraction)
+    if found is None:
+        raise DataError(
+            f"{diffraction}: its product with positions, probe and object is missing (expected product.h5 "
+            "beside diffraction.h5, or --product). Pass --product product.h5."
+        )
+    return found
 
 
 def sibling_product(diffraction: Path) -> Path | None:
@@ -127,7 +128,7 @@ def _frame_gain(
     return np.sqrt(photons / max(float((np.abs(probe.astype(np.complex128)) ** 2).sum()), 1e-300))
 
 
-def _from_hdf5(file: h5py.File) -> Parts:
+def _from_hdf5(file: File) -> Parts:
     keys = PRODUCT_KEYS
     found = {key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in keys}
     if not bool(file.attrs.get("far_field", True)):
@@ -143,27 +144,25 @@ def _from_hdf5(file: h5py.File) -> Parts:
         if key not in found["object"].attrs:
             raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
         numbers[key] = float(found["object"].attrs[key])
-    arrays = {key: _array(item) for key, item in found.items()}
-    photons = find_dataset(file, [FRAME_PHOTONS])
-    return (arrays if photons is None else arrays | {FRAME_PHOTONS: _array(photons)}), numbers
+    found[FRAME_PHOTONS] = find_dataset(file, [FRAME_PHOTONS])
+    return {key: _array(item) for key, item in found.items() if item is not None}, numbers
 
 
-def _from_cxi(file: h5py.File, paths: EntryPaths) -> Parts:
+def _from_cxi(file: File, paths: EntryPaths) -> Parts:
     """Read arrays and numbers by the names of CXI, and those that Ptychodus adds."""
     images = {"probe": paths.product_probe, "object": paths.product_object}
-    arrays = {
-        key: _array(require_dataset(file, looked, f"the {key} of the product", WRITE_AGAIN))
+    found = {
+        key: require_dataset(file, looked, f"the {key} of the product", WRITE_AGAIN)
         for key, looked in images.items()
     }
+    for key in ("probe_position_indexes", FRAME_PHOTONS):
+        found[key] = find_dataset(file, [f"{paths.extras}/{key}"])
+    arrays = {key: _array(item) for key, item in found.items() if item is not None}
     place = require_dataset(file, paths.translation, "the list of positions", WRITE_AGAIN)
     fits = place.ndim == 2 and place.shape[1] in (2, 3)
     positions = read_array(place, "iuf", "(M, 2) or (M, 3) numbers", fits)
-    numbered = find_dataset(file, [f"{paths.extras}/probe_position_indexes"])
-    arrays["probe_position_indexes"] = np.arange(len(positions)) if numbered is None else _array(numbered)
+    arrays.setdefault("probe_position_indexes", np.arange(len(positions)))
     arrays["probe_position_x_m"], arrays["probe_position_y_m"] = positions[:, 0], positions[:, 1]
-    photons = find_dataset(file, [f"{paths.extras}/{FRAME_PHOTONS}"])
-    if photons is not None:
-        arrays[FRAME_PHOTONS] = _array(photons)
     numbers = {}
     for key in PLACE_KEYS:
         looked = [f"{paths.extras}/object_{key}"]
@@ -174,7 +173,7 @@ def _from_cxi(file: h5py.File, paths: EntryPaths) -> Parts:
     return arrays, numbers
 
 
-def _array(dataset: h5py.Dataset) -> NDArray[Any]:
+def _array(dataset: Dataset) -> NDArray[Any]:
     """Read numbers of any shape; an empty array stays one."""
     if not dataset.size:
         return np.zeros(dataset.shape, dtype=dataset.dtype)
@@ -262,3 +261,39 @@ def pair_by_index(
             *(where, len(pattern_indexes) - len(rows), len(pattern_indexes), between),
         )
     return rows, np.stack([np.interp(taken, known, column) for column in means], axis=1)
+
+
+def read_answer(path: Path) -> Reconstruction:
+    """Read an exported reconstruction, an HDF5 product or a CXI file with the names of Ptychodus.
+
+    It has positions of its own; its coverage is the illumination of its probe. ``DataError`` where the file
+    is damaged, or holds no object.
+    """
+    product = read_product(path)
+    if product.obj is None:
+        raise DataError(
+            f"{path}: it holds no object (got an empty one, expected a reconstruction). Name the file that "
+            "--export wrote."
+        )
+    pixel_yx_m, shape = np.array(product.optics.object_pixel_yx_m), product.obj.shape
+    origin = np.array(product.centre_yx_m) / pixel_yx_m - (np.array(shape) - 1) / 2
+    probe = product.probe if product.probe.ndim == 3 else product.probe[None]
+    positions = product.positions_yx_m / pixel_yx_m
+    n_px = probe.shape[-1]
+    plan = lay_on_canvas(positions, n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)
+    light = illumination(shift_field(probe, plan.shifts_yx_px), plan.corners_yx, shape)
+    with opened(path) as file:
+        losses = find_dataset(file, list(LOSS_KEYS))
+        misfit: NDArray[np.float64] = np.zeros(0) if losses is None else np.atleast_1d(losses[()])
+    return Reconstruction(
+        obj=product.obj,
+        coverage=(light / max(float(light.max()), 1e-30)).astype(np.float32),
+        origin_yx_px=origin,
+        probe=probe,
+        indices=product.indexes,
+        seconds=0.0,
+        misfit=tuple(float(value) for value in misfit),
+        positions_yx_px=positions,
+        frame_gain=None if product.frame_gain is None else product.frame_gain.astype(np.float32),
+        stored=StoredFacts(),
+    )

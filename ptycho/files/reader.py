@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import FileOptions
-from ptycho.data.prepare import prepare_scan
-from ptycho.data.probe_mask import ProbeMask
+from ptycho.data.prepare import ProbeMask, prepare_scan
 from ptycho.data.raw import RawData
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
@@ -18,11 +17,7 @@ from ptycho.files.cxi import CXI
 from ptycho.files.formats import Format, Request, Source
 from ptycho.files.hdf5 import find_dataset, is_hdf5, opened
 from ptycho.files.own import OwnNpz
-from ptycho.files.ptychodus import PtychodusPair
-from ptycho.files.ptychodus_training import PtychodusTraining
-
-if TYPE_CHECKING:
-    import h5py
+from ptycho.files.ptychodus import PtychodusPair, PtychodusTraining
 
 FORMATS: tuple[Format, ...] = (PtychodusTraining(), PtychodusPair(), CXI(), OwnNpz())
 """Every kind of data file; the first that recognises a file reads it. The last takes every other NPZ file."""
@@ -44,19 +39,15 @@ def _format(source: Source) -> Format:
     for known in FORMATS:
         if known.recognises(source):
             return known
-    raise _unknown(source)
-
-
-def _unknown(file: h5py.File) -> DataError:
-    if find_dataset(file, ["probe_position_x_m"]) is not None:
-        return DataError(
-            f"{file.filename}: a product without patterns (got positions, probe and object, expected "
+    if find_dataset(source, ["probe_position_x_m"]) is not None:
+        raise DataError(
+            f"{source.filename}: a product without patterns (got positions, probe and object, expected "
             "diffraction data). Name the diffraction file, and pass this one as --product."
         )
-    found = ", ".join(sorted(file)[:8]) or "nothing"
+    found = ", ".join(sorted(source)[:8]) or "nothing"
     expected = ", ".join(dict.fromkeys(known.name for known in FORMATS[:-1]))
-    return DataError(
-        f"{file.filename}: unknown HDF5 layout (found: {found}; expected {expected}). Convert it to one of "
+    raise DataError(
+        f"{source.filename}: unknown HDF5 layout (found: {found}; expected {expected}). Convert it to one of "
         "them, or to NPZ."
     )
 
@@ -67,30 +58,13 @@ def read_data(
     probe_key: str | None = None,
     pattern_axis: int | None = None,
 ) -> RawData:
-    """Read a data set from a file of any known format.
+    """Read a data set from an NPZ or HDF5 file and check it, see ``specs/data_contracts.md``.
 
-    Parameters
-    ----------
-    path : path-like
-        NPZ or HDF5 file, see ``specs/data_contracts.md``.
-    options : FileOptions, optional
-        What the user says about optics, orientation and partner of the file.
-    probe_key : str, optional
-        Key of an NPZ file, or path inside a CXI file, that holds the probe; ``probeGuess`` by default.
-    pattern_axis : int, optional
-        Axis that counts the patterns; found from the shape by default. Always the first one in HDF5.
-
-    Returns
-    -------
-    RawData
-        Checked data set; its metadata hold the optics.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, of an unknown layout, or lacks something.
-    ConfigError
-        If a setting does not apply to this format.
+    Its metadata hold the optics. ``options`` are what the user says about optics, orientation and partner of
+    the file, ``probe_key`` is the key of an NPZ file, or path inside a CXI file, that holds the probe,
+    ``probeGuess`` by default, ``pattern_axis`` the axis that counts the patterns, found from the shape by
+    default and always the first in HDF5. ``DataError`` where the file is damaged, of an unknown layout, or
+    lacks something, ``ConfigError`` for a setting that does not apply to this format.
     """
     request = Request(Path(path), options or FileOptions(), probe_key, pattern_axis)
     with _recognised(request.path) as (kind, source):
@@ -118,21 +92,10 @@ def open_scan(
     pattern_axis: int | None = None,
     options: FileOptions | None = None,
 ) -> Scan:
-    """Read a scan from a file and decide its scale; errors as :func:`read_data`.
+    """Read a scan and decide its scale, ready for an engine; errors as :func:`read_data`.
 
-    Parameters
-    ----------
-    path, probe_key, pattern_axis, options
-        As :func:`read_data`.
-    domain : {'counts', 'amplitude'}, optional
-        What the patterns hold; decided from the data where it is not given.
-    mask : ProbeMask, optional
-        Multiplied with the probe.
-
-    Returns
-    -------
-    Scan
-        Ready for an engine.
+    ``domain`` says what the patterns hold, decided from the data where it is not given; ``mask`` is
+    multiplied with the probe; the other arguments are those of :func:`read_data`.
     """
     raw = read_data(path, options, probe_key, pattern_axis)
     return prepare_scan(raw, domain=domain, mask=mask, name=Path(path).name, options=options)

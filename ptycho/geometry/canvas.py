@@ -4,17 +4,23 @@ A position is the centre of the illuminated patch in object pixels, (y, x), and 
 / 2``. The canvas is the rectangle of object pixels that all patches touch; its pixel (0, 0) has the object
 coordinate ``origin_yx_px``. The integer corner says where a patch is cut, the shift moves the probe by the
 fraction that is left.
+
+Between pixels a patch of a known object is cut by the Fourier shift that predictions are placed with: a
+window wider than the patch is cut, faded out towards its rim, shifted, and cropped. Neither its border nor
+that of the object then rings into the patch.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.errors import DataError
+from ptycho.errors import ConfigError, DataError
+from ptycho.physics import extract_patches, shift_field
 
 CANVAS_BYTES_PER_PX = 40
 """What a reconstruction holds for every canvas pixel: object, last object, step, illumination, gradient."""
@@ -24,9 +30,18 @@ LATTICE_CONCENTRATION = 0.999
 """Mean resultant length of the fractional positions above which all are taken to lie on one pixel lattice."""
 TIE_PX = 1e-8
 """Positions that lie between two pixels up to so much take the same one, whatever unit they came in."""
-
 CANVAS_MULTIPLE_PX = 8
 """Networks halve a canvas up to three times; canvases for them are planned in multiples of this."""
+MARGIN_PX = 4
+"""Object pixels beyond the outermost patches, on every side."""
+OBJECT_LIMIT_PX = 16384
+"""Largest side of an object; a larger one is a mistaken unit."""
+FADE_PX = 32
+"""Pixels of the window beyond every side of the patch, all of them faded."""
+FADE_BETA = 11.0
+"""Kaiser parameter: waves to 0.4 per px exact to 1e-5; less rings, more widens the fade beyond Nyquist."""
+WINDOW_PIXELS = 2**20
+"""Window pixels that are shifted at a time; it bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -217,3 +232,61 @@ def group_canvases(offsets_yx_px: NDArray[np.float64], patch_px: int) -> CanvasP
     origin = np.full(2, -(patch_px - 1) / 2 - reach)
     shifts = (offsets_yx_px - whole).reshape(-1, 2)
     return CanvasPlan((len(offsets_yx_px) * size, size), origin, corners.reshape(-1, 2), shifts, patch_px)
+
+
+def centre_on_object(
+    positions_yx_px: NDArray[np.float64], n_px: int
+) -> tuple[NDArray[np.float64], tuple[int, int]]:
+    """Return the smallest object with a margin around a scan: its origin (2,) and shape (H, W) [px].
+
+    Added to the positions, the origin puts object pixel (0, 0) at (0, 0) and centres the scan's bounding box.
+    Whole-pixel distances between positions stay on the object's pixels: the first patch then begins on one.
+    ``ConfigError`` where a side exceeds ``OBJECT_LIMIT_PX``.
+    """
+    low, high = positions_yx_px.min(axis=0), positions_yx_px.max(axis=0)
+    shape = np.ceil(high - low).astype(int) + n_px + 2 * MARGIN_PX
+    if shape.max() > OBJECT_LIMIT_PX:
+        raise ConfigError(
+            f"scan: the object would be too large (got {shape[0]}x{shape[1]} px, expected at most "
+            f"{OBJECT_LIMIT_PX} px a side). Lower the step or the number of positions."
+        )
+    return (shape - 1 - low - high) / 2, (int(shape[0]), int(shape[1]))
+
+
+def fade(n_px: int) -> NDArray[np.float32]:
+    """Return the factor on a window: 1 on the patch in its middle, smoothly to 0 over ``FADE_PX``."""
+    weights = np.kaiser(FADE_PX + 1, FADE_BETA)
+    rise = np.cumsum(weights)[:-1] / weights.sum()
+    axis = np.concatenate([rise, np.ones(n_px), rise[::-1]])
+    return np.multiply.outer(axis, axis).astype(np.float32)
+
+
+def _with_margin(obj: NDArray[Any], corners_yx: NDArray[np.int64], n_px: int) -> tuple[NDArray[Any], Any]:
+    """Return the part of an object that windows lie on, continued beyond its border, and its corner."""
+    low, high = corners_yx.min(axis=0) - FADE_PX, corners_yx.max(axis=0) + n_px + FADE_PX
+    start, stop = np.maximum(low, 0), np.minimum(high, obj.shape)
+    part = obj[start[0] : stop[0], start[1] : stop[1]].astype(np.complex64)
+    room = list(zip(start - low, high - stop, strict=True))
+    # A point reflection goes on in value and slope: a jump or a kink at the border would ring into the patch.
+    return np.pad(part, room, mode="reflect", reflect_type="odd"), low
+
+
+def cut_patches(obj: NDArray[Any], plan: CanvasPlan) -> NDArray[np.complex64]:
+    r"""Cut the patch of every position out of an object on the canvas (H, W), by Fourier shift (eq. 4).
+
+    .. math:: O_j(r) = O(r + r_j + \delta_j)
+
+    Patches (J, N, N) on whole pixels are the pixels themselves. Elsewhere a wave of up to 0.4 cycles per
+    pixel is exact to 1e-5 of its amplitude, except near the border of the object: nothing is known beyond.
+    """
+    n_px, corners, shifts = plan.patch_px, plan.corners_yx, plan.shifts_yx_px
+    patches = extract_patches(np.asarray(obj), corners, n_px).astype(np.complex64)
+    between = np.flatnonzero(shifts.any(axis=1))
+    side = n_px + 2 * FADE_PX
+    chunk, faded, inner = max(1, WINDOW_PIXELS // side**2), fade(n_px), slice(FADE_PX, FADE_PX + n_px)
+    for start in range(0, len(between), chunk):
+        rows = between[start : start + chunk]
+        part, low = _with_margin(np.asarray(obj), corners[rows], n_px)
+        windows = extract_patches(part, corners[rows] - low - FADE_PX, side) * faded
+        patches[rows] = shift_field(windows[:, None], -shifts[rows])[:, 0, inner, inner]
+    return patches

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import ConfigError, DataError
-from ptycho.geometry.canvas import lay_on_canvas
-from ptycho.geometry.cutting import cut_patches
+from ptycho.geometry.canvas import cut_patches, lay_on_canvas
 
 logger = logging.getLogger(__name__)
 
@@ -65,22 +64,13 @@ def make_groups(
     return located(positions, _distinct_groups(neighbours, wanted, size, sequential, rng))
 
 
-def covering_groups(
-    positions_yx_px: NDArray[np.float64], *, gridsize: int, neighbor_count: int | None = None
-) -> Groups:
-    """Build one group around every scan point, in order, so that every position is reconstructed.
-
-    Partners are the C - 1 nearest, or those at even ranks among ``neighbor_count`` nearest, which gives
-    offsets like those that :func:`make_groups` draws. Errors as there.
-    """
+def covering_groups(positions_yx_px: NDArray[np.float64], *, gridsize: int) -> Groups:
+    """Build one group of every scan point, in order, and its C - 1 nearest; errors as :func:`make_groups`."""
     positions = _checked(positions_yx_px, gridsize)
-    n_points, partners = len(positions), gridsize**2 - 1
-    own = np.arange(n_points, dtype=np.int64)[:, None]
-    if partners == 0:
+    own = np.arange(len(positions), dtype=np.int64)[:, None]
+    if gridsize == 1:
         return located(positions, own)
-    reach = min(max(partners, neighbor_count or 0), n_points - 1)
-    ranks = np.linspace(0, reach - 1, partners).round().astype(np.int64)
-    return located(positions, np.concatenate([own, _neighbours(positions, reach)[:, ranks]], axis=1))
+    return located(positions, np.concatenate([own, _neighbours(positions, gridsize**2 - 1)], axis=1))
 
 
 def check_inside(
@@ -195,7 +185,10 @@ def _distinct_groups(
     groups = np.empty((wanted, size), dtype=np.int64)
     todo = np.arange(wanted)
     for _ in range(_REDRAWS):
-        groups[todo] = _draw(seeds[todo], neighbours, size, rng)
+        near = neighbours[seeds[todo]]
+        # The point and size - 1 of its neighbours, all equally likely.
+        order = np.argsort(rng.random(near.shape), axis=1)[:, : size - 1]
+        groups[todo] = np.concatenate([seeds[todo, None], np.take_along_axis(near, order, axis=1)], axis=1)
         first = np.unique(np.sort(groups, axis=1), axis=0, return_index=True)[1]
         todo = np.setdiff1d(np.arange(wanted), first)
         if todo.size == 0:
@@ -207,14 +200,6 @@ def _distinct_groups(
         wanted,
     )
     return np.delete(groups, todo, axis=0)
-
-
-def _draw(
-    seeds: NDArray[np.int64], neighbours: NDArray[np.int64], size: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """One group per seed point: the point and size - 1 of its neighbours, all equally likely."""
-    order = np.argsort(rng.random((len(seeds), neighbours.shape[1])), axis=1)[:, : size - 1]
-    return np.concatenate([seeds[:, None], np.take_along_axis(neighbours[seeds], order, axis=1)], axis=1)
 
 
 def located(positions: NDArray[np.float64], indices: NDArray[np.int64]) -> Groups:

@@ -27,7 +27,7 @@ from ptycho.config.config import (
 )
 from ptycho.config.effects import changed
 from ptycho.config.inference_effects import MASK
-from ptycho.data.probe_mask import masked
+from ptycho.data.prepare import masked
 from ptycho.data.scan import Scan
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
 from ptycho.process.progress import Progress

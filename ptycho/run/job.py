@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.data.feed import GroupSource, TileSource
-from ptycho.data.labels import wanted_labels
+from ptycho.data.feed import GroupSource, TileSource, wanted_labels
 from ptycho.data.reconstruction import Reconstruction
-from ptycho.data.scan import Scan
+from ptycho.data.scan import PatternStore, Scan
 from ptycho.data.selection import validation_groups
-from ptycho.data.store import PatternStore
 from ptycho.geometry.batches import batch_rows, split_patterns, tile_centres, validation_centres
 from ptycho.geometry.grouping import Groups
 from ptycho.networks.bundle import Bundle

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.config import InferenceConfig
-from ptycho.data.orientation import ORIENTATIONS, Orientation, turned_data
+from ptycho.data.optics import ORIENTATIONS, Orientation, turned_data
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError

@@ -27,9 +27,8 @@ from ptycho.config.config import (
 from ptycho.config.effects import with_execution
 from ptycho.config.inference_effects import refuse_other_network
 from ptycho.data.npz import npz_headers
-from ptycho.data.optics import NUMBERS, FileOptions
-from ptycho.data.orientation import Orientation
-from ptycho.data.probe_mask import mask_of
+from ptycho.data.optics import NUMBERS, FileOptions, Orientation
+from ptycho.data.prepare import mask_of
 from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.data.selection import Bounds, subsample, training_groups

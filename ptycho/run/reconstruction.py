@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
+from ptycho.data.prepare import masked
 from ptycho.data.probe_choice import ProbeChoice, TrainedProbe, choose_probe, network_gain
-from ptycho.data.probe_mask import masked
 from ptycho.data.reconstruction import Fit, Reconstruction
-from ptycho.data.scan import Scan
-from ptycho.data.store import PatternStore
+from ptycho.data.scan import PatternStore, Scan
 from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from ptycho.data.npz import write_npz
 from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
-from ptycho.geometry.canvas import lay_on_canvas
-from ptycho.geometry.placement import centre_on_object
+from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
 from ptycho.physics import diffracted_intensity, extract_patches, shift_field
 from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons

@@ -90,7 +90,7 @@ class RefineOptions:
         Parameters
         ----------
         most : int
-            What the scan allows, from ``ptycho.geometry.subsets.most_subsets``.
+            What the scan allows, from ``ptycho.geometry.batches.most_subsets``.
 
         Returns
         -------

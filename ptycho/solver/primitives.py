@@ -52,7 +52,7 @@ class Patterns(Protocol):
     Attributes
     ----------
     subsets : int
-        Most subsets of an iteration, from ``ptycho.geometry.subsets.most_subsets``.
+        Most subsets of an iteration, from ``ptycho.geometry.batches.most_subsets``.
     probe : complex array, shape (P, N, N)
         Probe modes [sqrt(photons)].
     shifts : real array, shape (J, 2)

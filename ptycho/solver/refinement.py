@@ -61,7 +61,7 @@ def accelerated_steps(
     likelihood : {'amplitude', 'poisson'}
         What the updates descend on.
     subsets : int
-        Most subsets of an iteration, from ``ptycho.geometry.subsets.most_subsets``.
+        Most subsets of an iteration, from ``ptycho.geometry.batches.most_subsets``.
     reduce : callable
         Adds the sums of all processes.
 

@@ -77,7 +77,7 @@ def needed_passes(n_steps: int, most: int) -> int:
     n_steps : int
         Updates with the whole scan.
     most : int
-        Most subsets of an iteration, from ``ptycho.geometry.subsets.most_subsets``.
+        Most subsets of an iteration, from ``ptycho.geometry.batches.most_subsets``.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def subset_schedule(n_passes: int, most: int) -> Iterator[int]:
     n_passes : int
         Iterations.
     most : int
-        From ``ptycho.geometry.subsets.most_subsets``; 1 leaves every iteration whole.
+        From ``ptycho.geometry.batches.most_subsets``; 1 leaves every iteration whole.
 
     Yields
     ------

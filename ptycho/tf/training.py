@@ -18,8 +18,8 @@ from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
-from ptycho.data.labels import wanted_labels
-from ptycho.data.store import PatternStore
+from ptycho.data.feed import wanted_labels
+from ptycho.data.scan import PatternStore
 from ptycho.errors import ConfigError, DataError
 from ptycho.networks.architectures import check_weights
 from ptycho.networks.bundle import Bundle

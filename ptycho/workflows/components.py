@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho import model_manager, params
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
-from ptycho.data.prepare import prepare_scan
-from ptycho.data.probe_mask import mask_of
+from ptycho.data.prepare import mask_of, prepare_scan
 from ptycho.errors import BundleError
 from ptycho.evaluation.verdict import announce, judge
 from ptycho.networks.bundle import MANIFEST, read_bundle

@@ -8,7 +8,7 @@ import numpy as np
 
 from ptycho import loader
 from ptycho.config.config import InferenceConfig, TrainingConfig
-from ptycho.data.orientation import Orientation, turned_data
+from ptycho.data.optics import Orientation, turned_data
 from ptycho.raw_data import RawData
 
 

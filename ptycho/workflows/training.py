@@ -19,8 +19,7 @@ from ptycho.config.config import (
     validate_training_config,
 )
 from ptycho.config.effects import changed, defaults_of, idle_settings, with_execution
-from ptycho.data.prepare import prepare_scan
-from ptycho.data.probe_mask import mask_of
+from ptycho.data.prepare import mask_of, prepare_scan
 from ptycho.data.scan import Scan
 from ptycho.data.selection import training_groups
 from ptycho.probe import set_probe_guess

@@ -18,8 +18,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from ptycho.config.config import InferenceConfig as CoreInferenceConfig
-from ptycho.data.prepare import prepare_scan
-from ptycho.data.probe_mask import mask_of
+from ptycho.data.prepare import mask_of, prepare_scan
 from ptycho.data.raw import RawData
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError

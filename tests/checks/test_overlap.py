@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scan_makers import honest_options, honest_scan
 
-from ptycho.data.checks.spots import coverage, diameter_px, lit_pixels, step_px
+from ptycho.data.checks.overlap import coverage, diameter_px, lit_pixels, step_px
 from ptycho.data.prepare import prepare_scan
 from ptycho.data.scan import Scan
 from ptycho.files.reader import open_scan

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from ptycho.geometry import cutting
+from ptycho.geometry.canvas import FADE_PX
 from ptycho.geometry.grouping import object_patches
 
 EXACT = 1e-5  # rounding of complex64 transforms and the rest of the fade, relative to waves of modulus <= 1
@@ -47,14 +47,14 @@ def positions_inside(n_px: int, room_px: float, count: int = 12) -> NDArray[np.f
 
 @pytest.mark.parametrize("n_px", [32, 33, 64])
 def test_patches_between_pixels_are_the_exact_values_of_plane_waves(n_px: int) -> None:
-    waves, positions = Waves(n_px), positions_inside(n_px, cutting.MARGIN_PX)
+    waves, positions = Waves(n_px), positions_inside(n_px, FADE_PX)
     expected = waves.patches(positions, n_px)
     assert np.abs(object_patches(waves.picture(), positions, n_px) - expected).max() < EXACT
     assert np.abs(object_patches(waves.picture(), positions + 0.01, n_px) - expected).max() > EXACT
 
 
 def test_interpolation_between_neighbours_misses_the_bar_by_far() -> None:
-    waves, positions = Waves(1), positions_inside(32, cutting.MARGIN_PX)
+    waves, positions = Waves(1), positions_inside(32, FADE_PX)
     steps, picture = np.arange(32) - 15.5, waves.picture()
     for position, expected in zip(positions, waves.patches(positions, 32), strict=True):
         at = np.meshgrid(*(value + steps for value in position), indexing="ij")

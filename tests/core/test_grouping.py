@@ -173,10 +173,9 @@ def test_a_small_neighbor_count_is_raised_and_said(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize("gridsize", [1, 2, 3])
-@pytest.mark.parametrize("neighbor_count", [None, 12])
-def test_covering_groups_hold_every_point_in_column_zero(gridsize: int, neighbor_count: int | None) -> None:
+def test_covering_groups_hold_every_point_in_column_zero(gridsize: int) -> None:
     positions = scan(80)
-    groups = covering_groups(positions, gridsize=gridsize, neighbor_count=neighbor_count)
+    groups = covering_groups(positions, gridsize=gridsize)
     assert groups.indices.shape == (80, gridsize**2)
     np.testing.assert_array_equal(groups.indices[:, 0], np.arange(80))
     assert all(len(set(row)) == gridsize**2 for row in groups.indices.tolist())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptycho.config import config as c
 from ptycho.config.architectures import CNN, UNROLLED
 from ptycho.config.effects import NOT_IMPLEMENTED
-from ptycho.data.labels import scan_labels, wanted_labels
+from ptycho.data.feed import scan_labels, wanted_labels
 from ptycho.data.prepare import prepare_scan
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError

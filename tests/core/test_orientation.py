@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ptycho.config.config import InferenceConfig, ModelConfig
-from ptycho.data.orientation import ORIENTATIONS, Orientation
+from ptycho.data.optics import ORIENTATIONS, Orientation
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.errors import ConfigError
 from ptycho.files.reader import open_scan

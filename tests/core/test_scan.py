@@ -9,8 +9,7 @@ import pytest
 
 from ptycho.config.config import ModelConfig
 from ptycho.data.npz import read_npz, write_npz
-from ptycho.data.prepare import prepare_scan
-from ptycho.data.probe_mask import ProbeMask, mask_of
+from ptycho.data.prepare import ProbeMask, mask_of, prepare_scan
 from ptycho.data.scaling import measured_amplitude
 from ptycho.errors import DataError
 from ptycho.files.reader import open_scan

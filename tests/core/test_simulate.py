@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import read_npz
 from ptycho.errors import ConfigError
-from ptycho.geometry.placement import MARGIN_PX
+from ptycho.geometry.canvas import MARGIN_PX
 from ptycho.simulation.probes import (
     disc_probe,
     incoherent_modes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptycho.geometry.subsets import most_subsets, subset_order
+from ptycho.geometry.batches import most_subsets, subset_order
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.schedule import (
     BLOCKS,

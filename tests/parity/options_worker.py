@@ -19,12 +19,10 @@ from judges import as_array
 from worker import CPU, Backend
 
 from ptycho.config.config import ModelConfig, TrainingConfig
-from ptycho.data.feed import GroupSource, TileSource
-from ptycho.data.labels import scan_labels
-from ptycho.data.probe_mask import mask_of
-from ptycho.data.scan import Scan
+from ptycho.data.feed import GroupSource, TileSource, scan_labels
+from ptycho.data.prepare import mask_of
+from ptycho.data.scan import PatternStore, Scan
 from ptycho.data.selection import training_groups
-from ptycho.data.store import PatternStore
 from ptycho.errors import DataError
 from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import covering_groups

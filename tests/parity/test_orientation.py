@@ -12,7 +12,7 @@ import pytest
 
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig
 from ptycho.data.npz import read_npz, write_npz
-from ptycho.data.orientation import Orientation
+from ptycho.data.optics import Orientation
 from ptycho.process.progress import Progress
 from ptycho.run.pipeline import infer
 from ptycho.simulation.simulate import SimulationOptions, simulate

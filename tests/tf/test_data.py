@@ -10,8 +10,7 @@ import pytest
 
 from ptycho.config.config import ModelConfig, TrainingConfig
 from ptycho.data.feed import GroupSource, TileSource
-from ptycho.data.scan import Scan
-from ptycho.data.store import PatternStore
+from ptycho.data.scan import PatternStore, Scan
 from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import make_groups
 from ptycho.process.progress import Progress

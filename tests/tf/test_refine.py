@@ -7,7 +7,7 @@ import pytest
 
 from ptycho.data import chunks as data
 from ptycho.data.prepare import prepare_scan
-from ptycho.data.store import PatternStore
+from ptycho.data.scan import PatternStore
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData

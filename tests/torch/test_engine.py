@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.feed import GroupSource
-from ptycho.data.scan import Scan
+from ptycho.data.scan import PatternStore, Scan
 from ptycho.data.selection import training_groups
-from ptycho.data.store import PatternStore
 from ptycho.errors import BundleError, ConfigError
 from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import covering_groups

@@ -8,8 +8,7 @@ import torch
 
 from ptycho.data import chunks as data
 from ptycho.data.prepare import prepare_scan
-from ptycho.data.scan import Scan
-from ptycho.data.store import PatternStore
+from ptycho.data.scan import PatternStore, Scan
 from ptycho.evaluation.metrics import score
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.process.progress import Progress

@@ -14,19 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.canonical import CHUNK
-from ptycho.data.checks.findings import FOLLOW_BEAM, Finding
-from ptycho.data.checks.spots import spot_px
+from ptycho.data.canonical import blocks
+from ptycho.data.checks.findings import FOLLOW_BEAM
+from ptycho.data.checks.overlap import spot_px
 from ptycho.data.scaling import measured_amplitude
-
-if TYPE_CHECKING:
-    from ptycho.data.optics import FileOptions
-    from ptycho.data.scan import Scan
+from ptycho.data.scan import Scan
 
 FEWEST_PATTERNS = 25
 """Fewer say nothing."""
@@ -56,7 +52,7 @@ class BeamChange:
     gain: float  # logarithm of the likelihood ratio
 
 
-def check_beam(scan: Scan, options: FileOptions) -> Finding | None:
+def check_beam(scan: Scan) -> str | None:
     """Warn where the beam changed during the scan: when, by how much, and the flags that follow it."""
     change = beam_change(scan)
     if change is None or change.gain < GAIN or abs(np.log(change.factor)) < np.log1p(SMALLEST):
@@ -66,11 +62,8 @@ def check_beam(scan: Scan, options: FileOptions) -> Finding | None:
         if change.kind == "step"
         else f"drift by {change.factor - 1:+.0%} from first to last"
     )
-    return Finding(
-        "beam",
-        f"the counts {what}, wherever the beam is on the sample; where the beam changed, "
-        f"{FOLLOW_BEAM} follow it",
-    )
+    cure = f"where the beam changed, {FOLLOW_BEAM} follow it"
+    return f"the counts {what}, wherever the beam is on the sample; {cure}"
 
 
 def beam_change(scan: Scan) -> BeamChange | None:
@@ -105,8 +98,7 @@ def _counts(scan: Scan, rows: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the counts of patterns over the pixels that are good in all of them."""
     good = scan.raw.good_share(np.arange(scan.n_patterns)) == 1
     counts = np.empty(len(rows))
-    for start in range(0, len(rows), CHUNK):
-        block = slice(start, start + CHUNK)
+    for block in blocks(len(rows)):
         amplitude = measured_amplitude(np.where(good, scan.raw.diff3d[rows[block]], 0), scan.record)
         counts[block] = (amplitude.astype(np.float64) ** 2).sum(axis=(1, 2))
     return counts

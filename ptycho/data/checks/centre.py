@@ -9,19 +9,14 @@ is perfect in either case.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.checks.findings import Draft, Finding
-from ptycho.data.checks.measures import count_blocks
-from ptycho.data.optics import GUESSED_PROBE
+from ptycho.data.checks.findings import Draft, counts_of
+from ptycho.data.optics import GUESSED_PROBE, FileOptions
+from ptycho.data.raw import RawData
 from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
-
-if TYPE_CHECKING:
-    from ptycho.data.optics import FileOptions
-    from ptycho.data.raw import RawData
 
 ALIKE = 0.7
 """Correlation with the far field of the probe from which on it is that beam; 300 simulated scans: >= 0.75."""
@@ -56,21 +51,19 @@ def check_centre(draft: Draft, options: FileOptions) -> Draft:
             from ptycho.physics.focus import focus_of
 
             moved.probeGuess = focus_of(np.sqrt(np.roll(mean, tuple(-offset), axis=(0, 1))))
-        return draft.found(Finding("centre", _said(offset, raw.N), "repaired"), raw=moved)
+        return draft.repaired("centre", _said(offset, raw.N), moved)
     if np.abs(offset).max() >= DOUBTED_SHARE * raw.N:
-        message = (
+        return draft.found(
+            "centre",
             f"the beam seems to lie {_pair(offset)} px beside where the probe has it (row, column), "
-            "which makes stripes of phase; move it there"
+            "which makes stripes of phase; move it there",
         )
-        draft = draft.found(Finding("centre", message))
     return draft
 
 
 def _mean_pattern(raw: RawData, used: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the mean counts of every pixel, bad ones filled from their surroundings."""
-    total = np.zeros((raw.N, raw.N))
-    for rows, counts in count_blocks(raw):
-        total += counts[np.isin(np.arange(rows.start, rows.stop), used)].sum(axis=0)
+    total = sum(counts.sum(axis=0) for counts in counts_of(raw, used))
     if raw.bad_pixels is None:
         return total / len(used)
     good = raw.good_share(used)
@@ -162,18 +155,13 @@ def _nearest(offset: NDArray[np.floating] | NDArray[np.int64], n_px: int) -> NDA
 
 def _moved(raw: RawData, offset: NDArray[np.int64]) -> RawData:
     """Return the data set with its patterns moved back; what comes in from the other side is bad."""
-    n_px = raw.N
     moved = copy.copy(raw)
     moved.diff3d = np.roll(raw.diff3d, tuple(-offset), axis=(1, 2))
-    bad = np.zeros((n_px, n_px), dtype=bool)
+    bad = _lost(offset, raw.N)
     if raw.bad_pixels is not None:
-        bad = np.roll(raw.bad_pixels, tuple(-offset), axis=(-2, -1))
-    bad = bad | _lost(offset, n_px)
+        bad = bad | np.roll(raw.bad_pixels, tuple(-offset), axis=(-2, -1))
     moved.bad_pixels = bad if bad.any() else None
-    if bad.ndim == 2:
-        moved.diff3d[:, bad] = 0
-    else:
-        moved.diff3d[bad] = 0
+    np.copyto(moved.diff3d, 0, where=bad)
     return moved
 
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.canonical import probe_power
-from ptycho.data.checks.findings import FOLLOW_BEAM, Draft, Finding
-from ptycho.data.checks.measures import count_blocks, holds_counts, named
+from ptycho.data.checks.findings import FOLLOW_BEAM, Draft, count_blocks, holds_counts, named
+from ptycho.data.optics import FileOptions
+from ptycho.data.raw import RawData
 from ptycho.errors import DataError
-
-if TYPE_CHECKING:
-    from ptycho.data.optics import FileOptions
-    from ptycho.data.raw import RawData
 
 DARK_SHARE = 1e-3
 """Counts of a pattern, in units of the median pattern, below which it tells nothing."""
@@ -66,18 +62,19 @@ def check_frames(draft: Draft, options: FileOptions) -> Draft:
     )
     for rows, text in kinds:
         if len(rows):
-            message = (
+            draft = draft.repaired(
+                "frames",
                 f"{len(rows)} of {raw.n_patterns} patterns {text}, and are left out: {named(rows)}; "
-                "--keep-frames keeps them"
+                "--keep-frames keeps them",
+                left_out=rows,
             )
-            draft = draft.found(Finding("frames", message, "repaired"), left_out=rows)
     if len(doubted):
-        message = (
+        draft = draft.found(
+            "frames",
             f"{len(doubted)} of {raw.n_patterns} patterns do not fit their neighbours' counts "
             f"({_range(totals, doubted, median)}): {named(doubted)}; where the beam changed, "
-            f"{FOLLOW_BEAM} follow it"
+            f"{FOLLOW_BEAM} follow it",
         )
-        draft = draft.found(Finding("frames", message))
     return draft
 
 
@@ -98,9 +95,9 @@ def _measured(raw: RawData) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDA
 
 def _repeated(checksums: NDArray[np.int64], totals: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Which patterns of photons are the copy of an earlier one."""
-    first = np.zeros(len(checksums), dtype=bool)
-    first[np.unique(checksums, return_index=True)[1]] = True
-    return ~first & (totals >= REPEATED_COUNTS)
+    copies = totals >= REPEATED_COUNTS
+    copies[np.unique(checksums, return_index=True)[1]] = False
+    return copies
 
 
 def _unusual(

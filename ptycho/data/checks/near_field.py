@@ -7,18 +7,11 @@ wide. In the far field this is the diameter of the probe, which fits the window 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.checks.findings import Finding
-from ptycho.data.scaling import measured_amplitude
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
-
-if TYPE_CHECKING:
-    from ptycho.data.optics import FileOptions
-    from ptycho.data.scan import Scan
 
 PATTERNS = 48
 """Patterns whose shift against some neighbours is measured."""
@@ -42,16 +35,15 @@ LIT = 0.1
 """Intensity, in units of the brightest part of the mean pattern, that counts as lit."""
 
 
-def check_near_field(scan: Scan, options: FileOptions) -> Finding | None:
+def check_near_field(scan: Scan) -> None:
     """Refuse near-field patterns: images of a sample that moves, in a beam wider than the window."""
     width = beam_width_px(scan)
-    if width is None or width <= TOO_WIDE * scan.n_px:
-        return None
-    raise DataError(
-        f"{scan.name}: near-field patterns (got images that move with the sample, in a beam about "
-        f"{width:.0f} object px wide, expected a far field, whose beam fits {scan.n_px} px). Near field is "
-        "not supported; if these are far fields, correct the unit of the positions."
-    )
+    if width is not None and width > TOO_WIDE * scan.n_px:
+        raise DataError(
+            f"{scan.name}: near-field patterns (got images that move with the sample, in a beam about "
+            f"{width:.0f} object px wide, expected a far field, whose beam fits {scan.n_px} px). Near field "
+            "is not supported; if these are far fields, correct the unit of the positions."
+        )
 
 
 def beam_width_px(scan: Scan) -> float | None:
@@ -64,7 +56,7 @@ def beam_width_px(scan: Scan) -> float | None:
         return None
     first = np.unique(np.linspace(0, len(rows) - 1, PATTERNS).astype(np.int64))
     near = cKDTree(positions).query(positions[first], k=NEIGHBOURS[-1] + 1)[1][:, list(NEIGHBOURS)]
-    mean = sum(_amplitude(scan, rows[place]).clip(0.0) for place in first) / len(first)
+    mean = sum(scan.amplitude(rows[place]).astype(np.float64).clip(0.0) for place in first) / len(first)
     lit = mean**2 > LIT * np.quantile(mean**2, 0.99)
     steps, shifts = [], []
     for place, others in zip(first, near, strict=True):
@@ -76,15 +68,9 @@ def beam_width_px(scan: Scan) -> float | None:
     return None if law is None else float(2 * np.sqrt(lit.sum() / np.pi)) / law
 
 
-def _amplitude(scan: Scan, row: int) -> NDArray[np.float64]:
-    """Return the amplitude of a pattern, negative where nothing was measured."""
-    raw = scan.raw
-    return measured_amplitude(raw.diff3d[row], scan.record, raw.bad_pixels_of(row)).astype(np.float64)
-
-
 def _relief(scan: Scan, row: int, mean: NDArray[np.float64], lit: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return how a pattern differs from the mean one, in units of it, inside the lit part."""
-    amplitude = _amplitude(scan, row)
+    amplitude = scan.amplitude(row).astype(np.float64)
     good = lit & (amplitude >= 0)
     relief = np.where(good, amplitude / np.maximum(mean, 1e-12) - 1.0, 0.0)
     return np.where(good, relief - relief.sum() / max(int(good.sum()), 1), 0.0)

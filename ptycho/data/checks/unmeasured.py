@@ -3,6 +3,8 @@
 Detectors and their converters mark a pixel without a measurement with not-a-number, a negative number, or the
 largest number of some integer type, which may have been cast since. So no number is taken for granted:
 photons never give the same one in every pattern, and the largest one is never the most frequent of its size.
+
+Before that, a mask that says the opposite of what it means, or leaves hardly anything to look at.
 """
 
 from __future__ import annotations
@@ -10,19 +12,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.canonical import CHUNK
-from ptycho.data.checks.findings import Draft, Finding
-from ptycho.data.checks.measures import named
+from ptycho.data.canonical import blocks
+from ptycho.data.checks.findings import Draft, named
+from ptycho.data.optics import FileOptions
+from ptycho.data.raw import RawData
 from ptycho.errors import DataError
-
-if TYPE_CHECKING:
-    from ptycho.data.optics import FileOptions
-    from ptycho.data.raw import RawData
 
 CHANCE = 1e-6
 """Chance that any pixel of a stack of photons holds one number in all patterns, below which it is none."""
@@ -46,6 +45,14 @@ CODES = 3
 """Up to so many different whole numbers below 0 may be marks of the detector; more of them are noise."""
 BRIGHT = 8.0
 """Mean counts of the pixels around one from which on noise makes no number below 0 of it."""
+MOST_MASKED = 0.5
+"""Share of the pixels from which on a mask is looked at twice: detectors are good for the most part."""
+TURNED_COUNTS = 0.75
+"""Share of the counts on masked pixels from which on such a mask marks the good ones."""
+MOST_COUNTS = 0.9
+"""Share of the counts that no mask of bad pixels hides without a reason."""
+HARDLY_ANY = 0.9
+"""Share of masked pixels that is worth a word in any case."""
 
 
 @dataclass
@@ -63,6 +70,46 @@ class _Marks:
             return np.empty((0, 3), np.int64)
         found = np.unique(np.concatenate(self.single), axis=0)
         return found[~self.always[found[:, 1], found[:, 2]]]
+
+
+def check_mask(draft: Draft, options: FileOptions) -> Draft:
+    """Turn a mask that marks the good pixels; warn of one that leaves few; refuse one that leaves none."""
+    raw = draft.raw
+    if raw.bad_pixels is None or not raw.bad_pixels.any():
+        return draft
+    masked = float(raw.bad_pixels.mean())
+    on_masked, on_rest = _masked_counts(raw)
+    share = on_masked / max(on_masked + on_rest, 1e-30)
+    held = f"the mask marks {masked:.3g} of the pixels, which hold {share:.3g} of the counts"
+    if on_masked > 0 and (on_rest == 0 or (masked > MOST_MASKED and share > TURNED_COUNTS)):
+        turned = copy.copy(raw)
+        turned.bad_pixels = None if raw.bad_pixels.all() else ~raw.bad_pixels
+        return draft.repaired("mask", f"{held}: it marks the good pixels, and is turned", turned)
+    if on_rest == 0:
+        raise DataError(
+            f"{raw.source}: bad_pixels leaves nothing (got no count on the {1 - masked:.3g} of the pixels "
+            "that are good, expected photons). Nonzero marks a bad pixel; correct the mask."
+        )
+    if masked > HARDLY_ANY or (masked > MOST_MASKED and share > 0.5) or share > MOST_COUNTS:
+        return draft.found("mask", f"{held}; check bad_pixels, where true means not measured")
+    return draft
+
+
+def _masked_counts(raw: RawData) -> tuple[float, float]:
+    """Return the sum of what masked and other pixels hold, without numbers that no photons made."""
+    first = raw.diff3d[0]
+    steady = np.ones(first.shape, dtype=bool)
+    on_masked, on_rest = np.zeros(first.shape), np.zeros(first.shape)
+    for rows in blocks(raw.n_patterns):
+        chunk, bad = raw.diff3d[rows], raw.bad_pixels_of(rows)
+        steady &= (chunk == first).all(axis=0)
+        counts = np.where(np.isfinite(chunk) & (chunk > 0), chunk.astype(np.float64), 0.0)
+        large = counts >= LOWEST_LIMIT
+        counts[large] *= ~np.isin(counts[large], (*LIMITS, *np.float32(LIMITS).tolist()))
+        on_masked += (counts * bad).sum(axis=0)
+        on_rest += (counts * ~bad).sum(axis=0)
+    varied = ~steady if raw.n_patterns > 1 and not steady.all() else np.ones_like(steady)
+    return float(on_masked[varied].sum()), float(on_rest[varied].sum())
 
 
 def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
@@ -88,16 +135,13 @@ def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
             f"{raw.source}: no pixel of diff3d was measured (got {_numbers(marks)} in all of them, expected "
             "counts). Check the export."
         )
-    mended = _mended(raw, always, singles, below=bool(noise))
-    draft = replace(draft, raw=mended)
+    draft = replace(draft, raw=_mended(raw, always, singles, below=bool(noise)))
     if noise:
         share = noise / raw.diff3d.size
-        message = (
-            f"{noise} values below 0 ({share:.2g} of all, the lowest {lowest:.4g}) are noise, and set to 0"
-        )
-        draft = draft.found(Finding("unmeasured", message, "repaired"))
+        text = f"{noise} values below 0 ({share:.2g} of all, the lowest {lowest:.4g}) are noise, and set to 0"
+        draft = draft.repaired("unmeasured", text)
     if always.any() or len(singles):
-        draft = draft.found(Finding("unmeasured", _message(always, singles, marks), "repaired"))
+        draft = draft.repaired("unmeasured", _message(always, singles, marks))
     return draft if options.keep_frames else _without_empty(draft, marks.always, singles)
 
 
@@ -112,7 +156,7 @@ def _live(patterns: NDArray[Any]) -> NDArray[np.int64]:
 
 def _blocks(patterns: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
     """Some patterns, a few at a time."""
-    return (patterns[rows[start : start + CHUNK]] for start in range(0, len(rows), CHUNK))
+    return (patterns[rows[block]] for block in blocks(len(rows)))
 
 
 def _always(patterns: NDArray[Any], live: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -158,56 +202,54 @@ def _find_limits(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks)
 def _places(patterns: NDArray[Any], rows: NDArray[np.int64], wrong: Any) -> list[NDArray[np.int64]]:
     """Where single values are wrong, shape (K, 3)."""
     found = []
-    for start in range(0, len(rows), CHUNK):
-        chosen = rows[start : start + CHUNK]
+    for block in blocks(len(rows)):
+        chosen = rows[block]
         places = np.argwhere(wrong(patterns[chosen]))
         places[:, 0] = chosen[places[:, 0]]
         found.append(places)
     return found
 
 
+def _frequencies(
+    patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks, lowest: float | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the values from the lowest, else the upper end of every block, and how often each occurs."""
+    values, times = [np.empty(0)], [np.empty(0, np.int64)]
+    for block in _blocks(patterns, live):
+        chunk = block[:, ~marks.always]
+        chunk = chunk[np.isfinite(chunk) if lowest is None else chunk >= lowest]
+        if marks.numbers:
+            chunk = chunk[~np.isin(chunk, marks.numbers)]
+        if chunk.size:
+            # Only the upper end of every block matters.
+            least = NEAR_LIMIT * chunk.max() / FAR_ABOVE if lowest is None else lowest
+            found, count = np.unique(chunk[chunk >= least], return_counts=True)
+            values.append(found.astype(np.float64))
+            times.append(count)
+    merged, inverse = np.unique(np.concatenate(values), return_inverse=True)
+    return merged, np.bincount(inverse, np.concatenate(times), len(merged)).astype(np.int64)
+
+
 def _largest(
     patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks
 ) -> tuple[float, int, int, int, float]:
     """Return the largest value, its frequency, that of all near it, the highest of these, the next value."""
-    known = marks.numbers
-    values = [np.empty(0)]
-    counts = [np.empty(0, np.int64)]
-    for block in _blocks(patterns, live):
-        chunk = block[:, ~marks.always]
-        chunk = chunk[np.isfinite(chunk) & ~np.isin(chunk, known)] if known else chunk[np.isfinite(chunk)]
-        if not chunk.size:
-            continue
-        # Only the upper end of every block matters.
-        high = chunk[chunk >= NEAR_LIMIT * chunk.max() / FAR_ABOVE]
-        found, times = np.unique(high, return_counts=True)
-        values.append(found.astype(np.float64))
-        counts.append(times)
-    if sum(len(block) for block in values) == 0:
+    values, times = _frequencies(patterns, live, marks)
+    if not len(values):
         return 0.0, 0, 0, 0, 0.0
-    merged, inverse = np.unique(np.concatenate(values), return_inverse=True)
-    times = np.bincount(inverse, weights=np.concatenate(counts)).astype(np.int64)
-    near = times[(merged >= NEAR_LIMIT * merged[-1]) & (merged < merged[-1])]
-    below = float(merged[-2]) if len(merged) > 1 else float(merged[-1]) / (2 * FAR_ABOVE)
-    return float(merged[-1]), int(times[-1]), int(near.sum()), int(near.max(initial=0)), below
+    near = times[(values >= NEAR_LIMIT * values[-1]) & (values < values[-1])]
+    below = float(values[-2]) if len(values) > 1 else float(values[-1]) / (2 * FAR_ABOVE)
+    return float(values[-1]), int(times[-1]), int(near.sum()), int(near.max(initial=0)), below
 
 
 def _frequent(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) -> list[float]:
     """Return the limits of some integer type that occur far more often than any number near them."""
-    found: dict[float, int] = {}
-    for block in _blocks(patterns, live):
-        chunk = block[:, ~marks.always]
-        chunk = chunk[(chunk >= NEAR_LIMIT * LOWEST_LIMIT) & ~np.isin(chunk, marks.numbers)]
-        values, times = np.unique(chunk.astype(np.float64), return_counts=True)
-        for value, count in zip(values.tolist(), times.tolist(), strict=True):
-            found[value] = found.get(value, 0) + count
+    values, times = _frequencies(patterns, live, marks, NEAR_LIMIT * LOWEST_LIMIT)
     numbers = []
     for limit in LIMITS:
-        times = found.get(limit, 0)
-        near = [
-            n for value, n in found.items() if value != limit and NEAR_LIMIT < value / limit < 1 / NEAR_LIMIT
-        ]
-        if times > FEWEST_ALIKE and times > FAR_ABOVE * max(near, default=0):
+        count, share = int(times[values == limit].sum()), values / limit
+        near = times[(values != limit) & (share > NEAR_LIMIT) & (share < 1 / NEAR_LIMIT)]
+        if count > FEWEST_ALIKE and count > FAR_ABOVE * near.max(initial=0):
             numbers.append(limit)
     return numbers
 
@@ -217,7 +259,7 @@ def _find_negative(patterns: NDArray[Any], marks: _Marks, known: NDArray[np.bool
     if patterns.dtype.kind == "u":
         return 0, 0.0
     lines = np.flatnonzero(
-        np.any([(patterns[at : at + CHUNK] < 0).any(axis=(0, 2)) for at in range(0, len(patterns), CHUNK)], 0)
+        np.any([(patterns[rows] < 0).any(axis=(0, 2)) for rows in blocks(len(patterns))], axis=0)
     )
     if not lines.size:
         return 0, 0.0
@@ -287,11 +329,12 @@ def _without_empty(draft: Draft, always: NDArray[np.bool_], singles: NDArray[np.
     rows = np.flatnonzero(lost > MOST_OF_FRAME * (~always).sum())
     if not rows.size:
         return draft
-    message = (
+    return draft.repaired(
+        "unmeasured",
         f"{len(rows)} of {raw.n_patterns} patterns measured nothing in most pixels, and are left out: "
-        f"{named(rows)}; --keep-frames keeps them"
+        f"{named(rows)}; --keep-frames keeps them",
+        left_out=rows,
     )
-    return draft.found(Finding("unmeasured", message, "repaired"), left_out=rows)
 
 
 def _message(always: NDArray[np.bool_], singles: NDArray[np.int64], marks: _Marks) -> str:
