@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ptycho.errors import BundleError, ConfigError
+from ptycho.errors import BundleError
+from ptycho.run.job import check_left
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning, restore
 
 
@@ -31,8 +32,7 @@ def read_settings(path: Path) -> tuple[Any, Any, Any, Any]:
         plain = {name: stored[name] for name in CONFIG_TYPES}
     except Exception as error:
         raise damaged(path, error) from error
-    data, model, training, inference = (restore(name, value) for name, value in plain.items())
-    return data, model, training, inference
+    return tuple(restore(name, value) for name, value in plain.items())
 
 
 def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None:
@@ -52,8 +52,4 @@ def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None
             f"{path}: the checkpoint holds another network (got {name} with shape {found.get(name)}, "
             f"expected {expected.get(name)}). Pass the settings of the training that wrote it."
         )
-    if trained >= n_epochs:
-        raise ConfigError(
-            f"{path}: nothing is left to train (got a checkpoint of {trained} epochs and {n_epochs} in all, "
-            "expected more in all). Raise --max_epochs."
-        )
+    check_left(path, trained, n_epochs)

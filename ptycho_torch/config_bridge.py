@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ptycho.config import config as core
-from ptycho.config.architectures import KNOWN, Architecture
+from ptycho.config.architectures import KNOWN
 from ptycho.config.choices import LossMode, allowed, closest_hint
 from ptycho.errors import ConfigError
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
@@ -79,8 +79,16 @@ def _masks_probe(model: ModelConfig) -> bool:
     return True if len(shape) else bool(mask)
 
 
-def _finish(target: type[Target], values: dict[str, Any], overrides: Mapping[str, Any]) -> Target:
+def _finish(
+    target: type[Target], values: dict[str, Any], overrides: Mapping[str, Any], required: tuple[str, ...] = ()
+) -> Target:
     """Build the result; overrides are already part of ``values`` and are only checked here."""
+    for name in required:
+        if values.get(name) is None:
+            raise ConfigError(
+                f"config bridge: {target.__name__} needs {name} (got None, expected a value). "
+                f"Pass it as an override: overrides={{'{name}': ...}}."
+            )
     known = {item.name for item in fields(target)}  # type: ignore[arg-type]
     for name in overrides:
         if name not in known:
@@ -88,19 +96,8 @@ def _finish(target: type[Target], values: dict[str, Any], overrides: Mapping[str
                 f"config bridge: override {name!r} is no field of {target.__name__} "
                 f"(got value {overrides[name]!r}, expected a known name). {closest_hint(name, known)}"
             )
-    for name in PATH_FIELDS:
-        if isinstance(values.get(name), str):
-            values[name] = Path(values[name])
-    return target(**values)
-
-
-def _require(values: Mapping[str, Any], names: tuple[str, ...], kind: str) -> None:
-    for name in names:
-        if values.get(name) is None:
-            raise ConfigError(
-                f"config bridge: {kind} needs {name} (got None, expected a value). "
-                f"Pass it as an override: overrides={{'{name}': ...}}."
-            )
+    paths = {name: Path(values[name]) for name in PATH_FIELDS if isinstance(values.get(name), str)}
+    return target(**{**values, **paths})
 
 
 def to_model_config(
@@ -122,18 +119,13 @@ def to_model_config(
     if data.C == 1:
         # A group of one pattern has nothing to merge, and clients say so here.
         values["object_big"] = core.ModelConfig.object_big
-    for other in KNOWN.values():
-        if other.name != model.architecture:
-            values |= _left_alone(model, other)
-    return _finish(core.ModelConfig, {**values, **overrides}, overrides)
-
-
-def _left_alone(model: ModelConfig, other: Architecture) -> dict[str, Any]:
-    """Return the core defaults of what only another network reads, where this form was left at its own."""
+    # What only another network reads keeps the core default where this form was left at its own.
     own, result = ModelConfig(), core.ModelConfig()
-    known = [name for name in other.settings if hasattr(own, name)]
-    names = [name for name in known if getattr(model, name) == getattr(own, name)]
-    return {name: getattr(result, name) for name in names}
+    others = (other for other in KNOWN.values() if other.name != model.architecture)
+    for name in (name for other in others for name in other.settings if hasattr(own, name)):
+        if getattr(model, name) == getattr(own, name):
+            values[name] = getattr(result, name)
+    return _finish(core.ModelConfig, {**values, **overrides}, overrides)
 
 
 def _domain(data: DataConfig) -> str | None:
@@ -197,36 +189,9 @@ def through_torch(config: core.TrainingConfig) -> tuple[core.TrainingConfig, dic
     data, model, training = from_core(config.model, config)
     core_model = to_model_config(data, model)
     names = (item.name for item in fields(config) if item.name not in ("model", "n_images"))
-    rest = _same(config, tuple(names))
-    with warnings.catch_warnings():
-        # A run without a test file is validated with groups kept from its own scan.
-        warnings.simplefilter("ignore", UserWarning)
-        bridged = to_training_config(core_model, data, model, training, {**rest, "backend": "pytorch"})
+    rest = {**_same(config, tuple(names)), "backend": "pytorch"}
+    bridged = bridged_training(core_model, data, model, training, rest)
     return bridged, {"data_config": data, "model_config": model, "training_config": training}
-
-
-def _training_values(data: DataConfig, model: ModelConfig, training: TrainingConfig) -> dict[str, Any]:
-    """Every field of the core training configuration that the PyTorch settings decide."""
-    return {
-        **_same(training, SAME_NAME_TRAINING),
-        "nepochs": training.epochs,
-        "lr_warmup_epochs": training.warmup_epochs,
-        "lr_min_ratio": training.min_lr_ratio,
-        "nll_weight": 1.0 if training.nll else 0.0,
-        "torch_loss_mode": loss_mode(model, training),
-        "neighbor_count": data.K,
-        "nphotons": data.nphotons,
-        "subsample_seed": data.subsample_seed,
-        "measurement_domain": _domain(data),
-        "intensity_scale_trainable": model.intensity_scale_trainable,
-        "mae_weight": 0.0,
-        "realspace_mae_weight": 0.0,
-        "realspace_weight": 0.0,
-        "positions_provided": True,
-        "probe_trainable": False,
-        "sequential_sampling": False,
-        "backend": "pytorch",
-    }
 
 
 def to_training_config(
@@ -236,42 +201,60 @@ def to_training_config(
     training: TrainingConfig,
     overrides: Mapping[str, Any] | None = None,
 ) -> core.TrainingConfig:
-    """Translate the settings of a training run.
-
-    Parameters
-    ----------
-    tf_model : ptycho.config.config.ModelConfig
-        Result of :func:`to_model_config`; it becomes ``model`` of the result, not a copy.
-    data, pt_model, training : DataConfig, ModelConfig, TrainingConfig
-        ``K`` of the data becomes ``neighbor_count``.
-    overrides : mapping, optional
-        Values by field name of the result; they win.
-
-    Raises
-    ------
-    ConfigError
-        If n_groups or train_data_file is missing, if nphotons was left at the default of ``DataConfig``
-        (the two worlds differ there by a factor of 10 000), or if an override is unknown.
-    """
-    overrides = dict(overrides or {})
-    if "nphotons" not in overrides and data.nphotons == DataConfig().nphotons:
-        raise ConfigError(
-            f"config bridge: nphotons was left at the default of DataConfig (got {data.nphotons:.0e} photons "
-            f"per frame, expected a chosen dose; TrainingConfig assumes {core.TrainingConfig.nphotons:.0e}). "
-            "Pass it as an override: overrides={'nphotons': ...}."
-        )
-    values = {**_training_values(data, pt_model, training), "model": tf_model, **overrides}
-    if values["n_groups"] is None:
-        values["n_groups"] = values.get("n_images")
-    _require(values, ("n_groups", "train_data_file"), "TrainingConfig")
-    if values["test_data_file"] is None:
+    """Translate the settings of a training run as :func:`bridged_training`, and warn where no file validates
+    it."""
+    found = bridged_training(tf_model, data, pt_model, training, overrides or {})
+    if found.test_data_file is None:
         warnings.warn(
             "config bridge: TrainingConfig has no test_data_file (got None), so there is no separate "
             "validation data. Pass it as an override: overrides={'test_data_file': ...}.",
             UserWarning,
             stacklevel=2,
         )
-    return _finish(core.TrainingConfig, values, overrides)
+    return found
+
+
+def bridged_training(
+    tf_model: core.ModelConfig,
+    data: DataConfig,
+    pt_model: ModelConfig,
+    training: TrainingConfig,
+    overrides: Mapping[str, Any],
+) -> core.TrainingConfig:
+    """Translate the settings of a training run; ``tf_model``, from :func:`to_model_config`, becomes ``model``
+    of the result, not a copy, ``K`` of the data ``neighbor_count``, and ``overrides`` (by field name of the
+    result) win. ``ConfigError`` if n_groups or train_data_file is missing, if nphotons was left at the
+    default of ``DataConfig`` (the two worlds differ there by a factor of 10 000), or if an override is
+    unknown."""
+    if "nphotons" not in overrides and data.nphotons == DataConfig().nphotons:
+        raise ConfigError(
+            f"config bridge: nphotons was left at the default of DataConfig (got {data.nphotons:.0e} photons "
+            f"per frame, expected a chosen dose; TrainingConfig assumes {core.TrainingConfig.nphotons:.0e}). "
+            "Pass it as an override: overrides={'nphotons': ...}."
+        )
+    values: dict[str, Any] = {
+        **_same(training, SAME_NAME_TRAINING),
+        "model": tf_model,
+        "nepochs": training.epochs,
+        "lr_warmup_epochs": training.warmup_epochs,
+        "lr_min_ratio": training.min_lr_ratio,
+        "nll_weight": 1.0 if training.nll else 0.0,
+        "torch_loss_mode": loss_mode(pt_model, training),
+        "neighbor_count": data.K,
+        "nphotons": data.nphotons,
+        "subsample_seed": data.subsample_seed,
+        "measurement_domain": _domain(data),
+        "intensity_scale_trainable": pt_model.intensity_scale_trainable,
+        **dict.fromkeys(("mae_weight", "realspace_mae_weight", "realspace_weight"), 0.0),
+        "positions_provided": True,
+        "probe_trainable": False,
+        "sequential_sampling": False,
+        "backend": "pytorch",
+        **overrides,
+    }
+    if values["n_groups"] is None:
+        values["n_groups"] = values.get("n_images")
+    return _finish(core.TrainingConfig, values, overrides, ("n_groups", "train_data_file"))
 
 
 def to_inference_config(
@@ -293,5 +276,4 @@ def to_inference_config(
         "backend": "pytorch",
         **overrides,
     }
-    _require(values, ("model_path", "test_data_file"), "InferenceConfig")
-    return _finish(core.InferenceConfig, values, overrides)
+    return _finish(core.InferenceConfig, values, overrides, ("model_path", "test_data_file"))

@@ -246,6 +246,7 @@ class DatagenConfig:
     histogram_threshold: float = 0.05
 
 
+Settings = tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig]
 SECTIONS: dict[str, type] = {
     "data_config": DataConfig,
     "model_config": ModelConfig,
@@ -257,65 +258,35 @@ SECTIONS: dict[str, type] = {
 
 def get_frozen_fields(config: Any) -> tuple[str, ...]:
     """Return the names of the fields that a trained model fixes, in declaration order."""
-    return _marked(config, "frozen")
+    return marked_fields(config, "frozen")
 
 
-def refused_fields(config: Any) -> tuple[str, ...]:
-    """Return the names of the fields that must keep their defaults, in declaration order."""
-    return _marked(config, "refused")
-
-
-def _marked(config: Any, mark: str) -> tuple[str, ...]:
+def marked_fields(config: Any, mark: str) -> tuple[str, ...]:
+    """Return the names of the fields that are ``frozen`` or ``refused``, in declaration order."""
     return tuple(item.name for item in fields(config) if item.metadata.get(mark, False))
 
 
 def update_existing_config(config: Any, updates: Mapping[str, Any], verbose: bool = False) -> tuple[str, ...]:
-    """Set known fields of a configuration in place, and report the names it does not have.
-
-    Parameters
-    ----------
-    config, updates : dataclass instance, mapping
-        Values by field name.
-    verbose : bool
-        Also log each field that is set.
-
-    Returns
-    -------
-    tuple of str
-        The unknown names; each is logged as a warning too.
-    """
+    """Set known fields of a configuration in place from values by name; return the names that it does not
+    have, each of which is logged as a warning. ``verbose`` also logs each field that is set."""
     kind = type(config).__name__
     known = {item.name for item in fields(config)}
-    unknown: list[str] = []
     for name, value in updates.items():
         if name not in known:
-            unknown.append(name)
             hint = closest_hint(name, known)
             logger.warning("%s: setting %r is unknown and was left out. %s", kind, name, hint)
             continue
         if verbose:
             logger.info("%s: %s = %r", kind, name, value)
         setattr(config, name, value)
-    return tuple(unknown)
+    return tuple(name for name in updates if name not in known)
 
 
-def load_json_configs(
-    path: str | os.PathLike[str],
-) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig]:
-    """Read a JSON settings file; ``ConfigError`` if it is not JSON, or a section is not a mapping.
-
-    The network then follows the data: ``C_model`` and ``C_forward`` become ``C``, ``object_big`` ``C > 1``.
-
-    Parameters
-    ----------
-    path : path-like
-        Its sections are those of ``SECTIONS``; a missing one gives defaults.
-
-    Returns
-    -------
-    tuple
-        Data, model, training, inference and synthetic-data settings.
-    """
+def load_json_configs(path: str | os.PathLike[str]) -> Settings:
+    """Read a JSON settings file with the sections of ``SECTIONS``, a missing one giving defaults, and return
+    data, model, training, inference and synthetic-data settings. The network then follows the data:
+    ``C_model`` and ``C_forward`` become ``C``, ``object_big`` ``C > 1``. ``ConfigError`` if the file is not
+    JSON, or a section is not a mapping."""
     try:
         content = json.loads(Path(path).read_bytes())
     except ValueError as error:

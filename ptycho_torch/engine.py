@@ -10,46 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
-from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
-from ptycho.data.feed import wanted_labels
-from ptycho.data.scan import PatternStore
-from ptycho.errors import BundleError, ConfigError, DataError
+from ptycho.errors import BundleError, ConfigError
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.networks.schedule import early_end
-from ptycho.physics.losses import LossTerms, loss_terms, monitored_loss
-from ptycho.process.progress import Progress
-from ptycho.run.job import TrainingJob, TrainingResult, feeds
-from ptycho.run.reconstruction import fitted_probe
-from ptycho_torch.best import BestEpoch
+from ptycho.physics.losses import loss_terms, monitored_loss
+from ptycho.run.job import TrainingJob, TrainingResult, check_finite, opened_feeds
+from ptycho.run.mlflow_store import check_logger
+from ptycho.run.mlflow_store import log_artifacts as log_artifacts
 from ptycho_torch.checkpoints import check_resume, damaged
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.data import loader
 from ptycho_torch.effects import check_all
 from ptycho_torch.isolation import untouched_torch
-from ptycho_torch.loggers import build_logger, check_installed, log_artifacts
 from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
-from ptycho_torch.reconstruct import TorchBackend, reconstruct, resolve_accelerator
-from ptycho_torch.trainer import build_trainer, check_precision, run_trainer
+from ptycho_torch.reconstruct import TorchBackend, resolve_accelerator
+from ptycho_torch.reconstruct import reconstruct as reconstruct
+from ptycho_torch.trainer import BestEpoch, build_logger, build_trainer, check_precision, run_trainer
 
-__all__ = [
-    "check_settings",
-    "core_config",
-    "fit",
-    "from_bundle",
-    "load",
-    "log_artifacts",
-    "reconstruct",
-    "resolve_accelerator",
-    "to_bundle",
-]
-
+to_bundle = PtychoPINN_Lightning.to_bundle
 BEST_STEM, LAST_STEM = (Path(names["pytorch"]).stem for names in (BEST_CHECKPOINT, LAST_CHECKPOINT))
 """Lightning adds the suffix of its own."""
 
@@ -70,12 +54,7 @@ class _Report(Callback):
             if logged in trainer.callback_metrics:
                 self.history[name].append(float(trainer.callback_metrics[logged]))
         shown = {name: values[-1] for name, values in self.history.items() if values}
-        wrong = [value for value in shown.values() if not np.isfinite(value)]
-        if wrong:
-            raise DataError(
-                f"training: the loss is not finite in epoch {trainer.current_epoch + 1} (got {wrong[0]}, "
-                "expected a number). Lower --learning-rate."
-            )
+        check_finite(shown, trainer.current_epoch + 1)
         self.phase.update(trainer.current_epoch + 1, **shown)
 
 
@@ -107,20 +86,14 @@ def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
     native["training_config"] = replace(native["training_config"], **owned)
     module = PtychoPINN_Lightning(**native, seed=job.config.seed)
     module.attach_scan(job.scan.probe, job.scan.record, refined=False)
-    module.terms = _terms(job, module)
-    for scan in (job.scan, job.test_scan):
-        wanted_labels(module.terms.needs_labels, scan)
+    # Penalties are known to the PyTorch settings alone.
+    own = module.model_config
+    module.terms = replace(
+        loss_terms(job.config),
+        amplitude_penalty=(own.amp_loss, own.amp_loss_coeff) if own.amp_loss else None,
+        phase_penalty=(own.phase_loss, own.phase_loss_coeff) if own.phase_loss else None,
+    )
     return module
-
-
-def _terms(job: TrainingJob, model: PtychoPINN_Lightning) -> LossTerms:
-    """Return the loss of the settings, and the penalties that only PyTorch settings know."""
-    own = model.model_config
-    penalties = {
-        "amplitude_penalty": (own.amp_loss, own.amp_loss_coeff) if own.amp_loss else None,
-        "phase_penalty": (own.phase_loss, own.phase_loss_coeff) if own.phase_loss else None,
-    }
-    return replace(loss_terms(job.config), **penalties)
 
 
 def check_settings(
@@ -135,7 +108,7 @@ def check_settings(
             f"execution: the CPU is one device (got devices={execution.devices!r}, expected 1). Leave it out."
         )
     check_precision(execution.precision, resolved)
-    check_installed(execution.logger_backend)
+    check_logger(execution.logger_backend, "torch")
     monitored_loss(execution.checkpoint_monitor_metric, loss_terms(config).kind)
     check_all(native)
 
@@ -154,30 +127,24 @@ def fit(job: TrainingJob) -> TrainingResult:
         check_resume(job.resume, model, job.config.nepochs)
     start = time.perf_counter()
     with ExitStack() as stack:
-        store = stack.enter_context(PatternStore(job.scan, job.progress))
-        tested = job.test_scan is not None
-        test_store = stack.enter_context(PatternStore(job.test_scan, Progress())) if tested else None
-        if job.config.probe_trainable and job.resume is None:
-            used, trained = TorchBackend(model, torch.device(accelerator)), np.unique(job.groups.indices)
-            with torch.no_grad():
-                probe = fitted_probe(used, store, job.scan, trained, job.progress)
-            model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
-        whole, needs_labels = architecture_of(model.core_config).whole_canvas, model.terms.needs_labels
-        found = feeds(job, store, test_store, whole_canvas=whole, needs_labels=needs_labels)
+        with torch.no_grad():
+            found = opened_feeds(stack, job, model, TorchBackend(model, torch.device(accelerator)))
         train, validation = (None if feed is None else loader(feed, job.execution) for feed in found)
         report = _Report(job, model)
         logger = build_logger(job)
-        best = _best_epoch(job, model, validated=validation is not None)
-        limits = {"patience": job.execution.early_stop_patience, "mode": job.execution.checkpoint_mode}
-        patience = EarlyStopping(best.logged, **limits, strict=False, check_on_train_epoch_end=True)
+        mode, wait = job.execution.checkpoint_mode, job.execution.early_stop_patience
+        monitor = model.monitored(job.execution.checkpoint_monitor_metric, validated=validation is not None)
+        best = BestEpoch(report.names[monitor], monitor, mode, job.resume)
+        patience = EarlyStopping(
+            best.logged, patience=wait, mode=mode, strict=False, check_on_train_epoch_end=True
+        )
         called = [report, best, *_checkpoints(job, best.logged), patience]
         called += job.native.get("callbacks", ())
         trainer = build_trainer(job, accelerator, logger, called)
         with report.phase as phase:
             run_trainer(trainer, model, train, validation, job.resume)
             if 0 < patience.stopped_epoch < job.config.nepochs - 1:
-                epochs = patience.stopped_epoch + 1
-                phase.ended(early_end(epochs, best.monitor, job.execution.checkpoint_mode))
+                phase.ended(early_end(patience.stopped_epoch + 1, monitor, mode))
     model.trained_epoch = best.restore(model)
     if model.trained_epoch is not None:
         job.progress.note(model.trained_epoch.best_of(trainer.current_epoch))
@@ -185,14 +152,6 @@ def fit(job: TrainingJob) -> TrainingResult:
     paths = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
     files = [Path(path) for path in paths if path]
     return TrainingResult(model, report.history, files, time.perf_counter() - start, run_id)
-
-
-def _best_epoch(job: TrainingJob, model: PtychoPINN_Lightning, *, validated: bool) -> BestEpoch:
-    """Return what keeps the best epoch."""
-    chosen = monitored_loss(job.execution.checkpoint_monitor_metric, model.terms.kind)
-    shown = chosen if validated else "train_loss"
-    logged = {"train_loss": model.loss_name, "val_loss": model.val_loss_name}[shown]
-    return BestEpoch(logged, shown, job.execution.checkpoint_mode, job.resume)
 
 
 def load(path: Path) -> PtychoPINN_Lightning:
@@ -210,32 +169,14 @@ def load(path: Path) -> PtychoPINN_Lightning:
     return model.eval()
 
 
-def to_bundle(model: PtychoPINN_Lightning) -> Bundle:
-    """Return a trained model as a bundle that every backend loads."""
-    return Bundle(
-        backend="pytorch",
-        model=model.core_config,
-        weights=model.generator.export_weights(),
-        probe=model.probe.cpu().numpy(),
-        log_gain=float(model.log_gain.detach()),
-        probe_refined=model.probe_refined,
-        scale_record=model.scale_record,
-        probe_start=model.probe_start,
-        trained_epoch=model.trained_epoch,
-    )
-
-
 def from_bundle(bundle: Bundle) -> PtychoPINN_Lightning:
     """Build a model from a bundle of any backend, on the CPU and ready to reconstruct; ``BundleError`` if a
     weight is missing, unknown, or of another shape."""
     data, settings, training = from_core(bundle.model)
     model = PtychoPINN_Lightning(settings, data, training)
-    model.generator.import_weights(bundle.weights, bundle.where)
-    start = bundle.probe_start
-    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
+    model.take(bundle)
     with torch.no_grad():
         model.log_gain.fill_(bundle.log_gain)
-    model.trained_epoch = bundle.trained_epoch
     return model.eval()
 
 

@@ -19,7 +19,6 @@ from ptycho.config.config import ModelConfig
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX
 from ptycho.networks import architectures
 from ptycho.solver.schedule import STEP_DAMPING, needed_passes
-from ptycho_torch.attention import attended
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,6 +27,35 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "softplus": F.softplus,
     "relu": F.relu,
 }
+
+
+def _gate(values: Tensor) -> Tensor:
+    """Return a factor between 0 and 2 that is 1 for 0."""
+    return 2.0 * torch.sigmoid(values)
+
+
+def _spatial_gate(x: Tensor, layer: nn.Module) -> Tensor:
+    """Return one factor for every pixel, from mean and maximum of its channels."""
+    seen = torch.cat([x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)], dim=1)
+    return _gate(layer(seen))
+
+
+def attended(x: Tensor, place: str, convolutions: nn.ModuleDict, vectors: nn.ParameterDict) -> Tensor:
+    """Multiply an image (B, C, H, W) with the gates at a place of the network (block of
+    ``ptycho.networks.layers.attention_table``): ECA, then CBAM, then spatial; where none stands it is
+    returned itself."""
+    if f"{place}_eca" in vectors:
+        kernel = vectors[f"{place}_eca"]
+        pooled = x.mean(dim=(2, 3))[:, None]
+        x = x * _gate(F.conv1d(pooled, kernel[None, None], padding="same"))[:, 0, :, None, None]
+    if f"{place}_cbam_reduce" in convolutions:
+        reduce, expand = convolutions[f"{place}_cbam_reduce"], convolutions[f"{place}_cbam_expand"]
+        pooled = (x.mean(dim=(2, 3), keepdim=True), x.amax(dim=(2, 3), keepdim=True))
+        x = x * _gate(sum(expand(F.relu(reduce(part))) for part in pooled))
+        x = x * _spatial_gate(x, convolutions[f"{place}_cbam_spatial"])
+    if f"{place}_spatial" in convolutions:
+        x = x * _spatial_gate(x, convolutions[f"{place}_spatial"])
+    return x
 
 
 class TableNetwork(nn.Module):
@@ -213,20 +241,16 @@ class UnrolledGenerator(TableNetwork):
         return torch.cat(strips, dim=2)
 
     def _unet(self, x: Tensor, name: str) -> Tensor:
-        """Return the two channels (real, imaginary) of the correction."""
+        """Pass an image down two levels and up again; return the two channels (real, imaginary)."""
         with self._half(x):
-            return self._levels(x, name).to(x.dtype)
-
-    def _levels(self, x: Tensor, name: str) -> Tensor:
-        """Pass an image down two levels and up again."""
-        fine = self._block(x, f"{name}down0", F.silu)
-        middle = self._block(F.avg_pool2d(fine, 2), f"{name}down1", F.silu)
-        coarse = self._block(F.avg_pool2d(middle, 2), f"{name}down2", F.silu)
-        coarse = F.interpolate(coarse, scale_factor=2)
-        middle = self._block(torch.cat([coarse, middle], 1), f"{name}up1", F.silu)
-        middle = F.interpolate(middle, scale_factor=2)
-        fine = self._block(torch.cat([middle, fine], 1), f"{name}up0", F.silu)
-        return self.convolutions[f"{name}out"](fine)
+            fine = self._block(x, f"{name}down0", F.silu)
+            middle = self._block(F.avg_pool2d(fine, 2), f"{name}down1", F.silu)
+            coarse = self._block(F.avg_pool2d(middle, 2), f"{name}down2", F.silu)
+            coarse = F.interpolate(coarse, scale_factor=2)
+            middle = self._block(torch.cat([coarse, middle], 1), f"{name}up1", F.silu)
+            middle = F.interpolate(middle, scale_factor=2)
+            fine = self._block(torch.cat([middle, fine], 1), f"{name}up0", F.silu)
+            return self.convolutions[f"{name}out"](fine).to(x.dtype)
 
 
 GENERATORS = {"cnn": CnnGenerator, "unrolled": UnrolledGenerator}

@@ -24,15 +24,8 @@ if TYPE_CHECKING:
 def save_individual_reconstructions(
     amplitude: NDArray[np.floating], phase: NDArray[np.floating], output_dir: str | Path
 ) -> tuple[Path, Path]:
-    """Write ``reconstructed_amplitude.png`` and ``reconstructed_phase.png`` at 150 dpi; return both paths.
-
-    Parameters
-    ----------
-    amplitude, phase : real array, shape (H, W)
-        Transmission, phase [rad].
-    output_dir : path-like
-        Made where it is absent.
-    """
+    """Write amplitude and phase [rad] of a transmission, shape (H, W), as ``reconstructed_amplitude.png`` and
+    ``reconstructed_phase.png`` at 150 dpi; return both paths. The folder is made where it is absent."""
     from ptycho.evaluation.figures import save_individual_images
 
     return save_individual_images(np.asarray(amplitude), np.asarray(phase), output_dir)
@@ -53,44 +46,22 @@ def load_and_predict(
 ) -> list[Path]:
     """Reconstruct a scan with the model that an MLflow run logged; return the files written, pictures first.
 
-    Parameters
-    ----------
-    run_id, relative_mlflow_path : str, path-like
-        Training run, and folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
-    ptycho_files_dir, file_index : path-like, int
-        Folder of NPZ files, and which of them, in alphabetical order.
-    config_override_path, settings : path-like, mapping, optional
-        YAML with inference settings, and those by name that win over it.
-    save_dir, plot_name : path-like, str
-        Everything is written to the folder ``plot_name`` in ``save_dir``.
-    execution, progress : PyTorchExecutionConfig, Progress, optional
-        Accelerator and batch size; told what goes on, silent by default.
-
-    Raises
-    ------
-    PtychoError
-        If the run, the file or a setting is wrong.
+    ``relative_mlflow_path`` is the folder of the local MLflow store; ``MLFLOW_TRACKING_URI`` wins over it.
+    The scan is the file of ``ptycho_files_dir`` with this index in alphabetical order. ``settings`` are
+    inference settings by name, which win over those of the YAML file ``config_override_path``. Everything is
+    written to the folder ``plot_name`` in ``save_dir``. ``PtychoError`` if the run, the file or a setting is
+    wrong.
     """
     from dataclasses import fields
 
+    from ptycho.config import config as core
     from ptycho.config.choices import PRETRAINED
-    from ptycho.config.config import (
-        InferenceConfig,
-        ModelConfig,
-        PyTorchExecutionConfig,
-        build_config,
-        default_settings,
-        flat_settings,
-        load_yaml_config,
-        merge_settings,
-    )
     from ptycho.files.overwrites import check_inference
     from ptycho.run.engines import require_backend
+    from ptycho.run.mlflow_store import fetch_checkpoint
     from ptycho.run.pipeline import check_inference_settings, infer
 
     require_backend("pytorch")
-    from ptycho_torch.loggers import fetch_checkpoint
-
     files = sorted(Path(ptycho_files_dir).glob("*.npz"))
     if not 0 <= file_index < len(files):
         raise DataError(
@@ -104,15 +75,15 @@ def load_and_predict(
             "output_dir": Path(save_dir) / plot_name,
             "backend": "pytorch",
         }
-        given = load_yaml_config(config_override_path) if config_override_path is not None else None
+        given = None if config_override_path is None else core.load_yaml_config(config_override_path)
         asked = {**(settings or {}), **chosen}
-        config = build_config(
-            InferenceConfig, merge_settings(default_settings(InferenceConfig), given, asked)
-        )
+        merged = core.merge_settings(core.default_settings(core.InferenceConfig), given, asked)
+        config = core.build_config(core.InferenceConfig, merged)
         # A model stands in while the settings are looked at; the store is asked last.
-        check_inference_settings(config, execution or PyTorchExecutionConfig())
+        check_inference_settings(config, execution or core.PyTorchExecutionConfig())
         check_inference(config, {"--config": None if given is None else Path(str(config_override_path))})
-        stated = {*flat_settings(given or {}), *asked} & {item.name for item in fields(ModelConfig)}
+        known = {item.name for item in fields(core.ModelConfig)}
+        stated = {*core.flat_settings(given or {}), *asked} & known
         config.model_path = fetch_checkpoint(run_id, Path(relative_mlflow_path), Path(scratch))
         return infer(config, execution, progress=progress, stated=stated).files
 

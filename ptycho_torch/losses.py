@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ptycho.physics.losses import UNIT_FLOOR, LossTerms
+from ptycho.physics.losses import UNIT_FLOOR
 from ptycho_torch import physics
 
 MAIN_TERMS = {
@@ -15,18 +13,6 @@ MAIN_TERMS = {
     "mae": physics.mean_absolute_loss,
     "poisson": physics.poisson_loss,
 }
-
-
-class Prediction(NamedTuple):
-    """What a model makes of a batch."""
-
-    predicted: Tensor  # (J, N, N), expected amplitude [sqrt(photons)]
-    amplitude: Tensor  # (J, N, N), the measured one
-    image: Tensor  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
-    light: Tensor  # (H, W) or (N, N), light that fell on the image [photons / pixel]
-    patches: Tensor | None  # (J, N, N), in the frame of their own positions, where labels ask for them
-    labels: Tensor | None  # (J, N, N), known patches
-    patch_light: Tensor  # (N, N), light that fell on a patch [photons / pixel]
 
 
 def unit(values: Tensor) -> Tensor:
@@ -63,23 +49,3 @@ def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.supervised_loss`."""
     difference = (patches.abs() - labels.abs()).abs() + (unit(patches) - unit(labels)).abs()
     return (light * difference).sum() / (len(patches) * light.sum())
-
-
-def total_loss(terms: LossTerms, found: Prediction) -> Tensor:
-    """Return the weighted sum of the terms of a loss, dimensionless; a term of weight 0 is not computed."""
-    total = torch.zeros((), device=found.predicted.device)
-    if terms.likelihood:
-        total = total + terms.likelihood * MAIN_TERMS[terms.kind](found.predicted, found.amplitude)
-    if terms.mae:
-        total = total + terms.mae * physics.mean_absolute_loss(found.predicted, found.amplitude)
-    if terms.tv:
-        total = total + terms.tv * total_variation(found.image, found.light)
-    if terms.labels and found.patches is not None and found.labels is not None:
-        total = total + terms.labels * label_error(found.patches, found.labels, found.patch_light)
-    if terms.amplitude_penalty is not None:
-        name, weight = terms.amplitude_penalty
-        total = total + weight * PENALTIES[name](found.image.abs(), found.light)
-    if terms.phase_penalty is not None:
-        name, weight = terms.phase_penalty
-        total = total + weight * PENALTIES[name](unit(found.image), found.light)
-    return total

@@ -9,8 +9,6 @@ from torch import nn
 
 from ptycho.errors import ConfigError
 from ptycho.networks import schedule
-from ptycho.networks.schedule import EXPONENTIAL_DECAY as EXPONENTIAL_DECAY
-from ptycho.networks.schedule import SCHEDULERS as SCHEDULERS
 from ptycho.networks.schedule import base_rate
 from ptycho_torch.config_params import TrainingConfig
 

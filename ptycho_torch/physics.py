@@ -1,7 +1,8 @@
 """Far-field forward model in PyTorch: the differentiable twin of ``ptycho.physics``.
 
-Same names, same argument order, same shapes and units as the reference; arrays are tensors, corners and
-indices are int64 tensors, dtype and device follow the input.
+Every public function is that of the reference with the same name: the same arguments in the same order, the
+same shapes and units; arrays are tensors, corners and indices are int64 tensors, dtype and device follow the
+input.
 """
 
 from __future__ import annotations
@@ -23,19 +24,16 @@ def centring_phase(
 
 
 def far_field(exit_wave: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.far_field`."""
     phase = centring_phase(exit_wave.shape[-1], exit_wave.dtype, exit_wave.device)
     return torch.fft.fft2(exit_wave * phase, norm="ortho")
 
 
 def far_field_adjoint(field: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.far_field_adjoint`."""
     phase = centring_phase(field.shape[-1], field.dtype, field.device)
     return torch.fft.ifft2(field, norm="ortho") * phase.conj()
 
 
 def shift_field(field: Tensor, shifts_yx_px: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.shift_field`."""
     n_y, n_x = field.shape[-2:]
     shifts = shifts_yx_px.to(dtype=field.real.dtype, device=field.device)
     ky = torch.fft.fftfreq(n_y, dtype=shifts.dtype, device=field.device)
@@ -55,8 +53,8 @@ def patch_indices(corners_yx: Tensor, n_px: int, shape_yx: tuple[int, int]) -> T
         if low < 0 or high[0] > height or high[1] > width:
             raise DataError(
                 f"canvas: patches fall outside the {height}x{width} px object (got corners from {int(low)} "
-                "and ends "
-                f"up to {high}, expected every patch inside). Plan the canvas from the same positions."
+                f"and ends up to {high}, expected every patch inside). Plan the canvas from the same "
+                "positions."
             )
     span = torch.arange(n_px, device=corners_yx.device)
     rows = corners_yx[:, 0, None] + span
@@ -65,20 +63,17 @@ def patch_indices(corners_yx: Tensor, n_px: int, shape_yx: tuple[int, int]) -> T
 
 
 def extract_patches(obj: Tensor, corners_yx: Tensor, n_px: int) -> Tensor:
-    """As :func:`ptycho.physics.extract_patches`."""
     index = patch_indices(corners_yx, n_px, (obj.shape[-2], obj.shape[-1]))
     return torch.gather(obj.reshape(-1), 0, index.reshape(-1)).reshape(index.shape)
 
 
 def place_patches(patches: Tensor, corners_yx: Tensor, shape_yx: tuple[int, int]) -> Tensor:
-    """As :func:`ptycho.physics.place_patches`."""
     index = patch_indices(corners_yx, patches.shape[-1], shape_yx)
     canvas = torch.zeros(shape_yx[0] * shape_yx[1], dtype=patches.dtype, device=patches.device)
     return canvas.scatter_add(0, index.reshape(-1), patches.reshape(-1)).reshape(shape_yx)
 
 
 def exit_waves(patches: Tensor, probes: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.exit_waves`."""
     if probes.shape[-2:] != patches.shape[-2:]:
         raise DataError(
             f"forward model: probe and patches differ in size (got {tuple(probes.shape[-2:])} and "
@@ -87,29 +82,28 @@ def exit_waves(patches: Tensor, probes: Tensor) -> Tensor:
     return patches[:, None] * probes
 
 
+def _mode_power(field: Tensor) -> Tensor:
+    """Return the power (..., N, N) of all modes of a field (..., P, N, N)."""
+    return (field.real**2 + field.imag**2).sum(dim=-3)
+
+
 def diffracted_intensity(patches: Tensor, probes: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.diffracted_intensity`."""
-    field = far_field(exit_waves(patches, probes))
-    return (field.real**2 + field.imag**2).sum(dim=1)
+    return _mode_power(far_field(exit_waves(patches, probes)))
 
 
 def diffracted_amplitude(patches: Tensor, probes: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.diffracted_amplitude`."""
     return torch.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
 
 
 def measured(amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.measured`."""
     return amplitude >= 0
 
 
 def measured_energy(amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.measured_energy`."""
     return amplitude.clamp(min=0).square().sum()
 
 
 def filled_amplitude(amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.filled_amplitude`."""
     kept, n_px = measured(amplitude), amplitude.shape[-1]
     if bool(kept.all()):
         return amplitude
@@ -123,7 +117,6 @@ def filled_amplitude(amplitude: Tensor) -> Tensor:
 
 
 def smoothed_amplitude(amplitude: Tensor, sigma_px: float) -> Tensor:
-    """As :func:`ptycho.physics.smoothed_amplitude`."""
     n_px = amplitude.shape[-1]
     waves = (torch.arange(n_px, dtype=amplitude.dtype, device=amplitude.device) - n_px // 2) / n_px
     line = torch.exp(-2 * (torch.pi * sigma_px * waves) ** 2)
@@ -131,50 +124,42 @@ def smoothed_amplitude(amplitude: Tensor, sigma_px: float) -> Tensor:
 
 
 def illumination(probes: Tensor, corners_yx: Tensor, shape_yx: tuple[int, int]) -> Tensor:
-    """As :func:`ptycho.physics.illumination`."""
-    weight = (probes.real**2 + probes.imag**2).sum(dim=-3)
+    weight = _mode_power(probes)
     return place_patches(weight.expand(len(corners_yx), *weight.shape[-2:]), corners_yx, shape_yx)
 
 
 def wave_residual(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.wave_residual`."""
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
     field = far_field(exit_waves(patches, probes))
-    predicted = softened_amplitude((field.real**2 + field.imag**2).sum(dim=1), amplitude)
+    predicted = softened_amplitude(_mode_power(field), amplitude)
     missed = torch.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
     return far_field_adjoint(field * missed[:, None])
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.softened_amplitude`."""
     return torch.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
 def object_gradient(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.object_gradient`."""
     residual = wave_residual(obj, corners_yx, probes, amplitude)
     return place_patches((probes.conj() * residual).sum(dim=1), corners_yx, (obj.shape[-2], obj.shape[-1]))
 
 
 def probe_gradient(patches: Tensor, residual: Tensor, shifts_yx_px: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.probe_gradient`."""
     return shift_field(patches.conj()[:, None] * residual, -shifts_yx_px).sum(dim=0)
 
 
 def amplitude_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.amplitude_loss`."""
     missed = torch.where(measured(amplitude), predicted - amplitude, 0.0)
     return _per(missed**2, measured_energy(amplitude))
 
 
 def mean_absolute_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.mean_absolute_loss`."""
     missed = torch.where(measured(amplitude), predicted - amplitude, 0.0)
     return _per(missed.abs(), amplitude.clamp(min=0).sum())
 
 
 def poisson_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
-    """As :func:`ptycho.physics.poisson_loss`."""
     expected = predicted**2 + INTENSITY_FLOOR
     counts = amplitude**2
     ratio = torch.log((counts + INTENSITY_FLOOR) / expected)
@@ -190,6 +175,4 @@ def _per(values: Tensor, total: Tensor) -> Tensor:
 def weighted_patches(
     patches: Tensor, corners_yx: Tensor, probes: Tensor, shape_yx: tuple[int, int]
 ) -> Tensor:
-    """As :func:`ptycho.physics.weighted_patches`."""
-    weight = (probes.real**2 + probes.imag**2).sum(dim=-3)
-    return place_patches(patches * weight, corners_yx, shape_yx)
+    return place_patches(patches * _mode_power(probes), corners_yx, shape_yx)

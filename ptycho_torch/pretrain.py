@@ -31,15 +31,11 @@ def _run(values: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command, by default with the arguments of the process; return 0, or 2 when the input was
-    bad."""
-    from ptycho.cli.console import run_command, typed_flags, with_dashes
+    """Run the command, by default with the arguments of the process; return its exit status."""
+    from ptycho.cli.console import run_main
     from ptycho.cli.pretrain_command import build_parser
 
-    words = with_dashes(sys.argv[1:] if argv is None else argv)
-    parser = build_parser()
-    values = vars(parser.parse_args(words))
-    return run_command(lambda: _run(values), debug="debug" in values, typed=typed_flags(parser, words))
+    return run_main(build_parser(), _run, argv)
 
 
 if __name__ == "__main__":

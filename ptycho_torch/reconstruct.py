@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptycho.config.architectures import architecture_of
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
@@ -47,7 +46,7 @@ class TorchBackend:
     def __init__(self, model: PtychoPINN_Lightning, device: torch.device) -> None:
         self.model, self.device = model, device
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
-        self.whole_canvas = architecture_of(model.core_config).whole_canvas
+        self.whole_canvas = model.whole_canvas
         self.generator = model.generator
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
@@ -77,17 +76,15 @@ class TorchBackend:
         # In single precision before it moves: MPS has no other.
         shifts = self.tensor(shifts_yx_px.astype(np.float32))
         corners = self.tensor(corners_yx)
-        moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         windows = physics.shift_field(self.tensor(window), shifts)
-        total = physics.weighted_patches(moved, corners, windows, shape_yx)
-        return total, physics.illumination(windows, corners, shape_yx)
+        return self.model.sums(patches, corners, shifts, windows, shape_yx)
 
     def quotient(self, total: Tensor, weight: Tensor) -> Tensor:
         floor = 1e-9 * weight.max()
         return torch.where(weight > floor, total / (weight + floor), torch.ones_like(total))
 
     def gain(self) -> float:
-        return float(self.model.log_gain.exp())
+        return float(self.model.gain)
 
 
 @untouched_torch()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,10 +34,10 @@ def scans_in(folder: Path) -> tuple[Path, Path | None]:
     """Return the scan to train on and the one to validate with, if any: ``train_data.npz`` and
     ``test_data.npz`` of a folder, its only NPZ file, or the file that ``folder`` is. ``DataError`` where that
     is not clear."""
-    if Path(folder).is_file():
-        return Path(folder), None
-    files = sorted(Path(folder).glob("*.npz"))
-    train, test = Path(folder) / TRAIN_NAME, Path(folder) / TEST_NAME
+    if folder.is_file():
+        return folder, None
+    files = sorted(folder.glob("*.npz"))
+    train, test = folder / TRAIN_NAME, folder / TEST_NAME
     if train in files:
         return train, test if test in files else None
     if len(files) == 1:
@@ -50,7 +49,7 @@ def scans_in(folder: Path) -> tuple[Path, Path | None]:
     )
 
 
-def _settings(config_path: Path | None, existing_config: Sequence[Any] | None) -> tuple[Any, ...]:
+def _settings(config_path: str | Path | None, existing_config: Sequence[Any] | None) -> tuple[Any, ...]:
     """Return data, model, training, inference and synthetic-data settings; defaults where none are given."""
     from ptycho_torch import config_params as params
 
@@ -93,38 +92,27 @@ def _execution(training: Any) -> PyTorchExecutionConfig:
 def train_folder(
     folder: Path,
     *,
-    config_path: Path | None = None,
+    config_path: str | Path | None = None,
     existing_config: Sequence[Any] | None = None,
-    output_dir: Path | None = None,
+    output_dir: str | Path | None = None,
     execution_config: PyTorchExecutionConfig | None = None,
     progress: Progress | None = None,
     callbacks: Sequence[Any] = (),
 ) -> TrainingOutcome:
-    """Train on a folder of NPZ files with settings in the PyTorch form; ``PtychoError`` if one is wrong.
-
-    Parameters
-    ----------
-    folder : Path
-        See :func:`scans_in`.
-    config_path, existing_config : Path, sequence, optional
-        JSON sections, or, which win, the configuration objects: data, model, training, inference.
-    output_dir : Path, optional
-        By default that of the training settings.
-    execution_config, progress : PyTorchExecutionConfig, Progress, optional
-        Hardware, precision, logging; told what goes on.
-    callbacks : sequence of lightning.pytorch.callbacks.Callback
-        Called by Lightning's trainer after our own.
-    """
+    """Train on a folder of NPZ files, see :func:`scans_in`, with settings in the PyTorch form: those of a
+    JSON file, or, which win, configuration objects (data, model, training, inference). ``output_dir`` is by
+    default that of the training settings; Lightning's trainer calls ``callbacks`` after our own.
+    ``PtychoError`` if a setting is wrong."""
     from dataclasses import replace
 
     from ptycho.config.architectures import architecture_of
     from ptycho.files.overwrites import check_training
     from ptycho.files.reader import pattern_size
     from ptycho.run.pipeline import train
-    from ptycho_torch.config_bridge import to_model_config, to_training_config
-    from ptycho_torch.config_params import DataConfig
+    from ptycho_torch.config_bridge import bridged_training, to_model_config
+    from ptycho_torch.config_params import SECTIONS, DataConfig
 
-    data, model, training, inference, datagen = _settings(config_path, existing_config)
+    data, model, training, *rest = _settings(config_path, existing_config)
     train_file, test_file = _scans_of(folder, training)
     n_px = pattern_size(train_file)
     if data.N not in (n_px, DataConfig.N):
@@ -144,18 +132,12 @@ def train_folder(
         "n_groups": training.n_groups or sys.maxsize,
     }
     core_model = to_model_config(data, model)
-    with warnings.catch_warnings():
-        # A run without a test file is validated with groups kept from its own scan.
-        warnings.simplefilter("ignore", UserWarning)
-        config = to_training_config(core_model, data, model, training, chosen)
-    check_training(config, {"--config": config_path})
-    native = {"data_config": data, "model_config": model, "training_config": training}
-    native |= {"inference_config": inference, "datagen_config": datagen}
-    native["callbacks"] = tuple(callbacks)
+    config = bridged_training(core_model, data, model, training, chosen)
+    check_training(config, {"--config": None if config_path is None else Path(config_path)})
+    native = dict(zip(SECTIONS, (data, model, training, *rest), strict=True), callbacks=tuple(callbacks))
     # A network for whole scans has no groups, and so no bounds.
-    bounds = (
-        None if architecture_of(core_model).whole_canvas else (tuple(data.y_bounds), tuple(data.x_bounds))
-    )
+    grouped = not architecture_of(core_model).whole_canvas
+    bounds = (tuple(data.y_bounds), tuple(data.x_bounds)) if grouped else None
     return train(config, execution_config, native=native, bounds_yx=bounds, progress=progress)
 
 
@@ -167,19 +149,9 @@ def main(
     output_dir: str | Path | None = None,
     execution_config: PyTorchExecutionConfig | None = None,
 ) -> TrainingOutcome:
-    """Train as :func:`train_folder`: the call of older programs.
-
-    Parameters
-    ----------
-    ptycho_dir : path-like
-        Folder of NPZ files, or one NPZ file.
-    config_path, existing_config : path-like, sequence, optional
-        Settings; ``ConfigError`` if both are given.
-    disable_mlflow : bool
-        Log nowhere and never import MLflow.
-    output_dir, execution_config : path-like, PyTorchExecutionConfig, optional
-        Without the latter MLflow logs where it is installed.
-    """
+    """Train as :func:`train_folder`: the call of older programs. ``ConfigError`` if settings are given twice.
+    MLflow logs where it is installed and no ``execution_config`` is given; with ``disable_mlflow`` nothing
+    logs, and MLflow is never imported."""
     from dataclasses import replace
 
     from ptycho.run.mlflow_store import default_logger
@@ -189,15 +161,15 @@ def main(
             f"training: settings are given twice (got config_path={str(config_path)!r} and existing_config, "
             "expected one). Leave one of them out."
         )
-    settings = _settings(None if config_path is None else Path(config_path), existing_config)
+    settings = _settings(config_path, existing_config)
     execution = execution_config or replace(_execution(settings[2]), logger_backend=default_logger())
     if disable_mlflow:
         execution = replace(execution, logger_backend=None)
     return train_folder(
         Path(ptycho_dir),
-        config_path=None if config_path is None else Path(config_path),
-        existing_config=existing_config,
-        output_dir=None if output_dir is None else Path(output_dir),
+        config_path=config_path,
+        existing_config=settings,
+        output_dir=output_dir,
         execution_config=execution,
     )
 

@@ -1,12 +1,14 @@
-"""Lightning's trainer: built from the settings of a run, and kept from ending the process it runs in."""
+"""Lightning's trainer and what works beside it: its logger, and the best epoch, which a run hands on."""
 
 from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import warnings
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import lightning as L
@@ -14,11 +16,16 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 
 from ptycho.data.npz import atomic_path
 from ptycho.errors import ConfigError
+from ptycho.networks.schedule import BEST_LOST, Patience, TrainedEpoch, best_names
 from ptycho.process.interrupts import Terminated
 from ptycho.run.job import TrainingJob
+from ptycho.run.mlflow_store import EXPERIMENT, open_store
+
+logger = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -95,3 +102,81 @@ def run_trainer(
             signal.signal(signal.SIGINT, former)
     if trainer.interrupted:
         raise KeyboardInterrupt
+
+
+def build_logger(job: TrainingJob) -> Any:
+    """Return the Lightning logger a job asks for; False, without importing a package, where there is none."""
+    backend = job.execution.logger_backend
+    if backend is None:
+        return False
+    folder = Path(job.config.output_dir)
+    if backend == "csv":
+        from lightning.pytorch.loggers import CSVLogger
+
+        return CSVLogger(folder, name="lightning_logs")
+    if backend == "tensorboard":
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        # TensorBoard takes an installed TensorFlow in, for seconds; with this name it takes its own stub.
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
+        return TensorBoardLogger(folder, name="tensorboard", default_hp_metric=False)
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    _, uri, artifacts = open_store(folder)
+    store = MLFlowLogger(EXPERIMENT, run_name=folder.name, tracking_uri=uri, artifact_location=artifacts)
+    store.log_hyperparams({"n_patterns": job.scan.n_patterns, "scan": job.scan.name})
+    return store
+
+
+class BestEpoch(Callback):
+    """Keeps the weights whenever an epoch is the best so far, whether checkpoints are written or not. The
+    loss is logged as ``logged`` and shown as ``monitor``; beside the checkpoint ``resume`` lies the best
+    epoch so far."""
+
+    def __init__(self, logged: str, monitor: str, mode: str, resume: Path | None = None) -> None:
+        self.logged, self.monitor, self.resume = logged, monitor, resume
+        self.record = Patience(1, mode)
+        self.weights: dict[str, Tensor] | None = None
+        self._former: tuple[float, int] | None = None
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Look at the epoch; Lightning calls it after the validation and before checkpoints are written."""
+        if self.logged not in trainer.callback_metrics:
+            return
+        value, number = float(trainer.callback_metrics[self.logged]), trainer.current_epoch + 1
+        module.trained_epoch = TrainedEpoch(number, self.monitor, value)
+        if self.record.improves(value, number):
+            self.weights = {name: kept.detach().cpu().clone() for name, kept in module.state_dict().items()}
+
+    def restore(self, module: L.LightningModule) -> TrainedEpoch | None:
+        """Give a module, on the CPU afterwards, the weights of the best epoch, and return it; None, and the
+        weights as they are, where no epoch was compared."""
+        module.cpu()
+        if self.weights is None or self.record.best is None or self.record.best_epoch is None:
+            return None
+        module.load_state_dict(self.weights, strict=True)
+        return TrainedEpoch(self.record.best_epoch, self.monitor, self.record.best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it: plain numbers."""
+        return {"best": self.record.best, "best_epoch": self.record.best_epoch, "monitor": self.monitor}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Note which epoch was the best so far; its weights are looked for when the training run begins."""
+        if state["monitor"] == self.monitor and state["best_epoch"] is not None:
+            self._former = float(state["best"]), int(state["best_epoch"])
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Take up the best epoch so far: in the checkpoint, beside it, or where its run wrote it."""
+        del module
+        if self._former is None or self.resume is None:
+            return
+        value, number = self._former
+        names = (self.resume.name, *best_names("pytorch", number))
+        written = [Path(found.best_model_path) for found in trainer.checkpoint_callbacks]
+        for path in filter(Path.is_file, [*map(self.resume.with_name, names), *written]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            if int(content["epoch"]) + 1 == number:
+                self.weights, self.record.best, self.record.best_epoch = content["state_dict"], value, number
+                return
+        logger.warning("%s: %s", self.resume, BEST_LOST.format(number))

@@ -224,7 +224,7 @@ class Stage(contextlib.ExitStack):
             "ptycho.run.pipeline.open_scan",
             "ptycho.run.evaluate.read_reconstruction",
             "ptycho.simulation.simulate._draw_counts",
-            "ptycho_torch.loggers.fetch_checkpoint",
+            "ptycho.run.mlflow_store.fetch_checkpoint",
         ):
             self._patch(name, self._stop)
         self._patch("ptycho.files.reader.pattern_size", self._peek)

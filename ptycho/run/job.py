@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,10 +16,13 @@ from ptycho.data.feed import GroupSource, TileSource, wanted_labels
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.data.selection import validation_groups
+from ptycho.errors import ConfigError, DataError
 from ptycho.geometry.batches import batch_rows, split_patterns, tile_centres, validation_centres
 from ptycho.geometry.grouping import Groups
 from ptycho.networks.bundle import Bundle
+from ptycho.networks.model import PatternModel
 from ptycho.process.progress import Progress
+from ptycho.run.reconstruction import Backend, fitted_probe
 
 
 @dataclass
@@ -103,20 +107,22 @@ class Feed(NamedTuple):
     order: Callable[[int], Sequence[Any]]
 
 
-def feeds(
-    job: TrainingJob,
-    store: PatternStore,
-    test_store: PatternStore | None,
-    *,
-    whole_canvas: bool,
-    needs_labels: bool,
+def opened_feeds(
+    stack: ExitStack, job: TrainingJob, model: PatternModel, backend: Backend
 ) -> tuple[Feed, Feed | None]:
-    """Return what a network is trained on, and what validates it: another scan, what was held out, or None.
+    """Return what a model is trained on, and what validates it: another scan, what was held out, or None. The
+    patterns stay open until ``stack`` closes; before, the probe is fitted to them where the job says so.
 
     Raises ``DataError`` where labels are needed and a scan has none.
     """
-    labels = [wanted_labels(needs_labels, scan) for scan in (job.scan, job.test_scan)]
-    return (_tile_feeds if whole_canvas else _group_feeds)(job, store, test_store, *labels)
+    labels = [wanted_labels(model.terms.needs_labels, scan) for scan in (job.scan, job.test_scan)]
+    store = stack.enter_context(PatternStore(job.scan, job.progress))
+    test_store = stack.enter_context(PatternStore(job.test_scan, Progress())) if job.test_scan else None
+    if job.config.probe_trainable and job.resume is None:
+        trained = np.unique(job.groups.indices)
+        probe = fitted_probe(backend, store, job.scan, trained, job.progress)
+        model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
+    return (_tile_feeds if model.whole_canvas else _group_feeds)(job, store, test_store, *labels)
 
 
 def _tile_feeds(
@@ -150,3 +156,22 @@ def _group_feeds(
     else:
         return train, None
     return train, Feed(check, lambda _: batch_rows(len(check), size))
+
+
+def check_left(path: Path, trained: int, wanted: int) -> None:
+    """Refuse a checkpoint that has all ``wanted`` epochs already by a ``ConfigError``."""
+    if trained >= wanted:
+        raise ConfigError(
+            f"{path}: nothing is left to train (got a checkpoint of {trained} epochs and {wanted} in all, "
+            "expected more in all). Raise --max_epochs."
+        )
+
+
+def check_finite(losses: Mapping[str, float], epoch: int) -> None:
+    """End a training run that diverged by a ``DataError``; ``epoch`` counts from 1."""
+    wrong = [value for value in losses.values() if not np.isfinite(value)]
+    if wrong:
+        raise DataError(
+            f"training: the loss is not finite in epoch {epoch} (got {wrong[0]}, expected a number). Lower "
+            "--learning-rate."
+        )

@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.config.choices import CHECKPOINT_FOLDER, CHECKPOINT_NAMES
-from ptycho.errors import DataError
+from ptycho.errors import DataError, MissingPackageError
 
 EXPERIMENT = "ptychopinn"
 STORE_FOLDER = "mlruns"
 STORE_FILE = "mlflow.db"
+
+
+def check_logger(name: str | None, extra: str) -> None:
+    """Refuse a logger (``execution.logger_backend``) whose package is not installed by a
+    ``MissingPackageError``, which names the ``extra`` that has it; nothing is imported."""
+    if name in ("mlflow", "tensorboard") and importlib.util.find_spec(name) is None:
+        raise MissingPackageError(
+            f"logger: {name} is not installed (got --logger {name}, expected an installed package). "
+            f"Install it with: pip install 'ptychopinn[{extra}]', or pass --logger csv."
+        )
 
 
 def default_logger() -> str:

@@ -21,7 +21,7 @@ def _spatial_gate(x: Tensor, name: str, convolved: Convolution) -> Tensor:
 
 
 def attended(x: Tensor, place: str, weights: Mapping[str, tf.Variable], convolved: Convolution) -> Tensor:
-    """As :func:`ptycho_torch.attention.attended`, of an image (B, H, W, C)."""
+    """As :func:`ptycho_torch.generators.attended`, of an image (B, H, W, C)."""
     if f"{place}_eca" in weights:
         kernel = tf.cast(weights[f"{place}_eca"], x.dtype)[:, None, None]
         pooled = tf.reduce_mean(x, axis=(1, 2))[..., None]

@@ -25,29 +25,11 @@ STATE_SUFFIX = ".state.npz"
 PROGRESS_KEY, DIGEST_KEY = "progress", "bundle_sha256"
 
 
-def to_bundle(model: PtychoPINN) -> Bundle:
-    """Return a trained model as a bundle that every backend loads."""
-    return Bundle(
-        backend="tensorflow",
-        model=model.core_config,
-        weights=model.generator.export_weights(),
-        probe=model.probe.numpy(),
-        log_gain=float(model.log_gain),
-        probe_refined=model.probe_refined,
-        scale_record=model.scale_record,
-        probe_start=model.probe_start,
-        trained_epoch=model.trained_epoch,
-    )
-
-
 def fill(model: PtychoPINN, bundle: Bundle) -> None:
     """Give a model the weights, probe and scale of a bundle of any backend; ``BundleError`` if a weight is
     missing, unknown, or of another shape."""
-    model.generator.import_weights(bundle.weights, bundle.where)
-    start = bundle.probe_start
-    model.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
+    model.take(bundle)
     model.log_gain.assign(bundle.log_gain)
-    model.trained_epoch = bundle.trained_epoch
 
 
 def from_bundle(bundle: Bundle) -> PtychoPINN:
@@ -86,7 +68,7 @@ class Checkpoints:
         """Write an epoch (from 0) and the state to go on from it as the last, and keep it where the monitored
         ``value`` is one of the best."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        bundle = to_bundle(model)
+        bundle = model.to_bundle()
         with held_back():
             last = write_bundle(self.folder / LAST_NAME, bundle)
             write_npz(_state_path(last), {**state, DIGEST_KEY: np.array(_digest(last))})

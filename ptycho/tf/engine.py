@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptycho.config.config import ModelConfig
 from ptycho.run.mlflow_store import log_artifacts
-from ptycho.tf.checkpoints import from_bundle, load, to_bundle
+from ptycho.tf.checkpoints import from_bundle, load
 from ptycho.tf.device import resolve_accelerator
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.reconstruct import reconstruct
@@ -21,6 +21,8 @@ __all__ = [
     "resolve_accelerator",
     "to_bundle",
 ]
+
+to_bundle = PtychoPINN.to_bundle
 
 
 def core_config(model: PtychoPINN) -> ModelConfig:

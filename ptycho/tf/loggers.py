@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ptycho.errors import MissingPackageError
 from ptycho.run.job import TrainingJob
 from ptycho.run.mlflow_store import EXPERIMENT, open_store
 from ptycho.tf.runtime import tf
-
-PACKAGES = {"mlflow": "mlflow", "tensorboard": "tensorboard"}
 
 
 class RunLogger:
@@ -84,24 +80,12 @@ class MlflowLogger(RunLogger):
         self._client.set_terminated(self.run_id, "FINISHED" if finished else "FAILED")
 
 
-def check_installed(backend: str | None) -> None:
-    """Refuse a logger (``execution.logger_backend``) whose package is not installed by a
-    ``MissingPackageError``; nothing is imported."""
-    package = PACKAGES.get(backend) if backend else None
-    if package and importlib.util.find_spec(package) is None:
-        raise MissingPackageError(
-            f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
-            "Install it with: pip install 'ptychopinn[tensorflow]', or pass --logger csv."
-        )
-
-
 def build_logger(job: TrainingJob) -> RunLogger:
     """Return the logger a job asks for; one that keeps nothing, without importing a logging package, where
-    none is. ``MissingPackageError`` as :func:`check_installed`."""
+    none is."""
     backend: Any = job.execution.logger_backend
     if backend is None:
         return RunLogger()
-    check_installed(backend)
     folder = Path(job.config.output_dir)
     if backend == "csv":
         return CsvLogger(folder, resumed=job.resume is not None)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from ptycho.physics.losses import UNIT_FLOOR, LossTerms
+from ptycho.physics.losses import UNIT_FLOOR
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
 
@@ -13,18 +11,6 @@ MAIN_TERMS = {
     "mae": physics.mean_absolute_loss,
     "poisson": physics.poisson_loss,
 }
-
-
-class Prediction(NamedTuple):
-    """What a model makes of a batch."""
-
-    predicted: Tensor  # (J, N, N), expected amplitude [sqrt(photons)]
-    amplitude: Tensor  # (J, N, N), the measured one
-    image: Tensor  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
-    light: Tensor  # (H, W) or (N, N), light that fell on the image [photons / pixel]
-    patches: Tensor | None  # (J, N, N), in the frame of their own positions, where labels ask for them
-    labels: Tensor | None  # (J, N, N), known patches
-    patch_light: Tensor  # (N, N), light that fell on a patch [photons / pixel]
 
 
 def unit(values: Tensor) -> Tensor:
@@ -56,17 +42,3 @@ def _mean(values: Tensor, light: Tensor) -> Tensor:
     """Return the mean of maps, shape (J, N, N), weighted with the light on each."""
     count = tf.cast(tf.shape(values)[0], light.dtype)
     return tf.reduce_sum(light * values) / (count * tf.reduce_sum(light))
-
-
-def total_loss(terms: LossTerms, found: Prediction) -> Tensor:
-    """Return the weighted sum of the terms of a loss, dimensionless; a term of weight 0 is not computed."""
-    total = tf.zeros((), found.predicted.dtype)
-    if terms.likelihood:
-        total += terms.likelihood * MAIN_TERMS[terms.kind](found.predicted, found.amplitude)
-    if terms.mae:
-        total += terms.mae * physics.mean_absolute_loss(found.predicted, found.amplitude)
-    if terms.tv:
-        total += terms.tv * total_variation(found.image, found.light)
-    if terms.labels and found.patches is not None and found.labels is not None:
-        total += terms.labels * label_error(found.patches, found.labels, found.patch_light)
-    return total

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.config.architectures import architecture_of
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
@@ -36,7 +35,7 @@ class TensorflowBackend:
     def __init__(self, model: PtychoPINN) -> None:
         self.model = model
         self.core_config, self.trained_probe = model.core_config, model.trained_probe
-        self.whole_canvas = architecture_of(model.core_config).whole_canvas
+        self.whole_canvas = model.whole_canvas
         self.generator = model.generator
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
@@ -74,7 +73,7 @@ class TensorflowBackend:
         return tf.where(weight > floor, total / as_complex(weight + floor), tf.ones_like(total))
 
     def gain(self) -> float:
-        return float(tf.exp(self.model.log_gain))
+        return float(self.model.gain)
 
 
 @untouched_process()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,13 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
-from ptycho.data.feed import wanted_labels
-from ptycho.data.scan import PatternStore
-from ptycho.errors import ConfigError, DataError
+from ptycho.errors import ConfigError
 from ptycho.networks.architectures import check_weights
 from ptycho.networks.bundle import Bundle
 from ptycho.networks.schedule import (
@@ -34,13 +30,12 @@ from ptycho.networks.schedule import (
 )
 from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.process.isolation import untouched_process
-from ptycho.process.progress import Progress
-from ptycho.run.job import Feed, TrainingJob, TrainingResult, feeds
-from ptycho.run.reconstruction import fitted_probe
+from ptycho.run.job import Feed, TrainingJob, TrainingResult, check_finite, check_left, opened_feeds
+from ptycho.run.mlflow_store import check_logger
 from ptycho.tf.checkpoints import Checkpoints, best_files, fill, load_bundle, packed, read_state
 from ptycho.tf.data import specs, stream
 from ptycho.tf.device import device_name, resolve_accelerator
-from ptycho.tf.loggers import RunLogger, build_logger, check_installed
+from ptycho.tf.loggers import RunLogger, build_logger
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
 from ptycho.tf.reconstruct import TensorflowBackend
@@ -60,8 +55,6 @@ def _new_model(job: TrainingJob) -> PtychoPINN:
     model = PtychoPINN(config.model, config.seed, terms=loss_terms(config), gain_trainable=gain)
     model.generator.mixed_dtype = PRECISIONS[job.execution.precision]
     model.attach_scan(job.scan.probe, job.scan.record, refined=False)
-    for scan in (job.scan, job.test_scan):
-        wanted_labels(model.terms.needs_labels, scan)
     return model
 
 
@@ -81,7 +74,7 @@ def check_settings(
             )
     resolve_accelerator(execution.accelerator)
     check_clipping(config.gradient_clip_val, config.gradient_clip_algorithm)
-    check_installed(execution.logger_backend)
+    check_logger(execution.logger_backend, "tensorflow")
     monitored_loss(execution.checkpoint_monitor_metric, loss_terms(config).kind)
 
 
@@ -91,11 +84,7 @@ def _checkpoint(job: TrainingJob, model: PtychoPINN) -> tuple[Bundle, State | No
     bundle, state = load_bundle(path), read_state(path)
     check_weights(bundle.weights, model.generator.table, bundle.where)
     trained, wanted = (state[0]["epoch"] + 1 if state is not None else 0), job.config.nepochs
-    if trained >= wanted:
-        raise ConfigError(
-            f"{path}: nothing is left to train (got a checkpoint of {trained} epochs and {wanted} in all, "
-            "expected more in all). Raise --max_epochs."
-        )
+    check_left(path, trained, wanted)
     return bundle, state
 
 
@@ -114,17 +103,13 @@ class _Training:
         self.patience = Patience(execution.early_stop_patience, execution.checkpoint_mode)
         self.best = model.snapshot()
         self.history: dict[str, list[float]] = {"train_loss": [], "val_loss": []}
-        self.monitor = self._monitor()
+        asked = execution.checkpoint_monitor_metric
+        self.monitor = model.monitored(asked, validated=validation is not None)
         folder = Path(config.output_dir) / CHECKPOINT_FOLDER
         self.checkpoints = Checkpoints(folder, execution.checkpoint_save_top_k, execution.checkpoint_mode)
         self._step = tf.function(self._gradients, input_signature=[specs(train.source.signature)])
         if validation is not None:
             self._validated = tf.function(model.loss, input_signature=[specs(validation.source.signature)])
-
-    def _monitor(self) -> str:
-        """Return which loss decides the best epoch."""
-        chosen = monitored_loss(self.job.execution.checkpoint_monitor_metric, self.model.terms.kind)
-        return "train_loss" if self.validation is None else chosen
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape() as tape:
@@ -178,12 +163,7 @@ class _Training:
                 rate = self.rate
                 losses = {"train_loss": self._train_epoch(epoch), "val_loss": self._validation_loss(epoch)}
                 shown = {name: value for name, value in losses.items() if value is not None}
-                wrong = [value for value in shown.values() if not math.isfinite(value)]
-                if wrong:
-                    raise DataError(
-                        f"training: the loss is not finite in epoch {epoch + 1} (got {wrong[0]}, expected a "
-                        "number). Lower --learning-rate."
-                    )
+                check_finite(shown, epoch + 1)
                 for name, value in shown.items():
                     self.history[name].append(value)
                 named = {f"{self.model.terms.kind}_{name}": value for name, value in shown.items()}
@@ -266,15 +246,7 @@ def fit(job: TrainingJob) -> TrainingResult:
         stack.enter_context(tf.device(device_name(job.execution.accelerator)))
         model = _new_model(job)
         checkpoint = _checkpoint(job, model) if job.resume is not None else None
-        store = stack.enter_context(PatternStore(job.scan, job.progress))
-        tested = job.test_scan is not None
-        test_store = stack.enter_context(PatternStore(job.test_scan, Progress())) if tested else None
-        if job.config.probe_trainable and job.resume is None:
-            used, trained = TensorflowBackend(model), np.unique(job.groups.indices)
-            probe = fitted_probe(used, store, job.scan, trained, job.progress)
-            model.attach_scan(probe, job.scan.record, refined=True, start=job.scan.probe)
-        whole, needs_labels = architecture_of(model.core_config).whole_canvas, model.terms.needs_labels
-        found = feeds(job, store, test_store, whole_canvas=whole, needs_labels=needs_labels)
+        found = opened_feeds(stack, job, model, TensorflowBackend(model))
         training = _Training(job, model, *found)
         if job.resume is not None and checkpoint is not None:
             training.resume(job.resume, *checkpoint)

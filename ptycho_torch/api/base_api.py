@@ -7,11 +7,11 @@ Importing this module needs Lightning and neither MLflow nor a GPU.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -63,28 +63,19 @@ class DataloaderFormats(str, Enum):
     NUMPY = "numpy"
 
 
+@dataclass(eq=False)
 class PtychoModel:
-    """A network and its settings.
+    """A network, once there is one, and its settings of ``ptycho_torch.config_params``.
 
     Ptychodus 1.7 gets it from :meth:`_new_model` to train, and builds it from the settings of a checkpoint to
     reconstruct; then it sets ``model``, which after a training run is the trained network.
-
-    Parameters
-    ----------
-    model_config, data_config, training_config, inference_config : dataclass, optional
-        Objects of ``ptycho_torch.config_params``.
     """
 
-    def __init__(
-        self,
-        model_config: ModelConfig | None = None,
-        data_config: DataConfig | None = None,
-        training_config: TrainingConfig | None = None,
-        inference_config: InferenceConfig | None = None,
-    ) -> None:
-        self.model_config, self.data_config = model_config, data_config
-        self.training_config, self.inference_config = training_config, inference_config
-        self.model: PtychoPINN_Lightning | None = None
+    model_config: ModelConfig | None = None
+    data_config: DataConfig | None = None
+    training_config: TrainingConfig | None = None
+    inference_config: InferenceConfig | None = None
+    model: PtychoPINN_Lightning | None = None
 
     @classmethod
     def _new_model(cls, model: type[PtychoPINN_Lightning], config_manager: ConfigManager) -> PtychoModel:
@@ -92,17 +83,13 @@ class PtychoModel:
         names of the losses, ``model.loss_name`` and ``model.val_loss_name``. ``ConfigError`` where a setting
         does not fit."""
         configs = {name: getattr(config_manager, name) for name in TRAINED}
-        made = cls(**configs)
-        made.model = model(**configs)
-        return made
+        return cls(**configs, model=model(**configs))
 
     @classmethod
     def _load(cls, path: str | Path) -> PtychoModel:
         """Load a checkpoint or a bundle of any backend; scripts call it."""
         model = engine.load(Path(path))
-        made = cls(**{name: getattr(model, name) for name in TRAINED})
-        made.model = model
-        return made
+        return cls(**{name: getattr(model, name) for name in TRAINED}, model=model)
 
     @staticmethod
     def _extract_configs_from_checkpoint(
@@ -120,21 +107,10 @@ class PtychoDataLoader:
     Ptychodus 1.7 builds it on its folder of exported files to train, and gets it from :meth:`from_np` to
     reconstruct. ``output_dir`` is then the new folder of the run, not made yet.
 
-    Parameters
-    ----------
-    data_dir : path-like
-        Folder of ``train_data.npz`` and perhaps ``test_data.npz``, which then validates the run.
-    config_manager : ConfigManager
-        Settings; where they disagree with the data, the data count.
-    data_format : DataloaderFormats
-        Any of them.
-    output_dir : path-like
-        The run gets a new folder ``run_<date>_<time>`` in there.
-
-    Raises
-    ------
-    DataError, ConfigError
-        If the folder does not say what to train on, the file breaks the data contract, or settings disagree.
+    The folder ``data_dir`` holds ``train_data.npz`` and perhaps ``test_data.npz``, which then validates the
+    run; where the settings disagree with the data, the data count. The run gets a new folder
+    ``run_<date>_<time>`` in ``output_dir``. ``DataError`` or ``ConfigError`` if the folder does not say what
+    to train on, the file breaks the data contract, or settings disagree.
     """
 
     def __init__(
@@ -166,20 +142,13 @@ class PtychoDataLoader:
         positions : float array, shape (M, 2)
             Patch centres **(y, x)** [object px]; bounds do not apply.
         config_manager : ConfigManager
-            Settings of the trained model.
-
-        Raises
-        ------
-        DataError
-            If the arrays do not fit each other or the model.
+            Settings of the trained model; ``DataError`` if the arrays do not fit it, or each other.
         """
         made = cls.__new__(cls)
         made.data_format, made.config_manager = DataloaderFormats.NUMPY, config_manager
         made.data_dir = made.output_dir = None
-        where = np.asarray(positions, dtype=np.float64).reshape(-1, 2)
-        patterns = np.asarray(diff_patterns)
-        y, x = where.T
-        raw = RawData(x, y, None, None, patterns, probe, None, pattern_axis=0, source="scan")
+        y, x = np.asarray(positions, dtype=np.float64).reshape(-1, 2).T
+        raw = RawData(x, y, None, None, np.asarray(diff_patterns), probe, None, pattern_axis=0, source="scan")
         model = to_model_config(config_manager.data_config, config_manager.model_config)
         made.scan = prepare_scan(raw, mask=mask_of(model))
         check_size(made.scan, model.N, "the trained model")
@@ -196,14 +165,6 @@ def _run_folder(parent: Path) -> Path:
     return next(parent / name for name in names if not (parent / name).exists())
 
 
-@dataclass
-class LightningCallbacks:
-    """Stands where Ptychodus 1.7 looks for Lightning's trainer, which is made when the training run
-    starts."""
-
-    callbacks: list[Any] = field(default_factory=list)  # the client appends its own of Lightning here
-
-
 class Trainer:
     """A training run, ready to start. Ptychodus 1.7 gets it from :meth:`_from_lightning`."""
 
@@ -211,7 +172,8 @@ class Trainer:
         self, model: PtychoModel, dataloader: PtychoDataLoader, config_manager: ConfigManager
     ) -> None:
         self.model, self.dataloader, self.config_manager = model, dataloader, config_manager
-        self._trainer = LightningCallbacks()
+        # Ptychodus looks for Lightning's trainer here, which is made later, and appends its own callback.
+        self._trainer = SimpleNamespace(callbacks=[])
 
     @classmethod
     def _from_lightning(
@@ -228,22 +190,11 @@ class Trainer:
     def train(
         self, orchestration: Orchestration | str = "lightning", experiment_name: str = ""
     ) -> Sequence[Path]:
-        """Train, reconstruct the training scan, and write model, curves and pictures.
+        """Train, reconstruct the training scan, write model, curves and pictures, and return the files.
 
         Ptychodus 1.7 calls it. One device in this process is used, whatever strategy is asked for: the
-        callback that collects the client's losses cannot go to another one.
-
-        Parameters
-        ----------
-        orchestration : {'lightning', 'mlflow'}
-            Who keeps the loss curves.
-        experiment_name : str
-            Not used.
-
-        Returns
-        -------
-        list of Path
-            Files written.
+        callback that collects the client's losses cannot go to another one. ``orchestration`` says who keeps
+        the loss curves, ``'lightning'`` or ``'mlflow'``; ``experiment_name`` is not used.
         """
         del experiment_name
         manager, folder = self.config_manager, self.dataloader.output_dir
@@ -266,36 +217,21 @@ class Trainer:
 
 
 class InferenceEngine:
-    """Reconstructs with a trained network. Ptychodus 1.7 builds it in its reconstruction process.
-
-    Parameters
-    ----------
-    config_manager : ConfigManager
-        ``inference_config.patch_weighting`` and ``varpro_scaling`` count.
-    ptycho_model : PtychoModel
-        With a network in ``.model``.
-    """
+    """Reconstructs with the trained network in ``ptycho_model.model``; of the settings
+    ``inference_config.patch_weighting`` and ``varpro_scaling`` count. Ptychodus 1.7 builds it in its
+    reconstruction process."""
 
     def __init__(self, config_manager: ConfigManager, ptycho_model: PtychoModel) -> None:
         self.config_manager, self.ptycho_model = config_manager, ptycho_model
 
     @ending_on_sigterm()
     def predict_and_stitch(self, dataloader: PtychoDataLoader) -> torch.Tensor:
-        """Reconstruct the object of a scan from all of its patterns; ``DataError`` if they are fewer than a
-        group.
+        """Reconstruct the object of a scan that :meth:`PtychoDataLoader.from_np` holds, from all of its
+        patterns; ``DataError`` if they are fewer than a group.
 
-        Ptychodus 1.7 calls it, and takes the middle of the result for the middle of its own object.
-
-        Parameters
-        ----------
-        dataloader : PtychoDataLoader
-            From :meth:`PtychoDataLoader.from_np`.
-
-        Returns
-        -------
-        complex64 tensor, shape (H, W)
-            Transmission on the CPU, 1 where no light fell; index ``((H-1)/2, (W-1)/2)`` lies in the middle of
-            the bounding box of all positions.
+        Ptychodus 1.7 calls it, and takes the middle of the result for the middle of its own object: the
+        transmission as a complex64 tensor (H, W) on the CPU, 1 where no light fell, whose index ``((H-1)/2,
+        (W-1)/2)`` lies in the middle of the bounding box of all positions.
         """
         network, scan = self.ptycho_model.model, dataloader.scan
         if network is None or scan is None:
@@ -320,7 +256,7 @@ class InferenceEngine:
             progress=progress,
             patch_weighting=settings.patch_weighting,
             fit_scale=settings.varpro_scaling,
-            centre_yx_px=(float(middle[0]), float(middle[1])),
+            centre_yx_px=tuple(middle.tolist()),
         )
         announce(judge(found.in_scan(scan)), progress)
         return torch.from_numpy(found.obj)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ptycho_torch.config_params import (
     DatagenConfig,
     InferenceConfig,
     ModelConfig,
+    Settings,
     TrainingConfig,
     get_frozen_fields,
     load_json_configs,
@@ -31,32 +32,25 @@ ARCHITECTURE = ("data_config", "model_config")
 """Sections with settings that a trained model fixes."""
 
 
+@dataclass(eq=False)
 class ConfigManager:
-    """The five configuration objects of a run, under one name.
+    """The five configuration objects of a run of ``ptycho_torch.config_params``, not copied, under one name.
 
     Ptychodus 1.7 builds it in its training process, and gets it from :meth:`from_loaded_model` in its
     reconstruction process.
-
-    Parameters
-    ----------
-    data_config, model_config, training_config, inference_config, datagen_config : dataclass, optional
-        Objects of ``ptycho_torch.config_params``, not copied; defaults where they are not given.
     """
 
-    def __init__(
-        self,
-        data_config: DataConfig | None = None,
-        model_config: ModelConfig | None = None,
-        training_config: TrainingConfig | None = None,
-        inference_config: InferenceConfig | None = None,
-        datagen_config: DatagenConfig | None = None,
-    ) -> None:
-        self.data_config = data_config or DataConfig()
-        self.model_config = model_config or ModelConfig()
-        self.training_config = training_config or TrainingConfig()
-        self.inference_config = inference_config or InferenceConfig()
-        self.datagen_config = datagen_config or DatagenConfig()
-        self.frozen: frozenset[str] = frozenset()
+    data_config: DataConfig | None = None
+    model_config: ModelConfig | None = None
+    training_config: TrainingConfig | None = None
+    inference_config: InferenceConfig | None = None
+    datagen_config: DatagenConfig | None = None
+    frozen: tuple[str, ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        for name, kind in SECTIONS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, kind())
 
     @classmethod
     def _from_json(cls, path: str | Path) -> ConfigManager:
@@ -68,8 +62,7 @@ class ConfigManager:
         """Take the settings over that ``ptycho_model.model`` was trained with; what the model fixes can no
         longer be changed. Ptychodus 1.7 calls it before a reconstruction."""
         found = cls(*(getattr(ptycho_model.model, name) for name in TRAINED))
-        fixed = (get_frozen_fields(SECTIONS[section]) for section in ARCHITECTURE)
-        found.frozen = frozenset(name for names in fixed for name in names)
+        found.frozen = get_frozen_fields(DataConfig) + get_frozen_fields(ModelConfig)
         return found
 
     def update(self, **sections: Mapping[str, Any]) -> None:
@@ -81,7 +74,7 @@ class ConfigManager:
                     f"settings: unknown section (got {section!r}, expected one of {', '.join(SECTIONS)}). "
                     "Correct the name."
                 )
-            fixed = sorted(self.frozen & set(values)) if section in ARCHITECTURE else []
+            fixed = sorted(set(values).intersection(self.frozen)) if section in ARCHITECTURE else []
             if fixed:
                 raise ConfigError(
                     f"settings: the trained model fixes {fixed[0]} (got {values[fixed[0]]!r}, expected "
@@ -104,10 +97,9 @@ class ConfigManager:
                 "was trained with). Take them over, or train another model."
             )
 
-    def to_tuple(self) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig, DatagenConfig]:
+    def to_tuple(self) -> Settings:
         """Return data, model, training, inference and synthetic-data settings; scripts call it."""
-        trained = (self.data_config, self.model_config, self.training_config, self.inference_config)
-        return (*trained, self.datagen_config)
+        return tuple(getattr(self, name) for name in SECTIONS)
 
 
 def adopt_data(manager: ConfigManager, n_px: int, where: str) -> None:

@@ -125,7 +125,7 @@ def test_a_group_of_true_patches_predicts_what_the_object_scatters(gridsize: int
         model.network_patches = lambda *_: torch.from_numpy(given[members].astype(np.complex64))
         with PatternStore(scan, Progress()) as store, torch.inference_mode():
             batch = FeedDataset(GroupSource(store, scan, groups, merge=True))[rows]
-            amplitude, measured = model.predict_amplitude(batch)
+            amplitude, measured = model.predict(batch)[:2]
         counts = scan.raw.diff3d[members.reshape(-1)].astype(np.float32)
         assert_twin(np.sqrt(counts), measured, 1e-6)
         return amplitude.numpy()

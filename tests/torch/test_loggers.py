@@ -8,15 +8,19 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.errors import MissingPackageError
-from ptycho.run.mlflow_store import EXPERIMENT, default_logger, open_store, quiet_client, store_uri
-from ptycho_torch.loggers import build_logger
+from ptycho.run.mlflow_store import (
+    EXPERIMENT,
+    check_logger,
+    default_logger,
+    open_store,
+    quiet_client,
+    store_uri,
+)
 
 Command = Callable[..., Any]
 PICTURES = ("reconstructed_amplitude.png", "reconstructed_phase.png")
@@ -109,10 +113,8 @@ def test_the_store_lies_in_the_output_folder_and_a_tracking_server_wins(
 
 @pytest.mark.parametrize("backend", ["mlflow", "tensorboard"])
 def test_a_logger_that_is_not_installed_names_the_install_command(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    config = SimpleNamespace(output_dir=tmp_path)
-    job: Any = SimpleNamespace(config=config, execution=PyTorchExecutionConfig(logger_backend=backend))
     with pytest.raises(MissingPackageError, match=rf"{backend} is not installed .*or pass --logger csv"):
-        build_logger(job)
+        check_logger(backend, "torch")

@@ -1,0 +1,186 @@
+"""What the model of every backend knows beside its network: the scan it is trained on, and what it lowers."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.architectures import architecture_of
+from ptycho.config.config import ModelConfig
+from ptycho.data.probe_choice import TrainedProbe
+from ptycho.data.scaling import ScaleRecord
+from ptycho.networks.bundle import Bundle
+from ptycho.networks.schedule import TrainedEpoch
+from ptycho.physics.losses import LossTerms, monitored_loss
+
+Array = Any
+
+
+class Prediction(NamedTuple):
+    """What a model makes of a batch."""
+
+    predicted: Array  # (J, N, N), expected amplitude [sqrt(photons)]
+    amplitude: Array  # (J, N, N), the measured one
+    image: Array  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
+    light: Array  # (H, W) or (N, N), light that fell on the image [photons / pixel]
+    patches: Array | None  # (J, N, N), in the frame of their own positions, where labels ask for them
+    labels: Array | None  # (J, N, N), known patches
+    patch_light: Array  # (N, N), light that fell on a patch [photons / pixel]
+
+
+def total_loss(terms: LossTerms, found: Prediction, losses: ModuleType) -> Array:
+    """Return the weighted sum of the terms of a loss, dimensionless, with the ``losses`` of a backend; a term
+    of weight 0 is not computed."""
+    compared = found.predicted, found.amplitude
+    weighted = [
+        (terms.likelihood, losses.MAIN_TERMS[terms.kind], compared),
+        (terms.mae, losses.MAIN_TERMS["mae"], compared),
+        (terms.tv, losses.total_variation, (found.image, found.light)),
+        (terms.labels, losses.label_error, (found.patches, found.labels, found.patch_light)),
+    ]
+    for penalty, part in ((terms.amplitude_penalty, abs), (terms.phase_penalty, losses.unit)):
+        if penalty is not None:
+            name, weight = penalty
+            weighted.append((weight, losses.PENALTIES[name], (part(found.image), found.light)))
+    return sum(weight * term(*given) for weight, term, given in weighted if weight)
+
+
+class PatternModel:
+    """Base of the models: what a batch, arrays by the names of ``ptycho.data.feed``, is compared with.
+
+    A backend adds what depends on its arrays. ``_array`` makes one of a NumPy probe, ``_numpy`` goes back;
+    ``_probes`` and ``_light`` are the modes moved to every position of a batch, and the light (N, N) that
+    falls on a patch in the frame of its own position; ``_shape`` is that of its canvas, ``_flat`` makes (J,
+    N, N) of (B, C, N, N), ``_part`` takes the patterns of a chunk that a mask (J,) names; ``gain`` is the
+    trained factor on predicted amplitudes, and ``merge`` averages overlapping patches.
+    """
+
+    backend: ClassVar[str]
+    chunk: ClassVar[type]
+    physics: ClassVar[ModuleType]
+    losses: ClassVar[ModuleType]
+    core_config: ModelConfig
+    generator: Any
+    terms: LossTerms  # what training lowers
+    probe: Array  # (P, N, N), of the training scan [sqrt(photons)]
+    log_gain: Array  # logarithm of the factor on all predicted amplitudes
+    scale_record: ScaleRecord | None = None  # of the training scan
+    probe_refined: bool = False
+    probe_start: NDArray[np.complex64] | None = None
+    trained_epoch: TrainedEpoch | None = None
+
+    @property
+    def loss_name(self) -> str:
+        """Name that the loss of an epoch is logged under."""
+        return f"{self.terms.kind}_train_loss"
+
+    @property
+    def val_loss_name(self) -> str:
+        """Name that the validation loss is logged under."""
+        return f"{self.terms.kind}_val_loss"
+
+    def monitored(self, asked: str, *, validated: bool) -> str:
+        """Return which loss decides the best epoch, as :func:`ptycho.physics.losses.monitored_loss`; that of
+        training where nothing is ``validated``."""
+        chosen = monitored_loss(asked, self.terms.kind)
+        return chosen if validated else "train_loss"
+
+    @property
+    def whole_canvas(self) -> bool:
+        """True where the network sees a whole canvas, not a group of patterns."""
+        return architecture_of(self.core_config).whole_canvas
+
+    @property
+    def trained_probe(self) -> TrainedProbe:
+        """What the training run knew about the beam."""
+        probe = self._numpy(self.probe)
+        return TrainedProbe(probe, self.probe_start, self.probe_refined, self.scale_record)
+
+    def attach_scan(
+        self,
+        probe: NDArray[np.complex64],
+        record: ScaleRecord | None,
+        *,
+        refined: bool,
+        start: NDArray[np.complex64] | None = None,
+    ) -> None:
+        """Take over probe (P, N, N) [sqrt(photons)] and scale of the scan to train on; ``start`` is the probe
+        of its file, where ``refined`` says that ``probe`` is another one."""
+        self.probe, self.probe_refined = self._array(probe), refined
+        self.probe_start = start if refined else probe
+        self.scale_record = record
+
+    def take(self, bundle: Bundle) -> None:
+        """Take over the weights, probe and scale of a bundle of any backend; ``BundleError`` if a weight is
+        missing, unknown, or of another shape."""
+        self.generator.import_weights(bundle.weights, bundle.where)
+        start = bundle.probe_start
+        self.attach_scan(bundle.probe, bundle.scale_record, refined=bundle.probe_refined, start=start)
+        self.trained_epoch = bundle.trained_epoch
+
+    def to_bundle(self) -> Bundle:
+        """Return the trained model as a bundle that every backend loads."""
+        return Bundle(
+            backend=self.backend,
+            model=self.core_config,
+            weights=self.generator.export_weights(),
+            probe=self._numpy(self.probe),
+            log_gain=float(self._numpy(self.log_gain)),
+            probe_refined=self.probe_refined,
+            scale_record=self.scale_record,
+            probe_start=self.probe_start,
+            trained_epoch=self.trained_epoch,
+        )
+
+    def network_patches(self, amplitude: Array, input_scale: float | None = None) -> Array:
+        """Return the patches (B, C, N, N) of ``cnn`` [transmission], each in the frame of its own position,
+        from measured ``amplitude`` (B, C, N, N) [sqrt(photons)], filled where nothing was measured, times
+        ``input_scale`` (by default that of the training scan)."""
+        if input_scale is None:
+            input_scale = self.scale_record.input_scale if self.scale_record else 1.0
+        return self.generator(self.physics.filled_amplitude(amplitude) * input_scale)
+
+    def predict(self, batch: dict[str, Array]) -> Prediction:
+        """Return what the model makes of the patterns that a batch compares with."""
+        return self._predict_canvas(batch) if self.whole_canvas else self._predict_patches(batch)
+
+    def loss(self, batch: dict[str, Array]) -> Array:
+        """Return the loss of a batch, dimensionless."""
+        if self.terms.supervised:
+            return self.losses.supervised_loss(self._own_patches(batch), batch["labels"], self._light(batch))
+        return total_loss(self.terms, self.predict(batch), self.losses)
+
+    def _own_patches(self, batch: dict[str, Array]) -> Array:
+        """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
+        return self._flat(self.network_patches(batch["amplitude"]))
+
+    def _predict_patches(self, batch: dict[str, Array]) -> Prediction:
+        """Merge the patches of every group, where groups are merged, and predict its patterns."""
+        patches, light = self._own_patches(batch), self._light(batch)
+        probes, corners = self._probes(batch), batch["corners"]
+        obj = self.merge(patches, corners, batch["shifts"], probes, self._shape(batch))
+        seen = self.physics.extract_patches(obj, corners, self.core_config.N)
+        predicted = self.physics.diffracted_amplitude(seen, probes)
+        sigma_px = self.core_config.gaussian_smoothing_sigma
+        if sigma_px > 0:
+            predicted = self.physics.smoothed_amplitude(predicted, sigma_px)
+        measured, labels = self._flat(batch["amplitude"]), batch.get("labels")
+        return Prediction(predicted * self.gain, measured, patches, light, patches, labels, light)
+
+    def _predict_canvas(self, batch: dict[str, Array]) -> Prediction:
+        """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
+        shifts, labels = batch["shifts"], batch.get("labels")
+        seen = validated = self.chunk(batch["corners"], self._probes(batch), batch["amplitude"])
+        if "validated" in batch:
+            chosen = batch["validated"]
+            seen, validated = self._part(seen, batch["seen"]), self._part(seen, chosen)
+            shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
+        light = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
+        obj = self.generator([seen], light)
+        patches = self.physics.extract_patches(obj, validated.corners_yx, self.core_config.N)
+        predicted = self.physics.diffracted_amplitude(patches, validated.probes) * self.gain
+        own = None if labels is None else self.physics.shift_field(patches[:, None], -shifts)[:, 0]
+        return Prediction(predicted, validated.amplitude, obj, light, own, labels, self._light(batch))
