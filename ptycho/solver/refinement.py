@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from ptycho.process.progress import PROBE_PHASE, Progress
-from ptycho.solver.loop import solve, unchanged
+from ptycho.solver.loop import Solution, solve, unchanged
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Array, Chunk, Patterns, Primitives, Reduce
 from ptycho.solver.schedule import PROBE_REFINE_STEPS, subset_schedule
-
-
-class Refined(NamedTuple):
-    """What a refinement found."""
-
-    obj: Array  # complex (H, W), object [transmission]
-    probe: Array  # complex (P, N, N), modes of the total power of the start [sqrt(photons)]
-    misfit: list[float]  # of the amplitude, relative to the measured energy (eq. 7a), in every iteration
 
 
 def accelerated_steps(
@@ -61,13 +52,15 @@ def refine(
     options: RefineOptions,
     *,
     on_step: Callable[[int, float], None] | None = None,
-) -> Refined:
+) -> Solution:
     """Refine an object, complex (H, W) [transmission], and on request what is known about the scan, until the
-    misfit no longer falls. ``patterns`` hold the refined probe, positions and intensities afterwards;
-    ``on_step`` is called with index and misfit of each finished iteration."""
+    misfit no longer falls.
+
+    ``patterns`` hold the refined probe, of the total power of the start, positions and intensities
+    afterwards; ``on_step`` is called with index and misfit of each finished iteration.
+    """
     counts = options.subset_counts(patterns.subsets)
-    found = solve(backend, patterns, obj, options, counts, on_iteration=on_step)
-    return Refined(found.obj, patterns.probe, found.misfit)
+    return solve(backend, patterns, obj, options, counts, on_iteration=on_step)
 
 
 def refine_shown(
@@ -77,7 +70,7 @@ def refine_shown(
     options: RefineOptions,
     progress: Progress,
     name: str = "refining",
-) -> Refined:
+) -> Solution:
     """Refine as :func:`refine` does, and show every iteration and its misfit in a phase of this name."""
     with progress.phase(name, options.steps) as phase:
 
@@ -95,4 +88,5 @@ def fit_probe(backend: Primitives, patterns: Patterns, flat: Array, progress: Pr
     object that starts ``flat``, ones (H, W); return its modes (P, N, N) [sqrt(photons)], of the power they
     had."""
     options = RefineOptions(PROBE_REFINE_STEPS, probe=True, start="flat")
-    return refine_shown(backend, patterns, flat, options, progress, PROBE_PHASE).probe
+    refine_shown(backend, patterns, flat, options, progress, PROBE_PHASE)
+    return patterns.probe
