@@ -13,6 +13,8 @@ from ptycho.run.job import TrainingJob
 from ptycho.run.mlflow_store import EXPERIMENT, open_store
 from ptycho.tf.runtime import tf
 
+PACKAGES = {"mlflow": "mlflow", "tensorboard": "tensorboard"}
+
 
 class RunLogger:
     """Takes the numbers of every epoch; this base class keeps nothing."""
@@ -85,7 +87,8 @@ class MlflowLogger(RunLogger):
 def check_installed(backend: str | None) -> None:
     """Refuse a logger (``execution.logger_backend``) whose package is not installed by a
     ``MissingPackageError``; nothing is imported."""
-    if backend in ("mlflow", "tensorboard") and importlib.util.find_spec(backend) is None:
+    package = PACKAGES.get(backend) if backend else None
+    if package and importlib.util.find_spec(package) is None:
         raise MissingPackageError(
             f"logger: {backend} is not installed (got --logger {backend}, expected an installed package). "
             "Install it with: pip install 'ptychopinn[tensorflow]', or pass --logger csv."

@@ -34,6 +34,7 @@ class PtychoPINN:
         self.core_config = model
         self.generator = build_generator(model, seed)
         self.terms = terms if terms is not None else LossTerms()
+        self.loss_name, self.val_loss_name = f"{self.terms.kind}_train_loss", f"{self.terms.kind}_val_loss"
         self.gain_trainable = gain_trainable
         self.log_gain = tf.Variable(0.0)
         self.probe = tf.zeros((1, model.N, model.N), tf.complex64)
@@ -126,9 +127,10 @@ class PtychoPINN:
 
     def network_patches(self, amplitude: Tensor, input_scale: float | None = None) -> Tensor:
         """As :meth:`ptycho_torch.model.PtychoPINN_Lightning.network_patches`."""
-        if input_scale is None:
-            input_scale = self.scale_record.input_scale if self.scale_record else 1.0
-        return self.generator(physics.filled_amplitude(amplitude) * input_scale)
+        scale = input_scale
+        if scale is None:
+            scale = self.scale_record.input_scale if self.scale_record else 1.0
+        return self.generator(physics.filled_amplitude(amplitude) * scale)
 
     @staticmethod
     def merge(patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: Tensor) -> Tensor:

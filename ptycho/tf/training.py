@@ -111,13 +111,17 @@ class _Training:
         self.patience = Patience(execution.early_stop_patience, execution.checkpoint_mode)
         self.best = model.snapshot()
         self.history: dict[str, list[float]] = {"train_loss": [], "val_loss": []}
-        chosen = monitored_loss(execution.checkpoint_monitor_metric, model.terms.kind)
-        self.monitor = "train_loss" if validation is None else chosen  # decides which epoch is the best
+        self.monitor = self._monitor()
         folder = Path(config.output_dir) / CHECKPOINT_FOLDER
         self.checkpoints = Checkpoints(folder, execution.checkpoint_save_top_k, execution.checkpoint_mode)
         self._step = tf.function(self._gradients, input_signature=[specs(train.source.signature)])
         if validation is not None:
             self._validated = tf.function(model.loss, input_signature=[specs(validation.source.signature)])
+
+    def _monitor(self) -> str:
+        """Return which loss decides the best epoch."""
+        chosen = monitored_loss(self.job.execution.checkpoint_monitor_metric, self.model.terms.kind)
+        return "train_loss" if self.validation is None else chosen
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape() as tape:
