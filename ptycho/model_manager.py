@@ -163,8 +163,7 @@ class DiffractionToObject:
     ) -> NDArray[np.complex64]:
         """Return the merged patch of every group, shape (B, N, N)."""
         from ptycho.tf import physics
-        from ptycho.tf.device import device_name
-        from ptycho.tf.runtime import tf
+        from ptycho.tf.runtime import device_name, tf
 
         model, n_px = self._model, self.bundle.model.N
         with tf.device(device_name("auto")):

@@ -42,7 +42,7 @@ def _spatial_gate(x: Tensor, layer: nn.Module) -> Tensor:
 
 def attended(x: Tensor, place: str, convolutions: nn.ModuleDict, vectors: nn.ParameterDict) -> Tensor:
     """Multiply an image (B, C, H, W) with the gates at a place of the network (block of
-    ``ptycho.networks.layers.attention_table``): ECA, then CBAM, then spatial; where none stands it is
+    ``ptycho.networks.architectures.attention_table``): ECA, then CBAM, then spatial; where none stands it is
     returned itself."""
     if f"{place}_eca" in vectors:
         kernel = vectors[f"{place}_eca"]

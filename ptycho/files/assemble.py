@@ -20,7 +20,7 @@ from ptycho.data.scaling import NOT_MEASURED
 from ptycho.errors import ConfigError, DataError
 from ptycho.geometry.canvas import centre_on_object
 from ptycho.physics import filled_amplitude
-from ptycho.physics.focus import focus_of
+from ptycho.physics.propagation import focus_of
 
 logger = logging.getLogger(__name__)
 

@@ -3,19 +3,25 @@
 Kernels are stored (y, x, input channel, output channel) in float32. A backend reads the table, makes its own
 layers, fills them from the dictionary of weights, and reads them back under the same names, so that one file
 of weights serves every backend.
+
+Every gate of an attention layer is ``2 sigmoid(z)`` of a map z that starts at zero, so that a network with
+attention begins as the same network without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.architectures import architecture_of
 from ptycho.errors import BundleError, ConfigError
-from ptycho.networks.layers import Init, LayerSpec, attention_table
+
+Kind = Literal["conv", "vector"]
+Init = Literal["he", "head", "zero", "one", "momentum"]
 
 LEARNED_STEPS = 2
 """How many of the last steps of ``unrolled`` carry a network; the ones before are plain physics."""
@@ -33,6 +39,23 @@ NOISE_STEP_GAIN = 0.25
 """Factor on the step, in units of the noise, before the U-Net of the Poisson likelihood sees it."""
 PHASE_LIMIT_RAD = np.pi
 """The phase branch of ``cnn`` ends in this times tanh."""
+CBAM_REDUCTION = 16
+"""The channel gate of CBAM squeezes this many channels into one."""
+CBAM_KERNEL_PX = 7
+"""Side of the kernel of the spatial gate of CBAM [px]."""
+ECA_KERNEL = 3
+"""Neighbouring channels that decide the ECA gate of one."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One entry of an architecture table."""
+
+    name: str  # unique; weights are <name>/kernel and <name>/bias (conv) or <name> (vector)
+    kind: Kind  # a convolution with bias, or a bare vector of learned numbers
+    shape: tuple[int, ...]  # of the kernel (y, x, in, out), or length of the vector
+    init: Init = "he"  # how kernel or vector start; head is a tenth of he: maps start flat
+    bias: float = 0.0  # where the biases of a convolution start
 
 
 def learned_steps(total_steps: int) -> int:
@@ -77,6 +100,44 @@ def _conv(name: str, inputs: int, outputs: int, init: Init = "he", bias: float =
     return LayerSpec(name, "conv", (3, 3, inputs, outputs), init, bias)
 
 
+def _block(name: str, inputs: int, outputs: int) -> list[LayerSpec]:
+    """Return the two convolutions of one level."""
+    return [_conv(f"{name}a", inputs, outputs), _conv(f"{name}b", outputs, outputs)]
+
+
+def _cbam(place: str, width: int) -> list[LayerSpec]:
+    """Return the channel gate, a perceptron that two poolings share, and the spatial gate."""
+    squeezed = max(1, width // CBAM_REDUCTION)
+    kernel = (CBAM_KERNEL_PX, CBAM_KERNEL_PX, 2, 1)
+    return [
+        LayerSpec(f"{place}_cbam_reduce", "conv", (1, 1, width, squeezed)),
+        LayerSpec(f"{place}_cbam_expand", "conv", (1, 1, squeezed, width), "zero"),
+        LayerSpec(f"{place}_cbam_spatial", "conv", kernel, "zero"),
+    ]
+
+
+def _eca(place: str) -> list[LayerSpec]:
+    return [LayerSpec(f"{place}_eca", "vector", (ECA_KERNEL,), "zero")]
+
+
+def attention_table(model: Any, encoder: list[int], decoder: list[int]) -> list[LayerSpec]:
+    """Return the attention layers of ``cnn`` for blocks of so many filters, after the blocks that they gate.
+    CBAM: Woo et al., ECCV 2018. ECA: Wang et al., CVPR 2020."""
+    table: list[LayerSpec] = []
+    for level, width in enumerate(encoder):
+        table += _eca(f"encoder{level}") if model.eca_encoder else []
+        table += _cbam(f"encoder{level}", width) if model.cbam_encoder else []
+    table += _cbam("bottleneck", encoder[-1]) if model.cbam_bottleneck else []
+    kernel = (model.decoder_spatial_kernel, model.decoder_spatial_kernel, 2, 1)
+    for head in ("amplitude", "phase"):
+        for level, width in enumerate(decoder):
+            place = f"{head}{level}"
+            table += _eca(place) if model.eca_decoder else []
+            table += _cbam(place, width) if model.cbam_decoder else []
+            table += [LayerSpec(f"{place}_spatial", "conv", kernel, "zero")] if model.spatial_decoder else []
+    return table
+
+
 def cnn_table(model: Any) -> list[LayerSpec]:
     """Return the table of the published encoder with two decoders, in the order of use.
 
@@ -86,12 +147,12 @@ def cnn_table(model: Any) -> list[LayerSpec]:
     encoder, decoder = cnn_ladder(model.N, model.n_filters_scale)
     table, width = [], channels
     for level, filters in enumerate(encoder):
-        table += [_conv(f"encoder{level}a", width, filters), _conv(f"encoder{level}b", filters, filters)]
+        table += _block(f"encoder{level}", width, filters)
         width = filters
     for head in ("amplitude", "phase"):
         inputs = width
         for level, filters in enumerate(decoder):
-            table += [_conv(f"{head}{level}a", inputs, filters), _conv(f"{head}{level}b", filters, filters)]
+            table += _block(f"{head}{level}", inputs, filters)
             inputs = filters
         outer = outer_channels(model.n_filters_scale) if model.probe_big and model.pad_object else 0
         bias = AMPLITUDE_BIAS.get(model.amp_activation, 0.0) if head == "amplitude" else 0.0
@@ -112,19 +173,12 @@ def unrolled_table(*, width: int = 24, n_learned: int = LEARNED_STEPS) -> list[L
         LayerSpec("step_momentum", "vector", (n_learned,), "momentum"),
     ]
     for k in range(n_learned):
-        table += [
-            _conv(f"unet{k}_down0a", UNROLLED_INPUTS, width),
-            _conv(f"unet{k}_down0b", width, width),
-            _conv(f"unet{k}_down1a", width, 2 * width),
-            _conv(f"unet{k}_down1b", 2 * width, 2 * width),
-            _conv(f"unet{k}_down2a", 2 * width, 4 * width),
-            _conv(f"unet{k}_down2b", 4 * width, 4 * width),
-            _conv(f"unet{k}_up1a", 6 * width, 2 * width),
-            _conv(f"unet{k}_up1b", 2 * width, 2 * width),
-            _conv(f"unet{k}_up0a", 3 * width, width),
-            _conv(f"unet{k}_up0b", width, width),
-            _conv(f"unet{k}_out", width, 2, "zero"),
-        ]
+        table += _block(f"unet{k}_down0", UNROLLED_INPUTS, width)
+        table += _block(f"unet{k}_down1", width, 2 * width)
+        table += _block(f"unet{k}_down2", 2 * width, 4 * width)
+        table += _block(f"unet{k}_up1", 6 * width, 2 * width)
+        table += _block(f"unet{k}_up0", 3 * width, width)
+        table.append(_conv(f"unet{k}_out", width, 2, "zero"))
     return table
 
 
@@ -154,6 +208,9 @@ def weight_shapes(table: list[LayerSpec]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+CONSTANTS = {"zero": 0.0, "one": 1.0, "momentum": STEP_MOMENTUM}
+
+
 def initial_weights(table: list[LayerSpec], seed: int) -> dict[str, NDArray[np.float32]]:
     """Draw the weights training starts from, in the order of the table, the same for every backend.
 
@@ -164,14 +221,11 @@ def initial_weights(table: list[LayerSpec], seed: int) -> dict[str, NDArray[np.f
     rng = np.random.default_rng(seed)
     weights: dict[str, NDArray[np.float32]] = {}
     for layer in table:
-        fan_in = int(np.prod(layer.shape[:-1]))
-        start = {
-            "he": lambda shape, n=fan_in: rng.normal(0.0, np.sqrt(2.0 / n), shape),
-            "head": lambda shape, n=fan_in: rng.normal(0.0, 0.1 * np.sqrt(2.0 / n), shape),
-            "zero": np.zeros,
-            "one": np.ones,
-            "momentum": lambda shape: np.full(shape, STEP_MOMENTUM),
-        }[layer.init](layer.shape)
+        if layer.init in CONSTANTS:
+            start = np.full(layer.shape, CONSTANTS[layer.init])
+        else:
+            deviation = np.sqrt(2.0 / np.prod(layer.shape[:-1]))
+            start = rng.normal(0.0, deviation if layer.init == "he" else 0.1 * deviation, layer.shape)
         name = f"{layer.name}/kernel" if layer.kind == "conv" else layer.name
         weights[name] = np.asarray(start, dtype=np.float32)
         if layer.kind == "conv":

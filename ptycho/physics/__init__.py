@@ -1,9 +1,16 @@
+# ruff: noqa: F401
 """The physics in float64 NumPy, the reference that every backend is tested against.
 
-Axes: patches and patterns are ``(..., N, N)``, the last two axes are (y, x). Probe modes are ``(P, N, N)``,
-or ``(J, P, N, N)`` when every scan position has its own. Units: positions in object pixels, phase in radians,
-probe in sqrt(photons), intensity in photons per pixel. Symbols and equation numbers follow
-``specs/physics.md``. The dtype follows the input: complex128 in, float64 out.
+The last two axes of patches, probes and patterns are (y, x); the zero frequency of a pattern is at
+``N // 2``. Positions are in object pixels, phases in radians. Symbols and equation numbers follow
+``specs/physics.md``. The dtype follows the input: complex128 in, float64 out. Where a function says nothing
+else, its arguments are these:
+
+- ``obj``: complex (H, W), the object on its canvas [transmission]; ``shape_yx`` is (H, W) [px]
+- ``patches``: complex (J, N, N), cut from it at ``corners_yx``, int (J, 2), canvas indices of pixel (0, 0)
+- ``probes``: complex (P, N, N), modes, or (J, P, N, N), those of every scan position [sqrt(photons)]
+- ``amplitude``: real (J, N, N), measured, negative where nothing was measured; ``predicted``: expected, both
+  [sqrt(photons)]
 """
 
 from ptycho.physics.filling import filled_amplitude, measured, measured_energy
@@ -19,40 +26,14 @@ from ptycho.physics.forward import (
     smoothed_amplitude,
     weighted_patches,
 )
-from ptycho.physics.gradients import (
+from ptycho.physics.misfit import (
     SOFTENING,
+    amplitude_loss,
+    mean_absolute_loss,
     object_gradient,
+    poisson_loss,
     probe_gradient,
     softened_amplitude,
     wave_residual,
 )
-from ptycho.physics.misfit import amplitude_loss, mean_absolute_loss, poisson_loss
 from ptycho.physics.propagation import centring_phase, far_field, far_field_adjoint, shift_field
-
-__all__ = [
-    "INTENSITY_FLOOR",
-    "SOFTENING",
-    "amplitude_loss",
-    "centring_phase",
-    "diffracted_amplitude",
-    "diffracted_intensity",
-    "exit_waves",
-    "extract_patches",
-    "far_field",
-    "far_field_adjoint",
-    "filled_amplitude",
-    "illumination",
-    "mean_absolute_loss",
-    "measured",
-    "measured_energy",
-    "object_gradient",
-    "patch_indices",
-    "place_patches",
-    "poisson_loss",
-    "probe_gradient",
-    "shift_field",
-    "smoothed_amplitude",
-    "softened_amplitude",
-    "wave_residual",
-    "weighted_patches",
-]

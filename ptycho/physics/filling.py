@@ -41,14 +41,7 @@ def filled_amplitude(amplitude: Real) -> Real:
 
     .. math:: A(k) = \sum_{k'} m(k')\,A(k')\,|k - k'|^{-4} / \sum_{k'} m(k')\,|k - k'|^{-4}
 
-    Parameters
-    ----------
-    amplitude : real (..., N, N)
-        Measured [sqrt(photons)], negative where nothing was measured.
-
-    Returns
-    -------
-    real (..., N, N), >= 0; a pattern without any measured pixel is 0
+    Patterns are (..., N, N), the result is >= 0; a pattern without any measured pixel is 0.
     """
     kept, n_px = measured(amplitude), amplitude.shape[-1]
     if kept.all():

@@ -1,4 +1,4 @@
-"""Far-field forward model: patches of the object, exit waves, expected counts, light on the canvas."""
+"""Far-field forward model: patches of the object, exit waves, expected counts, illumination of the canvas."""
 
 from __future__ import annotations
 
@@ -15,29 +15,11 @@ INTENSITY_FLOOR = 1e-8
 
 
 def patch_indices(corners_yx: NDArray[np.int64], n_px: int, shape_yx: tuple[int, int]) -> NDArray[np.int64]:
-    """Return the flat canvas index of every pixel of every patch; nothing is ever dropped or wrapped.
-
-    Parameters
-    ----------
-    corners_yx : int (J, 2)
-        Canvas index of patch pixel (0, 0).
-    n_px : int
-        Patch size N.
-    shape_yx : tuple of int
-        Canvas shape (H, W) [px].
-
-    Returns
-    -------
-    int64 (J, N, N)
-
-    Raises
-    ------
-    DataError
-        If a patch reaches outside the canvas.
-    """
+    """Return the flat canvas index (J, N, N) of every pixel of every patch; nothing is dropped or wrapped.
+    ``DataError`` where a patch reaches outside the canvas."""
     height, width = shape_yx
     corners = np.asarray(corners_yx, dtype=np.int64)
-    outside = (corners < 0).any(axis=1) | (corners[:, 0] + n_px > height) | (corners[:, 1] + n_px > width)
+    outside = ((corners < 0) | (corners + n_px > shape_yx)).any(axis=1)
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         raise DataError(
@@ -45,9 +27,7 @@ def patch_indices(corners_yx: NDArray[np.int64], n_px: int, shape_yx: tuple[int,
             f"object (got patch {first} at corner y={corners[first, 0]}, x={corners[first, 1]}, expected "
             "every patch inside). Plan the canvas from the same positions."
         )
-    span = np.arange(n_px)
-    rows = corners[:, 0, None] + span
-    columns = corners[:, 1, None] + span
+    rows, columns = corners.T[..., None] + np.arange(n_px)
     return rows[:, :, None] * width + columns[:, None, :]
 
 
@@ -55,17 +35,6 @@ def extract_patches(obj: Complex, corners_yx: NDArray[np.int64], n_px: int) -> C
     r"""Cut one patch per scan position out of the object (eq. 3).
 
     .. math:: O_j(i, k) = O(y_j + i, x_j + k)
-
-    Parameters
-    ----------
-    obj : complex (H, W)
-        Canvas.
-    corners_yx, n_px
-        As in :func:`patch_indices`.
-
-    Returns
-    -------
-    complex (J, N, N)
     """
     return obj.reshape(-1)[patch_indices(corners_yx, n_px, obj.shape[-2:])]
 
@@ -73,19 +42,8 @@ def extract_patches(obj: Complex, corners_yx: NDArray[np.int64], n_px: int) -> C
 def place_patches(
     patches: NDArray[Any], corners_yx: NDArray[np.int64], shape_yx: tuple[int, int]
 ) -> NDArray[Any]:
-    """Add patches into an empty canvas (eq. 3): the adjoint of :func:`extract_patches`.
-
-    Parameters
-    ----------
-    patches : array (J, N, N)
-        Real or complex.
-    corners_yx, shape_yx
-        As in :func:`patch_indices`.
-
-    Returns
-    -------
-    array (H, W) in the dtype of the patches
-    """
+    """Add patches, real or complex, into an empty canvas of their dtype (eq. 3): the adjoint of
+    :func:`extract_patches`."""
     index = patch_indices(corners_yx, patches.shape[-1], shape_yx).reshape(-1)
     flat = patches.reshape(-1)
     size = shape_yx[0] * shape_yx[1]
@@ -100,21 +58,8 @@ def exit_waves(patches: Complex, probes: Complex) -> Complex:
 
     .. math:: \psi_{j,p} = P_p(r - \delta_j)\, O_j
 
-    Parameters
-    ----------
-    patches : complex (J, N, N)
-        Object patches [transmission].
-    probes : complex (P, N, N) or (J, P, N, N)
-        Modes [sqrt(photons)], sub-pixel part of the position included.
-
-    Returns
-    -------
-    complex (J, P, N, N) [sqrt(photons)]
-
-    Raises
-    ------
-    DataError
-        If probe and patches differ in N.
+    The probes include the sub-pixel part of their positions. Waves are (J, P, N, N) [sqrt(photons)];
+    ``DataError`` where probe and patches differ in N.
     """
     if probes.shape[-2:] != patches.shape[-2:]:
         raise DataError(
@@ -125,45 +70,28 @@ def exit_waves(patches: Complex, probes: Complex) -> Complex:
 
 
 def diffracted_intensity(patches: Complex, probes: Complex) -> Real:
-    r"""Return the expected counts (eq. 5): probe modes add incoherently; arguments as in :func:`exit_waves`.
+    r"""Return the expected counts (J, N, N) [photons / pixel] (eq. 5): probe modes add incoherently.
 
     .. math:: I_j = \sum_p |\mathcal{F}_{\mathrm{ortho}}(P_p\,O_j)|^2
-
-    Returns
-    -------
-    real (J, N, N) [photons / pixel], zero frequency at ``N // 2``
     """
     field = far_field(exit_waves(patches, probes))
     return (field.real**2 + field.imag**2).sum(axis=1)
 
 
 def diffracted_amplitude(patches: Complex, probes: Complex) -> Real:
-    r"""Return the expected amplitude, the root of :func:`diffracted_intensity` (eq. 6); arguments as there.
+    r"""Return the expected amplitude, the root of :func:`diffracted_intensity` (eq. 6).
 
     .. math:: A_j = \sqrt{I_j + \epsilon}
-
-    Returns
-    -------
-    real (J, N, N) [sqrt(photons)], zero frequency at ``N // 2``
     """
     return np.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
 
 
 def smoothed_amplitude(amplitude: Real, sigma_px: float) -> Real:
-    r"""Return the amplitude behind an exit wave that is smoothed with a Gaussian (eq. 15).
+    r"""Return the amplitude (..., N, N) behind an exit wave that is smoothed with a Gaussian (eq. 15).
 
     .. math:: A'(k) = A(k)\,e^{-2\pi^2\sigma^2 |k|^2}
 
-    Parameters
-    ----------
-    amplitude : real (..., N, N)
-        Amplitude [sqrt(photons)], zero frequency at ``N // 2``.
-    sigma_px : float >= 0
-        Standard deviation of the Gaussian [object px].
-
-    Returns
-    -------
-    real (..., N, N) [sqrt(photons)]
+    The standard deviation of the Gaussian is ``sigma_px`` >= 0 [object px].
     """
     n_px = amplitude.shape[-1]
     waves = (np.arange(n_px) - n_px // 2) / n_px
@@ -171,7 +99,7 @@ def smoothed_amplitude(amplitude: Real, sigma_px: float) -> Real:
     return amplitude * line[:, None] * line
 
 
-def _light(probes: Complex) -> Real:
+def _modes_power(probes: Complex) -> Real:
     """Return the intensity of all modes, (N, N) or (J, N, N) [photons / pixel]."""
     return (probes.real**2 + probes.imag**2).sum(axis=-3)
 
@@ -180,19 +108,8 @@ def illumination(probes: Complex, corners_yx: NDArray[np.int64], shape_yx: tuple
     r"""Return how many photons fell on every canvas pixel during the whole scan (eq. 8).
 
     .. math:: W(r) = \sum_j \sum_p |P_p(r - r_j)|^2
-
-    Parameters
-    ----------
-    probes : complex (P, N, N) or (J, P, N, N)
-        Modes [sqrt(photons)].
-    corners_yx, shape_yx
-        As in :func:`patch_indices`.
-
-    Returns
-    -------
-    real (H, W) [photons / pixel]
     """
-    weight = _light(probes)
+    weight = _modes_power(probes)
     patches = np.broadcast_to(weight, (len(corners_yx), *weight.shape[-2:]))
     return place_patches(patches, corners_yx, shape_yx)
 
@@ -200,21 +117,10 @@ def illumination(probes: Complex, corners_yx: NDArray[np.int64], shape_yx: tuple
 def weighted_patches(
     patches: Complex, corners_yx: NDArray[np.int64], probes: Complex, shape_yx: tuple[int, int]
 ) -> Complex:
-    r"""Add patches into a canvas, each weighted with the light it saw (eq. 12).
+    r"""Add patches into a canvas [photons / pixel], each weighted with the illumination it saw (eq. 12).
 
     .. math:: S(r) = \sum_j W_j(r - r_j)\,O_j(r - r_j), \quad W_j = \sum_p |P_p|^2
 
     Divided by :func:`illumination` it is the stitched object.
-
-    Parameters
-    ----------
-    patches : complex (J, N, N)
-        Object patches [transmission].
-    corners_yx, probes, shape_yx
-        As in :func:`illumination`.
-
-    Returns
-    -------
-    complex (H, W) [photons / pixel]
     """
-    return place_patches(patches * _light(probes), corners_yx, shape_yx)
+    return place_patches(patches * _modes_power(probes), corners_yx, shape_yx)

@@ -1,12 +1,66 @@
-"""Misfit of expected and measured amplitude (J, N, N) [sqrt(photons)]: 0 for a perfect fit, no unit."""
+"""Misfit of expected and measured amplitude, and its Wirtinger gradients by object and probe.
+
+A misfit is 0 for a perfect fit and has no unit. The gradients are those of the amplitude least squares.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptycho.physics.filling import measured, measured_energy
-from ptycho.physics.forward import INTENSITY_FLOOR
-from ptycho.physics.propagation import Real
+from ptycho.physics.forward import INTENSITY_FLOOR, exit_waves, extract_patches, place_patches
+from ptycho.physics.propagation import Complex, Real, far_field, far_field_adjoint, shift_field
+
+SOFTENING = 0.03
+"""Where the expected amplitude falls below this part of the measured one, the misfit is rounded off: there
+the phase of the wave is rounding, and a gradient that follows it differs from one machine to the next."""
+
+
+def softened_amplitude(intensity: Real, amplitude: Real) -> Real:
+    r"""Return the expected amplitude, kept away from zero where light was measured (eq. 9).
+
+    .. math:: \tilde A^2 = (I + \epsilon + \sigma^2 (A^{\mathrm{meas}})^2) / (1 + \sigma^2)
+
+    It equals the measured one where that of the expected counts, ``intensity`` [photons / pixel], does.
+    """
+    return np.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
+
+
+def wave_residual(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real) -> Complex:
+    r"""Return by how much the exit waves (J, P, N, N) [sqrt(photons)] miss the measured amplitude (eq. 9).
+
+    .. math:: \chi_{j,p} = \mathcal{F}^\dagger
+        \left[m_j\,(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
+
+    Its energy is the squared amplitude misfit, except where hardly any light was expected.
+    """
+    patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
+    field = far_field(exit_waves(patches, probes))
+    predicted = softened_amplitude((field.real**2 + field.imag**2).sum(axis=1), amplitude)
+    missed = np.where(measured(amplitude), 1 - amplitude / predicted, 0)
+    return far_field_adjoint(field * missed[:, None])
+
+
+def object_gradient(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real) -> Complex:
+    r"""Return the gradient with respect to the object (H, W) [photons] (eq. 9).
+
+    .. math:: g(r) = \sum_j \sum_p P_p^*(r - r_j)\,\chi_{j,p}
+
+    Divided by the illumination (eq. 8) it is a step in units of the object.
+    """
+    residual = wave_residual(obj, corners_yx, probes, amplitude)
+    return place_patches((np.conj(probes) * residual).sum(axis=1), corners_yx, obj.shape[-2:])
+
+
+def probe_gradient(patches: Complex, residual: Complex, shifts_yx_px: Real) -> Complex:
+    r"""Return the gradient with respect to the probe (P, N, N) [sqrt(photons)] (eq. 13).
+
+    .. math:: h_p(r) = \sum_j \left(O_j^*\,\chi_{j,p}\right)(r + \delta_j)
+
+    ``residual`` is from :func:`wave_residual`; the probe of each position was moved by its sub-pixel shift.
+    """
+    return shift_field(np.conj(patches)[:, None] * residual, -np.asarray(shifts_yx_px)).sum(axis=0)
 
 
 def amplitude_loss(predicted: Real, amplitude: Real) -> Real:

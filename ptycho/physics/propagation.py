@@ -17,18 +17,7 @@ def centring_phase(n_px: int, dtype: Any = np.complex128) -> Complex:
     .. math:: c(y, x) = \exp\left(2\pi i \lfloor N/2\rfloor (y + x) / N\right)
 
     Multiplying the small probe once replaces an ``fftshift`` of every pattern. For even N it is a
-    chequerboard of exact +1 and -1.
-
-    Parameters
-    ----------
-    n_px : int
-        Pattern size N.
-    dtype : complex dtype
-        Of the result.
-
-    Returns
-    -------
-    complex (N, N), unit modulus
+    chequerboard of exact +1 and -1. The phase is (N, N), of a complex ``dtype``.
     """
     index = np.arange(n_px)
     if n_px % 2 == 0:
@@ -39,57 +28,32 @@ def centring_phase(n_px: int, dtype: Any = np.complex128) -> Complex:
 
 
 def far_field(exit_wave: Complex) -> Complex:
-    r"""Propagate exit waves to the detector: unitary Fourier transform, zero frequency at ``N // 2`` (eq. 2).
+    r"""Propagate exit waves (..., N, N) [sqrt(photons)] to the detector (eq. 2).
 
     .. math:: \Psi = \mathcal{F}_{\mathrm{ortho}}(c\,\psi)
 
-    Parameters
-    ----------
-    exit_wave : complex (..., N, N)
-        [sqrt(photons)].
-
-    Returns
-    -------
-    complex (..., N, N) [sqrt(photons)]; its sum of squares equals that of the input
+    The transform is unitary: the sum of squares stays. The zero frequency is at ``N // 2``.
     """
     phase = centring_phase(exit_wave.shape[-1], exit_wave.dtype)
     return np.fft.fft2(exit_wave * phase, norm="ortho").astype(exit_wave.dtype, copy=False)
 
 
 def far_field_adjoint(field: Complex) -> Complex:
-    """Propagate detector waves back to the sample: adjoint and inverse of :func:`far_field` (eq. 2).
-
-    Parameters
-    ----------
-    field : complex (..., N, N)
-        [sqrt(photons)], zero frequency at ``N // 2``.
-
-    Returns
-    -------
-    complex (..., N, N) [sqrt(photons)]
-    """
+    """Propagate detector waves back to the sample: adjoint and inverse of :func:`far_field` (eq. 2)."""
     phase = centring_phase(field.shape[-1], field.dtype)
     return (np.fft.ifft2(field, norm="ortho") * np.conj(phase)).astype(field.dtype, copy=False)
 
 
 def shift_field(field: Complex, shifts_yx_px: Real) -> Complex:
-    r"""Move fields by fractions of a pixel with the Fourier shift theorem; content moves to +y, +x (eq. 4).
+    r"""Return a copy of fields for every shift (J, 2) [px], whose content moved to +y, +x (eq. 4).
 
     .. math:: f(r - \delta) = \mathcal{F}^{-1}\left[e^{-2\pi i\,k\cdot\delta}\,\mathcal{F}f\right]
 
     The Nyquist frequency of an even-sized axis is multiplied by the unit phase as well, so that a shift by
     :math:`-\delta` is the exact inverse and the exact adjoint.
 
-    Parameters
-    ----------
-    field : complex (N, N), (P, N, N) or (J, P, N, N)
-        Its boundary is periodic, so it must vanish towards it.
-    shifts_yx_px : real (J, 2)
-        Shift of each copy [px].
-
-    Returns
-    -------
-    complex (J, ..., N, N), a shifted copy (of the whole stack, or of entry j) for each shift
+    A field (N, N) or stack (P, N, N) is copied whole, of (J, P, N, N) the entry j moves by shift j; the
+    result is (J, ..., N, N). The boundary is periodic, so a field must vanish towards it.
     """
     n_y, n_x = field.shape[-2:]
     shifts = np.asarray(shifts_yx_px)
@@ -99,3 +63,10 @@ def shift_field(field: Complex, shifts_yx_px: Real) -> Complex:
     inner = field.ndim - 2 - (1 if field.ndim == 4 else 0)
     phase = phase.reshape(phase.shape[:1] + (1,) * inner + phase.shape[1:])
     return np.fft.ifft2(np.fft.fft2(field) * phase).astype(field.dtype, copy=False)
+
+
+def focus_of(amplitude: Real) -> NDArray[np.complex64]:
+    """Return the one mode (1, N, N), in the middle of the patch, whose far field has an amplitude (N, N)."""
+    focus = far_field_adjoint(amplitude.astype(np.complex128))
+    middle = (len(amplitude) - 1) / 2
+    return shift_field(focus, np.array([[middle, middle]])).astype(np.complex64)

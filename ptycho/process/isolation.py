@@ -23,13 +23,6 @@ SIGNALS = tuple(
 """Signals whose handlers a training loop may replace."""
 
 
-def _kept_random_states(stack: ExitStack) -> None:
-    stack.callback(random.setstate, random.getstate())
-    # The global generator of NumPy belongs to the host; nothing in here draws from it.
-    stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
-    stack.callback(lambda kept: np.seterr(**kept), np.geterr())
-
-
 def _restored_environment(kept: dict[str, str]) -> None:
     for name in os.environ.keys() - kept.keys():
         del os.environ[name]
@@ -86,11 +79,6 @@ def _kept_signals(stack: ExitStack) -> None:
             stack.callback(signal.signal, number, kept)
 
 
-def _kept_folder(stack: ExitStack) -> None:
-    with suppress(OSError):
-        stack.callback(os.chdir, Path.cwd())
-
-
 @contextmanager
 def untouched_process() -> Iterator[None]:
     """Put everything that belongs to the host program back at the end, also after an error.
@@ -101,9 +89,13 @@ def untouched_process() -> Iterator[None]:
     """
     with ExitStack() as stack:
         _kept_signals(stack)
-        _kept_folder(stack)
+        with suppress(OSError):
+            stack.callback(os.chdir, Path.cwd())
         stack.callback(_restored_environment, dict(os.environ))
         _kept_logs(stack)
-        _kept_random_states(stack)
+        stack.callback(random.setstate, random.getstate())
+        # The global generator of NumPy belongs to the host; nothing in here draws from it.
+        stack.callback(np.random.set_state, np.random.get_state())  # noqa: NPY002
+        stack.callback(lambda kept: np.seterr(**kept), np.geterr())
         stack.enter_context(warnings.catch_warnings())
         yield

@@ -51,12 +51,10 @@ class _LoggedPhase(Phase):
         self.name, self.total = name, total
 
     def update(self, done: int, **values: Any) -> None:
-        """Log one line."""
         shown = "".join(f", {key} {value:.4g}" for key, value in values.items())
         logger.info("%s: %d/%d%s", self.name, done, self.total, shown)
 
     def ended(self, why: str) -> None:
-        """Log one line."""
         logger.info("%s: %s", self.name, why)
 
 
@@ -68,5 +66,4 @@ class LoggedProgress(Progress):
         return _LoggedPhase(name, total) if name == "training" else Phase()
 
     def note(self, text: str) -> None:
-        """Log one line."""
         logger.info("%s", text)

@@ -36,18 +36,16 @@ class PretrainOptions:
     seed: int = 0  # of scans, initial weights and order
 
     def __post_init__(self) -> None:
-        for name in ("scans", "iterations", "batch_size", "width"):
-            if getattr(self, name) < 1:
-                raise _out_of_range(name, getattr(self, name), ">= 1", "Raise it.")
-        if not 0 < self.learning_rate < 1:
-            cure = "Pass --learning-rate 2e-3."
-            raise _out_of_range("learning_rate", self.learning_rate, "0 to 1", cure)
-        if not 0 <= self.seed < 2**63:
-            raise _out_of_range("seed", self.seed, ">= 0 and < 2**63", "Change it.")
-
-
-def _out_of_range(name: str, value: float, expected: str, cure: str) -> ConfigError:
-    return ConfigError(f"pre-training: {name} is out of range (got {value}, expected {expected}). {cure}")
+        counts = ("scans", "iterations", "batch_size", "width")
+        rules = [(name, getattr(self, name) < 1, ">= 1", "Raise it.") for name in counts]
+        rules += [
+            ("learning_rate", not 0 < self.learning_rate < 1, "0 to 1", "Pass --learning-rate 2e-3."),
+            ("seed", not 0 <= self.seed < 2**63, ">= 0 and < 2**63", "Change it."),
+        ]
+        for name, wrong, expected, cure in rules:
+            if wrong:
+                got = f"got {getattr(self, name)}, expected {expected}"
+                raise ConfigError(f"pre-training: {name} is out of range ({got}). {cure}")
 
 
 def draw_scan(seed: int, index: int) -> SimulationOptions:

@@ -22,11 +22,27 @@ from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
 from ptycho.physics import diffracted_intensity, extract_patches, shift_field
 from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
-from ptycho.simulation.trajectories import raster_points, spiral_points
 
 CHUNK_PATTERNS = 64
 """Patterns that are computed at once; bounds the memory, the result does not depend on it."""
 SCANS = ("raster", "spiral")
+RANGES = {
+    "n_px": (8, 4096),
+    "step_px": (0.01, 1e4),
+    "n_y": (1, 1e5),
+    "n_x": (1, 1e5),
+    "jitter_px": (0, 1e4),
+    "phase_range_rad": (0, 100),
+    "photons": (1e-3, 1e15),
+    "probe_error_waves": (-100, 100),
+    "background_counts": (0, 1e6),
+    "seed": (0, 2**63 - 1),
+    "n_positions": (1, 1e7),
+}
+"""Option -> its smallest and largest value."""
+WHOLE = ("n_px", "n_y", "n_x", "seed", "n_positions")
+"""Options that are whole numbers."""
+GOLDEN_ANGLE_RAD = np.pi * (3.0 - np.sqrt(5.0))
 
 
 @dataclass(frozen=True)
@@ -62,23 +78,14 @@ class SimulationOptions:
         object.__setattr__(self, "scene", check_scene(self.scene))
         _choose("scan", self.scan, SCANS)
         _choose("probe", self.probe, tuple(PROBES))
-        _within("n_px", self.n_px, 8, 4096, whole=True)
-        _within("step_px", self.step_px, 0.01, 1e4)
-        _within("n_y", self.n_y, 1, 1e5, whole=True)
-        _within("n_x", self.n_x, 1, 1e5, whole=True)
-        _within("jitter_px", self.jitter_px, 0, 1e4)
-        _within("phase_range_rad", self.phase_range_rad, 0, 100)
-        _within("photons", self.photons, 1e-3, 1e15)
-        _within("probe_error_waves", self.probe_error_waves, -100, 100)
-        _within("background_counts", self.background_counts, 0, 1e6)
-        _within("seed", self.seed, 0, 2**63 - 1, whole=True)
-        if self.n_positions is not None:
-            _within("n_positions", self.n_positions, 1, 1e7, whole=True)
-            if self.scan != "spiral":
-                raise ConfigError(
-                    f"simulation: n_positions is for the spiral (got {self.n_positions} with scan "
-                    f"{self.scan!r}, expected none). Set scan to spiral, or give rows and columns, --grid."
-                )
+        for name in RANGES:
+            if name != "n_positions" or self.n_positions is not None:
+                _check_range(name, getattr(self, name))
+        if self.n_positions is not None and self.scan != "spiral":
+            raise ConfigError(
+                f"simulation: n_positions is for the spiral (got {self.n_positions} with scan "
+                f"{self.scan!r}, expected none). Set scan to spiral, or give rows and columns, --grid."
+            )
         if self.picture is not None and self.scene != type(self).scene:
             raise ConfigError(
                 f"simulation: scene has no effect beside picture (got {self.scene!r} and {self.picture!r}, "
@@ -106,8 +113,9 @@ class SimulationOptions:
         return 0.45 * self.n_px if self.probe_diameter_px is None else self.probe_diameter_px
 
 
-def _within(name: str, value: float, low: float, high: float, *, whole: bool = False) -> None:
-    """Raise unless low <= value <= high; a NaN is outside."""
+def _check_range(name: str, value: float) -> None:
+    """Raise unless an option lies in its range; a NaN is outside."""
+    (low, high), whole = RANGES[name], name in WHOLE
     if not low <= value <= high or (whole and value != int(value)):
         kind = "a whole number from " if whole else ""
         raise ConfigError(
@@ -123,6 +131,23 @@ def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
             f"simulation: unknown {name} (got {value!r}, expected one of {', '.join(choices)}). "
             f"Use {near[0]!r}."
         )
+
+
+def raster_points(n_y: int, n_x: int, step_px: float) -> NDArray[np.float64]:
+    """Return the points of a raster, x running fastest, from (0, 0)."""
+    rows, columns = np.divmod(np.arange(n_y * n_x), n_x)
+    return step_px * np.stack([rows, columns], axis=1).astype(np.float64)
+
+
+def spiral_points(n_positions: int, step_px: float) -> NDArray[np.float64]:
+    r"""Return the points of a Fermat spiral around (0, 0) with one point per square step s.
+
+    .. math:: r_k = s\sqrt{k/\pi}, \quad \varphi_k = k\,\pi(3 - \sqrt5)
+    """
+    index = np.arange(n_positions)
+    radius = step_px * np.sqrt(index / np.pi)
+    angle = index * GOLDEN_ANGLE_RAD
+    return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1)
 
 
 def scan_positions(

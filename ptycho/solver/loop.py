@@ -52,19 +52,11 @@ def unchanged(sums: Sums) -> Sums:
 
 
 class Solution(NamedTuple):
-    """What the loop found.
+    """What the loop found."""
 
-    Attributes
-    ----------
-    obj, previous : complex array, shape (H, W)
-        The last two iterates, so that momentum can go on [transmission].
-    misfit : list of float
-        Misfit relative to the measured energy (eq. 7a) in every iteration, where it was watched.
-    """
-
-    obj: Array
-    previous: Array
-    misfit: list[float]
+    obj: Array  # complex (H, W), the last iterate [transmission]
+    previous: Array  # the one before, so that momentum can go on
+    misfit: list[float]  # relative to the measured energy (eq. 7a) in every iteration, where it was watched
 
 
 def solve(
@@ -79,33 +71,12 @@ def solve(
     on_iteration: Callable[[int, float | None], None] | None = None,
     reduce: Reduce = unchanged,
 ) -> Solution:
-    """Run the loop; nothing of it is differentiated.
+    """Run the loop from an object, complex (H, W) [transmission]; nothing of it is differentiated.
 
-    Parameters
-    ----------
-    backend : Primitives
-        Arithmetic.
-    patterns : Patterns, or iterable of Chunk
-        The scan; it holds the refined probe, positions and intensities afterwards.
-    obj : complex array, shape (H, W)
-        Object to start from [transmission].
-    options : RefineOptions
-        What is refined, and how.
-    counts : sequence of int
-        Subsets of every iteration.
-    illumination : real array, shape (H, W), optional
-        That of the whole scan, where it is known [photons / pixel].
-    watched : bool
-        Compute the misfit, and stop when it no longer falls.
-    on_iteration : callable, optional
-        Called with index and misfit of each finished iteration.
-    reduce : callable
-        Adds the sums of all processes.
-
-    Returns
-    -------
-    Solution
-        Object and misfit.
+    ``counts`` are the subsets of every iteration. ``patterns`` hold the refined probe, positions and
+    intensities afterwards. ``illumination``, real (H, W) [photons / pixel], is that of the whole scan where
+    it is known. Where the misfit is ``watched``, the loop stops when it no longer falls. ``on_iteration`` is
+    called with index and misfit of each finished iteration; ``reduce`` adds the sums of all processes.
     """
     obj = previous = backend.constant(obj)
     known = {} if illumination is None else {(0, 1): backend.constant(illumination)}
@@ -121,7 +92,8 @@ def solve(
             beta = schedule.subset_momentum(update, max(counts))
             leading = obj + beta * (obj - previous)  # eq. 11
             wanted = asked._replace(illumination=(subset, count) not in known)
-            sums = reduce(_visit(backend, _part(patterns, subset, count), leading, wanted, found))
+            part = patterns if count == 1 else patterns.part(subset, count)
+            sums = reduce(_visit(backend, part, leading, wanted, found))
             if wanted.illumination:
                 known[subset, count] = sums.pop("illumination")  # eq. 8
             step = backend.preconditioned(sums.pop("gradient"), known[subset, count])  # eq. 10
@@ -134,7 +106,8 @@ def solve(
         if options.tv:
             obj = obj - options.tv * backend.total_variation_gradient(obj)
         if watched:
-            misfit.append(_ratio(totals["error"], totals["energy"]))
+            error, energy = float(totals["error"]), float(totals["energy"])
+            misfit.append(error / energy if energy > 0 else 0.0)  # 0 over no photon at all
         if on_iteration is not None:
             on_iteration(iteration, misfit[-1] if watched else None)
         # Subsets differ by their noise: only iterations in one piece tell whether the misfit still falls.
@@ -142,15 +115,6 @@ def solve(
         if schedule.has_converged(misfit[len(misfit) - whole :]):
             break
     return Solution(obj, previous, misfit)
-
-
-def _part(patterns: Patterns | Iterable[Chunk], subset: int, count: int) -> Iterable[Chunk]:
-    return patterns if count == 1 else patterns.part(subset, count)
-
-
-def _ratio(error: Array, energy: Array) -> float:
-    """Return a relative misfit; 0 over no photon at all."""
-    return float(error) / float(energy) if float(energy) > 0 else 0.0
 
 
 def _add(totals: Sums, sums: Sums) -> None:

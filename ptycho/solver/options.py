@@ -12,38 +12,16 @@ from ptycho.solver.schedule import REST_STEPS, subset_schedule
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """How a reconstruction is refined by the forward model alone.
+    """How a reconstruction is refined by the forward model alone; ``ConfigError`` where a value is out of
+    range, or something is to be refined in no iterations."""
 
-    Attributes
-    ----------
-    steps : int
-        Most iterations, >= 0; fewer where the misfit no longer falls.
-    probe : bool
-        Refine the probe too, all modes.
-    positions : bool
-        Refine the scan positions too.
-    frames : bool
-        Refine one intensity factor per frame too.
-    likelihood : {'amplitude', 'poisson'}
-        What the updates descend on.
-    tv : float
-        Strength of total-variation smoothing per iteration, in [0, 1) [transmission]; 0 is off.
-    start : {'network', 'flat'}
-        Object to start from.
-
-    Raises
-    ------
-    ConfigError
-        If a value is out of range, or something is to be refined in no iterations.
-    """
-
-    steps: int
-    probe: bool = False
-    positions: bool = False
-    frames: bool = False
-    likelihood: str = "amplitude"
-    tv: float = 0.0
-    start: str = "network"
+    steps: int  # most iterations, >= 0; fewer where the misfit no longer falls
+    probe: bool = False  # refine the probe too, all modes
+    positions: bool = False  # refine the scan positions too
+    frames: bool = False  # refine one intensity factor per frame too
+    likelihood: str = "amplitude"  # or poisson: what the updates descend on
+    tv: float = 0.0  # strength of total-variation smoothing per iteration, in [0, 1) [transmission]; 0: off
+    start: str = "network"  # or flat: the object to start from
 
     def __post_init__(self) -> None:
         rules = {name: INFERENCE_RULES[f"refine_{name}"] for name in ("steps", "likelihood", "tv", "start")}
@@ -51,15 +29,16 @@ class RefineOptions:
         flags = {"steps": "--refine", "tv": "--refine-tv"}
         for name, (rule, holds) in rules.items():
             value = getattr(self, name)
-            if not holds(value) and name in flags:
+            if holds(value):
+                continue
+            if name in flags:
                 raise ConfigError(
                     f"refinement: a number is out of range (got {flags[name]} {value}, expected {rule}). "
                     "Correct it."
                 )
-            if not holds(value):
-                raise ConfigError(
-                    f"refinement: refine_{name} is {value!r}, expected {rule}. Change refine_{name}."
-                )
+            raise ConfigError(
+                f"refinement: refine_{name} is {value!r}, expected {rule}. Change refine_{name}."
+            )
         asked = [f"--refine-{name}" for name in REST_STEPS if getattr(self, name)]
         asked += ["--init flat"] if self.start == "flat" else []
         if asked and not self.steps:
@@ -68,36 +47,17 @@ class RefineOptions:
             )
 
     def moving(self, iteration: int) -> frozenset[str]:
-        """Return what moves beside the object in an iteration.
-
-        Parameters
-        ----------
-        iteration : int
-            From 0.
-
-        Returns
-        -------
-        frozenset of {'probe', 'positions', 'frames'}
-            What is refined and no longer rests.
-        """
+        """Return which keys of ``REST_STEPS`` are refined and no longer rest in an iteration, from 0."""
         return frozenset(
             name for name, rest in REST_STEPS.items() if getattr(self, name) and iteration >= rest
         )
 
     def subset_counts(self, most: int) -> list[int]:
-        """Return into how many subsets every iteration is cut (eq. 19).
+        """Return into how many subsets every iteration is cut (eq. 19) of the ``most`` that the scan allows.
 
-        Parameters
-        ----------
-        most : int
-            What the scan allows, from ``ptycho.geometry.batches.most_subsets``.
-
-        Returns
-        -------
-        list of int
-            One number per iteration. An object that is good already gets two subsets at most: more would make
-            it noisy. What else is refined needs the whole scan from the moment it moves, and frame
-            intensities, which trade with the object at once, from the first.
+        An object that is good already gets two subsets at most: more would make it noisy. What else is
+        refined needs the whole scan from the moment it moves, and frame intensities, which trade with the
+        object at once, from the first.
         """
         counts = list(subset_schedule(self.steps, most if self.start == "flat" else min(2, most)))
         return [1 if self.moving(iteration) else count for iteration, count in enumerate(counts)]

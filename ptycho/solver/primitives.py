@@ -21,26 +21,15 @@ Reduce = Callable[[Sums], Sums]
 
 
 class Wanted(NamedTuple):
-    """What the solver wants to know of a chunk; plain values, so that a compiled function can depend on them.
+    """What the solver wants to know of a chunk; plain values, so that a compiled function can depend on
+    them."""
 
-    Attributes
-    ----------
-    likelihood : {'amplitude', 'poisson'}
-        What the object gradient, and that of the probe, descends on.
-    misfit : bool
-        The misfit is watched.
-    probe, positions, frames : bool
-        They move in this iteration.
-    illumination : bool
-        The illumination of these patterns is not known yet.
-    """
-
-    likelihood: str
-    misfit: bool = False
-    probe: bool = False
+    likelihood: str  # amplitude or poisson: what the gradients of object and probe descend on
+    misfit: bool = False  # the misfit is watched
+    probe: bool = False  # what moves in this iteration
     positions: bool = False
     frames: bool = False
-    illumination: bool = False
+    illumination: bool = False  # the illumination of these patterns is not known yet
 
 
 class Patterns(Protocol):
@@ -48,26 +37,15 @@ class Patterns(Protocol):
 
     Plain updates with the whole scan only iterate: a list of chunks will do. More than one subset needs
     ``part``, a refinement all the rest.
-
-    Attributes
-    ----------
-    subsets : int
-        Most subsets of an iteration, from ``ptycho.geometry.batches.most_subsets``.
-    probe : complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)].
-    shifts : real array, shape (J, 2)
-        Offset of each position from the corner of its patch [px].
-    frame_gain : real array, shape (J,)
-        Factor on the amplitude of every pattern.
     """
 
-    subsets: int
-    shifts: Array
-    frame_gain: Array
+    subsets: int  # most of an iteration, from ``ptycho.geometry.batches.most_subsets``
+    shifts: Array  # real (J, 2), offset of each position from the corner of its patch [px]
+    frame_gain: Array  # real (J,), factor on the amplitude of every pattern
 
     @property
     def probe(self) -> Array:
-        """Probe modes."""
+        """Probe modes, complex (P, N, N) [sqrt(photons)]."""
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield all patterns."""
@@ -86,28 +64,15 @@ class Primitives(Protocol):
         """Return the same array, of which nothing is differentiated."""
 
     def chunk_sums(self, obj: Array, chunk: Chunk, wanted: Wanted) -> tuple[Sums, PerPattern]:
-        """Return what one chunk adds to every sum, and what it tells of each pattern.
+        """Return what one chunk adds to every sum that is ``wanted``, and what :meth:`position_steps` and
+        :meth:`frame_factors` need of each pattern.
 
-        Parameters
-        ----------
-        obj : complex array, shape (H, W)
-            Object [transmission].
-        chunk : Chunk
-            Some patterns.
-        wanted : Wanted
-            Which of the following are needed.
-
-        Returns
-        -------
-        sums : dict of str to array
-            ``gradient`` (H, W): by the object, eq. 9 or 17 [photons]. With ``misfit``: ``error`` and
-            ``energy``, numerator and denominator of eq. 7a [photons]. With ``probe``: ``probe_gradient``
-            (P, N, N), eq. 13, and ``object_power`` (N, N), the sum of ``|O_j|**2``. With ``positions``:
-            ``curvature``, the sum of the mean diagonal of the normal matrices of eq. 16. With ``positions``
-            or ``frames``: ``patterns``, their number. With ``illumination``: ``illumination`` (H, W), eq. 8
-            [photons / pixel].
-        per_pattern
-            What :meth:`position_steps` and :meth:`frame_factors` need of each pattern.
+        The sums are ``gradient`` (H, W): by the object, eq. 9 or 17 [photons]. With ``misfit``: ``error`` and
+        ``energy``, numerator and denominator of eq. 7a [photons]. With ``probe``: ``probe_gradient``
+        (P, N, N), eq. 13, and ``object_power`` (N, N), the sum of ``|O_j|**2``. With ``positions``:
+        ``curvature``, the sum of the mean diagonal of the normal matrices of eq. 16. With ``positions`` or
+        ``frames``: ``patterns``, their number. With ``illumination``: ``illumination`` (H, W), eq. 8
+        [photons / pixel].
         """
 
     def preconditioned(self, gradient: Array, illumination: Array) -> Array:
@@ -130,16 +95,9 @@ class Primitives(Protocol):
     ) -> Array:
         """Return how far each position is to move, shape (J, 2) [px], in the order of the scan (eq. 16).
 
-        Parameters
-        ----------
-        found : sequence
-            From :meth:`chunk_sums`, all chunks of the scan.
-        ridge : scalar
-            Added to the diagonal of every normal matrix.
-        length : float
-            Factor on the least-squares displacement.
-        limit_px : float
-            Most that a position moves along an axis.
+        ``found`` is from :meth:`chunk_sums`, all chunks of the scan. ``ridge`` is added to the diagonal of
+        every normal matrix, ``length`` is a factor on the least-squares displacement, and ``limit_px`` the
+        most that a position moves along an axis.
         """
 
     def frame_factors(

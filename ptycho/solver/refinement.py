@@ -3,31 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from ptycho.process.progress import PROBE_PHASE, Progress
-from ptycho.solver.loop import solve, unchanged
+from ptycho.solver.loop import Solution, solve, unchanged
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Array, Chunk, Patterns, Primitives, Reduce
 from ptycho.solver.schedule import PROBE_REFINE_STEPS, subset_schedule
-
-
-class Refined(NamedTuple):
-    """What a refinement found.
-
-    Attributes
-    ----------
-    obj : complex array, shape (H, W)
-        Object [transmission].
-    probe : complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)]; their total power is that of the start.
-    misfit : list of float
-        Amplitude misfit relative to the measured energy (eq. 7a) in every iteration.
-    """
-
-    obj: Array
-    probe: Array
-    misfit: list[float]
 
 
 def accelerated_steps(
@@ -42,33 +23,11 @@ def accelerated_steps(
     subsets: int = 1,
     reduce: Reduce = unchanged,
 ) -> tuple[Array, Array]:
-    """Run iterations of the object alone (eq. 11), at first on subsets of the patterns (eq. 19).
+    """Run iterations of the object alone (eq. 11), at first on subsets of the patterns (eq. 19), and return
+    the last two iterates, complex (H, W) [transmission], so that momentum can go on.
 
-    Parameters
-    ----------
-    backend : Primitives
-        Arithmetic.
-    obj : complex array, shape (H, W)
-        Object to start from [transmission].
-    chunks : Patterns, or iterable of Chunk
-        The scan; read once for every iteration. More than one subset needs ``Patterns``.
-    illumination : real array, shape (H, W)
-        Illumination [photons / pixel].
-    n_steps : int
-        Number of iterations.
-    on_step : callable, optional
-        Called with the index of each finished iteration.
-    likelihood : {'amplitude', 'poisson'}
-        What the updates descend on.
-    subsets : int
-        Most subsets of an iteration, from ``ptycho.geometry.batches.most_subsets``.
-    reduce : callable
-        Adds the sums of all processes.
-
-    Returns
-    -------
-    obj, previous : complex array, shape (H, W)
-        The last two iterates, so that momentum can go on.
+    ``chunks`` are read once for every iteration; more than one subset needs ``Patterns``. The illumination
+    is real (H, W) [photons / pixel]. ``on_step`` is called with the index of each finished iteration.
     """
     options, counts = RefineOptions(n_steps, likelihood=likelihood), list(subset_schedule(n_steps, subsets))
     done = None if on_step is None else lambda index, _: on_step(index)
@@ -93,33 +52,15 @@ def refine(
     options: RefineOptions,
     *,
     on_step: Callable[[int, float], None] | None = None,
-    reduce: Reduce = unchanged,
-) -> Refined:
-    """Refine an object, and on request what is known about the scan, until the misfit no longer falls.
+) -> Solution:
+    """Refine an object, complex (H, W) [transmission], and on request what is known about the scan, until the
+    misfit no longer falls.
 
-    Parameters
-    ----------
-    backend : Primitives
-        Arithmetic.
-    patterns : Patterns
-        The scan; it holds the refined probe, positions and intensities afterwards.
-    obj : complex array, shape (H, W)
-        Object to start from [transmission].
-    options : RefineOptions
-        Iterations and what is refined.
-    on_step : callable, optional
-        Called with index and misfit of each finished iteration.
-    reduce : callable
-        Adds the sums of all processes.
-
-    Returns
-    -------
-    Refined
-        Object, probe and the misfit in every iteration.
+    ``patterns`` hold the refined probe, of the total power of the start, positions and intensities
+    afterwards; ``on_step`` is called with index and misfit of each finished iteration.
     """
     counts = options.subset_counts(patterns.subsets)
-    found = solve(backend, patterns, obj, options, counts, on_iteration=on_step, reduce=reduce)
-    return Refined(found.obj, patterns.probe, found.misfit)
+    return solve(backend, patterns, obj, options, counts, on_iteration=on_step)
 
 
 def refine_shown(
@@ -129,60 +70,23 @@ def refine_shown(
     options: RefineOptions,
     progress: Progress,
     name: str = "refining",
-) -> Refined:
-    """Refine as :func:`refine` does, and show every iteration.
-
-    Parameters
-    ----------
-    backend : Primitives
-        Arithmetic.
-    patterns : Patterns
-        The scan.
-    obj : complex array, shape (H, W)
-        Object to start from [transmission].
-    options : RefineOptions
-        Iterations and what is refined.
-    progress : Progress
-        Shows the iterations and their misfit.
-    name : str
-        What the phase is called.
-
-    Returns
-    -------
-    Refined
-        As :func:`refine`.
-    """
+) -> Solution:
+    """Refine as :func:`refine` does, and show every iteration and its misfit in a phase of this name."""
     with progress.phase(name, options.steps) as phase:
-        found = refine(
-            backend,
-            patterns,
-            obj,
-            options,
-            on_step=lambda index, misfit: phase.update(index + 1, misfit=misfit),
-        )
+
+        def shown(index: int, misfit: float) -> None:
+            phase.update(index + 1, misfit=misfit)
+
+        found = refine(backend, patterns, obj, options, on_step=shown)
         if len(found.misfit) < options.steps:
             phase.ended(f"converged after {len(found.misfit)}")
     return found
 
 
 def fit_probe(backend: Primitives, patterns: Patterns, flat: Array, progress: Progress) -> Array:
-    """Fit the probe to patterns, together with an object that starts flat.
-
-    Parameters
-    ----------
-    backend : Primitives
-        Arithmetic.
-    patterns : Patterns
-        Those of ``ptycho.geometry.batches.probe_fit_patterns``.
-    flat : complex array, shape (H, W)
-        Ones.
-    progress : Progress
-        Shows the iterations.
-
-    Returns
-    -------
-    complex array, shape (P, N, N)
-        Probe modes [sqrt(photons)], of the power they had.
-    """
+    """Fit the probe to patterns, those of ``ptycho.geometry.batches.probe_fit_patterns``, together with an
+    object that starts ``flat``, ones (H, W); return its modes (P, N, N) [sqrt(photons)], of the power they
+    had."""
     options = RefineOptions(PROBE_REFINE_STEPS, probe=True, start="flat")
-    return refine_shown(backend, patterns, flat, options, progress, PROBE_PHASE).probe
+    refine_shown(backend, patterns, flat, options, progress, PROBE_PHASE)
+    return patterns.probe

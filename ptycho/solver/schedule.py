@@ -3,7 +3,7 @@
 An iteration goes once through all patterns; an update moves the object once. Neighbouring patterns tell
 nearly the same about a pixel. Where many of them overlap, an eighth of the scan gives almost the step of the
 whole, so one iteration makes eight updates. The noise of a subset stays in the object, so the last iterations
-use the whole scan again.
+use the whole scan again. The most subsets of a scan are known to ``ptycho.geometry.batches.most_subsets``.
 """
 
 from __future__ import annotations
@@ -48,60 +48,26 @@ REST_STEPS = {"probe": PROBE_REST_STEPS, "positions": POSITION_REST_STEPS, "fram
 
 
 def nesterov_momentum(update: int) -> float:
-    r"""Return the momentum of an object update.
-
-    .. math:: \beta_k = k / (k + 3)
-
-    Parameters
-    ----------
-    update : int
-        Updates so far.
-
-    Returns
-    -------
-    float
-        In [0, 1).
+    """Return the momentum after so many object updates, in [0, 1) (eq. 11).
 
     References
     ----------
-    Nesterov, Soviet Math. Dokl. 27, 372 (1983); specs/physics.md, eq. 11.
+    Nesterov, Soviet Math. Dokl. 27, 372 (1983).
     """
     return update / (update + 3)
 
 
 def needed_passes(n_steps: int, most: int) -> int:
-    """Return how many iterations in subsets do the work of updates with the whole scan.
+    """Return how many iterations in at ``most`` so many subsets do the work of updates with the whole scan.
 
-    Parameters
-    ----------
-    n_steps : int
-        Updates with the whole scan.
-    most : int
-        Most subsets of an iteration, from ``ptycho.geometry.batches.most_subsets``.
-
-    Returns
-    -------
-    int
-        At most ``n_steps``, and not below ``MIN_PASSES`` unless these are fewer.
+    They are ``n_steps`` at most, and not below ``MIN_PASSES`` unless these are fewer.
     """
     return min(n_steps, max(MIN_PASSES, 2 * n_steps // most))
 
 
 def subset_schedule(n_passes: int, most: int) -> Iterator[int]:
-    """Yield the number of subsets of every iteration: many at first, the whole scan in the end (eq. 19).
-
-    Parameters
-    ----------
-    n_passes : int
-        Iterations.
-    most : int
-        From ``ptycho.geometry.batches.most_subsets``; 1 leaves every iteration whole.
-
-    Yields
-    ------
-    int
-        Subsets of the iteration.
-    """
+    """Yield the number of subsets of every iteration: ``most`` at first, the whole scan in the end (eq. 19);
+    1 leaves every iteration whole."""
     for index in range(n_passes):
         share = (index + 0.5) / n_passes
         divisor = next((by for until, by in _SHARES if share < until), BLOCKS)
@@ -109,37 +75,15 @@ def subset_schedule(n_passes: int, most: int) -> Iterator[int]:
 
 
 def subset_momentum(update: int, most: int) -> float:
-    """Return the momentum of an object update (eq. 11, eq. 19).
-
-    Parameters
-    ----------
-    update : int
-        Updates so far.
-    most : int
-        Most subsets of an iteration.
-
-    Returns
-    -------
-    float
-        In [0, 1).
-    """
+    """Return the momentum after so many object updates, in [0, 1), with ``most`` subsets in an iteration
+    (eq. 11, eq. 19)."""
     momentum = nesterov_momentum(update)
     return momentum if most == 1 else min(momentum, SUBSET_MOMENTUM)
 
 
 def has_converged(misfit: Sequence[float]) -> bool:
-    """Tell whether a refinement may end.
-
-    Parameters
-    ----------
-    misfit : sequence of float
-        Relative amplitude misfit before every iteration so far.
-
-    Returns
-    -------
-    bool
-        True when it fell by less than ``CONVERGED`` over the last ``CONVERGED_STEPS`` iterations.
-    """
+    """Tell whether the relative amplitude misfit before every iteration so far fell by less than
+    ``CONVERGED`` over the last ``CONVERGED_STEPS``: a refinement may end."""
     if len(misfit) <= CONVERGED_STEPS:
         return False
     return misfit[-1] > misfit[-1 - CONVERGED_STEPS] * (1 - CONVERGED)

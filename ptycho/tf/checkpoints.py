@@ -23,6 +23,8 @@ LAST_NAME = LAST_CHECKPOINT["tensorflow"]
 STATE_SUFFIX = ".state.npz"
 """Beside the last bundle: what the optimiser remembers, so that a run goes on as if never stopped."""
 PROGRESS_KEY, DIGEST_KEY = "progress", "bundle_sha256"
+State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
+"""Plain numbers of a training run, and the arrays of its optimiser."""
 
 
 def fill(model: PtychoPINN, bundle: Bundle) -> None:
@@ -64,14 +66,15 @@ class Checkpoints:
     mode: str = "min"  # or ``max``
     kept: list[tuple[float, Path]] = field(default_factory=list)  # values and files, the best first
 
-    def save(self, model: PtychoPINN, epoch: int, value: float, state: dict[str, NDArray[Any]]) -> None:
+    def save(self, model: PtychoPINN, epoch: int, value: float, state: State) -> None:
         """Write an epoch (from 0) and the state to go on from it as the last, and keep it where the monitored
         ``value`` is one of the best."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        bundle = model.to_bundle()
+        bundle, (progress, optimizer) = model.to_bundle(), state
         with held_back():
             last = write_bundle(self.folder / LAST_NAME, bundle)
-            write_npz(_state_path(last), {**state, DIGEST_KEY: np.array(_digest(last))})
+            text, digest = np.array(json.dumps(progress)), np.array(_digest(last))
+            write_npz(_state_path(last), {PROGRESS_KEY: text, **optimizer, DIGEST_KEY: digest})
         order = -1 if self.mode == "max" else 1
         full = len(self.kept) >= self.keep
         if not self.keep or not np.isfinite(value) or (full and order * value >= order * self.kept[-1][0]):
@@ -106,14 +109,8 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def packed(progress: dict[str, Any], optimizer: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Return plain numbers and the state of the optimiser as arrays, which :func:`read_state` takes apart."""
-    return {PROGRESS_KEY: np.array(json.dumps(progress)), **optimizer}
-
-
-def read_state(bundle: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-    """Return what :func:`packed` was given from beside a bundle; None where there is no state, or one of
-    another epoch."""
+def read_state(bundle: Path) -> State | None:
+    """Return the state beside a bundle; None where there is none, or one of another epoch."""
     path = _state_path(bundle)
     if not path.is_file():
         return None

@@ -16,7 +16,6 @@ from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.networks import architectures
 from ptycho.solver.schedule import STEP_DAMPING, needed_passes
-from ptycho.tf.attention import attended
 from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
@@ -33,14 +32,19 @@ def _doubled(x: Tensor) -> Tensor:
     return tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
 
 
+def _gate(values: Tensor) -> Tensor:
+    """Return a factor between 0 and 2 that is 1 for 0."""
+    return 2.0 * tf.sigmoid(values)
+
+
 class TableNetwork:
     """Variables of an architecture table under their table names, with weights drawn from a seed."""
 
     mixed_dtype: tf.DType | None = None  # what convolutions compute in; None: as what they are given
 
-    def __init__(self, table: list[architectures.LayerSpec], seed: int) -> None:
-        self.table = table
-        start = architectures.initial_weights(table, seed)
+    def __init__(self, model: ModelConfig, seed: int) -> None:
+        self.table = architectures.architecture_table(model)
+        start = architectures.initial_weights(self.table, seed)
         self.weights = {name: tf.Variable(array) for name, array in start.items()}
 
     def import_weights(self, weights: Mapping[str, NDArray[np.float32]], where: str) -> None:
@@ -69,33 +73,50 @@ class CnnGenerator(TableNetwork):
     """The published encoder with an amplitude and a phase decoder."""
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
-        super().__init__(architectures.architecture_table(model), seed)
-        self.n_px = model.N
-        self.pad_object = model.pad_object
+        super().__init__(model, seed)
+        self.n_px, self.pad_object = model.N, model.pad_object
         self.amplitude_activation = ACTIVATIONS[model.amp_activation]
         encoder, decoder = architectures.cnn_ladder(model.N, model.n_filters_scale)
         self.levels = (len(encoder), len(decoder))
         bordered = model.probe_big and model.pad_object
         self.outer = architectures.outer_channels(model.n_filters_scale) if bordered else 0
-        border = np.ones((model.N, model.N, 1), np.float32)
-        quarter = model.N // 4
-        border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
-        self.border = border
+        self.border, quarter = np.ones((model.N, model.N, 1), np.float32), model.N // 4
+        self.border[quarter : model.N - quarter, quarter : model.N - quarter] = 0.0
 
     def __call__(self, patterns: Tensor) -> Tensor:
         """As :meth:`ptycho_torch.generators.CnnGenerator.forward`."""
         x = tf.cast(tf.transpose(patterns, (0, 2, 3, 1)), self.mixed_dtype or patterns.dtype)
         for level in range(self.levels[0]):
             x = tf.nn.max_pool2d(self._gated_block(x, f"encoder{level}"), 2, 2, "VALID")
-        x = attended(x, "bottleneck", self.weights, self._convolved)
+        x = self._attended(x, "bottleneck")
         amplitude = tf.cast(self._head(x, "amplitude", self.amplitude_activation), patterns.dtype)
         phase = architectures.PHASE_LIMIT_RAD * tf.cast(self._head(x, "phase", tf.tanh), patterns.dtype)
         patches = tf.complex(amplitude * tf.cos(phase), amplitude * tf.sin(phase))
         return tf.transpose(patches, (0, 3, 1, 2))
 
+    def _spatial_gate(self, x: Tensor, name: str) -> Tensor:
+        """Return one factor for every pixel, from mean and maximum of its channels."""
+        seen = [tf.reduce_mean(x, axis=-1, keepdims=True), tf.reduce_max(x, axis=-1, keepdims=True)]
+        return _gate(self._convolved(tf.concat(seen, -1), name))
+
+    def _attended(self, x: Tensor, place: str) -> Tensor:
+        """As :func:`ptycho_torch.generators.attended`, of an image (B, H, W, C)."""
+        if f"{place}_eca" in self.weights:
+            kernel = tf.cast(self.weights[f"{place}_eca"], x.dtype)[:, None, None]
+            pooled = tf.reduce_mean(x, axis=(1, 2))[..., None]
+            x = x * _gate(tf.nn.conv1d(pooled, kernel, 1, "SAME"))[:, None, None, :, 0]
+        if f"{place}_cbam_reduce/kernel" in self.weights:
+            pooled = (how(x, axis=(1, 2), keepdims=True) for how in (tf.reduce_mean, tf.reduce_max))
+            squeezed = (tf.nn.relu(self._convolved(part, f"{place}_cbam_reduce")) for part in pooled)
+            x = x * _gate(tf.add_n([self._convolved(part, f"{place}_cbam_expand") for part in squeezed]))
+            x = x * self._spatial_gate(x, f"{place}_cbam_spatial")
+        if f"{place}_spatial/kernel" in self.weights:
+            x = x * self._spatial_gate(x, f"{place}_spatial")
+        return x
+
     def _gated_block(self, x: Tensor, name: str) -> Tensor:
         """Apply the convolutions of one level and the gates behind them."""
-        return attended(self._block(x, name, tf.nn.relu), name, self.weights, self._convolved)
+        return self._attended(self._block(x, name, tf.nn.relu), name)
 
     def _head(self, x: Tensor, name: str, activation: Callable[[Tensor], Tensor]) -> Tensor:
         """Decode one real map, shape (B, N, N, C); the branches never overlap, so the bound of one holds."""
@@ -118,7 +139,7 @@ class UnrolledGenerator(TableNetwork):
     """Accelerated physics steps on the shared canvas; the last ones are corrected by small U-Nets."""
 
     def __init__(self, model: ModelConfig, seed: int) -> None:
-        super().__init__(architectures.architecture_table(model), seed)
+        super().__init__(model, seed)
         self.learned = architectures.learned_steps(model.unrolled_steps)
         self.plain = model.unrolled_steps - self.learned
         self.likelihood = model.unrolled_likelihood

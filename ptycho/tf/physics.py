@@ -77,9 +77,7 @@ def _indices(corners_yx: Tensor, n_px: int, shape_yx: Shape) -> Tensor:
                 f"ends up to {high}, expected every patch inside). Plan the canvas from the same positions."
             )
     corners = tf.cast(corners_yx, tf.int32)
-    span = tf.range(n_px, dtype=tf.int32)
-    rows = corners[:, 0, None] + span
-    columns = corners[:, 1, None] + span
+    rows, columns = (corners[:, axis, None] + tf.range(n_px, dtype=tf.int32) for axis in (0, 1))
     return rows[:, :, None] * tf.cast(shape_yx[1], tf.int32) + columns[:, None, :]
 
 
@@ -164,8 +162,8 @@ def _filled(amplitude: Tensor, kept: Tensor) -> Tensor:
 def smoothed_amplitude(amplitude: Tensor, sigma_px: float) -> Tensor:
     """As :func:`ptycho.physics.smoothed_amplitude`."""
     n_px = amplitude.shape[-1]
-    waves = [(index - n_px // 2) / n_px for index in range(n_px)]
-    line = tf.exp(-2 * (math.pi * sigma_px * tf.constant(waves, amplitude.dtype)) ** 2)
+    waves = tf.constant((np.arange(n_px) - n_px // 2) / n_px, amplitude.dtype)
+    line = tf.exp(-2 * (math.pi * sigma_px * waves) ** 2)
     return amplitude * line[:, None] * line
 
 

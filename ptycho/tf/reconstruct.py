@@ -15,9 +15,8 @@ from ptycho.process.progress import Progress
 from ptycho.run.reconstruction import reconstruct as reconstruct_with
 from ptycho.tf import physics
 from ptycho.tf.data import ScanChunks
-from ptycho.tf.device import device_name
 from ptycho.tf.model import PtychoPINN
-from ptycho.tf.runtime import Tensor, as_complex, tf
+from ptycho.tf.runtime import Tensor, as_complex, device_name, tf
 from ptycho.tf.solver import PRIMITIVES, Chunk, compiled, scan_illumination
 
 

@@ -1,4 +1,4 @@
-"""TensorFlow itself, imported once and quietly, and the conversion that it lacks.
+"""TensorFlow itself, imported once and quietly, the conversion that it lacks, and the device it computes on.
 
 While it is imported, TensorFlow's C++ side writes a dozen lines about CPU features and absent GPUs to the
 standard error stream, whatever its log settings say; they would bury the one line of a command that fails.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+from ptycho.errors import ConfigError
 
 
 @contextmanager
@@ -38,8 +40,6 @@ else:
     with _silent_stderr():
         import tensorflow as tf
 
-__all__ = ["Tensor", "as_complex", "tf"]
-
 Tensor = tf.Tensor
 
 
@@ -47,3 +47,31 @@ def as_complex(values: Tensor) -> Tensor:
     """Return real numbers as complex ones of the same precision; the gradient of a cast would warn about the
     part it drops."""
     return tf.complex(values, tf.zeros_like(values))
+
+
+def resolve_accelerator(requested: str) -> str:
+    """Return ``cpu`` or ``gpu`` for the requested accelerator (also ``cuda``; ``auto`` takes a GPU where
+    there is one, else the CPU); ``ConfigError`` if the machine does not have it, as it never has ``mps``."""
+    there = {"cpu": True, "gpu": bool(tf.config.list_physical_devices("GPU"))}
+    if requested == "auto":
+        return "gpu" if there["gpu"] else "cpu"
+    name = "gpu" if requested == "cuda" else requested
+    if not there.get(name, False):
+        usable = ", ".join(["auto", *(key for key, value in there.items() if value)])
+        raise ConfigError(
+            f"accelerator: this machine has no {requested} device for TensorFlow (got {requested!r}, "
+            f"expected one of {usable}). Pass --accelerator auto."
+        )
+    return name
+
+
+def device_name(requested: str) -> str:
+    """Return TensorFlow's name of the device of :func:`resolve_accelerator`, and make a GPU share its
+    memory."""
+    name = resolve_accelerator(requested)
+    if name == "gpu":
+        # Without this TensorFlow takes the whole memory of every GPU; it cannot be set once one is in use.
+        with suppress(RuntimeError):
+            for device in tf.config.list_physical_devices("GPU"):
+                tf.config.experimental.set_memory_growth(device, True)
+    return f"/{name.upper()}:0"

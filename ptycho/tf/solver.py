@@ -63,7 +63,7 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: physics.Shape) -> Tenso
 def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho_torch.solver.poisson_residual`."""
     field = physics.far_field(physics.exit_waves(patches, probes))
-    expected = tf.reduce_sum(tf.math.real(field) ** 2 + tf.math.imag(field) ** 2, axis=1)
+    expected = _power(field, axis=1)
     kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
     seen = tf.reduce_sum(tf.cast(kept, counts.dtype), axis=(1, 2), keepdims=True)
     mean = tf.reduce_sum(counts, axis=(1, 2), keepdims=True) / tf.maximum(seen, 1.0)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho.config.choices import CHECKPOINT_FOLDER
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
@@ -32,21 +31,19 @@ from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.process.isolation import untouched_process
 from ptycho.run.job import Feed, TrainingJob, TrainingResult, check_finite, check_left, opened_feeds
 from ptycho.run.mlflow_store import check_logger
-from ptycho.tf.checkpoints import Checkpoints, best_files, fill, load_bundle, packed, read_state
+from ptycho.tf.checkpoints import Checkpoints, State, best_files, fill, load_bundle, read_state
 from ptycho.tf.data import specs, stream
-from ptycho.tf.device import device_name, resolve_accelerator
 from ptycho.tf.loggers import RunLogger, build_logger
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
 from ptycho.tf.reconstruct import TensorflowBackend
-from ptycho.tf.runtime import Tensor, tf
+from ptycho.tf.runtime import Tensor, device_name, resolve_accelerator, tf
 
 logger = logging.getLogger(__name__)
 
 PRECISIONS: dict[str, tf.DType | None] = {"32-true": None, "bf16-mixed": tf.bfloat16}
 """What the convolutions compute in. 16-mixed needs a scaled loss, and on a CPU seven times the time of
 32-true."""
-State = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
 def _new_model(job: TrainingJob) -> PtychoPINN:
@@ -119,19 +116,17 @@ class _Training:
 
     def _train_epoch(self, epoch: int) -> float:
         """Take the steps of an epoch and return its mean loss."""
-        execution, config = self.job.execution, self.job.config
-        limit = config.gradient_clip_val
-        order = self.train.order(epoch)
-        batches = stream(self.train.source, order)
-        share, losses, gathered = execution.accum_steps, [], None
-        for index, batch in enumerate(batches):
+        config, share, order = self.job.config, self.job.execution.accum_steps, self.train.order(epoch)
+        losses, gathered = [], None
+        for index, batch in enumerate(stream(self.train.source, order)):
             loss, found = self._step(batch)
             losses.append(float(loss))
             if share > 1:
                 found = [gradient / share for gradient in found]
             gathered = found if gathered is None else [a + b for a, b in zip(gathered, found, strict=True)]
             if (index + 1) % share == 0 or index + 1 == len(order):
-                self.optimizer.apply(clipped(gathered, limit, config.gradient_clip_algorithm), self.rate)
+                limited = clipped(gathered, config.gradient_clip_val, config.gradient_clip_algorithm)
+                self.optimizer.apply(limited, self.rate)
                 gathered = None
         return float(np.mean(losses))
 
@@ -177,9 +172,8 @@ class _Training:
                 if execution.enable_checkpointing:
                     self.checkpoints.save(self.model, epoch, value, self._state(epoch))
                 phase.update(epoch + 1, **shown)
-                if self.patience.exhausted:
-                    if epoch + 1 < config.nepochs:
-                        phase.ended(early_end(epoch + 1, self.monitor, execution.checkpoint_mode))
+                if self.patience.exhausted and epoch + 1 < config.nepochs:
+                    phase.ended(early_end(epoch + 1, self.monitor, execution.checkpoint_mode))
                     break
         self._take_best(epoch + 1)
 
@@ -193,11 +187,9 @@ class _Training:
         self.model.trained_epoch = TrainedEpoch(number, self.monitor, best)
         self.job.progress.note(self.model.trained_epoch.best_of(trained))
 
-    def _state(self, epoch: int) -> dict[str, Any]:
-        progress: dict[str, Any] = {"epoch": epoch, "rate": self.rate}
-        for memory in (self.plateau, self.patience):
-            progress[type(memory).__name__] = asdict(memory)
-        return packed(progress, self.optimizer.state())
+    def _state(self, epoch: int) -> State:
+        memories = {type(memory).__name__: asdict(memory) for memory in (self.plateau, self.patience)}
+        return {"epoch": epoch, "rate": self.rate, **memories}, self.optimizer.state()
 
     def resume(self, path: Path, bundle: Bundle, found: State | None) -> None:
         """Go on from a checkpoint: exactly where its state lies beside it, else from its weights."""
@@ -210,8 +202,7 @@ class _Training:
         self.optimizer.load_state(state)
         self.first_epoch, self.rate = progress["epoch"] + 1, progress["rate"]
         for memory in (self.plateau, self.patience):
-            for name, value in progress[type(memory).__name__].items():
-                setattr(memory, name, value)
+            vars(memory).update(progress[type(memory).__name__])
         self._find_best(path)
 
     def _find_best(self, path: Path) -> None:

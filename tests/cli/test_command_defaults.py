@@ -119,7 +119,7 @@ def _fake_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _fake_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptycho.tf.device import tf
+    from ptycho.tf.runtime import tf
 
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
 

@@ -23,8 +23,15 @@ from ptycho.simulation.probes import (
     scale_to_photons,
     zone_plate_probe,
 )
-from ptycho.simulation.simulate import SimulationOptions, expected_counts, make_probe, simulate, write_scan
-from ptycho.simulation.trajectories import raster_points, spiral_points
+from ptycho.simulation.simulate import (
+    SimulationOptions,
+    expected_counts,
+    make_probe,
+    raster_points,
+    simulate,
+    spiral_points,
+    write_scan,
+)
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 EDGE = 1e-3

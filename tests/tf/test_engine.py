@@ -149,7 +149,7 @@ def test_early_stopping_ends_a_training_that_no_longer_gains(scan: Scan, tmp_pat
 def test_several_best_epochs_are_kept_when_asked_for(tmp_path: Path) -> None:
     model, checkpoints = PtychoPINN(UNROLLED), Checkpoints(tmp_path, keep=2)
     for epoch, value in enumerate((0.5, 0.3, 0.4, 0.2, 0.9)):
-        checkpoints.save(model, epoch, value, {})
+        checkpoints.save(model, epoch, value, ({}, {}))
     names = sorted(path.name for path in tmp_path.glob("*best*"))
     assert names == ["001-best-checkpoint.h5.zip", "003-best-checkpoint.h5.zip"]
     assert [path.name for path in checkpoints.files()] == ["003-best-checkpoint.h5.zip", "last.h5.zip"]

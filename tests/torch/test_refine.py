@@ -37,7 +37,7 @@ def refined(scan: Scan, n_steps: int) -> tuple[torch.Tensor, torch.Tensor, list[
         found = refine(
             chunks, torch.ones(plan.shape_yx, dtype=torch.complex64), RefineOptions(n_steps, probe=True)
         )
-    return found.obj, found.probe, found.misfit, plan.origin_yx_px
+    return found.obj, chunks.probe, found.misfit, plan.origin_yx_px
 
 
 def object_error(obj: torch.Tensor, arrays: dict[str, np.ndarray], origin: np.ndarray) -> float:

@@ -48,7 +48,7 @@ def check_centre(draft: Draft, options: FileOptions) -> Draft:
     if certain and offset.any():
         moved = _moved(raw, offset)
         if made:
-            from ptycho.physics.focus import focus_of
+            from ptycho.physics.propagation import focus_of
 
             moved.probeGuess = focus_of(np.sqrt(np.roll(mean, tuple(-offset), axis=(0, 1))))
         return draft.repaired("centre", _said(offset, raw.N), moved)
