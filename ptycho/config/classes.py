@@ -97,24 +97,58 @@ class ModelConfig:
     unrolled_likelihood: RefineLikelihood = "amplitude"  # poisson suits few photons and measures noise
 
 
-def _adopt_n_images(config: TrainingConfig | InferenceConfig) -> None:
-    """Honour the old name of ``n_groups``; the new name wins when both are given."""
-    if config.n_images is None:
-        return
-    kind = type(config).__name__
-    # Frames to the caller: this helper, __post_init__, the generated __init__, then the user's line.
-    warnings.warn(
-        f"{kind}: n_images is deprecated (got {config.n_images}). Pass n_groups instead.",
-        DeprecationWarning,
-        stacklevel=4,
-    )
-    if config.n_groups is None:
-        config.n_groups = config.n_images
+@dataclass(kw_only=True)
+class ScanConfig:
+    """What a training run and an inference are both told: the scan, how it is read, what takes part."""
+
+    default_n_groups: ClassVar[int | None] = None
+
+    n_groups: Count | None = None  # of an inference: all; of training: DEFAULT_N_GROUPS, on construction
+    n_images: Count | None = None  # old name of n_groups
+    n_subsample: Count | None = None  # patterns drawn from the file before grouping, None = all
+    subsample_seed: Seed | None = None
+    neighbor_count: Count = 4
+    enable_oversampling: bool = False
+    neighbor_pool_size: Count | None = None
+    backend: Backend = "tensorflow"
+    seed: Seed = 42
+    measurement_domain: MeasurementDomain | None = None  # what the patterns hold; None = decide from the file
+    probe_key: Word | None = None  # key of the probe in the data file, None = probeGuess
+    pattern_axis: Axis | None = None  # axis that counts the patterns, None = found from the shape
+    product_file: Path | None = None  # Ptychodus product of the scan, None = found by its name
+    photon_energy_eV: Positive | None = None  # these four win over the data file
+    detector_distance_m: Positive | None = None
+    detector_pixel_m: Positive | None = None
+    object_pixel_m: Positive | None = None
+    flip_positions: FlipAxes | None = None  # axes of the positions whose sign is turned
+    swap_positions: bool = False  # take x of the positions for y
+    match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
+    centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
+    keep_frames: bool = False  # let frames take part that look damaged
+    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
+    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
+    log_patch_stats: bool = False
+    patch_stats_limit: Count | None = None  # first patterns only
+
+    def __post_init__(self) -> None:
+        """Honour the old name of ``n_groups``; the new name wins when both are given."""
+        if self.n_images is not None:
+            # Frames to the caller: this function, the generated __init__, then the user's line.
+            warnings.warn(
+                f"{type(self).__name__}: n_images is deprecated (got {self.n_images}). "
+                "Pass n_groups instead.",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+        if self.n_groups is None:
+            self.n_groups = self.default_n_groups if self.n_images is None else self.n_images
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(ScanConfig):
     """One training run."""
+
+    default_n_groups: ClassVar[int | None] = DEFAULT_N_GROUPS
 
     model: ModelConfig
     train_data_file: Path | None = None
@@ -127,19 +161,11 @@ class TrainingConfig:
     realspace_weight: NotNegative = 0.0  # factor on tv_weight and realspace_mae_weight
     tv_weight: NotNegative = 0.0
     nphotons: Positive = 1e9  # expected photons per frame
-    n_groups: Count | None = None  # becomes DEFAULT_N_GROUPS on construction
-    n_images: Count | None = None  # old name of n_groups
-    n_subsample: Count | None = None  # patterns drawn from the file before grouping, None = all
-    subsample_seed: Seed | None = None
-    neighbor_count: Count = 4
-    enable_oversampling: bool = False
-    neighbor_pool_size: Count | None = None
     positions_provided: bool = True
     probe_trainable: bool = False
     intensity_scale_trainable: bool = True
     output_dir: Path = Path("training_outputs")
     sequential_sampling: bool = False
-    backend: Backend = "tensorflow"
     torch_loss_mode: LossMode = "poisson"
     torch_mae_pred_l2_match_target: bool = False
     gradient_clip_val: NotNegative | None = None
@@ -157,67 +183,18 @@ class TrainingConfig:
     plateau_min_lr: NotNegative = 5e-5
     plateau_threshold: NotNegative = 0.0
     learning_rate: Positive = 1e-3
-    seed: Seed = 42
-    measurement_domain: MeasurementDomain | None = None  # what the patterns hold; None = decide from the file
-    probe_key: Word | None = None  # key of the probe in the data file, None = probeGuess
-    pattern_axis: Axis | None = None  # axis that counts the patterns, None = found from the shape
-    product_file: Path | None = None  # Ptychodus product of train_data_file, None = found by its name
-    photon_energy_eV: Positive | None = None  # these four win over the data file
-    detector_distance_m: Positive | None = None
-    detector_pixel_m: Positive | None = None
-    object_pixel_m: Positive | None = None
-    flip_positions: FlipAxes | None = None  # axes of the positions whose sign is turned
-    swap_positions: bool = False  # take x of the positions for y
-    match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
-    centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
-    keep_frames: bool = False  # let frames take part that look damaged
-    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
-    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
-    log_patch_stats: bool = False
-    patch_stats_limit: Count | None = None  # first patterns only
-
-    def __post_init__(self) -> None:
-        _adopt_n_images(self)
-        if self.n_groups is None:
-            self.n_groups = DEFAULT_N_GROUPS
 
 
 @dataclass
-class InferenceConfig:
+class InferenceConfig(ScanConfig):
     """One reconstruction with a trained model."""
 
     model: ModelConfig
     model_path: Path
     test_data_file: Path
-    n_groups: Count | None = None
-    n_images: Count | None = None  # old name of n_groups
-    n_subsample: Count | None = None  # patterns drawn from the file before grouping, None = all
-    subsample_seed: Seed | None = None
-    neighbor_count: Count = 4
-    enable_oversampling: bool = False
-    neighbor_pool_size: Count | None = None
     debug: bool = False
     output_dir: Path = Path("inference_outputs")
-    backend: Backend = "tensorflow"
-    seed: Seed = 42
-    measurement_domain: MeasurementDomain | None = None  # what the patterns hold; None = decide from the file
-    probe_key: Word | None = None  # key of the probe in the data file, None = probeGuess
-    pattern_axis: Axis | None = None  # axis that counts the patterns, None = found from the shape
-    product_file: Path | None = None  # Ptychodus product of test_data_file, None = found by its name
-    photon_energy_eV: Positive | None = None  # these four win over the data file
-    detector_distance_m: Positive | None = None
-    detector_pixel_m: Positive | None = None
-    object_pixel_m: Positive | None = None
-    flip_positions: FlipAxes | None = None  # axes of the positions whose sign is turned
-    swap_positions: bool = False  # take x of the positions for y
     find_orientation: bool = False  # try the eight ways to take the positions, use what clearly fits best
-    match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
-    centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
-    keep_frames: bool = False  # let frames take part that look damaged
-    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
-    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
-    log_patch_stats: bool = False
-    patch_stats_limit: Count | None = None  # first patterns only
     patch_weighting: PatchWeighting = "probe"  # how the patches of cnn are merged
     varpro_scaling: bool = False  # scale the object to fit the counts best
     phase_vmin: Real | None = None  # ends of the phase colours [rad]
@@ -231,9 +208,6 @@ class InferenceConfig:
     refine_tv: BelowOne = 0.0  # [transmission]
     refine_start: RefineStart = "network"
     export: Path | None = None  # Ptychodus product (.h5) or CXI file to write too
-
-    def __post_init__(self) -> None:
-        _adopt_n_images(self)
 
 
 @dataclass

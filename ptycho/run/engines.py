@@ -25,8 +25,7 @@ from ptycho.config.config import (
     PyTorchExecutionConfig,
     TrainingConfig,
 )
-from ptycho.config.effects import changed
-from ptycho.config.inference_effects import MASK
+from ptycho.config.effects import MASK, changed
 from ptycho.data.probe_mask import masked
 from ptycho.data.scan import Scan
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError

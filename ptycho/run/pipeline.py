@@ -24,8 +24,7 @@ from ptycho.config.config import (
     TrainingConfig,
     update_legacy_dict,
 )
-from ptycho.config.effects import with_execution
-from ptycho.config.inference_effects import refuse_other_network
+from ptycho.config.effects import refuse_other_network, with_execution
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions
 from ptycho.data.orientation import Orientation
