@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import FileOptions
@@ -109,21 +109,27 @@ def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
 
 
 def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Lay another reconstruction on the canvas (H, W) of the first, to whole pixels.
+    """Lay another reconstruction on the canvas (H, W) of the first, as :func:`laid_on_canvas`."""
+    return laid_on_canvas(found, other.obj, other.scanned, other.origin_yx_px)
 
-    A fraction of a pixel is left to the gauge fit. Returns the other object, 1 where it has none, and the
-    pixels both have scanned.
+
+def laid_on_canvas(
+    found: Reconstruction, obj: NDArray[Any], seen: NDArray[np.bool_], origin_yx_px: ArrayLike = 0.0
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Lay an object on the canvas (H, W) of a reconstruction, to whole pixels.
+
+    A fraction of a pixel is left to the gauge fit. Returns the object, 1 where it has none, and the pixels
+    that the reconstruction has scanned and the object has ``seen``.
     """
-    offset = np.round(found.origin_yx_px - other.origin_yx_px).astype(int)
+    y, x = np.round(found.origin_yx_px - origin_yx_px).astype(int)
     height, width = found.obj.shape
-    rows, columns = np.arange(height) + offset[0], np.arange(width) + offset[1]
-    inside_y = (rows >= 0) & (rows < other.obj.shape[0])
-    inside_x = (columns >= 0) & (columns < other.obj.shape[1])
+    rows, columns = np.arange(height) + y, np.arange(width) + x
+    inside_y, inside_x = (rows >= 0) & (rows < obj.shape[0]), (columns >= 0) & (columns < obj.shape[1])
     target, source = np.ix_(inside_y, inside_x), np.ix_(rows[inside_y], columns[inside_x])
-    obj = np.ones((height, width), dtype=np.complex128)
-    seen = np.zeros((height, width), dtype=bool)
-    obj[target], seen[target] = other.obj[source], other.scanned[source]
-    return obj, seen & found.scanned
+    laid = np.ones((height, width), dtype=np.complex128)
+    both = np.zeros((height, width), dtype=bool)
+    laid[target], both[target] = obj[source], seen[source]
+    return laid, both & found.scanned
 
 
 def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -> Fit:

@@ -21,6 +21,7 @@ from ptycho.data.npz import atomic_path, npz_headers, read_npz, write_npz
 from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
+from ptycho.evaluation.comparison import laid_on_canvas
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.hdf5 import is_hdf5
 
@@ -128,14 +129,7 @@ def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], ND
     if not bool(arrays[TRUTH_FLAG]):
         return None
     stored = arrays["objectGuess"]
-    height, width = found.obj.shape
-    # What is left of the origin is a fraction of a pixel, which the gauge fit finds.
-    y, x = np.round(found.origin_yx_px).astype(int)
-    rows, columns = np.arange(height) + y, np.arange(width) + x
-    inside_y, inside_x = (rows >= 0) & (rows < stored.shape[0]), (columns >= 0) & (columns < stored.shape[1])
-    truth = np.ones((height, width), dtype=np.complex128)
-    truth[np.ix_(inside_y, inside_x)] = stored[np.ix_(rows[inside_y], columns[inside_x])]
-    return truth, found.scanned & inside_y[:, None] & inside_x
+    return laid_on_canvas(found, stored, np.ones(stored.shape, bool))
 
 
 def write_patch_stats(folder: Path, placed: PlacedReconstruction, limit: int | None) -> Path:
