@@ -223,8 +223,7 @@ def infer(
             scan = turned_scan(scan, used)
         optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
         _note_scale(scan, config, progress)
-        epoch = engine.to_bundle(model).trained_epoch
-        if epoch is not None:
+        if (epoch := engine.to_bundle(model).trained_epoch) is not None:
             progress.note(epoch.found_in(path))
         found = engine.reconstruct(
             model,

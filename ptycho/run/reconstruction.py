@@ -124,14 +124,13 @@ def reconstruct(
         misfit: list[float] = []
         if refine is not None:
             refined = refine_shown(backend.primitives, chunks, obj, refine, progress)
-            obj, misfit = refined.obj, refined.misfit
-            illumination = backend.illumination(chunks)
+            obj, misfit, illumination = refined.obj, refined.misfit, backend.illumination(chunks)
         tally = FitTally(len(indices), scan.n_px, photon_unit(scan))
         _pairs(backend, obj, chunks, tally.add)
         fit = tally.result()
     if misfit:
-        steps, first = len(misfit), misfit[0]
-        progress.note(f"refined in {steps} steps: misfit {first:.4g} before, {fit.relative:.4g} after")
+        before, after = misfit[0], fit.relative
+        progress.note(f"refined in {len(misfit)} steps: misfit {before:.4g} before, {after:.4g} after")
         misfit.append(fit.relative)
     coverage = backend.array(illumination)
     return Reconstruction(
