@@ -336,8 +336,12 @@ def _status_of(action: Callable[[], int | None], *, debug: bool, typed: Typed) -
     return status or EXIT_OK
 
 
-def report(outcome: InferenceOutcome) -> None:
-    """Print the scores and the paths that were written; the two pictures come last."""
+def report(outcome: InferenceOutcome, *, quiet: bool, strict: bool) -> int:
+    """Print the scores and the paths that were written, the two pictures last, unless ``quiet``. Return the
+    status, which is 3 for a failed verdict where ``strict`` makes it count."""
+    status = EXIT_FAILED if strict and outcome.verdict.word == "failed" else EXIT_OK
+    if quiet:
+        return status
     found = outcome.reconstruction
     height, width = found.obj.shape
     print(f"reconstructed {len(found.indices)} patterns to {height} x {width} px in {found.seconds:.1f} s")
@@ -349,8 +353,4 @@ def report(outcome: InferenceOutcome) -> None:
         print(f"MLflow run {run_id}")
     for path in [*outcome.files[2:], *outcome.files[:2]]:
         print(path)
-
-
-def exit_status(outcome: InferenceOutcome, *, strict: bool) -> int:
-    """Return 0, or 3 for a failed verdict where ``strict`` makes it count."""
-    return EXIT_FAILED if strict and outcome.verdict.word == "failed" else EXIT_OK
+    return status

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho.cli.console import Parser, run_main
-from ptycho.cli.flags import add_value
+from ptycho.cli.flags import Flags
 
 if TYPE_CHECKING:
     from ptycho.simulation.simulate import SimulationOptions
@@ -33,55 +33,51 @@ def build_parser() -> argparse.ArgumentParser:
         "ptycho_simulate",
         "Simulate a ptychography scan and write it as an NPZ data file with its ground truth.",
     )
-    add_value(parser, "output", Path, "FILE", "data file, .npz", required=True)
-    add_value(parser, "preview", Path, "PNG", "picture of object, probe, pattern, scan")
-    parser.add_argument("--no-compress", action="store_true", help="store the arrays uncompressed")
-    add_value(parser, "seed", int, None, "seed of object, jitter and noise (default 0)")
-    parser.add_argument("--quiet", action="store_true", help="print nothing on success")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    _add_object_flags(parser.add_argument_group("object"))
-    _add_scan_flags(parser.add_argument_group("scan"))
-    _add_beam_flags(parser.add_argument_group("beam and detector"))
+    add = Flags(parser)
+    add("output", Path, "FILE", "data file, .npz", required=True)
+    add("preview", Path, "PNG", "picture of object, probe, pattern, scan")
+    add.mark("no-compress", "store the arrays uncompressed")
+    add("seed", int, None, "seed of object, jitter and noise (default 0)")
+    add.mark("quiet", "print nothing on success")
+    add.mark("debug", "show the traceback of an error")
+    _add_object_flags(Flags(parser, "object"))
+    _add_scan_flags(Flags(parser, "scan"))
+    _add_beam_flags(Flags(parser, "beam and detector"))
     return parser
 
 
-def _add_object_flags(group: Any) -> None:
-    text = "collage (default), dead_leaves, gaussian_random_field, lines or siemens_star"
-    add_value(group, "scene", str, "NAME", text)
-    add_value(group, "picture", str, "IMAGE", "make the object from a picture instead")
-    add_value(group, "phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
+def _add_object_flags(add: Flags) -> None:
+    add("scene", str, "NAME", "collage (default), dead_leaves, gaussian_random_field, lines or siemens_star")
+    add("picture", str, "IMAGE", "make the object from a picture instead")
+    add("phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
     text = "largest phase difference in radians (default 1.5)"
-    add_value(group, "phase-range", float, "RAD", text, dest="phase_range_rad")
+    add("phase-range", float, "RAD", text, dest="phase_range_rad")
 
 
-def _add_scan_flags(group: Any) -> None:
-    add_value(group, "scan", str, None, "raster or spiral (default raster)")
-    text = "distance between neighbours in object pixels (default 5)"
-    add_value(group, "step", float, "PX", text, dest="step_px")
-    count = group.add_mutually_exclusive_group()
-    add_value(count, "grid", _grid, "NYxNX", "rows and columns (default 20x20)")
-    add_value(count, "positions", int, "N", "points of the spiral", dest="n_positions")
-    text = "largest random displacement along each axis (default 1)"
-    add_value(group, "jitter", float, "PX", text, dest="jitter_px")
-    group.add_argument("--integer-positions", action="store_true", help="put every patch on whole pixels")
+def _add_scan_flags(add: Flags) -> None:
+    add("scan", str, None, "raster or spiral (default raster)")
+    add("step", float, "PX", "distance between neighbours in object pixels (default 5)", dest="step_px")
+    either = Flags(add.group.add_mutually_exclusive_group())
+    either("grid", _grid, "NYxNX", "rows and columns (default 20x20)")
+    either("positions", int, "N", "points of the spiral", dest="n_positions")
+    add("jitter", float, "PX", "largest random displacement along each axis (default 1)", dest="jitter_px")
+    add.mark("integer-positions", "put every patch on whole pixels")
 
 
-def _add_beam_flags(group: Any) -> None:
-    add_value(group, "size pattern-size", int, "N", "pattern size in pixels (default 64)", dest="n_px")
-    add_value(group, "probe", str, None, "zone-plate or disc (default zone-plate)")
+def _add_beam_flags(add: Flags) -> None:
+    add("size pattern-size", int, "N", "pattern size in pixels (default 64)", dest="n_px")
+    add("probe", str, None, "zone-plate or disc (default zone-plate)")
     text = "diameter of the lit area in object pixels (default 0.45 of the pattern size)"
-    add_value(group, "probe-diameter", float, "PX", text, dest="probe_diameter_px")
+    add("probe-diameter", float, "PX", text, dest="probe_diameter_px")
     text = "path difference between rim and axis of the probe (default 1)"
-    add_value(group, "defocus", float, "WAVES", text, dest="defocus_waves")
+    add("defocus", float, "WAVES", text, dest="defocus_waves")
     text = "store a starting probe with this defocus error, and the true one besides"
-    add_value(group, "probe-error", float, "WAVES", text, dest="probe_error_waves")
-    add_value(group, "modes", int, "P", "incoherent probe modes (default 1)", dest="n_modes")
-    text = "power of a mode relative to the one before (default 0.3)"
-    add_value(group, "mode-decay", float, "F", text)
-    text = "photons per frame that an empty object would scatter (default 1e6)"
-    add_value(group, "photons", float, "N", text)
+    add("probe-error", float, "WAVES", text, dest="probe_error_waves")
+    add("modes", int, "P", "incoherent probe modes (default 1)", dest="n_modes")
+    add("mode-decay", float, "F", "power of a mode relative to the one before (default 0.3)")
+    add("photons", float, "N", "photons per frame that an empty object would scatter (default 1e6)")
     text = "mean background counts per pixel (default 0)"
-    add_value(group, "background", float, "COUNTS", text, dest="background_counts")
+    add("background", float, "COUNTS", text, dest="background_counts")
 
 
 def _options(values: dict[str, Any]) -> SimulationOptions:
