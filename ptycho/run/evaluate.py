@@ -25,6 +25,7 @@ from ptycho.evaluation.comparison import (
     stored_domain,
     stored_fit,
 )
+from ptycho.evaluation.figures import save_comparison_png, save_frc_png, save_residual_map_png
 from ptycho.evaluation.gauge import solve_gauge
 from ptycho.evaluation.metrics import score_aligned
 from ptycho.evaluation.verdict import Verdict, announce, judge
@@ -274,9 +275,6 @@ def _compare(
     result: Evaluation, folder: Path, obj: NDArray[Any], other: Reference, names: tuple[str, str], title: str
 ) -> dict[str, float]:
     """Score an object against a reference; write the pictures, and the correlation as picture and numbers."""
-    from ptycho.evaluation.charts import save_frc_png
-    from ptycho.evaluation.figures import save_comparison_png
-
     fit = solve_gauge(obj, other.obj, other.mask)
     scores = score_aligned(fit.obj, other.obj, other.mask, known_truth=other.known)
     picture = folder / f"comparison_{other.name}.png"
@@ -293,8 +291,6 @@ def _score_patterns(
     result: Evaluation, folder: Path, found: Reconstruction, scan: Scan, progress: Progress
 ) -> None:
     """Score every pattern by how well the reconstruction explains it; write the map over the scan."""
-    from ptycho.evaluation.charts import save_residual_map_png
-
     placed = found.in_scan(scan)
     fit, numbers, positions = stored_fit(placed, progress), placed.numbers, placed.positions_yx_px
     placed = replace(placed, found=replace(found, fit=fit))

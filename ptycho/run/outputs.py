@@ -22,6 +22,14 @@ from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
 from ptycho.evaluation.comparison import laid_on_canvas
+from ptycho.evaluation.figures import (
+    save_comparison_png,
+    save_loss_png,
+    save_probe_png,
+    save_reconstruction_pngs,
+)
+from ptycho.evaluation.gauge import solve_gauge
+from ptycho.evaluation.metrics import score_aligned
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.hdf5 import is_hdf5
 
@@ -112,8 +120,6 @@ def write_run_record(folder: Path, config: Any, execution: Any, record: ScaleRec
 
 def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) -> list[Path]:
     """Write the losses of the epochs as ``loss.png`` and ``history.json``; nothing where no epoch ended."""
-    from ptycho.evaluation.charts import save_loss_png
-
     curves = {name: list(values) for name, values in history.items() if len(values)}
     if not curves:
         return []
@@ -177,8 +183,6 @@ def write_reconstruction(
     ``phase_limits_rad``; None chooses from the picture. Return the files, the two pictures first, and the
     scores.
     """
-    from ptycho.evaluation.figures import save_probe_png, save_reconstruction_pngs
-
     found, count = placed.found, len(placed.rows)
     lit = np.where(found.scanned, found.coverage, 0.0)
     files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
@@ -211,10 +215,6 @@ def _scored(
     known = truth_on_canvas(Path(data_file), found) if data_file is not None else None
     if known is None:
         return {}, []
-    from ptycho.evaluation.figures import save_comparison_png
-    from ptycho.evaluation.gauge import solve_gauge
-    from ptycho.evaluation.metrics import score_aligned
-
     truth, mask = known
     try:
         fit = solve_gauge(found.obj, truth, mask)

@@ -21,6 +21,7 @@ from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, Traini
 from ptycho.data.prepare import prepare_scan
 from ptycho.data.probe_mask import mask_of
 from ptycho.errors import BundleError
+from ptycho.evaluation.figures import save_reconstruction_pngs
 from ptycho.evaluation.verdict import announce, judge
 from ptycho.networks.bundle import MANIFEST, read_bundle
 from ptycho.process.progress import LoggedProgress
@@ -170,8 +171,6 @@ def save_outputs(
     """Write pictures and loss curves to a folder; Ptychodus calls this after a training run. Amplitude and
     phase [rad] are (H, W) or (H, W, 1), or None for no pictures; ``history`` of the results is drawn where it
     is there."""
-    from ptycho.evaluation.figures import save_reconstruction_pngs
-
     folder = prepare_folder(output_prefix)
     files: list[Path] = []
     if amplitude is not None and phase is not None:
