@@ -65,7 +65,7 @@ class DiffractionToObject:
         if architecture_of(self.bundle.model).whole_canvas:
             return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
-        self._populate(self.bundle.model.N)
+        populate_legacy(self.bundle.model, LoggedProgress())
         raw, indices = _behind(inputs)
         # Without the beam behind the offsets, its power is that of the training.
         scan = None if raw is None or raw.probeGuess is None else self._prepared(raw)
@@ -79,10 +79,6 @@ class DiffractionToObject:
         if scan is not None:
             self._reconstructed(scan, indices)
         return patches
-
-    def _populate(self, n_px: int) -> None:
-        """Fill ``params.cfg`` for a reconstruction, and log that line."""
-        populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())
 
     def _prepared(self, raw: RawData) -> Scan:
         """Return the scan that offsets belong to, after the checks."""
@@ -125,7 +121,7 @@ class DiffractionToObject:
                 "scan, or other patterns than theirs, expected those of one container). Pass X and "
                 "local_offsets of the same container."
             )
-        self._populate(raw.N)
+        populate_legacy(replace(self.bundle.model, N=raw.N), LoggedProgress())
         scan = self._prepared(raw)
         found = self._reconstructed(scan, indices)
         positions = raw.positions_yx_px[indices].mean(axis=1)

@@ -9,21 +9,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ptycho.cli.console import Parser
+from ptycho.config import choices
 from ptycho.config.architectures import ARCHITECTURES
-from ptycho.config.choices import (
-    CentrePatterns,
-    FlipAxes,
-    LossMode,
-    MatchLengths,
-    ModelType,
-    PatchWeighting,
-    RefineLikelihood,
-    RefineStart,
-    allowed,
-)
 
 DOMAINS = {
     "counts": "counts",
@@ -63,8 +53,9 @@ class Flags:
         flags = [f"--{name}" for name in names.split()]
         self.group.add_argument(*flags, metavar=metavar, help=text, **more)
 
-    def choice(self, name: str, values: tuple[Any, ...], text: str, **more: Any) -> None:
-        """Add a flag that takes one of some values."""
+    def choice(self, name: str, choice: object, text: str, **more: Any) -> None:
+        """Add a flag that takes one of the values of a ``Literal``."""
+        values = choices.allowed(choice)
         self(name, type(values[0]), None, text, choices=values, **more)
 
     def mark(self, name: str, text: str, action: str = "store_true", **more: Any) -> None:
@@ -111,7 +102,8 @@ def _common(parser: argparse.ArgumentParser, device: str) -> None:
 
 def add_pattern_axis(add: Flags) -> None:
     """Add the flag that names the axis of the patterns."""
-    add.choice("pattern-axis", (0, 1, 2), "axis that counts the patterns; by default found from the shape")
+    text = "axis that counts the patterns; by default found from the shape"
+    add.choice("pattern-axis", Literal[0, 1, 2], text)
 
 
 def add_file_flags(parser: argparse.ArgumentParser) -> None:
@@ -124,13 +116,13 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("detector-pixel", float, "M", "side of a detector pixel in m", dest="detector_pixel_m")
     text = "side of an object pixel in m (default: from the three above)"
     add("object-pixel", float, "M", text, dest="object_pixel_m")
-    add.choice("flip-positions", allowed(FlipAxes), "turn the sign of x, y or both")
+    add.choice("flip-positions", choices.FlipAxes, "turn the sign of x, y or both")
     add.switch("swap-positions", "take x for y, before any flip (default no)")
     add = Flags(parser, "data that look damaged")
     text = "patterns and positions that differ in number: refuse (default) or head (the first of both)"
-    add.choice("match-lengths", allowed(MatchLengths), text)
+    add.choice("match-lengths", choices.MatchLengths, text)
     text = "move a beam that is certainly not on pixel N // 2 there: auto (default) or off"
-    add.choice("centre-patterns", allowed(CentrePatterns), text)
+    add.choice("centre-patterns", choices.CentrePatterns, text)
     add.switch("keep-frames", "use dark, saturated and broken frames too (default no)")
     add.switch("keep-pixels", "use pixels that look hot, dead or struck too (default no)")
     text = "take the power of the stored probe as photons per frame, as of an empty beam (default no)"
@@ -196,12 +188,12 @@ def _training_network(add: Flags) -> None:
     add("decoder-spatial-kernel", int, "K", "side of its kernel (default 7)")
     add("gaussian-smoothing-sigma", float, "PX", "smooth the exit wave that cnn predicts (default 0: not)")
     text = "pinn: learn from the patterns (default); supervised: learn from Y, label or objectGuess (cnn)"
-    add.choice("model-type", allowed(ModelType), text)
-    add.choice("profile", ("ci",), "ci: counts, Poisson loss")
+    add.choice("model-type", choices.ModelType, text)
+    add.choice("profile", Literal["ci"], "ci: counts, Poisson loss")
 
 
 def _training_loss(add: Flags) -> None:
-    add.choice("torch-loss-mode", allowed(LossMode), "main term (default amplitude)")
+    add.choice("torch-loss-mode", choices.LossMode, "main term (default amplitude)")
     add("nll-weight", float, "W", "its weight, 0 to 1 (default 1; not of mae)")
     add("mae-weight", float, "W", "weight of the mean absolute amplitude error (default 0)")
     add("realspace-weight", float, "W", "factor on the two terms below (default 0: none)")
@@ -259,7 +251,7 @@ def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser
 def _reconstruction(add: Flags) -> None:
     add("n-images n-groups", int, "K", "use K random patterns (default: all)", dest="n_groups")
     add("inference-batch-size torch-inference-batch-size", int, "B", "groups given to cnn at a time")
-    add.choice("patch-weighting", allowed(PatchWeighting), "how cnn patches are merged (default probe)")
+    add.choice("patch-weighting", choices.PatchWeighting, "how cnn patches are merged (default probe)")
     add.switch("varpro-scaling", "scale the object so that it fits the counts best (default no)")
     text = (
         "fit the probe of the file to the scan before the network sees it (default: a probe is fitted on any "
@@ -282,11 +274,11 @@ def _refinement(add: Flags) -> None:
     add.switch("refine-positions", "refine the scan positions too (default no)")
     add.switch("refine-frames", "refine one intensity factor per frame too (default no)")
     text = "what the steps descend on (default amplitude)"
-    add.choice("refine-likelihood", allowed(RefineLikelihood), text)
+    add.choice("refine-likelihood", choices.RefineLikelihood, text)
     text = (
         "total-variation smoothing per step, such as 0.01 with the Poisson likelihood at low dose (default "
         "0: none)"
     )
     add("refine-tv", float, "T", text)
     text = "object to start the refinement from (default network)"
-    add.choice("init", allowed(RefineStart), text, dest="refine_start")
+    add.choice("init", choices.RefineStart, text, dest="refine_start")

@@ -259,16 +259,17 @@ def _references(found: Reconstruction, truth: Path | None, reference: Path | Non
                 f"{truth}: the file does not hold a known truth (expected objectGuess with object_is_truth). "
                 "Pass --reference with another reconstruction instead."
             )
-        references.append(Reference("truth", *known))
+        references.append((truth, Reference("truth", *known)))
     if reference is not None:
-        references.append(Reference("reference", *on_canvas_of(read_reconstruction(reference), found)))
-    for known, path in zip(references, [path for path in (truth, reference) if path], strict=True):
-        if not known.mask.any():
+        known = on_canvas_of(read_reconstruction(reference), found)
+        references.append((reference, Reference("reference", *known)))
+    for path, other in references:
+        if not other.mask.any():
             raise DataError(
                 f"{path}: it does not overlap the reconstruction (got 0 shared pixels, expected > 0). "
                 "Name one of the same field."
             )
-    return references
+    return [other for _, other in references]
 
 
 def _compare(

@@ -149,13 +149,13 @@ def write_patch_stats(folder: Path, placed: PlacedReconstruction, limit: int | N
     weight = weight / weight.sum()
     rows = []
     for start in range(0, len(numbers), 256):
-        patches = extract_patches(found.obj, corners[start : start + 256], plan.patch_px)
-        amplitude, phase = np.abs(patches), np.angle(patches)
-        columns = [positions[start : start + 256, 0], positions[start : start + 256, 1]]
-        for values in (amplitude, phase):
+        part = slice(start, start + 256)
+        patches = extract_patches(found.obj, corners[part], plan.patch_px)
+        columns = [numbers[part], *positions[part].T]
+        for values in (np.abs(patches), np.angle(patches)):
             mean = (values * weight).sum(axis=(1, 2))
             columns += [mean, np.sqrt(((values - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)))]
-        rows.append(np.stack([numbers[start : start + 256], *columns], axis=1))
+        rows.append(np.stack(columns, axis=1))
     header = "pattern,y_px,x_px,amplitude_mean,amplitude_std,phase_mean_rad,phase_std_rad"
     return write_columns(folder / "patch_stats.csv", header, np.concatenate(rows))
 

@@ -85,7 +85,10 @@ def train_cdi_model_with_backend(
     populate_legacy(config, LoggedProgress())
     validate_training_config(config, any_batch=True)
     validate_execution_config(execution)
-    validate_effects(_of_known_dose(config), execution)
+    # A client always sends a dose; counts and files know theirs.
+    known = copy.copy(config)
+    known.nphotons = TrainingConfig.nphotons
+    validate_effects(known, execution)
     engine = load_engine(config.backend)
     engine.check_settings(config, execution, {})
     scan = _scan(train_data, config, "the settings", config.model.N)
@@ -130,13 +133,6 @@ def _without_idle_settings(config: TrainingConfig) -> TrainingConfig:
         return config
     kind = own.model.model_type if own.model.model_type == "supervised" else own.model.architecture
     logger.warning("%s: left out, since it has no effect: %s", kind, ", ".join(sorted(found)))
-    return own
-
-
-def _of_known_dose(config: TrainingConfig) -> TrainingConfig:
-    """Return the settings with the default dose: a client always sends one, counts and files know theirs."""
-    own = copy.copy(config)
-    own.nphotons = TrainingConfig.nphotons
     return own
 
 
