@@ -106,7 +106,8 @@ def with_flags(text: str, typed: Typed) -> str:
     """Add the typed flags to a message of one line that names only their settings or files."""
     for dest, (names, _) in typed.items():
         # A message may take the name of a setting for that of its flag.
-        text = re.sub(rf"--{dest}(?![\w-])", lambda said, names=names: _own_name(said[0], names), text)  # type: ignore[misc]
+        if f"--{dest}".replace("_", "-") not in names:
+            text = re.sub(rf"--{dest}(?![\w-])", names[0], text)
     spelled = text.replace("_", "-")
     unnamed = {
         dest: (names[0], value)
@@ -121,10 +122,6 @@ def with_flags(text: str, typed: Typed) -> str:
     if not flags:
         return text
     return f"{text} The flag{' is' if len(flags) == 1 else 's are'} {', '.join(flags)}."
-
-
-def _own_name(said: str, names: tuple[str, ...]) -> str:
-    return said if said.replace("_", "-") in names else names[0]
 
 
 def _holds_path(text: str, value: str) -> bool:
@@ -244,8 +241,7 @@ class ConsoleProgress(Progress):
 
     def conclude(self, text: str, *, good: bool) -> None:
         """Print one line."""
-        del good
-        print(text, flush=True)
+        self.note(text)
 
 
 def _short(value: Any) -> str:

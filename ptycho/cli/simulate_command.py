@@ -133,16 +133,13 @@ def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:
 
     obj, probe = arrays["objectGuess"], arrays["probeGuess"]
     probe = probe.reshape(-1, *probe.shape[-2:])
-    mean = arrays["diff3d"].mean(axis=0)
+    mean, amplitude = arrays["diff3d"].mean(axis=0), np.abs(probe[0])
+    phase = np.where(amplitude > 0.02 * amplitude.max(), np.angle(probe[0]), np.nan)
     panels = [
         ("object amplitude", np.abs(obj), "gray"),
         ("object phase [rad]", np.angle(obj), "viridis"),
-        ("probe amplitude [sqrt(photons)], mode 0", np.abs(probe[0]), "magma"),
-        (
-            "probe phase [rad], mode 0",
-            np.where(np.abs(probe[0]) > 0.02 * np.abs(probe[0]).max(), np.angle(probe[0]), np.nan),
-            "twilight_shifted",
-        ),
+        ("probe amplitude [sqrt(photons)], mode 0", amplitude, "magma"),
+        ("probe phase [rad], mode 0", phase, "twilight_shifted"),
         ("log10(1 + mean counts)", np.log10(1.0 + mean), "magma"),
     ]
     figure = Figure(figsize=(13, 8), layout="constrained")

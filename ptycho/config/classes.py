@@ -72,7 +72,7 @@ class ScanConfig:
     neighbor_pool_size: rules.Count | None = None
     backend: choices.Backend = "tensorflow"
     seed: rules.Seed = 42
-    measurement_domain: choices.MeasurementDomain | None = None  # of the patterns, None = by the file
+    measurement_domain: choices.MeasurementDomain | None = None  # of the patterns, None = found from the file
     probe_key: rules.Word | None = None  # key of the probe in the data file, None = probeGuess
     pattern_axis: rules.Axis | None = None  # axis that counts the patterns, None = found from the shape
     product_file: Path | None = None  # Ptychodus product of the scan, None = found by its name

@@ -45,6 +45,8 @@ NEEDED_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 """Setting -> the choice it belongs to, and the values of it that read the setting."""
 GROUPS_ONLY: tuple[str, ...] = ("object_big", "neighbor_count", "enable_oversampling", "neighbor_pool_size")
 """What groups of one pattern do not have."""
+WITH_GROUPS = f" or pass --architecture {next(item.name for item in KNOWN.values() if not item.whole_canvas)}"
+"""How to ask for a network that sees groups of patterns."""
 NOT_IMPLEMENTED: tuple[str, ...] = (
     "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks", "learned_input_channels", "max_hidden_channels",
     "resnet_width", "fno_input_transform", "generator_output_mode", "probe_scale", "positions_provided",
@@ -140,18 +142,13 @@ def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | No
         yield from _idle_execution(config, execution, own)
 
 
-def _with_groups(how: str) -> str:
-    """Return how to ask for a network that sees groups of patterns."""
-    return f" or {how} {next(item.name for item in KNOWN.values() if not item.whole_canvas)}"
-
-
 def _idle_by_network(config: TrainingConfig, own: Architecture) -> Iterator[Idle]:
     model = config.model
     for other in KNOWN.values():
         if other is not own:
             yield Idle(model, other.settings, own.name, action=f" or pass --architecture {other.name}")
     if own.whole_canvas:
-        yield Idle(config, ("batch_size",), own.name, action=_with_groups("pass --architecture"))
+        yield Idle(config, ("batch_size",), own.name, action=WITH_GROUPS)
     if model.gridsize == 1:
         for part in (model, config):
             yield Idle(part, GROUPS_ONLY, "groups of one pattern", action=" or raise gridsize")
@@ -166,11 +163,8 @@ def idle_without(part: Any) -> Iterator[Idle]:
     """Yield the settings whose partner is off or not given."""
     for name, partner in NEEDED.items():
         if hasattr(part, partner) and not getattr(part, partner):
-            yield Idle(part, (name,), f"{_kind(part)} without {partner}", action=f" or set {partner}")
-
-
-def _kind(part: Any) -> str:
-    return type(part).__name__.removesuffix("Config").lower()
+            kind = type(part).__name__.removesuffix("Config").lower()
+            yield Idle(part, (name,), f"{kind} without {partner}", action=f" or set {partner}")
 
 
 def _idle_execution(
@@ -181,8 +175,7 @@ def _idle_execution(
     if not execution.enable_checkpointing:
         yield Idle(execution, ("checkpoint_save_top_k",), "training without checkpoints")
     if own.whole_canvas:
-        action = _with_groups("pass --architecture")
-        yield Idle(execution, ("inference_batch_size",), own.name, action=action)
+        yield Idle(execution, ("inference_batch_size",), own.name, action=WITH_GROUPS)
     if config.backend == "tensorflow":
         yield Idle(execution, LIGHTNING_ONLY, "TensorFlow", action=" or pass --backend pytorch")
 

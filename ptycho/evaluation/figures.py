@@ -305,10 +305,13 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
     return save_figure(figure, path)
 
 
-def _chart(height_in: float) -> tuple[Figure, Axes]:
+def _chart(height_in: float, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = new_figure(6.4, height_in)
     figure.set_layout_engine("constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure, axes
 
 
 def save_loss_png(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
@@ -325,14 +328,12 @@ def save_loss_png(history: Mapping[str, Sequence[float]], path: str | Path) -> P
             f"{path}: the loss history holds no finite value (got curves {list(curves)}, "
             "expected at least one number). Check the training log."
         )
-    figure, axes = _chart(4.2)
+    figure, axes = _chart(4.2, "epoch", "loss")
     for name, values in curves.items():
         axes.plot(np.arange(1, values.size + 1), values, label=name, marker=".", markersize=4, linewidth=1.2)
     if all((values > 0).all() for values in finite):
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
     axes.grid(True, which="both", alpha=0.3)
     axes.legend(fontsize=8)
     return save_figure(figure, path)
@@ -340,7 +341,7 @@ def save_loss_png(history: Mapping[str, Sequence[float]], path: str | Path) -> P
 
 def save_frc_png(curve: FRC, path: str | Path, title: str) -> Path:
     """Write a Fourier ring correlation with its half-bit curve; ``title`` says what was correlated."""
-    figure, axes = _chart(4.2)
+    figure, axes = _chart(4.2, "spatial frequency [cycles / px]", "correlation")
     axes.plot(curve.frequency_cycles_per_px, curve.correlation, label="correlation", linewidth=1.4)
     axes.plot(curve.frequency_cycles_per_px, curve.half_bit, "--", label="half-bit", linewidth=1.0)
     resolution = curve.resolution_px
@@ -349,8 +350,6 @@ def save_frc_png(curve: FRC, path: str | Path, title: str) -> Path:
         axes.axvline(1 / resolution, color="0.5", linewidth=0.8)
         crossing = f"half-bit at a period of {resolution:.2f} px"
     axes.set_title(f"Fourier ring correlation, {title}: {crossing}", fontsize=10)
-    axes.set_xlabel("spatial frequency [cycles / px]")
-    axes.set_ylabel("correlation")
     axes.set_xlim(0, 0.5)
     axes.set_ylim(min(-0.05, float(curve.correlation.min())), 1.05)
     axes.grid(True, alpha=0.3)
@@ -362,7 +361,7 @@ def save_residual_map_png(
     positions_yx_px: NDArray[np.float64], misfit: NDArray[Any], path: str | Path
 ) -> Path:
     """Write the relative amplitude misfit (J,) of every pattern at its scan position (J, 2) [object px]."""
-    figure, axes = _chart(5.4)
+    figure, axes = _chart(5.4, "x [px]", "y [px]")
     extent = float(np.ptp(positions_yx_px, axis=0).max()) or 1.0
     size = float(np.clip((320.0 / np.sqrt(len(misfit))) ** 2 / 4, 2.0, 120.0))
     dots = axes.scatter(positions_yx_px[:, 1], positions_yx_px[:, 0], c=misfit, s=size, cmap="magma")
@@ -371,6 +370,4 @@ def save_residual_map_png(
     axes.invert_yaxis()
     axes.margins(0.02 + 4 / extent)
     axes.set_title(f"Misfit of {len(misfit)} patterns, median {np.median(misfit):.3g}", fontsize=10)
-    axes.set_xlabel("x [px]")
-    axes.set_ylabel("y [px]")
     return save_figure(figure, path)

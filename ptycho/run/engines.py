@@ -20,11 +20,7 @@ from ptycho.config.choices import (
     PRETRAINED,
     PYTORCH_WEIGHTS,
 )
-from ptycho.config.config import (
-    ModelConfig,
-    PyTorchExecutionConfig,
-    TrainingConfig,
-)
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import MASK, changed
 from ptycho.data.probe_mask import masked
 from ptycho.data.scan import Scan
@@ -117,13 +113,11 @@ def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
         raise
 
 
-def choose_device(engine: Engine, execution: PyTorchExecutionConfig, progress: Progress) -> str:
-    """Return the device that the machine has; say where a GPU stands idle; raise ``ConfigError`` for one that
-    it does not have."""
-    found: str = engine.resolve_accelerator(execution.accelerator)
+def choose_device(engine: Engine, execution: PyTorchExecutionConfig, progress: Progress) -> None:
+    """Raise ``ConfigError`` for a device that the machine does not have; say where a GPU stands idle."""
+    found = engine.resolve_accelerator(execution.accelerator)
     if found == "cpu" and engine.resolve_accelerator("auto") != "cpu":
         progress.note("a GPU is present and not used: the CPU computes; pass --device cuda to use the GPU")
-    return found
 
 
 def find_model(path: Path, backend: str = "pytorch") -> Path:

@@ -33,13 +33,7 @@ from ptycho.files.overwrites import check_evaluation
 from ptycho.files.reader import open_scan
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run.engines import (
-    choose_device,
-    find_model,
-    fitted_model,
-    load_engine,
-    require_backend,
-)
+from ptycho.run.engines import choose_device, find_model, fitted_model, load_engine, require_backend
 from ptycho.run.outputs import output_folder, truth_on_canvas, write_columns, write_json
 from ptycho.solver.options import RefineOptions
 
@@ -63,11 +57,7 @@ class Reference:
     name: str  # in the names of scores and files
     obj: NDArray[Any]  # (H, W) [transmission]
     mask: NDArray[np.bool_]  # (H, W), pixels to compare
-
-    @property
-    def known(self) -> bool:
-        """Whether it is the truth."""
-        return self.name == "truth"
+    known: bool = False  # it is the truth
 
 
 @dataclass(frozen=True)
@@ -259,7 +249,7 @@ def _references(found: Reconstruction, truth: Path | None, reference: Path | Non
                 f"{truth}: the file does not hold a known truth (expected objectGuess with object_is_truth). "
                 "Pass --reference with another reconstruction instead."
             )
-        references.append((truth, Reference("truth", *known)))
+        references.append((truth, Reference("truth", *known, known=True)))
     if reference is not None:
         known = on_canvas_of(read_reconstruction(reference), found)
         references.append((reference, Reference("reference", *known)))
