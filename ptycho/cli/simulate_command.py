@@ -6,13 +6,10 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ptycho.cli.console import Parser, run_main
 from ptycho.cli.flags import Flags
-
-if TYPE_CHECKING:
-    from ptycho.simulation.simulate import SimulationOptions
 
 
 def _grid(text: str) -> tuple[int, int]:
@@ -80,29 +77,22 @@ def _add_beam_flags(add: Flags) -> None:
     add("background", float, "COUNTS", text, dest="background_counts")
 
 
-def _options(values: dict[str, Any]) -> SimulationOptions:
-    """Turn parsed flags into options; what was not given keeps its default."""
-    from ptycho.simulation.simulate import SimulationOptions
-
-    if "grid" in values:
-        values["n_y"], values["n_x"] = values["grid"]
-    if "probe" in values:
-        values["probe"] = values["probe"].replace("_", "-")
-    names = {item.name for item in dataclasses.fields(SimulationOptions)}
-    return SimulationOptions(**{key: value for key, value in values.items() if key in names})
-
-
 def _run(values: dict[str, Any]) -> None:
     """Simulate, write, draw, and print what was made."""
     from ptycho.errors import ConfigError
-    from ptycho.simulation.simulate import check_simulation, write_scan
+    from ptycho.simulation.simulate import SimulationOptions, check_simulation, write_scan
 
     preview = values.get("preview")
     if preview is not None and preview.suffix.lower() != ".png":
         raise ConfigError(
             f"preview: not a PNG file (got {str(preview)!r}, expected a name ending in .png). Rename it."
         )
-    options = _options(values)
+    if "grid" in values:
+        values["n_y"], values["n_x"] = values["grid"]
+    if "probe" in values:
+        values["probe"] = values["probe"].replace("_", "-")
+    names = {item.name for item in dataclasses.fields(SimulationOptions)}
+    options = SimulationOptions(**{key: value for key, value in values.items() if key in names})
     if preview is not None:
         check_simulation(options, "--preview", preview)
     arrays = write_scan(values["output"], options, compressed=not values.get("no_compress"))

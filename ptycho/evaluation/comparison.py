@@ -49,8 +49,12 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         if len(shape) != rank or (key == "coverage" and shape != headers["object"][0]):
             rule = f"{rank} axes" if key != "coverage" else f"{headers['object'][0]}, the shape of the object"
             raise _other_file(path, f"{key} has shape {shape}, expected {rule}")
+    count = headers["pattern_index"][0][0]
+    for key, rows in {"positions_yx_px": (count, 2), "frame_gain": (count,)}.items():
+        if key in headers and headers[key][0] != rows:
+            rule = f"{rows}, one row for each pattern"
+            raise _other_file(path, f"{key} has shape {headers[key][0]}, expected {rule}")
     found = read_npz(path, [*REQUIRED, *(key for key in OPTIONAL if key in headers)])
-    _check_rows(found, path)
     return Reconstruction(
         obj=found["object"],
         coverage=found["coverage"],
@@ -69,16 +73,6 @@ def _other_file(path: Path, why: str) -> DataError:
     return DataError(
         f"{path}: not a reconstruction ({why}). Name a reconstruction.npz that an inference wrote."
     )
-
-
-def _check_rows(found: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Refuse a file whose patterns, positions and factors are not one each."""
-    count = len(found["pattern_index"])
-    wanted = {"positions_yx_px": (count, 2), "frame_gain": (count,)}
-    for key, shape in wanted.items():
-        if key in found and found[key].shape != shape:
-            rule = f"{shape}, one row for each pattern"
-            raise _other_file(path, f"{key} has shape {found[key].shape}, expected {rule}")
 
 
 def _stored_record(found: Mapping[str, NDArray[Any]]) -> ScaleRecord | None:

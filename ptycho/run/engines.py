@@ -11,15 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ptycho.config import choices
 from ptycho.config.architectures import architecture_of
-from ptycho.config.choices import (
-    BEST_CHECKPOINT,
-    BUNDLE_NAME,
-    CHECKPOINT_FOLDER,
-    LAST_CHECKPOINT,
-    PRETRAINED,
-    PYTORCH_WEIGHTS,
-)
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import MASK, changed
 from ptycho.data.probe_mask import masked
@@ -43,13 +36,13 @@ LIGHTNING_MISSING = (
 FORMER_BUNDLE = "wts-former.h5.zip"
 """What the bundle of a former training run is called once a later one in the same folder was cut short."""
 BEST, LAST = (
-    {backend: f"{CHECKPOINT_FOLDER}/{name}" for backend, name in names.items()}
-    for names in (BEST_CHECKPOINT, LAST_CHECKPOINT)
+    {backend: f"{choices.CHECKPOINT_FOLDER}/{name}" for backend, name in names.items()}
+    for names in (choices.BEST_CHECKPOINT, choices.LAST_CHECKPOINT)
 )
 """Backend -> where a training run keeps its best epoch, and its last finished one."""
 MODEL_SEARCH = {
-    "pytorch": (BUNDLE_NAME, BEST["pytorch"], BEST["tensorflow"], LAST["pytorch"], *PYTORCH_WEIGHTS),
-    "tensorflow": (BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
+    "pytorch": (choices.BUNDLE_NAME, *BEST.values(), LAST["pytorch"], *choices.PYTORCH_WEIGHTS),
+    "tensorflow": (choices.BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
 }
 """Backend -> where a training folder keeps its model, the best epoch first. Either reads a bundle."""
 PRETRAINED_FILE = Path(__file__).parents[1] / "weights" / "unrolled_poisson.h5.zip"
@@ -106,7 +99,7 @@ def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        bundle = Path(config.output_dir) / BUNDLE_NAME
+        bundle = Path(config.output_dir) / choices.BUNDLE_NAME
         last = Path(config.output_dir) / LAST[config.backend]
         if bundle.is_file() and last.is_file() and last.stat().st_mtime >= since_s:
             bundle.replace(bundle.with_name(FORMER_BUNDLE))
@@ -123,7 +116,7 @@ def choose_device(engine: Engine, execution: PyTorchExecutionConfig, progress: P
 def find_model(path: Path, backend: str = "pytorch") -> Path:
     """Return the file of a trained model: of a training folder, named directly, or ``pretrained``. Raise
     :class:`ModelNotFoundError`, which lists where it was looked for."""
-    if str(path) == PRETRAINED and not path.exists():
+    if str(path) == choices.PRETRAINED and not path.exists():
         return PRETRAINED_FILE
     if path.is_file():
         return path
