@@ -1,6 +1,7 @@
 """Peak memory of training and inference on a long scan, by the real commands.
 
-usage: python benchmarks/large_scan.py [--grid 224x224] [--size 64] [--epochs 1] [--limit-gib 4] [--steps 22] [--width 24]
+usage: python benchmarks/large_scan.py [--grid 224x224] [--size 64] [--epochs 1] [--limit-gib 4]
+                                       [--steps 22] [--width 24]
 
 Leaves with status 1 when a command needed more than the limit.
 """

@@ -42,6 +42,10 @@ class ScanOffsets(np.ndarray[Any, np.dtype[np.float64]]):
         return found
 
 
+def _entry(key: str, text: str) -> Any:
+    return property(lambda container: container.dataset[key], doc=text)
+
+
 class PtychoDataContainer:
     """Grouped patterns, with a probe (N, N) or (P, N, N), under the names that Ptychodus and scripts read."""
 
@@ -49,15 +53,14 @@ class PtychoDataContainer:
         self.dataset = dataset
         self.probe = None if probe is None else np.asarray(probe)
 
-    @property
-    def X(self) -> NDArray[np.float32]:
-        """Normalised amplitude, shape (B, N, N, C); made when first asked for."""
-        return self.dataset["X_full"]
-
-    @property
-    def Y(self) -> NDArray[np.complex64] | None:
-        """Known object patches, shape (B, N, N, C), or None."""
-        return self.dataset["Y"]
+    X = _entry("X_full", "Normalised amplitude, shape (B, N, N, C); made when first asked for.")
+    Y = _entry("Y", "Known object patches, shape (B, N, N, C), or None.")
+    YY_full = _entry("objectGuess", "Object that the positions belong to, shape (H, W), or None.")
+    nn_indices = _entry("nn_indices", "Patterns of every group, shape (B, C).")
+    coords_nominal = _entry(
+        "coords_start_relative",
+        "``local_offsets`` of the nominal positions, shape (B, 1, 2, C) [object pixels].",
+    )
 
     @property
     def Y_I(self) -> NDArray[np.float32] | None:
@@ -70,11 +73,6 @@ class PtychoDataContainer:
         return None if self.Y is None else np.angle(self.Y)
 
     @property
-    def YY_full(self) -> NDArray[Any] | None:
-        """Object that the positions belong to, shape (H, W), or None."""
-        return self.dataset["objectGuess"]
-
-    @property
     def global_offsets(self) -> ScanOffsets:
         """Group means, (x, y) along axis 2, shape (B, 1, 2, 1) [object pixels]."""
         return ScanOffsets.of(self.dataset["coords_offsets"], self.dataset)
@@ -84,20 +82,7 @@ class PtychoDataContainer:
         """Group mean minus position, (x, y) along axis 2, shape (B, 1, 2, C) [object pixels]."""
         return ScanOffsets.of(self.dataset["coords_relative"], self.dataset)
 
-    @property
-    def coords_true(self) -> ScanOffsets:
-        """The same as ``local_offsets``."""
-        return self.local_offsets
-
-    @property
-    def coords_nominal(self) -> NDArray[np.float64]:
-        """``local_offsets`` of the nominal positions, shape (B, 1, 2, C) [object pixels]."""
-        return self.dataset["coords_start_relative"]
-
-    @property
-    def nn_indices(self) -> NDArray[np.int64]:
-        """Patterns of every group, shape (B, C)."""
-        return self.dataset["nn_indices"]
+    coords_true = local_offsets
 
     def __len__(self) -> int:
         return len(self.nn_indices)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ptycho.data.raw import RawData
     from ptycho.data.reconstruction import Reconstruction
     from ptycho.data.scan import Scan
+    from ptycho.run.job import Engine
 
 __all__ = ["MODEL_NAMES", "DiffractionToObject", "ModelManager", "current_bundle", "remember", "save"]
 
@@ -50,28 +51,20 @@ class DiffractionToObject:
         self._model = load_engine("tensorflow").from_bundle(bundle)
 
     def predict(self, inputs: ArrayLike | Sequence[ArrayLike], **options: Any) -> NDArray[np.complex64]:
-        """Reconstruct one patch for every group of patterns; Ptychodus calls this.
+        """Reconstruct one patch (B, N, N, 1) for every group of patterns; Ptychodus calls this.
 
-        Parameters
-        ----------
-        inputs : array, or list of two arrays
-            Normalised amplitude times ``intensity_scale``, shape (B, N, N, C), and ``local_offsets`` of the
-            same container, shape (B, 1, 2, C) [object pixels]. Single patterns (C = 1) need no offsets.
-        **options
-            Accepted for callers of Keras and not used.
-
-        Returns
-        -------
-        complex64 array, shape (B, N, N, 1)
-            Transmission, centred on the middle of the group. Overlapping patches of a group are averaged,
-            weighted with the light they saw. The network ``unrolled`` reconstructs the whole scan that the
-            offsets belong to, whatever the groups; its patches are cut from that object.
+        ``inputs`` are the normalised amplitude times ``intensity_scale``, (B, N, N, C), and ``local_offsets``
+        of the same container, (B, 1, 2, C) [object pixels]; single patterns (C = 1) need no offsets.
+        ``options`` are accepted for callers of Keras and not used. A patch [transmission] is centred on the
+        middle of the group; overlapping ones of a group are averaged, weighted with the light they saw. The
+        network ``unrolled`` reconstructs the whole scan that the offsets belong to, whatever the groups; its
+        patches are cut from that object.
         """
         del options
         if architecture_of(self.bundle.model).whole_canvas:
             return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
-        self._populate(self.bundle.model.N)
+        populate_legacy(self.bundle.model, LoggedProgress())
         raw, indices = _behind(inputs)
         # Without the beam behind the offsets, its power is that of the training.
         scan = None if raw is None or raw.probeGuess is None else self._prepared(raw)
@@ -83,31 +76,18 @@ class DiffractionToObject:
             rows = slice(start, start + step)
             patches[rows, ..., 0] = gain * self._patches(amplitude[rows], offsets_yx_px[rows])
         if scan is not None:
-            self._judged(scan, indices)
+            self._reconstructed(scan, indices)
         return patches
-
-    def _populate(self, n_px: int) -> None:
-        """Fill ``params.cfg`` for a reconstruction, and log that line."""
-        populate_legacy(replace(self.bundle.model, N=n_px), LoggedProgress())
 
     def _prepared(self, raw: RawData) -> Scan:
         """Return the scan that offsets belong to, after the checks."""
         return prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
 
-    def _judged(self, scan: Scan, indices: NDArray[np.int64]) -> Reconstruction:
-        """Reconstruct some patterns of a scan with its own probe, and log the verdict."""
-        engine, progress = load_engine("tensorflow"), LoggedProgress()
-        model = fitted_model(engine, self._model, scan, f"the model {self.bundle.where}")
+    def _reconstructed(self, scan: Scan, indices: NDArray[np.int64]) -> Reconstruction:
+        """Reconstruct some patterns of a scan with its own probe."""
+        chosen = np.intersect1d(indices, scan.usable)
         with ending_on_sigterm():
-            found = engine.reconstruct(
-                model,
-                scan,
-                np.intersect1d(indices, scan.usable),
-                execution=PyTorchExecutionConfig(),
-                progress=progress,
-            )
-        announce(judge(found.in_scan(scan)), progress)
-        return found
+            return judged(load_engine("tensorflow"), self._model, scan, chosen, self.bundle.where)
 
     def _checked(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return amplitude (B, N, N, C) and positions relative to the middle of the group (B, C, 2)."""
@@ -140,9 +120,9 @@ class DiffractionToObject:
                 "scan, or other patterns than theirs, expected those of one container). Pass X and "
                 "local_offsets of the same container."
             )
-        self._populate(raw.N)
+        populate_legacy(replace(self.bundle.model, N=raw.N), LoggedProgress())
         scan = self._prepared(raw)
-        found = self._judged(scan, indices)
+        found = self._reconstructed(scan, indices)
         positions = raw.positions_yx_px[indices].mean(axis=1)
         # A pattern that was left out may lie beside the object that the others make: no light fell there.
         obj, origin, n_px = found.obj, found.origin_yx_px, scan.n_px
@@ -186,6 +166,16 @@ def _behind(inputs: Any) -> tuple[Any, Any]:
     """Return the data set that offsets were made from and its patterns of each group, or None twice."""
     offsets = inputs[1] if isinstance(inputs, list | tuple) and len(inputs) == 2 else None
     return getattr(offsets, "scan", None), getattr(offsets, "indices", None)
+
+
+def judged(engine: Engine, model: Any, scan: Scan, indices: NDArray[np.int64], where: str) -> Reconstruction:
+    """Reconstruct patterns of a scan with a model from ``where``, and log the verdict;
+    ``ptycho.workflows.components`` calls this."""
+    model, progress = fitted_model(engine, model, scan, f"the model {where}"), LoggedProgress()
+    execution = PyTorchExecutionConfig()
+    found: Reconstruction = engine.reconstruct(model, scan, indices, execution=execution, progress=progress)
+    announce(judge(found.in_scan(scan)), progress)
+    return found
 
 
 @dataclass

@@ -47,44 +47,24 @@ class RawData(raw.RawData):
     ) -> GroupedData:
         """Group the patterns with their neighbours, C = gridsize**2 to a group.
 
-        Parameters
-        ----------
-        N : int
-            Side of a pattern [pixels]; must be that of the data.
-        K : int
-            Nearest neighbours that partners are drawn from; raised to C, with a warning, when below.
-        nsamples : int
-            Number of groups B; exactly 1 means one group per scan point. Patterns that tell nothing
-            (``ptycho.data.checks.frames``) take no part.
-        dataset_path : str or Path, optional
-            Accepted and not used: nothing is cached on disk.
-        seed : int, optional
-            Seed of the partners drawn; by default ``ptycho.params`` 'npseed', so that the same data give the
-            same groups every time.
-        sequential_sampling : bool
-            As `sequential` of :func:`ptycho.geometry.grouping.make_groups`.
-        gridsize : int, optional
-            Side of a group; by default ``ptycho.params`` 'gridsize'.
-        enable_oversampling : bool
-            Allow more groups than scan points when gridsize > 1.
-        neighbor_pool_size : int, optional
-            Replaces K; >= C.
+        ``N`` must be the side of the patterns [px]. Partners are drawn from the ``K`` nearest neighbours,
+        raised to C, with a warning, when below; ``neighbor_pool_size``, >= C, replaces it. There are
+        ``nsamples`` groups B; exactly 1 means one group per scan point, ``enable_oversampling`` allows more
+        than scan points when gridsize > 1, and patterns that tell nothing (``ptycho.data.checks.frames``)
+        take no part. ``sequential_sampling`` is ``sequential`` of
+        :func:`ptycho.geometry.grouping.make_groups`. ``seed`` and ``gridsize`` are by default 'npseed', so
+        that the same data give the same groups every time, and 'gridsize' of ``ptycho.params``.
+        ``dataset_path`` is not used: nothing is cached on disk.
 
-        Returns
-        -------
-        GroupedData
-            ``diffraction`` as stored, ``X_full`` float32 amplitude normalised by the input scale of
-            :mod:`ptycho.data.scaling`, ``Y`` complex object patches or None: each (B, N, N, C), made when
-            asked for. ``nn_indices`` (B, C), ``sample_indices`` (B,), ``objectGuess``. ``coords_nn``
-            (B, 1, 2, C), ``coords_offsets`` (B, 1, 2, 1) group mean, ``coords_relative`` = -(coords - mean):
-            (x, y) along axis 2 [object pixels]; ``coords_start_*`` likewise for the nominal positions.
+        The result has ``diffraction`` as stored, ``X_full`` float32 amplitude normalised by the input scale
+        of :mod:`ptycho.data.scaling`, ``Y`` complex object patches or None: each (B, N, N, C), made when
+        asked for. ``nn_indices`` (B, C), ``sample_indices`` (B,), ``objectGuess``. ``coords_nn``
+        (B, 1, 2, C), ``coords_offsets`` (B, 1, 2, 1) group mean, ``coords_relative`` = -(coords - mean):
+        (x, y) along axis 2 [object pixels]; ``coords_start_*`` likewise for the nominal positions.
 
-        Raises
-        ------
-        ConfigError
-            If N is not the pattern size or a grouping number is out of range.
-        DataError
-            If there are fewer than C patterns, or, on asking for ``Y``, a patch leaves objectGuess.
+        Raise ``ConfigError`` where N is not the pattern size or a grouping number is out of range;
+        ``DataError`` where there are fewer than C patterns, or, on asking for ``Y``, a patch leaves
+        objectGuess.
         """
         if self.N != N:
             raise ConfigError(

@@ -32,19 +32,10 @@ def reassemble_position(
     Overlapping patches are weighted with the light that falls on them, where a probe of their size was set by
     :func:`ptycho.probe.set_probe_guess`: then they count as a whole, and no scan is too coarse for them.
 
-    Parameters
-    ----------
-    obj_tensor : complex array or tensor, shape (B, N, N, 1)
-        Patches, each centred on its offset [transmission].
-    global_offsets : float array, shape (B, 1, 2, 1)
-        Patch centres, (x, y) along axis 2 [object pixels].
-    M : int
-        Side of the middle of a patch that counts where no probe was set [px], >= 1.
-
-    Raises
-    ------
-    DataError
-        If the shapes do not belong together, or an offset is not finite.
+    ``obj_tensor`` holds patches (B, N, N, 1), each centred on its offset [transmission], ``global_offsets``
+    their centres (B, 1, 2, 1), (x, y) along axis 2 [object pixels]. ``M`` >= 1 is the side of the middle of a
+    patch that counts where no probe was set [px]. Raise ``DataError`` where the shapes do not belong
+    together, or an offset is not finite.
     """
     patches, positions_yx_px = _checked(obj_tensor, global_offsets)
     n_px = patches.shape[-1]

@@ -222,7 +222,7 @@ def figures_where_asked_for() -> Iterator[None]:
     from PIL import Image
 
     from ptycho.data.npz import atomic_path
-    from ptycho.evaluation import charts, figures
+    from ptycho.evaluation import figures
 
     draw = figures.save_figure
 
@@ -234,8 +234,7 @@ def figures_where_asked_for() -> Iterator[None]:
         return Path(path)
 
     with pytest.MonkeyPatch.context() as patch:
-        for owner in (figures, charts):
-            patch.setattr(owner, "save_figure", save)
+        patch.setattr(figures, "save_figure", save)
         yield
 
 

@@ -106,7 +106,8 @@ def with_flags(text: str, typed: Typed) -> str:
     """Add the typed flags to a message of one line that names only their settings or files."""
     for dest, (names, _) in typed.items():
         # A message may take the name of a setting for that of its flag.
-        text = re.sub(rf"--{dest}(?![\w-])", lambda said, names=names: _own_name(said[0], names), text)  # type: ignore[misc]
+        if f"--{dest}".replace("_", "-") not in names:
+            text = re.sub(rf"--{dest}(?![\w-])", names[0], text)
     spelled = text.replace("_", "-")
     unnamed = {
         dest: (names[0], value)
@@ -121,10 +122,6 @@ def with_flags(text: str, typed: Typed) -> str:
     if not flags:
         return text
     return f"{text} The flag{' is' if len(flags) == 1 else 's are'} {', '.join(flags)}."
-
-
-def _own_name(said: str, names: tuple[str, ...]) -> str:
-    return said if said.replace("_", "-") in names else names[0]
 
 
 def _holds_path(text: str, value: str) -> bool:
@@ -244,8 +241,7 @@ class ConsoleProgress(Progress):
 
     def conclude(self, text: str, *, good: bool) -> None:
         """Print one line."""
-        del good
-        print(text, flush=True)
+        self.note(text)
 
 
 def _short(value: Any) -> str:
@@ -336,8 +332,12 @@ def _status_of(action: Callable[[], int | None], *, debug: bool, typed: Typed) -
     return status or EXIT_OK
 
 
-def report(outcome: InferenceOutcome) -> None:
-    """Print the scores and the paths that were written; the two pictures come last."""
+def report(outcome: InferenceOutcome, *, quiet: bool, strict: bool) -> int:
+    """Print the scores and the paths that were written, the two pictures last, unless ``quiet``. Return the
+    status, which is 3 for a failed verdict where ``strict`` makes it count."""
+    status = EXIT_FAILED if strict and outcome.verdict.word == "failed" else EXIT_OK
+    if quiet:
+        return status
     found = outcome.reconstruction
     height, width = found.obj.shape
     print(f"reconstructed {len(found.indices)} patterns to {height} x {width} px in {found.seconds:.1f} s")
@@ -349,8 +349,4 @@ def report(outcome: InferenceOutcome) -> None:
         print(f"MLflow run {run_id}")
     for path in [*outcome.files[2:], *outcome.files[:2]]:
         print(path)
-
-
-def exit_status(outcome: InferenceOutcome, *, strict: bool) -> int:
-    """Return 0, or 3 for a failed verdict where ``strict`` makes it count."""
-    return EXIT_FAILED if strict and outcome.verdict.word == "failed" else EXIT_OK
+    return status

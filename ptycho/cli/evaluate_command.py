@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.cli.console import ConsoleProgress, Parser, run_main
-from ptycho.cli.flags import EPILOG, add_file_flags, add_pattern_axis, add_value
-from ptycho.cli.settings import DEFAULT_BACKEND, execution_settings, measurement_domain
+from ptycho.cli.flags import EPILOG, Flags, add_file_flags, add_pattern_axis
+from ptycho.cli.settings import DEFAULT_BACKEND, execution_settings, settle_domain
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
 
@@ -22,28 +22,27 @@ def build_parser() -> argparse.ArgumentParser:
         "scans.",
         epilog=EPILOG,
     )
-    files = parser.add_argument_group("files")
-    text = "reconstruction.npz or its folder, or an exported file (required)"
-    add_value(files, "reconstruction", Path, "PATH", text)
-    add_value(files, "output-dir", Path, "DIR", "where the numbers and pictures go (required)")
-    add_value(files, "truth", Path, "NPZ", "data file that holds the known truth")
-    add_value(files, "reference", Path, "PATH", "another reconstruction to compare with")
-    add_value(files, "test-data", Path, "FILE", "data file it was made from: misfit of every pattern")
+    add = Flags(parser, "files")
+    add("reconstruction", Path, "PATH", "reconstruction.npz or its folder, or an exported file (required)")
+    add("output-dir", Path, "DIR", "where the numbers and pictures go (required)")
+    add("truth", Path, "NPZ", "data file that holds the known truth")
+    add("reference", Path, "PATH", "another reconstruction to compare with")
+    add("test-data", Path, "FILE", "data file it was made from: misfit of every pattern")
     text = "counts or amplitude; by default as when the reconstruction was made"
-    add_value(files, "measurement-domain", str, "NAME", text)
-    text = "key of the data file that holds the probe (default probeGuess)"
-    add_value(files, "probe-key", str, "KEY", text)
-    add_pattern_axis(files)
+    add("measurement-domain", str, "NAME", text)
+    add("probe-key", str, "KEY", "key of the data file that holds the probe (default probeGuess)")
+    add_pattern_axis(add)
     add_file_flags(parser)
-    halves = parser.add_argument_group("two half scans, with --test-data: a resolution without any truth")
-    add_value(halves, "model-path", Path, "PATH", "trained model that reconstructs both halves")
+    add = Flags(parser, "two half scans, with --test-data: a resolution without any truth")
+    add("model-path", Path, "PATH", "trained model that reconstructs both halves")
     text = "refine both with at most K steps of the forward model (default 0: none)"
-    add_value(halves, "refine", int, "K", text, dest="refine_steps")
-    add_value(halves, "seed", int, "S", "seed of the split (default 42)")
-    add_value(halves, "backend", str, "NAME", "pytorch or tensorflow (default pytorch)")
-    add_value(halves, "accelerator", str, "NAME", "auto, cpu, gpu, cuda or mps (default auto)")
-    parser.add_argument("--quiet", action="store_true", help="print only errors")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
+    add("refine", int, "K", text, dest="refine_steps")
+    add("seed", int, "S", "seed of the split (default 42)")
+    add("backend", str, "NAME", "pytorch or tensorflow (default pytorch)")
+    add("accelerator", str, "NAME", "auto, cpu, gpu, cuda or mps (default auto)")
+    add = Flags(parser)
+    add.mark("quiet", "print only errors")
+    add.mark("debug", "show tracebacks and debug messages")
     return parser
 
 
@@ -57,7 +56,8 @@ def _run(values: dict[str, Any]) -> None:
             flag = name.replace("_", "-")
             raise ConfigError(f"--{flag} is missing (got nothing, expected a path). Name it.")
     quiet = values.pop("quiet", False)
-    domain = measurement_domain(values)
+    settle_domain(values)
+    domain = values.pop("measurement_domain", None)
     backend = values.pop("backend", DEFAULT_BACKEND)
     execution = execution_settings(values, training=False)
     steps = values.pop("refine_steps", 0)

@@ -8,9 +8,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, exit_status, report, run_main
+from ptycho.cli.console import EXIT_FAILED, EXIT_OK, ConsoleProgress, report, run_main
 from ptycho.cli.flags import inference_parser
-from ptycho.cli.settings import DEFAULT_BACKEND, execution_settings, measurement_domain, settings_path
+from ptycho.cli.settings import (
+    DEFAULT_BACKEND,
+    execution_settings,
+    read_settings,
+    settings_path,
+    settle_domain,
+)
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
 
@@ -22,6 +28,8 @@ USAGE = (
     "MLflow run: --run_id ID --infer_dir folder)."
 )
 LEGACY = ("run_id", "infer_dir", "file_index", "mlruns")
+SCAN_AND_MODEL = {"model_path": "model_path", "test_data_file": "test_data"}
+"""Setting -> flag, which a model of an MLflow run does not take."""
 
 
 def _run(values: dict[str, Any], backend: str, device: str) -> int:
@@ -30,42 +38,23 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     legacy = {name: values.pop(name) for name in LEGACY if name in values}
     settings_file = settings_path(values)
     execution = execution_settings(values, training=False, device=device)
-    if (domain := measurement_domain(values)) is not None:
-        values["measurement_domain"] = domain
+    settle_domain(values)
     if legacy:
         files = _run_legacy(legacy, values, settings_file, execution, progress)
         if not quiet:
             for path in files:
                 print(path)
         return EXIT_FAILED if strict and _failed(files) else EXIT_OK
-    from ptycho.config.config import (
-        InferenceConfig,
-        ModelConfig,
-        build_config,
-        default_settings,
-        flat_settings,
-        load_yaml_config,
-        merge_settings,
-    )
+    from ptycho.config.config import InferenceConfig, ModelConfig
     from ptycho.run.pipeline import infer
 
-    defaults = {**default_settings(InferenceConfig), "backend": backend, "output_dir": None}
-    from_file = load_yaml_config(settings_file) if settings_file else {}
-    merged = merge_settings(defaults, from_file, values)
-    for name, flag in (
-        ("model_path", "model_path"),
-        ("test_data_file", "test_data"),
-        ("output_dir", "output_dir"),
-    ):
-        if merged[name] is None:
-            raise ConfigError(f"--{flag} is missing (got nothing, expected a path). {USAGE}")
-    config = build_config(InferenceConfig, merged)
-    stated = {*flat_settings(from_file), *values} & {item.name for item in fields(ModelConfig)}
+    required = {**SCAN_AND_MODEL, "output_dir": "output_dir"}
+    defaults = {"backend": backend, "output_dir": None}
+    config, in_file = read_settings(InferenceConfig, values, settings_file, defaults, required, USAGE)
+    stated = (in_file | values.keys()) & {item.name for item in fields(ModelConfig)}
     also_read = {"--config": settings_file}
     outcome = infer(config, execution, progress=progress, stated=stated, also_read=also_read)
-    if not quiet:
-        report(outcome)
-    return exit_status(outcome, strict=strict)
+    return report(outcome, quiet=quiet, strict=strict)
 
 
 def _run_legacy(
@@ -82,7 +71,7 @@ def _run_legacy(
     for name in ("run_id", "infer_dir"):
         if name not in legacy:
             raise ConfigError(f"--{name} is missing (got only {given}, expected it too). {USAGE}")
-    for name, flag in (("model_path", "model_path"), ("test_data_file", "test_data")):
+    for name, flag in SCAN_AND_MODEL.items():
         if name in values:
             raise ConfigError(
                 f"--{flag}: cannot be combined with {given} (got {str(values[name])!r}, expected the model "

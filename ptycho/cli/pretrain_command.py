@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.cli.console import Parser
-from ptycho.cli.flags import add_value
+from ptycho.cli.flags import Flags
 from ptycho.simulation.curriculum import PretrainOptions
 
 
@@ -19,15 +19,16 @@ def build_parser() -> argparse.ArgumentParser:
         "python -m ptycho_torch.pretrain",
         "Train the learned steps of unrolled on simulated scans, for scans without training.",
     )
-    add_value(parser, "output-dir", Path, "DIR", "where wts.h5.zip is written", required=True)
-    add_value(parser, "scans", int, "K", f"scans simulated for each step (default {default.scans})")
-    add_value(parser, "iterations", int, "K", f"of the optimiser (default {default.iterations})")
-    add_value(parser, "batch-size", int, "B", f"crops in a batch (default {default.batch_size})")
-    add_value(parser, "learning-rate", float, "R", f"highest rate (default {default.learning_rate})")
-    add_value(parser, "width", int, "W", f"filters of the finest level (default {default.width})")
-    add_value(parser, "seed", int, "S", f"of scans, weights and order (default {default.seed})")
-    parser.add_argument("--quiet", action="store_true", help="print only errors")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    add = Flags(parser)
+    add("output-dir", Path, "DIR", "where wts.h5.zip is written", required=True)
+    add("scans", int, "K", f"scans simulated for each step (default {default.scans})")
+    add("iterations", int, "K", f"of the optimiser (default {default.iterations})")
+    add("batch-size", int, "B", f"crops in a batch (default {default.batch_size})")
+    add("learning-rate", float, "R", f"highest rate (default {default.learning_rate})")
+    add("width", int, "W", f"filters of the finest level (default {default.width})")
+    add("seed", int, "S", f"of scans, weights and order (default {default.seed})")
+    add.mark("quiet", "print only errors")
+    add.mark("debug", "show the traceback of an error")
     return parser
 
 

@@ -5,6 +5,7 @@ The functions take their flags out of the parsed values.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 DEFAULT_BACKEND = "pytorch"
 
 
-def measurement_domain(values: dict[str, Any]) -> str | None:
-    """Return ``counts`` or ``amplitude``, None where no flag says it; raise ``ConfigError`` for an unknown
-    value or two that contradict each other."""
+def settle_domain(values: dict[str, Any]) -> None:
+    """Put ``counts`` or ``amplitude`` in the place of the flags that say it, if any; raise ``ConfigError``
+    for an unknown value or two that contradict each other."""
     found = set()
     for name, known in (("measurement_domain", DOMAINS), ("scale_contract_version", CONTRACTS)):
         value = values.pop(name, None)
@@ -37,7 +38,8 @@ def measurement_domain(values: dict[str, Any]) -> str | None:
             "--measurement-domain and --scale-contract-version contradict each other (got counts and "
             "amplitude, expected the same). Leave one of them out."
         )
-    return found.pop() if found else None
+    if found:
+        values["measurement_domain"] = found.pop()
 
 
 def chosen_accelerator(values: dict[str, Any]) -> str | None:
@@ -84,6 +86,33 @@ def settings_path(values: dict[str, Any]) -> Path | None:
             f"--config: no such file (got {str(path)!r}, expected a settings file). Check the path."
         )
     return path
+
+
+def read_settings(
+    config_class: type,
+    values: Mapping[str, Any],
+    settings_file: Path | None,
+    defaults: Mapping[str, Any],
+    required: Mapping[str, str],
+    usage: str,
+) -> tuple[Any, set[str]]:
+    """Return settings, unchecked, and the names that the settings file gives: flag before settings file
+    before default, where ``defaults`` go before those of the class. Raise ``ConfigError`` where a name is
+    unknown, or one of ``required`` (setting -> flag) is missing; it shows the ``usage``."""
+    from ptycho.config.config import (
+        build_config,
+        default_settings,
+        flat_settings,
+        load_yaml_config,
+        merge_settings,
+    )
+
+    from_file = load_yaml_config(settings_file) if settings_file is not None else {}
+    merged = merge_settings({**default_settings(config_class), **defaults}, from_file, values)
+    for name, flag in required.items():
+        if merged[name] is None:
+            raise ConfigError(f"--{flag} is missing (got nothing, expected a path). {usage}")
+    return build_config(config_class, merged), set(flat_settings(from_file))
 
 
 def execution_settings(

@@ -6,13 +6,10 @@ import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ptycho.cli.console import Parser, run_main
-from ptycho.cli.flags import add_value
-
-if TYPE_CHECKING:
-    from ptycho.simulation.simulate import SimulationOptions
+from ptycho.cli.flags import Flags
 
 
 def _grid(text: str) -> tuple[int, int]:
@@ -33,80 +30,69 @@ def build_parser() -> argparse.ArgumentParser:
         "ptycho_simulate",
         "Simulate a ptychography scan and write it as an NPZ data file with its ground truth.",
     )
-    add_value(parser, "output", Path, "FILE", "data file, .npz", required=True)
-    add_value(parser, "preview", Path, "PNG", "picture of object, probe, pattern, scan")
-    parser.add_argument("--no-compress", action="store_true", help="store the arrays uncompressed")
-    add_value(parser, "seed", int, None, "seed of object, jitter and noise (default 0)")
-    parser.add_argument("--quiet", action="store_true", help="print nothing on success")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    _add_object_flags(parser.add_argument_group("object"))
-    _add_scan_flags(parser.add_argument_group("scan"))
-    _add_beam_flags(parser.add_argument_group("beam and detector"))
+    add = Flags(parser)
+    add("output", Path, "FILE", "data file, .npz", required=True)
+    add("preview", Path, "PNG", "picture of object, probe, pattern, scan")
+    add.mark("no-compress", "store the arrays uncompressed")
+    add("seed", int, None, "seed of object, jitter and noise (default 0)")
+    add.mark("quiet", "print nothing on success")
+    add.mark("debug", "show the traceback of an error")
+    _add_object_flags(Flags(parser, "object"))
+    _add_scan_flags(Flags(parser, "scan"))
+    _add_beam_flags(Flags(parser, "beam and detector"))
     return parser
 
 
-def _add_object_flags(group: Any) -> None:
-    text = "collage (default), dead_leaves, gaussian_random_field, lines or siemens_star"
-    add_value(group, "scene", str, "NAME", text)
-    add_value(group, "picture", str, "IMAGE", "make the object from a picture instead")
-    add_value(group, "phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
+def _add_object_flags(add: Flags) -> None:
+    add("scene", str, "NAME", "collage (default), dead_leaves, gaussian_random_field, lines or siemens_star")
+    add("picture", str, "IMAGE", "make the object from a picture instead")
+    add("phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
     text = "largest phase difference in radians (default 1.5)"
-    add_value(group, "phase-range", float, "RAD", text, dest="phase_range_rad")
+    add("phase-range", float, "RAD", text, dest="phase_range_rad")
 
 
-def _add_scan_flags(group: Any) -> None:
-    add_value(group, "scan", str, None, "raster or spiral (default raster)")
-    text = "distance between neighbours in object pixels (default 5)"
-    add_value(group, "step", float, "PX", text, dest="step_px")
-    count = group.add_mutually_exclusive_group()
-    add_value(count, "grid", _grid, "NYxNX", "rows and columns (default 20x20)")
-    add_value(count, "positions", int, "N", "points of the spiral", dest="n_positions")
-    text = "largest random displacement along each axis (default 1)"
-    add_value(group, "jitter", float, "PX", text, dest="jitter_px")
-    group.add_argument("--integer-positions", action="store_true", help="put every patch on whole pixels")
+def _add_scan_flags(add: Flags) -> None:
+    add("scan", str, None, "raster or spiral (default raster)")
+    add("step", float, "PX", "distance between neighbours in object pixels (default 5)", dest="step_px")
+    either = Flags(add.group.add_mutually_exclusive_group())
+    either("grid", _grid, "NYxNX", "rows and columns (default 20x20)")
+    either("positions", int, "N", "points of the spiral", dest="n_positions")
+    add("jitter", float, "PX", "largest random displacement along each axis (default 1)", dest="jitter_px")
+    add.mark("integer-positions", "put every patch on whole pixels")
 
 
-def _add_beam_flags(group: Any) -> None:
-    add_value(group, "size pattern-size", int, "N", "pattern size in pixels (default 64)", dest="n_px")
-    add_value(group, "probe", str, None, "zone-plate or disc (default zone-plate)")
+def _add_beam_flags(add: Flags) -> None:
+    add("size pattern-size", int, "N", "pattern size in pixels (default 64)", dest="n_px")
+    add("probe", str, None, "zone-plate or disc (default zone-plate)")
     text = "diameter of the lit area in object pixels (default 0.45 of the pattern size)"
-    add_value(group, "probe-diameter", float, "PX", text, dest="probe_diameter_px")
+    add("probe-diameter", float, "PX", text, dest="probe_diameter_px")
     text = "path difference between rim and axis of the probe (default 1)"
-    add_value(group, "defocus", float, "WAVES", text, dest="defocus_waves")
+    add("defocus", float, "WAVES", text, dest="defocus_waves")
     text = "store a starting probe with this defocus error, and the true one besides"
-    add_value(group, "probe-error", float, "WAVES", text, dest="probe_error_waves")
-    add_value(group, "modes", int, "P", "incoherent probe modes (default 1)", dest="n_modes")
-    text = "power of a mode relative to the one before (default 0.3)"
-    add_value(group, "mode-decay", float, "F", text)
-    text = "photons per frame that an empty object would scatter (default 1e6)"
-    add_value(group, "photons", float, "N", text)
+    add("probe-error", float, "WAVES", text, dest="probe_error_waves")
+    add("modes", int, "P", "incoherent probe modes (default 1)", dest="n_modes")
+    add("mode-decay", float, "F", "power of a mode relative to the one before (default 0.3)")
+    add("photons", float, "N", "photons per frame that an empty object would scatter (default 1e6)")
     text = "mean background counts per pixel (default 0)"
-    add_value(group, "background", float, "COUNTS", text, dest="background_counts")
-
-
-def _options(values: dict[str, Any]) -> SimulationOptions:
-    """Turn parsed flags into options; what was not given keeps its default."""
-    from ptycho.simulation.simulate import SimulationOptions
-
-    if "grid" in values:
-        values["n_y"], values["n_x"] = values["grid"]
-    if "probe" in values:
-        values["probe"] = values["probe"].replace("_", "-")
-    names = {item.name for item in dataclasses.fields(SimulationOptions)}
-    return SimulationOptions(**{key: value for key, value in values.items() if key in names})
+    add("background", float, "COUNTS", text, dest="background_counts")
 
 
 def _run(values: dict[str, Any]) -> None:
     """Simulate, write, draw, and print what was made."""
     from ptycho.errors import ConfigError
-    from ptycho.simulation.simulate import check_simulation, write_scan
+    from ptycho.simulation.simulate import SimulationOptions, check_simulation, write_scan
 
     preview = values.get("preview")
     if preview is not None and preview.suffix.lower() != ".png":
         raise ConfigError(
             f"preview: not a PNG file (got {str(preview)!r}, expected a name ending in .png). Rename it."
         )
-    options = _options(values)
+    if "grid" in values:
+        values["n_y"], values["n_x"] = values["grid"]
+    if "probe" in values:
+        values["probe"] = values["probe"].replace("_", "-")
+    names = {item.name for item in dataclasses.fields(SimulationOptions)}
+    options = SimulationOptions(**{key: value for key, value in values.items() if key in names})
     if preview is not None:
         check_simulation(options, "--preview", preview)
     arrays = write_scan(values["output"], options, compressed=not values.get("no_compress"))
@@ -137,16 +123,13 @@ def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:
 
     obj, probe = arrays["objectGuess"], arrays["probeGuess"]
     probe = probe.reshape(-1, *probe.shape[-2:])
-    mean = arrays["diff3d"].mean(axis=0)
+    mean, amplitude = arrays["diff3d"].mean(axis=0), np.abs(probe[0])
+    phase = np.where(amplitude > 0.02 * amplitude.max(), np.angle(probe[0]), np.nan)
     panels = [
         ("object amplitude", np.abs(obj), "gray"),
         ("object phase [rad]", np.angle(obj), "viridis"),
-        ("probe amplitude [sqrt(photons)], mode 0", np.abs(probe[0]), "magma"),
-        (
-            "probe phase [rad], mode 0",
-            np.where(np.abs(probe[0]) > 0.02 * np.abs(probe[0]).max(), np.angle(probe[0]), np.nan),
-            "twilight_shifted",
-        ),
+        ("probe amplitude [sqrt(photons)], mode 0", amplitude, "magma"),
+        ("probe phase [rad], mode 0", phase, "twilight_shifted"),
         ("log10(1 + mean counts)", np.log10(1.0 + mean), "magma"),
     ]
     figure = Figure(figsize=(13, 8), layout="constrained")

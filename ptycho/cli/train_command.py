@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.cli.console import ConsoleProgress, exit_status, report, run_main
+from ptycho.cli.console import ConsoleProgress, report, run_main
 from ptycho.cli.flags import training_parser
-from ptycho.cli.settings import DEFAULT_BACKEND, execution_settings, measurement_domain, settings_path
+from ptycho.cli.settings import (
+    DEFAULT_BACKEND,
+    execution_settings,
+    read_settings,
+    settings_path,
+    settle_domain,
+)
 from ptycho.config.choices import COMMAND_DEFAULTS
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
@@ -32,14 +38,7 @@ def training_settings(
     """Return training settings: flag before settings file before default; N from the header of the data file.
     With ``execution`` they are checked before that file is looked at. Raise ``PtychoError`` where a setting
     is unknown, missing or out of range."""
-    from ptycho.config.config import (
-        TrainingConfig,
-        build_config,
-        default_settings,
-        flat_settings,
-        load_yaml_config,
-        merge_settings,
-    )
+    from ptycho.config.config import TrainingConfig
     from ptycho.data.optics import FileOptions
     from ptycho.files.overwrites import check_there
     from ptycho.files.reader import pattern_size
@@ -47,20 +46,15 @@ def training_settings(
 
     if values.pop("profile", None) == "ci":
         values = {"measurement_domain": "counts", "torch_loss_mode": "poisson", **values}
-    if (domain := measurement_domain(values)) is not None:
-        values["measurement_domain"] = domain
-    from_file = load_yaml_config(settings_file) if settings_file is not None else {}
-    defaults = {**default_settings(TrainingConfig), **COMMAND_DEFAULTS, "backend": backend}
-    merged = merge_settings(defaults, from_file, values)
-    for name in ("train_data_file", "output_dir"):
-        if merged[name] is None:
-            raise ConfigError(f"--{name} is missing (got nothing, expected a path). {USAGE}")
-    config = build_config(TrainingConfig, merged)
+    settle_domain(values)
+    required = {"train_data_file": "train_data_file", "output_dir": "output_dir"}
+    defaults = {**COMMAND_DEFAULTS, "backend": backend}
+    config, in_file = read_settings(TrainingConfig, values, settings_file, defaults, required, USAGE)
     if execution is not None:
         check_training_settings(config, execution, any_batch=False)
     check_there(config.train_data_file, config.test_data_file, config.product_file)
     size = pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
-    if "N" not in flat_settings(from_file):
+    if "N" not in in_file:
         config.model.N = size
     return config
 
@@ -74,9 +68,7 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
         outcome = _run_legacy(values, legacy, settings_file, progress, device)
     else:
         outcome = _train(values, settings_file, progress, backend, device)
-    if not quiet:
-        report(outcome)
-    return exit_status(outcome, strict=strict)
+    return report(outcome, quiet=quiet, strict=strict)
 
 
 def _train(

@@ -12,47 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ptycho.config.choices import (
-    Accelerator,
-    AmpActivation,
-    Backend,
-    CentrePatterns,
-    CheckpointMode,
-    ClipAlgorithm,
-    FlipAxes,
-    GateMode,
-    InputTransform,
-    LoggerBackend,
-    LossMode,
-    MatchLengths,
-    MeasurementDomain,
-    ModelType,
-    Optimizer,
-    OutputMode,
-    PatchWeighting,
-    Precision,
-    RefineLikelihood,
-    RefineStart,
-    Scheduler,
-)
-from ptycho.config.rules import (
-    Axis,
-    BelowOne,
-    BoolOrWarn,
-    Count,
-    CountOrAuto,
-    CountOrZero,
-    Fraction,
-    Indices,
-    NotNegative,
-    Odd,
-    Positive,
-    PowerOfTwo,
-    Real,
-    Seed,
-    WidthOfFour,
-    Word,
-)
+from ptycho.config import choices, rules
 
 DEFAULT_N_GROUPS = 512
 """Groups that a training run uses when neither ``n_groups`` nor ``n_images`` is given."""
@@ -62,178 +22,152 @@ DEFAULT_N_GROUPS = 512
 class ModelConfig:
     """The network and the physics it is built around."""
 
-    N: Count = 64  # side of a diffraction pattern [detector pixels]
-    gridsize: Count = 1  # a group holds gridsize**2 overlapping patterns
-    n_filters_scale: Count = 2
-    model_type: ModelType = "pinn"
+    N: rules.Count = 64  # side of a diffraction pattern [detector pixels]
+    gridsize: rules.Count = 1  # a group holds gridsize**2 overlapping patterns
+    n_filters_scale: rules.Count = 2
+    model_type: choices.ModelType = "pinn"
     architecture: str = "cnn"  # one of ARCHITECTURES
-    fno_modes: Count = 12
-    fno_width: Count = 32
-    fno_blocks: Count = 4
-    fno_cnn_blocks: CountOrZero = 2
-    learned_input_channels: Count = 1
-    max_hidden_channels: Count | None = None
-    resnet_width: WidthOfFour | None = None
-    fno_input_transform: InputTransform = "none"
-    generator_output_mode: OutputMode = "real_imag"
-    amp_activation: AmpActivation = "sigmoid"
+    fno_modes: rules.Count = 12
+    fno_width: rules.Count = 32
+    fno_blocks: rules.Count = 4
+    fno_cnn_blocks: rules.CountOrZero = 2
+    learned_input_channels: rules.Count = 1
+    max_hidden_channels: rules.Count | None = None
+    resnet_width: rules.WidthOfFour | None = None
+    fno_input_transform: choices.InputTransform = "none"
+    generator_output_mode: choices.OutputMode = "real_imag"
+    amp_activation: choices.AmpActivation = "sigmoid"
     object_big: bool = True  # the patches of a group lie on one larger object
     probe_big: bool = True  # the network fills the whole N x N patch, not only its centre
     probe_mask: bool = False
-    probe_mask_sigma: NotNegative = 1.0  # soft edge of the mask [pixels]
-    probe_mask_diameter: Positive | None = None  # [pixels]
+    probe_mask_sigma: rules.NotNegative = 1.0  # soft edge of the mask [pixels]
+    probe_mask_diameter: rules.Positive | None = None  # [pixels]
     pad_object: bool = True
-    probe_scale: Positive = 4.0
-    gaussian_smoothing_sigma: NotNegative = 0.0  # [pixels], 0 = off
+    probe_scale: rules.Positive = 4.0
+    gaussian_smoothing_sigma: rules.NotNegative = 0.0  # [pixels], 0 = off
     cbam_encoder: bool = False  # attention gates behind the blocks of cnn
     cbam_bottleneck: bool = False
     cbam_decoder: bool = False
     eca_encoder: bool = False
     eca_decoder: bool = False
     spatial_decoder: bool = False
-    decoder_spatial_kernel: Odd = 7  # side of its kernel [pixels of the block]
-    unrolled_steps: Count = 22  # plain physics steps, then network.LEARNED_STEPS learned ones
-    unrolled_width: Count = 24  # filters of the finest level
-    unrolled_likelihood: RefineLikelihood = "amplitude"  # poisson suits few photons and measures noise
+    decoder_spatial_kernel: rules.Odd = 7  # side of its kernel [pixels of the block]
+    unrolled_steps: rules.Count = 22  # plain physics steps, then network.LEARNED_STEPS learned ones
+    unrolled_width: rules.Count = 24  # filters of the finest level
+    unrolled_likelihood: choices.RefineLikelihood = "amplitude"  # poisson suits few photons, measures noise
 
 
-def _adopt_n_images(config: TrainingConfig | InferenceConfig) -> None:
-    """Honour the old name of ``n_groups``; the new name wins when both are given."""
-    if config.n_images is None:
-        return
-    kind = type(config).__name__
-    # Frames to the caller: this helper, __post_init__, the generated __init__, then the user's line.
-    warnings.warn(
-        f"{kind}: n_images is deprecated (got {config.n_images}). Pass n_groups instead.",
-        DeprecationWarning,
-        stacklevel=4,
-    )
-    if config.n_groups is None:
-        config.n_groups = config.n_images
+@dataclass(kw_only=True)
+class ScanConfig:
+    """What a training run and an inference are both told: the scan, how it is read, what takes part."""
+
+    default_n_groups: ClassVar[int | None] = None
+
+    n_groups: rules.Count | None = None  # None = all; of training: DEFAULT_N_GROUPS, on construction
+    n_images: rules.Count | None = None  # old name of n_groups
+    n_subsample: rules.Count | None = None  # patterns drawn from the file before grouping, None = all
+    subsample_seed: rules.Seed | None = None
+    neighbor_count: rules.Count = 4
+    enable_oversampling: bool = False
+    neighbor_pool_size: rules.Count | None = None
+    backend: choices.Backend = "tensorflow"
+    seed: rules.Seed = 42
+    measurement_domain: choices.MeasurementDomain | None = None  # of the patterns, None = found from the file
+    probe_key: rules.Word | None = None  # key of the probe in the data file, None = probeGuess
+    pattern_axis: rules.Axis | None = None  # axis that counts the patterns, None = found from the shape
+    product_file: Path | None = None  # Ptychodus product of the scan, None = found by its name
+    photon_energy_eV: rules.Positive | None = None  # these four win over the data file
+    detector_distance_m: rules.Positive | None = None
+    detector_pixel_m: rules.Positive | None = None
+    object_pixel_m: rules.Positive | None = None
+    flip_positions: choices.FlipAxes | None = None  # axes of the positions whose sign is turned
+    swap_positions: bool = False  # take x of the positions for y
+    match_lengths: choices.MatchLengths = "refuse"  # patterns and positions differ in number: head = cut both
+    centre_patterns: choices.CentrePatterns = "auto"  # move a beam that is surely not on pixel N // 2 there
+    keep_frames: bool = False  # let frames take part that look damaged
+    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
+    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
+    log_patch_stats: bool = False
+    patch_stats_limit: rules.Count | None = None  # first patterns only
+
+    def __post_init__(self) -> None:
+        """Honour the old name of ``n_groups``; the new name wins when both are given."""
+        if self.n_images is not None:
+            # Frames to the caller: this function, the generated __init__, then the user's line.
+            warnings.warn(
+                f"{type(self).__name__}: n_images is deprecated (got {self.n_images}). "
+                "Pass n_groups instead.",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+        if self.n_groups is None:
+            self.n_groups = self.default_n_groups if self.n_images is None else self.n_images
 
 
 @dataclass
-class TrainingConfig:
+class TrainingConfig(ScanConfig):
     """One training run."""
+
+    default_n_groups: ClassVar[int | None] = DEFAULT_N_GROUPS
 
     model: ModelConfig
     train_data_file: Path | None = None
     test_data_file: Path | None = None
-    batch_size: PowerOfTwo = 16
-    nepochs: Count = 50
-    mae_weight: Fraction = 0.0
-    nll_weight: Fraction = 1.0
-    realspace_mae_weight: NotNegative = 0.0
-    realspace_weight: NotNegative = 0.0  # factor on tv_weight and realspace_mae_weight
-    tv_weight: NotNegative = 0.0
-    nphotons: Positive = 1e9  # expected photons per frame
-    n_groups: Count | None = None  # becomes DEFAULT_N_GROUPS on construction
-    n_images: Count | None = None  # old name of n_groups
-    n_subsample: Count | None = None  # patterns drawn from the file before grouping, None = all
-    subsample_seed: Seed | None = None
-    neighbor_count: Count = 4
-    enable_oversampling: bool = False
-    neighbor_pool_size: Count | None = None
+    batch_size: rules.PowerOfTwo = 16
+    nepochs: rules.Count = 50
+    mae_weight: rules.Fraction = 0.0
+    nll_weight: rules.Fraction = 1.0
+    realspace_mae_weight: rules.NotNegative = 0.0
+    realspace_weight: rules.NotNegative = 0.0  # factor on tv_weight and realspace_mae_weight
+    tv_weight: rules.NotNegative = 0.0
+    nphotons: rules.Positive = 1e9  # expected photons per frame
     positions_provided: bool = True
     probe_trainable: bool = False
     intensity_scale_trainable: bool = True
     output_dir: Path = Path("training_outputs")
     sequential_sampling: bool = False
-    backend: Backend = "tensorflow"
-    torch_loss_mode: LossMode = "poisson"
+    torch_loss_mode: choices.LossMode = "poisson"
     torch_mae_pred_l2_match_target: bool = False
-    gradient_clip_val: NotNegative | None = None
-    gradient_clip_algorithm: ClipAlgorithm = "norm"
-    optimizer: Optimizer = "adam"
-    momentum: BelowOne = 0.9
-    weight_decay: NotNegative = 0.0
-    adam_beta1: BelowOne = 0.9
-    adam_beta2: BelowOne = 0.999
-    scheduler: Scheduler = "Default"
-    lr_warmup_epochs: CountOrZero = 0
-    lr_min_ratio: Fraction = 0.1  # lowest rate / learning_rate
-    plateau_factor: BelowOne = 0.5
-    plateau_patience: CountOrZero = 2  # [epochs]
-    plateau_min_lr: NotNegative = 5e-5
-    plateau_threshold: NotNegative = 0.0
-    learning_rate: Positive = 1e-3
-    seed: Seed = 42
-    measurement_domain: MeasurementDomain | None = None  # what the patterns hold; None = decide from the file
-    probe_key: Word | None = None  # key of the probe in the data file, None = probeGuess
-    pattern_axis: Axis | None = None  # axis that counts the patterns, None = found from the shape
-    product_file: Path | None = None  # Ptychodus product of train_data_file, None = found by its name
-    photon_energy_eV: Positive | None = None  # these four win over the data file
-    detector_distance_m: Positive | None = None
-    detector_pixel_m: Positive | None = None
-    object_pixel_m: Positive | None = None
-    flip_positions: FlipAxes | None = None  # axes of the positions whose sign is turned
-    swap_positions: bool = False  # take x of the positions for y
-    match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
-    centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
-    keep_frames: bool = False  # let frames take part that look damaged
-    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
-    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
-    log_patch_stats: bool = False
-    patch_stats_limit: Count | None = None  # first patterns only
-
-    def __post_init__(self) -> None:
-        _adopt_n_images(self)
-        if self.n_groups is None:
-            self.n_groups = DEFAULT_N_GROUPS
+    gradient_clip_val: rules.NotNegative | None = None
+    gradient_clip_algorithm: choices.ClipAlgorithm = "norm"
+    optimizer: choices.Optimizer = "adam"
+    momentum: rules.BelowOne = 0.9
+    weight_decay: rules.NotNegative = 0.0
+    adam_beta1: rules.BelowOne = 0.9
+    adam_beta2: rules.BelowOne = 0.999
+    scheduler: choices.Scheduler = "Default"
+    lr_warmup_epochs: rules.CountOrZero = 0
+    lr_min_ratio: rules.Fraction = 0.1  # lowest rate / learning_rate
+    plateau_factor: rules.BelowOne = 0.5
+    plateau_patience: rules.CountOrZero = 2  # [epochs]
+    plateau_min_lr: rules.NotNegative = 5e-5
+    plateau_threshold: rules.NotNegative = 0.0
+    learning_rate: rules.Positive = 1e-3
 
 
 @dataclass
-class InferenceConfig:
+class InferenceConfig(ScanConfig):
     """One reconstruction with a trained model."""
 
     model: ModelConfig
     model_path: Path
     test_data_file: Path
-    n_groups: Count | None = None
-    n_images: Count | None = None  # old name of n_groups
-    n_subsample: Count | None = None  # patterns drawn from the file before grouping, None = all
-    subsample_seed: Seed | None = None
-    neighbor_count: Count = 4
-    enable_oversampling: bool = False
-    neighbor_pool_size: Count | None = None
     debug: bool = False
     output_dir: Path = Path("inference_outputs")
-    backend: Backend = "tensorflow"
-    seed: Seed = 42
-    measurement_domain: MeasurementDomain | None = None  # what the patterns hold; None = decide from the file
-    probe_key: Word | None = None  # key of the probe in the data file, None = probeGuess
-    pattern_axis: Axis | None = None  # axis that counts the patterns, None = found from the shape
-    product_file: Path | None = None  # Ptychodus product of test_data_file, None = found by its name
-    photon_energy_eV: Positive | None = None  # these four win over the data file
-    detector_distance_m: Positive | None = None
-    detector_pixel_m: Positive | None = None
-    object_pixel_m: Positive | None = None
-    flip_positions: FlipAxes | None = None  # axes of the positions whose sign is turned
-    swap_positions: bool = False  # take x of the positions for y
     find_orientation: bool = False  # try the eight ways to take the positions, use what clearly fits best
-    match_lengths: MatchLengths = "refuse"  # patterns and positions that differ in number; head = cut both
-    centre_patterns: CentrePatterns = "auto"  # move a beam that is certainly not on pixel N // 2 there
-    keep_frames: bool = False  # let frames take part that look damaged
-    keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
-    keep_probe_power: bool = False  # the stored probe's power is the photons per frame
-    log_patch_stats: bool = False
-    patch_stats_limit: Count | None = None  # first patterns only
-    patch_weighting: PatchWeighting = "probe"  # how the patches of cnn are merged
+    patch_weighting: choices.PatchWeighting = "probe"  # how the patches of cnn are merged
     varpro_scaling: bool = False  # scale the object to fit the counts best
-    phase_vmin: Real | None = None  # ends of the phase colours [rad]
-    phase_vmax: Real | None = None
+    phase_vmin: rules.Real | None = None  # ends of the phase colours [rad]
+    phase_vmax: rules.Real | None = None
     fit_probe: bool | None = None  # before the network; None = on any but the training scan
-    refine_steps: CountOrZero = 0  # most refinement steps with the forward model, 0 = off
+    refine_steps: rules.CountOrZero = 0  # most refinement steps with the forward model, 0 = off
     refine_probe: bool = False
     refine_positions: bool = False
     refine_frames: bool = False
-    refine_likelihood: RefineLikelihood = "amplitude"
-    refine_tv: BelowOne = 0.0  # [transmission]
-    refine_start: RefineStart = "network"
+    refine_likelihood: choices.RefineLikelihood = "amplitude"
+    refine_tv: rules.BelowOne = 0.0  # [transmission]
+    refine_start: choices.RefineStart = "network"
     export: Path | None = None  # Ptychodus product (.h5) or CXI file to write too
-
-    def __post_init__(self) -> None:
-        _adopt_n_images(self)
 
 
 @dataclass
@@ -242,43 +176,43 @@ class PyTorchExecutionConfig:
 
     runtime_only: ClassVar[bool] = True
 
-    accelerator: Accelerator = "auto"
-    devices: CountOrAuto = 1
-    strategy: Word = "auto"
-    deterministic: BoolOrWarn = True
-    precision: Precision = "32-true"
-    gradient_clip_val: NotNegative | None = None
-    gradient_clip_algorithm: ClipAlgorithm = "norm"
-    accum_steps: Count = 1
-    num_workers: CountOrZero = 0
+    accelerator: choices.Accelerator = "auto"
+    devices: rules.CountOrAuto = 1
+    strategy: rules.Word = "auto"
+    deterministic: rules.BoolOrWarn = True
+    precision: choices.Precision = "32-true"
+    gradient_clip_val: rules.NotNegative | None = None
+    gradient_clip_algorithm: choices.ClipAlgorithm = "norm"
+    accum_steps: rules.Count = 1
+    num_workers: rules.CountOrZero = 0
     pin_memory: bool = False
     persistent_workers: bool = False
-    prefetch_factor: Count | None = None
-    learning_rate: Positive = 1e-3
-    scheduler: Scheduler = "Default"
+    prefetch_factor: rules.Count | None = None
+    learning_rate: rules.Positive = 1e-3
+    scheduler: choices.Scheduler = "Default"
     enable_progress_bar: bool = False
     enable_checkpointing: bool = True
-    checkpoint_save_top_k: CountOrZero = 1
-    checkpoint_monitor_metric: Word = "val_loss"
-    checkpoint_mode: CheckpointMode = "min"
-    early_stop_patience: Count = 100  # [epochs]
-    logger_backend: LoggerBackend | None = "csv"
-    recon_log_every_n_epochs: Count | None = None
-    recon_log_num_patches: Count = 4
-    recon_log_fixed_indices: Indices | None = None
+    checkpoint_save_top_k: rules.CountOrZero = 1
+    checkpoint_monitor_metric: rules.Word = "val_loss"
+    checkpoint_mode: choices.CheckpointMode = "min"
+    early_stop_patience: rules.Count = 100  # [epochs]
+    logger_backend: choices.LoggerBackend | None = "csv"
+    recon_log_every_n_epochs: rules.Count | None = None
+    recon_log_num_patches: rules.Count = 4
+    recon_log_fixed_indices: rules.Indices | None = None
     recon_log_stitch: bool = False
-    recon_log_max_stitch_samples: Count | None = None
-    ffno_encoder_blocks: Count = 24
-    ffno_encoder_modes: Count = 12
+    recon_log_max_stitch_samples: rules.Count | None = None
+    ffno_encoder_blocks: rules.Count = 24
+    ffno_encoder_modes: rules.Count = 12
     ffno_encoder_share_weights: bool = True
-    ffno_encoder_gate_init: Real = 0.1
-    ffno_encoder_norm: Word = "instance"
-    ffno_encoder_mlp_ratio: Positive = 2.0
-    spectral_bottleneck_blocks: Count = 6
-    spectral_bottleneck_modes: Count = 12
+    ffno_encoder_gate_init: rules.Real = 0.1
+    ffno_encoder_norm: rules.Word = "instance"
+    ffno_encoder_mlp_ratio: rules.Positive = 2.0
+    spectral_bottleneck_blocks: rules.Count = 6
+    spectral_bottleneck_modes: rules.Count = 12
     spectral_bottleneck_share_weights: bool = True
-    spectral_bottleneck_gate_init: Real = 0.1
-    spectral_bottleneck_gate_mode: GateMode = "shared"
-    inference_batch_size: Count | None = None
-    middle_trim: CountOrZero = 0
+    spectral_bottleneck_gate_init: rules.Real = 0.1
+    spectral_bottleneck_gate_mode: choices.GateMode = "shared"
+    inference_batch_size: rules.Count | None = None
+    middle_trim: rules.CountOrZero = 0
     pad_eval: bool = False

@@ -1,4 +1,4 @@
-"""Settings that would change nothing beside the others: refused by name, never passed over.
+"""Settings of a run that would change nothing beside the others: refused by name, never passed over.
 
 A setting is idle where nothing reads it, or where another setting takes its ground away. What was left at a
 default is never idle; the defaults of the commands count as defaults too.
@@ -17,7 +17,7 @@ from ptycho.config.validation import check_realspace
 from ptycho.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ptycho.config.classes import PyTorchExecutionConfig, TrainingConfig
+    from ptycho.config.classes import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 
 PHYSICS_ONLY: tuple[str, ...] = (
     "nll_weight", "mae_weight", "realspace_weight", "tv_weight", "realspace_mae_weight",
@@ -45,6 +45,8 @@ NEEDED_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {
 """Setting -> the choice it belongs to, and the values of it that read the setting."""
 GROUPS_ONLY: tuple[str, ...] = ("object_big", "neighbor_count", "enable_oversampling", "neighbor_pool_size")
 """What groups of one pattern do not have."""
+WITH_GROUPS = f" or pass --architecture {next(item.name for item in KNOWN.values() if not item.whole_canvas)}"
+"""How to ask for a network that sees groups of patterns."""
 NOT_IMPLEMENTED: tuple[str, ...] = (
     "fno_modes", "fno_width", "fno_blocks", "fno_cnn_blocks", "learned_input_channels", "max_hidden_channels",
     "resnet_width", "fno_input_transform", "generator_output_mode", "probe_scale", "positions_provided",
@@ -56,8 +58,6 @@ NOT_IMPLEMENTED: tuple[str, ...] = (
     "middle_trim", "pad_eval",
 )  # fmt: skip
 """Settings that other programs know and that nothing here reads."""
-NOT_IMPLEMENTED_CHOICES: dict[str, tuple[str, ...]] = {"scheduler": ("MultiStage",)}
-"""Setting -> values that other programs know; their stages are no settings here."""
 CLIPPING: tuple[str, ...] = ("norm", "value")
 LIGHTNING_ONLY: tuple[str, ...] = (
     "strategy", "deterministic", "num_workers", "pin_memory", "persistent_workers", "prefetch_factor",
@@ -68,6 +68,13 @@ OWNED_BY_TRAINING: tuple[str, ...] = (
     "learning_rate", "scheduler", "gradient_clip_val", "gradient_clip_algorithm",
 )  # fmt: skip
 """What execution settings and training settings both hold; the training settings own it."""
+EXECUTION_OF_INFERENCE: tuple[str, ...] = ("accelerator", "inference_batch_size")
+TRAINING_LEFTOVERS: tuple[str, ...] = (
+    "neighbor_count", "enable_oversampling", "neighbor_pool_size", "debug",
+)  # fmt: skip
+"""Fields of an inference that only training, or the command itself, could use."""
+MASK: tuple[str, ...] = ("probe_mask", "probe_mask_sigma", "probe_mask_diameter")
+"""Network settings that an inference may change: they belong to the probe."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +111,11 @@ def changed(config: Any, names: Iterable[str]) -> list[str]:
     """Return which settings differ from every default they have; names that ``config`` does not have are
     passed over."""
     defaults = defaults_of(config)
-    known = [name for name in names if name in defaults]
-    return [name for name in known if getattr(config, name) not in _accepted(name, defaults[name])]
 
+    def accepted(name: str) -> list[Any]:
+        return [defaults[name], COMMAND_DEFAULTS.get(name, defaults[name]), *OTHER_DEFAULTS.get(name, ())]
 
-def _accepted(name: str, default: Any) -> list[Any]:
-    also = [COMMAND_DEFAULTS[name]] if name in COMMAND_DEFAULTS else []
-    return [default, *also, *OTHER_DEFAULTS.get(name, ())]
+    return [name for name in names if name in defaults and getattr(config, name) not in accepted(name)]
 
 
 def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | None = None) -> Iterator[Idle]:
@@ -137,18 +142,13 @@ def idle_settings(config: TrainingConfig, execution: PyTorchExecutionConfig | No
         yield from _idle_execution(config, execution, own)
 
 
-def _with_groups(how: str) -> str:
-    """Return how to ask for a network that sees groups of patterns."""
-    return f" or {how} {next(item.name for item in KNOWN.values() if not item.whole_canvas)}"
-
-
 def _idle_by_network(config: TrainingConfig, own: Architecture) -> Iterator[Idle]:
     model = config.model
     for other in KNOWN.values():
         if other is not own:
             yield Idle(model, other.settings, own.name, action=f" or pass --architecture {other.name}")
     if own.whole_canvas:
-        yield Idle(config, ("batch_size",), own.name, action=_with_groups("pass --architecture"))
+        yield Idle(config, ("batch_size",), own.name, action=WITH_GROUPS)
     if model.gridsize == 1:
         for part in (model, config):
             yield Idle(part, GROUPS_ONLY, "groups of one pattern", action=" or raise gridsize")
@@ -163,11 +163,8 @@ def idle_without(part: Any) -> Iterator[Idle]:
     """Yield the settings whose partner is off or not given."""
     for name, partner in NEEDED.items():
         if hasattr(part, partner) and not getattr(part, partner):
-            yield Idle(part, (name,), f"{_kind(part)} without {partner}", action=f" or set {partner}")
-
-
-def _kind(part: Any) -> str:
-    return type(part).__name__.removesuffix("Config").lower()
+            kind = type(part).__name__.removesuffix("Config").lower()
+            yield Idle(part, (name,), f"{kind} without {partner}", action=f" or set {partner}")
 
 
 def _idle_execution(
@@ -178,8 +175,7 @@ def _idle_execution(
     if not execution.enable_checkpointing:
         yield Idle(execution, ("checkpoint_save_top_k",), "training without checkpoints")
     if own.whole_canvas:
-        action = _with_groups("pass --architecture")
-        yield Idle(execution, ("inference_batch_size",), own.name, action=action)
+        yield Idle(execution, ("inference_batch_size",), own.name, action=WITH_GROUPS)
     if config.backend == "tensorflow":
         yield Idle(execution, LIGHTNING_ONLY, "TensorFlow", action=" or pass --backend pytorch")
 
@@ -198,24 +194,18 @@ def validate_effects(config: TrainingConfig, execution: PyTorchExecutionConfig |
             "training: this gradient_clip_algorithm is not implemented (got "
             f"{config.gradient_clip_algorithm!r}, expected {' or '.join(CLIPPING)}). Choose one of them."
         )
-    _refuse_choices(config)
-    refuse(idle_settings(config, execution))
-
-
-def _refuse_choices(config: TrainingConfig) -> None:
-    """Refuse values that would do what the default does."""
-    for name, values in NOT_IMPLEMENTED_CHOICES.items():
-        value = getattr(config, name)
-        if value in values:
-            raise ConfigError(
-                f"training: this {name} is not implemented (got {value!r}, expected another one). "
-                f"Choose another {name}, or leave it out."
-            )
+    # Values that would do what the default does; the stages of the first are no settings here.
+    if config.scheduler == "MultiStage":
+        raise ConfigError(
+            "training: this scheduler is not implemented (got 'MultiStage', expected another one). "
+            "Choose another scheduler, or leave it out."
+        )
     if config.optimizer == "adamw" and config.weight_decay == 0:
         raise ConfigError(
             "training: optimizer adamw without weight_decay is adam (got weight_decay "
             f"{config.weight_decay!r}, expected > 0). Set weight_decay, or leave optimizer out."
         )
+    refuse(idle_settings(config, execution))
 
 
 def with_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) -> TrainingConfig:
@@ -234,3 +224,58 @@ def with_execution(config: TrainingConfig, execution: PyTorchExecutionConfig) ->
         found = copy.copy(found)
         setattr(found, name, wanted)
     return found
+
+
+def validate_inference_effects(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:
+    """Raise ``ConfigError`` at the first changed setting that would change nothing in a reconstruction."""
+    if config.n_groups is not None and config.n_subsample is not None:
+        raise ConfigError(
+            f"inference: n_groups and n_subsample both choose patterns (got {config.n_groups} and "
+            f"{config.n_subsample}, expected one of them). Leave n_subsample out."
+        )
+    refuse(_idle_inference(config, execution))
+
+
+def _idle_inference(config: InferenceConfig, execution: PyTorchExecutionConfig) -> Iterator[Idle]:
+    yield Idle(config, TRAINING_LEFTOVERS, "inference")
+    others = [item.name for item in fields(execution) if item.name not in EXECUTION_OF_INFERENCE]
+    yield Idle(execution, others, "inference")
+    if config.n_groups is None and config.n_subsample is None:
+        action = " or set n_groups"
+        yield Idle(config, ("subsample_seed", "seed"), "inference of all patterns", action=action)
+    elif config.subsample_seed is not None:
+        yield Idle(config, ("seed",), "inference with subsample_seed, which draws the patterns")
+    yield from (item for item in idle_without(config) if set(item.names) != {"subsample_seed"})
+    yield from idle_without(config.model)
+    if config.refine_steps == 0:
+        action = " or pass --refine 50"
+        yield Idle(config, ("refine_likelihood", "refine_tv"), "inference without refinement", action=action)
+    else:
+        yield Idle(config, ("varpro_scaling",), "refinement, which fits the scale anyway")
+        if config.refine_start == "flat":
+            names = ("patch_weighting",)
+            yield Idle(config, names, "refinement from a flat object", action=" or leave out --init flat")
+
+
+def refuse_other_network(
+    config: InferenceConfig,
+    execution: PyTorchExecutionConfig,
+    trained: ModelConfig,
+    stated: Iterable[str] = (),
+) -> None:
+    """Raise ``ConfigError`` at the first setting that does not fit the ``trained`` network. ``stated`` names
+    settings that count even where they equal the default; the mask of the probe may differ."""
+    asked = config.model
+    # The commands put no defaults of their own in here, so only those of the class mean "not chosen".
+    defaults = defaults_of(asked)
+    names = {*(name for name, value in defaults.items() if getattr(asked, name) != value), *stated}
+    for item in fields(asked):
+        wanted, own = getattr(asked, item.name), getattr(trained, item.name)
+        if item.name in names and item.name not in MASK and wanted != own:
+            raise ConfigError(
+                f"inference: {item.name} belongs to the trained model (got {wanted!r}, expected {own!r}). "
+                "Leave it out, or train a model with it."
+            )
+    if (network := architecture_of(trained)).whole_canvas:
+        where = f"inference with an {network.name} model"
+        refuse([Idle(config, ("patch_weighting",), where), Idle(execution, ("inference_batch_size",), where)])

@@ -21,43 +21,40 @@ def _is_real(value: Any) -> bool:
 
 
 COUNT: Rule = ("an integer >= 1", lambda v: _is_int(v) and v >= 1)
-COUNT_OR_ZERO: Rule = ("an integer >= 0", lambda v: _is_int(v) and v >= 0)
-SEED: Rule = ("an integer >= 0 and < 2**63", lambda v: _is_int(v) and 0 <= v < 2**63)
-POWER_OF_TWO: Rule = ("a power of two: 1, 2, 4, 8, ...", lambda v: _is_int(v) and v >= 1 and v & (v - 1) == 0)
-POSITIVE: Rule = ("a finite number > 0", lambda v: _is_real(v) and v > 0)
 NOT_NEGATIVE: Rule = ("a finite number >= 0", lambda v: _is_real(v) and v >= 0)
-FRACTION: Rule = ("a number from 0 to 1", lambda v: _is_real(v) and 0 <= v <= 1)
-BELOW_ONE: Rule = ("a number >= 0 and < 1", lambda v: _is_real(v) and 0 <= v < 1)
-WIDTH_OF_FOUR: Rule = ("an integer >= 4 divisible by 4", lambda v: _is_int(v) and v >= 4 and v % 4 == 0)
-COUNT_OR_AUTO: Rule = ("an integer >= 1 or 'auto'", lambda v: v == "auto" or COUNT[1](v))
-ODD: Rule = ("an odd integer >= 1", lambda v: _is_int(v) and v >= 1 and v % 2 == 1)
 BOOL: Rule = ("True or False", lambda v: isinstance(v, bool))
-REAL: Rule = ("a finite number", _is_real)
-AXIS: Rule = ("0, 1 or 2", lambda v: _is_int(v) and 0 <= v <= 2)
-TEXT: Rule = ("a word", lambda v: isinstance(v, str) and bool(v))
 PATH: Rule = ("a path", lambda v: isinstance(v, str | PurePath))
-INDICES: Rule = (
-    "a list of integers >= 0",
-    lambda v: isinstance(v, list | tuple) and all(_is_int(item) and item >= 0 for item in v),
-)
-BOOL_OR_WARN: Rule = ("True, False or 'warn'", lambda v: isinstance(v, bool) or v == "warn")
 
 Count = Annotated[int, COUNT]
-CountOrZero = Annotated[int, COUNT_OR_ZERO]
-Seed = Annotated[int, SEED]
-PowerOfTwo = Annotated[int, POWER_OF_TWO]
-Positive = Annotated[float, POSITIVE]
+CountOrZero = Annotated[int, ("an integer >= 0", lambda v: _is_int(v) and v >= 0)]
+Seed = Annotated[int, ("an integer >= 0 and < 2**63", lambda v: _is_int(v) and 0 <= v < 2**63)]
+PowerOfTwo = Annotated[
+    int, ("a power of two: 1, 2, 4, 8, ...", lambda v: _is_int(v) and v >= 1 and v & (v - 1) == 0)
+]
+Positive = Annotated[float, ("a finite number > 0", lambda v: _is_real(v) and v > 0)]
 NotNegative = Annotated[float, NOT_NEGATIVE]
-Fraction = Annotated[float, FRACTION]
-BelowOne = Annotated[float, BELOW_ONE]
-WidthOfFour = Annotated[int, WIDTH_OF_FOUR]
-CountOrAuto = Annotated[int | Literal["auto"], COUNT_OR_AUTO]
-Odd = Annotated[int, ODD]
-Real = Annotated[float, REAL]
-Axis = Annotated[int, AXIS]
-Word = Annotated[str, TEXT]
-Indices = Annotated[list[int], INDICES]
-BoolOrWarn = Annotated[bool | Literal["warn"], BOOL_OR_WARN]
+Fraction = Annotated[float, ("a number from 0 to 1", lambda v: _is_real(v) and 0 <= v <= 1)]
+BelowOne = Annotated[float, ("a number >= 0 and < 1", lambda v: _is_real(v) and 0 <= v < 1)]
+WidthOfFour = Annotated[
+    int, ("an integer >= 4 divisible by 4", lambda v: _is_int(v) and v >= 4 and v % 4 == 0)
+]
+CountOrAuto = Annotated[
+    int | Literal["auto"], ("an integer >= 1 or 'auto'", lambda v: v == "auto" or COUNT[1](v))
+]
+Odd = Annotated[int, ("an odd integer >= 1", lambda v: _is_int(v) and v >= 1 and v % 2 == 1)]
+Real = Annotated[float, ("a finite number", _is_real)]
+Axis = Annotated[int, ("0, 1 or 2", lambda v: _is_int(v) and 0 <= v <= 2)]
+Word = Annotated[str, ("a word", lambda v: isinstance(v, str) and bool(v))]
+Indices = Annotated[
+    list[int],
+    (
+        "a list of integers >= 0",
+        lambda v: isinstance(v, list | tuple) and all(_is_int(item) and item >= 0 for item in v),
+    ),
+]
+BoolOrWarn = Annotated[
+    bool | Literal["warn"], ("True, False or 'warn'", lambda v: isinstance(v, bool) or v == "warn")
+]
 
 
 def rule_of(hint: Any) -> Rule | None:

@@ -48,9 +48,7 @@ def flat_settings(settings: Mapping[str, Any], source: str = "YAML settings") ->
     Raise ``ConfigError``, which calls them ``source``, where ``model`` is no section or a setting is given
     twice."""
     flat = {key: value for key, value in settings.items() if key != "model"}
-    nested = settings.get("model")
-    if nested is None:
-        return _present_names(source, flat)
+    nested = {} if settings.get("model") is None else settings["model"]
     if not isinstance(nested, Mapping):
         raise ConfigError(
             f"{source}: 'model' is not a section (got {nested!r}, expected a mapping of network settings). "
@@ -63,10 +61,6 @@ def flat_settings(settings: Mapping[str, Any], source: str = "YAML settings") ->
                 f"and {value!r} under 'model', expected once). Remove one."
             )
         flat[key] = value
-    return _present_names(source, flat)
-
-
-def _present_names(source: str, flat: dict[str, Any]) -> dict[str, Any]:
     for old, new in OLD_NAMES.items():
         if flat.get(old) is None:
             continue

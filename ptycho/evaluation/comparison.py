@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import FileOptions
@@ -49,8 +49,12 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         if len(shape) != rank or (key == "coverage" and shape != headers["object"][0]):
             rule = f"{rank} axes" if key != "coverage" else f"{headers['object'][0]}, the shape of the object"
             raise _other_file(path, f"{key} has shape {shape}, expected {rule}")
+    count = headers["pattern_index"][0][0]
+    for key, rows in {"positions_yx_px": (count, 2), "frame_gain": (count,)}.items():
+        if key in headers and headers[key][0] != rows:
+            rule = f"{rows}, one row for each pattern"
+            raise _other_file(path, f"{key} has shape {headers[key][0]}, expected {rule}")
     found = read_npz(path, [*REQUIRED, *(key for key in OPTIONAL if key in headers)])
-    _check_rows(found, path)
     return Reconstruction(
         obj=found["object"],
         coverage=found["coverage"],
@@ -69,16 +73,6 @@ def _other_file(path: Path, why: str) -> DataError:
     return DataError(
         f"{path}: not a reconstruction ({why}). Name a reconstruction.npz that an inference wrote."
     )
-
-
-def _check_rows(found: Mapping[str, NDArray[Any]], path: Path) -> None:
-    """Refuse a file whose patterns, positions and factors are not one each."""
-    count = len(found["pattern_index"])
-    wanted = {"positions_yx_px": (count, 2), "frame_gain": (count,)}
-    for key, shape in wanted.items():
-        if key in found and found[key].shape != shape:
-            rule = f"{shape}, one row for each pattern"
-            raise _other_file(path, f"{key} has shape {found[key].shape}, expected {rule}")
 
 
 def _stored_record(found: Mapping[str, NDArray[Any]]) -> ScaleRecord | None:
@@ -109,21 +103,27 @@ def stored_domain(path: str | Path) -> Literal["counts", "amplitude"] | None:
 
 
 def on_canvas_of(other: Reconstruction, found: Reconstruction) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Lay another reconstruction on the canvas (H, W) of the first, to whole pixels.
+    """Lay another reconstruction on the canvas (H, W) of the first, as :func:`laid_on_canvas`."""
+    return laid_on_canvas(found, other.obj, other.scanned, other.origin_yx_px)
 
-    A fraction of a pixel is left to the gauge fit. Returns the other object, 1 where it has none, and the
-    pixels both have scanned.
+
+def laid_on_canvas(
+    found: Reconstruction, obj: NDArray[Any], seen: NDArray[np.bool_], origin_yx_px: ArrayLike = 0.0
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Lay an object on the canvas (H, W) of a reconstruction, to whole pixels.
+
+    A fraction of a pixel is left to the gauge fit. Returns the object, 1 where it has none, and the pixels
+    that the reconstruction has scanned and the object has ``seen``.
     """
-    offset = np.round(found.origin_yx_px - other.origin_yx_px).astype(int)
+    y, x = np.round(found.origin_yx_px - origin_yx_px).astype(int)
     height, width = found.obj.shape
-    rows, columns = np.arange(height) + offset[0], np.arange(width) + offset[1]
-    inside_y = (rows >= 0) & (rows < other.obj.shape[0])
-    inside_x = (columns >= 0) & (columns < other.obj.shape[1])
+    rows, columns = np.arange(height) + y, np.arange(width) + x
+    inside_y, inside_x = (rows >= 0) & (rows < obj.shape[0]), (columns >= 0) & (columns < obj.shape[1])
     target, source = np.ix_(inside_y, inside_x), np.ix_(rows[inside_y], columns[inside_x])
-    obj = np.ones((height, width), dtype=np.complex128)
-    seen = np.zeros((height, width), dtype=bool)
-    obj[target], seen[target] = other.obj[source], other.scanned[source]
-    return obj, seen & found.scanned
+    laid = np.ones((height, width), dtype=np.complex128)
+    both = np.zeros((height, width), dtype=bool)
+    laid[target], both[target] = obj[source], seen[source]
+    return laid, both & found.scanned
 
 
 def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -> Fit:

@@ -70,13 +70,11 @@ def beam_drift(placed: PlacedReconstruction) -> BeamDrift | None:
         weight += power.sum(axis=0)
         total += (power * _local(time, mean, plan, chosen)).sum(axis=0)
     of_probe = total / np.maximum(weight, 1e-30)
-    along, norm = np.zeros((2, len(rows)))
-    done = 0
+    parts = []
     for chosen in _chunks(rows):
         local = (_local(time, mean, plan, chosen) - of_probe).astype(np.float32)
-        part = slice(done, done + len(chosen))
-        along[part], norm[part] = _projected(placed, chosen, local)
-        done = part.stop
+        parts.append(_projected(placed, chosen, local))
+    along, norm = np.concatenate(parts, axis=1, dtype=np.float64)
     power = norm.sum()
     if power <= 0:
         return None

@@ -1,4 +1,4 @@
-"""Pictures of a run: objects, comparisons, probes; each is written whole or not at all.
+"""Pictures of a run: objects, comparisons, probes, curves; each is written whole or not at all.
 
 Figures are drawn on their own Agg canvas, never through pyplot, so no global state changes. Row 0 of an
 array is at the top; axes count the pixels of the full array, also where a picture shows a part of it.
@@ -6,14 +6,17 @@ array is at the top; axes count the pixels of the full array, also where a pictu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.npz import atomic_path
 from ptycho.errors import DataError
+from ptycho.evaluation.gauge import gauge_fit_region
+from ptycho.evaluation.metrics import FRC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +49,6 @@ def new_figure(width_in: float, height_in: float) -> Figure:
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write the figure as PNG under a temporary name, then rename it."""
-    from ptycho.data.npz import atomic_path
-
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
     return Path(path)
@@ -67,8 +68,6 @@ def _limits(values: Array) -> Limits:
 
 
 def _region(where: str, valid: NDArray[np.bool_]) -> Region:
-    from ptycho.evaluation.gauge import gauge_fit_region
-
     if not valid.any():
         raise DataError(
             f"{where}: there is nothing to draw (got 0 of {valid.size} pixels covered and "
@@ -95,14 +94,12 @@ def _phase_about_median(obj: Array, inside: NDArray[np.bool_]) -> RealArray:
     return np.angle(turned * np.exp(-1j * np.median(np.angle(turned[inside]))))
 
 
-def _draw_map(
-    axes: Axes, values: Array, region: Region, limits: Limits, *, cmap: str, scale: float = 1.0
-) -> Any:
-    """Draw part of a map, its axes in pixels of the full map times ``scale``; NaN is light grey."""
+def _draw_map(axes: Axes, values: Array, region: Region, limits: Limits, cmap: str) -> Any:
+    """Draw part of a map, its axes in pixels of the full map; NaN is light grey."""
     from matplotlib import colormaps
 
     rows, columns = region
-    extent = tuple(scale * (edge - 0.5) for edge in (columns.start, columns.stop, rows.stop, rows.start))
+    extent = tuple(edge - 0.5 for edge in (columns.start, columns.stop, rows.stop, rows.start))
     shown = values[region]
     fits = max(shown.shape) <= MAX_SIDE_PX
     image = axes.imshow(
@@ -134,14 +131,12 @@ def _panel(
     axes: Axes, values: Array, region: Region, limits: Limits, cmap: str, unit: str, title: str, size: int
 ) -> None:
     """Draw part of a map with its title and a colour bar."""
-    image = _draw_map(axes, values, region, limits, cmap=cmap)
+    image = _draw_map(axes, values, region, limits, cmap)
     axes.set_title(title, fontsize=size)
     _colour_bar(axes.figure, image, unit, ax=axes, fraction=0.05, pad=0.02)
 
 
-def _save_map(
-    path: Path, values: Array, valid: Array, limits: Limits, pixel_size_m: float | None, cmap: str, unit: str
-) -> Path:
+def _save_map(path: Path, values: Array, valid: Array, limits: Limits, cmap: str, unit: str) -> Path:
     """Write one map; each of its pixels becomes a whole number of picture pixels, so nothing is resampled."""
     region = _region(path.name, valid)
     shape = tuple(s.stop - s.start for s in region)
@@ -152,13 +147,12 @@ def _save_map(
     figure = new_figure((width + 0.01) / DPI, (height + 0.01) / DPI)  # the canvas size is rounded down
     x, y = (left + width - right - map_width) // 2, (bottom + height - top - map_height) // 2
     axes = figure.add_axes((x / width, y / height, map_width / width, map_height / height))
-    length, scale = ("px", 1.0) if pixel_size_m is None else ("µm", 1e6 * pixel_size_m)
-    image = _draw_map(axes, np.where(valid, values, np.nan), region, limits, cmap=cmap, scale=scale)
+    image = _draw_map(axes, np.where(valid, values, np.nan), region, limits, cmap)
     axes.locator_params(axis="y", nbins=int(np.clip(map_height // 50, 1, 6)))
     axes.locator_params(axis="x", nbins=int(np.clip(map_width // 80, 1, 6)))
     axes.set_title(path.stem.replace("_", " ").capitalize(), fontsize=10)
-    axes.set_xlabel(f"x [{length}]", fontsize=9)
-    axes.set_ylabel(f"y [{length}]", fontsize=9)
+    axes.set_xlabel("x [px]", fontsize=9)
+    axes.set_ylabel("y [px]", fontsize=9)
     bar = figure.add_axes(
         ((width - right + 22) / width, bottom / height, 24 / width, (height - bottom - top) / height)
     )
@@ -172,7 +166,6 @@ def _save_pair(
     valid: NDArray[np.bool_],
     inside: NDArray[np.bool_],
     output_dir: str | Path,
-    pixel_size_m: float | None,
     phase_limits_rad: tuple[float | None, float | None] = (None, None),
 ) -> tuple[Path, Path]:
     """Write both maps; colours follow the pixels ``inside`` where no limit is given."""
@@ -181,15 +174,12 @@ def _save_pair(
         chosen if given is None else given
         for chosen, given in zip(_limits(phase_rad[inside]), phase_limits_rad, strict=True)
     )
-    maps = (
-        ("amplitude", ("gray", "transmission"), amplitude, valid, _limits(amplitude[inside])),
-        ("phase", ("viridis", "rad"), phase_rad, valid, (low, high)),
+    amplitude_png, phase_png = (folder / f"reconstructed_{name}.png" for name in ("amplitude", "phase"))
+    limits = _limits(amplitude[inside])
+    return (
+        _save_map(amplitude_png, amplitude, valid, limits, "gray", "transmission"),
+        _save_map(phase_png, phase_rad, valid, (low, high), "viridis", "rad"),
     )
-    amplitude_png, phase_png = (
-        _save_map(folder / f"reconstructed_{name}.png", *drawn, pixel_size_m, *look)
-        for name, look, *drawn in maps
-    )
-    return amplitude_png, phase_png
 
 
 def save_reconstruction_pngs(
@@ -197,7 +187,6 @@ def save_reconstruction_pngs(
     output_dir: str | Path,
     *,
     coverage: Array | None = None,
-    pixel_size_m: float | None = None,
     phase_limits_rad: tuple[float | None, float | None] = (None, None),
 ) -> tuple[Path, Path]:
     """Write ``reconstructed_amplitude.png`` (gray) and ``reconstructed_phase.png`` (viridis) at 150 dpi.
@@ -205,21 +194,15 @@ def save_reconstruction_pngs(
     The pictures show the bounding box of the covered pixels of ``obj`` (H, W); uncovered ones, where
     ``coverage`` (H, W) is not > 0, are light grey. Colours span the 0.5 to 99.5 percentile of the
     well-covered pixels; an end of ``phase_limits_rad`` goes before it. The phase is centred on its median.
-    Axes are in µm where the object pixel ``pixel_size_m`` is given, else in pixels. ``DataError`` where
-    shapes differ, the pixel size is not positive, or no covered pixel is finite.
+    ``DataError`` where shapes differ, or no covered pixel is finite.
     """
     obj = _checked_image("reconstruction picture", obj)
-    if pixel_size_m is not None and not (np.isfinite(pixel_size_m) and pixel_size_m > 0):
-        raise DataError(
-            f"reconstruction picture: pixel_size_m is out of bounds (got {pixel_size_m} m, "
-            "expected > 0 m). Leave it out for axes in pixels."
-        )
     seen = np.ones(obj.shape) if coverage is None else _checked_image("coverage", coverage, obj)
     valid = (seen > 0) & np.isfinite(obj)
     _region("reconstruction picture", valid)
     inside = valid & (seen >= WELL_COVERED * np.median(seen[valid]))
     phase = _phase_about_median(np.where(valid, obj, 0), inside)
-    return _save_pair(np.abs(obj), phase, valid, inside, output_dir, pixel_size_m, phase_limits_rad)
+    return _save_pair(np.abs(obj), phase, valid, inside, output_dir, phase_limits_rad)
 
 
 def save_individual_images(
@@ -232,7 +215,7 @@ def save_individual_images(
     amplitude = _checked_image("amplitude picture", amplitude)
     phase_rad = _checked_image("phase picture", phase_rad, amplitude)
     valid = np.isfinite(amplitude) & np.isfinite(phase_rad)
-    return _save_pair(amplitude, phase_rad, valid, valid, output_dir, None)
+    return _save_pair(amplitude, phase_rad, valid, valid, output_dir)
 
 
 def _score_line(scores: Mapping[str, float]) -> str:
@@ -319,4 +302,72 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
         )
         for axes, (values, *rest) in zip(grid[:, index], panels, strict=True):
             _panel(axes, values, whole, *rest, 9)
+    return save_figure(figure, path)
+
+
+def _chart(height_in: float, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = new_figure(6.4, height_in)
+    figure.set_layout_engine("constrained")
+    axes = figure.subplots()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return figure, axes
+
+
+def save_loss_png(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
+    """Write loss curves, one value per epoch, on a logarithmic axis when all values are positive.
+
+    Values that are not finite leave a gap; ``DataError`` where there is no other.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    curves = {name: np.asarray(values, dtype=np.float64).ravel() for name, values in history.items()}
+    finite = [values[np.isfinite(values)] for values in curves.values()]
+    if not any(values.size for values in finite):
+        raise DataError(
+            f"{path}: the loss history holds no finite value (got curves {list(curves)}, "
+            "expected at least one number). Check the training log."
+        )
+    figure, axes = _chart(4.2, "epoch", "loss")
+    for name, values in curves.items():
+        axes.plot(np.arange(1, values.size + 1), values, label=name, marker=".", markersize=4, linewidth=1.2)
+    if all((values > 0).all() for values in finite):
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(True, which="both", alpha=0.3)
+    axes.legend(fontsize=8)
+    return save_figure(figure, path)
+
+
+def save_frc_png(curve: FRC, path: str | Path, title: str) -> Path:
+    """Write a Fourier ring correlation with its half-bit curve; ``title`` says what was correlated."""
+    figure, axes = _chart(4.2, "spatial frequency [cycles / px]", "correlation")
+    axes.plot(curve.frequency_cycles_per_px, curve.correlation, label="correlation", linewidth=1.4)
+    axes.plot(curve.frequency_cycles_per_px, curve.half_bit, "--", label="half-bit", linewidth=1.0)
+    resolution = curve.resolution_px
+    crossing = "above half-bit up to Nyquist"
+    if resolution is not None:
+        axes.axvline(1 / resolution, color="0.5", linewidth=0.8)
+        crossing = f"half-bit at a period of {resolution:.2f} px"
+    axes.set_title(f"Fourier ring correlation, {title}: {crossing}", fontsize=10)
+    axes.set_xlim(0, 0.5)
+    axes.set_ylim(min(-0.05, float(curve.correlation.min())), 1.05)
+    axes.grid(True, alpha=0.3)
+    axes.legend(fontsize=8)
+    return save_figure(figure, path)
+
+
+def save_residual_map_png(
+    positions_yx_px: NDArray[np.float64], misfit: NDArray[Any], path: str | Path
+) -> Path:
+    """Write the relative amplitude misfit (J,) of every pattern at its scan position (J, 2) [object px]."""
+    figure, axes = _chart(5.4, "x [px]", "y [px]")
+    extent = float(np.ptp(positions_yx_px, axis=0).max()) or 1.0
+    size = float(np.clip((320.0 / np.sqrt(len(misfit))) ** 2 / 4, 2.0, 120.0))
+    dots = axes.scatter(positions_yx_px[:, 1], positions_yx_px[:, 0], c=misfit, s=size, cmap="magma")
+    figure.colorbar(dots, ax=axes, label="relative amplitude misfit")
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.margins(0.02 + 4 / extent)
+    axes.set_title(f"Misfit of {len(misfit)} patterns, median {np.median(misfit):.3g}", fontsize=10)
     return save_figure(figure, path)

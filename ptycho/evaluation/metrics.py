@@ -90,35 +90,21 @@ def phase_mae(obj: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> floa
     return float(np.mean(np.abs(_wrapped(np.angle(o) - np.angle(t)))))
 
 
-def _truth_range(where: str, truth: NDArray[Any], data_range: float | None) -> float:
-    """Return the given range once it is known to be positive, else the truth's max - min."""
-    if data_range is not None and not data_range > 0:
-        raise DataError(
-            f"{where}: data_range is out of bounds (got {data_range}, expected > 0). "
-            "Leave it out to use the truth's range."
-        )
-    return float(np.ptp(truth) if data_range is None else data_range)
-
-
-def psnr(
-    estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None, data_range: float | None = None
-) -> tuple[float, float]:
+def psnr(estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> tuple[float, float]:
     r"""Return :math:`10 \log_{10}(R^2 / MSE)` [dB] of two real images (H, W), and the range R it used.
 
-    R is the truth's max - min inside the mask unless given. inf dB when the images are equal, nan dB when
-    the truth is constant (R = 0). ``DataError`` where the arrays do not fit together, or R is not positive.
+    R is the truth's max - min inside the mask. inf dB when the images are equal, nan dB when the truth is
+    constant (R = 0). ``DataError`` where the arrays do not fit together.
     """
     e, t = _inside("PSNR", estimate, truth, mask)
-    peak = _truth_range("PSNR", t, data_range)
+    peak = float(np.ptp(t))
     mse = float(np.mean((e - t) ** 2))
     if peak == 0:
         return float("nan"), 0.0
     return (float("inf") if mse == 0 else 10 * float(np.log10(peak**2 / mse))), peak
 
 
-def ssim(
-    estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None, data_range: float | None = None
-) -> float:
+def ssim(estimate: NDArray[Any], truth: NDArray[Any], mask: Mask = None) -> float:
     """Return the structural similarity, averaged over the 7 px windows that lie wholly inside the mask.
 
     At most 1; nan when the truth is constant. Arguments as :func:`psnr`; ``DataError`` where no window fits
@@ -135,7 +121,7 @@ def ssim(
             f"SSIM: no {SSIM_WINDOW_PX} x {SSIM_WINDOW_PX} px window fits inside the mask "
             f"(got {int(mask.sum())} pixels). Pass a larger region."
         )
-    peak = _truth_range("SSIM", truth[mask], data_range)
+    peak = float(np.ptp(truth[mask]))
     if peak == 0:
         return float("nan")
     e, t = (np.where(mask, image, 0).astype(np.float64) for image in (estimate, truth))
@@ -211,23 +197,13 @@ def score_aligned(
     truth's branch (truth + wrapped difference), so that PSNR and SSIM of the phase see no wrap that only one
     of the two maps has.
 
-    Parameters
-    ----------
-    aligned, truth : complex array, shape (H, W)
-        Reconstructed object in the gauge of the truth, and known object [transmission].
-    mask : bool array, shape (H, W), optional
-        Scanned region; everything when None.
-    known_truth : bool
-        The second is free of noise; False for another reconstruction, as noisy as the first.
-
-    Returns
-    -------
-    dict of str to float
-        ``complex_nrmse``, ``amplitude_mae``, ``phase_mae_rad``, ``amplitude_psnr_db`` with
-        ``amplitude_range``, ``phase_psnr_db`` with ``phase_range_rad``, ``amplitude_ssim``,
-        ``phase_ssim`` (ranges: the truth's, inside the mask) and ``frc_resolution_px``, the full period
-        at the half-bit crossing, 2.0 (Nyquist) when the curves do not cross. PSNR is inf for equal
-        images; PSNR and SSIM are nan where the truth is constant.
+    ``aligned`` (H, W) [transmission] is in the gauge of the known object ``truth``; without a mask (H, W) of
+    the scanned region everything counts. ``known_truth`` is False for another reconstruction, as noisy as the
+    first. The names are ``complex_nrmse``, ``amplitude_mae``, ``phase_mae_rad``, ``amplitude_psnr_db`` with
+    ``amplitude_range``, ``phase_psnr_db`` with ``phase_range_rad``, ``amplitude_ssim``, ``phase_ssim``
+    (ranges: the truth's, inside the mask) and ``frc_resolution_px``, the full period at the half-bit
+    crossing, 2.0 (Nyquist) when the curves do not cross. PSNR is inf for equal images; PSNR and SSIM are nan
+    where the truth is constant.
     """
     mask = checked_mask("score", aligned, truth, mask)
     aligned = aligned.astype(np.complex128)

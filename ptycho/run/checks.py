@@ -14,8 +14,7 @@ from ptycho.config.config import (
     validate_inference_config,
     validate_training_config,
 )
-from ptycho.config.effects import validate_effects
-from ptycho.config.inference_effects import validate_inference_effects
+from ptycho.config.effects import validate_effects, validate_inference_effects
 from ptycho.errors import ConfigError
 from ptycho.files.export import check_target
 from ptycho.run.engines import load_engine

@@ -11,22 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ptycho.config import choices
 from ptycho.config.architectures import architecture_of
-from ptycho.config.choices import (
-    BEST_CHECKPOINT,
-    BUNDLE_NAME,
-    CHECKPOINT_FOLDER,
-    LAST_CHECKPOINT,
-    PRETRAINED,
-    PYTORCH_WEIGHTS,
-)
-from ptycho.config.config import (
-    ModelConfig,
-    PyTorchExecutionConfig,
-    TrainingConfig,
-)
-from ptycho.config.effects import changed
-from ptycho.config.inference_effects import MASK
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.effects import MASK, changed
 from ptycho.data.prepare import masked
 from ptycho.data.scan import Scan
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
@@ -48,13 +36,13 @@ LIGHTNING_MISSING = (
 FORMER_BUNDLE = "wts-former.h5.zip"
 """What the bundle of a former training run is called once a later one in the same folder was cut short."""
 BEST, LAST = (
-    {backend: f"{CHECKPOINT_FOLDER}/{name}" for backend, name in names.items()}
-    for names in (BEST_CHECKPOINT, LAST_CHECKPOINT)
+    {backend: f"{choices.CHECKPOINT_FOLDER}/{name}" for backend, name in names.items()}
+    for names in (choices.BEST_CHECKPOINT, choices.LAST_CHECKPOINT)
 )
 """Backend -> where a training run keeps its best epoch, and its last finished one."""
 MODEL_SEARCH = {
-    "pytorch": (BUNDLE_NAME, BEST["pytorch"], BEST["tensorflow"], LAST["pytorch"], *PYTORCH_WEIGHTS),
-    "tensorflow": (BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
+    "pytorch": (choices.BUNDLE_NAME, *BEST.values(), LAST["pytorch"], *choices.PYTORCH_WEIGHTS),
+    "tensorflow": (choices.BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
 }
 """Backend -> where a training folder keeps its model, the best epoch first. Either reads a bundle."""
 PRETRAINED_FILE = Path(__file__).parents[1] / "weights" / "unrolled_poisson.h5.zip"
@@ -111,26 +99,24 @@ def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        bundle = Path(config.output_dir) / BUNDLE_NAME
+        bundle = Path(config.output_dir) / choices.BUNDLE_NAME
         last = Path(config.output_dir) / LAST[config.backend]
         if bundle.is_file() and last.is_file() and last.stat().st_mtime >= since_s:
             bundle.replace(bundle.with_name(FORMER_BUNDLE))
         raise
 
 
-def choose_device(engine: Engine, execution: PyTorchExecutionConfig, progress: Progress) -> str:
-    """Return the device that the machine has; say where a GPU stands idle; raise ``ConfigError`` for one that
-    it does not have."""
-    found: str = engine.resolve_accelerator(execution.accelerator)
+def choose_device(engine: Engine, execution: PyTorchExecutionConfig, progress: Progress) -> None:
+    """Raise ``ConfigError`` for a device that the machine does not have; say where a GPU stands idle."""
+    found = engine.resolve_accelerator(execution.accelerator)
     if found == "cpu" and engine.resolve_accelerator("auto") != "cpu":
         progress.note("a GPU is present and not used: the CPU computes; pass --device cuda to use the GPU")
-    return found
 
 
 def find_model(path: Path, backend: str = "pytorch") -> Path:
     """Return the file of a trained model: of a training folder, named directly, or ``pretrained``. Raise
     :class:`ModelNotFoundError`, which lists where it was looked for."""
-    if str(path) == PRETRAINED and not path.exists():
+    if str(path) == choices.PRETRAINED and not path.exists():
         return PRETRAINED_FILE
     if path.is_file():
         return path

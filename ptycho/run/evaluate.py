@@ -25,20 +25,15 @@ from ptycho.evaluation.comparison import (
     stored_domain,
     stored_fit,
 )
+from ptycho.evaluation.figures import save_comparison_png, save_frc_png, save_residual_map_png
 from ptycho.evaluation.gauge import solve_gauge
-from ptycho.evaluation.metrics import FRC, score_aligned
+from ptycho.evaluation.metrics import score_aligned
 from ptycho.evaluation.verdict import Verdict, announce, judge
 from ptycho.files.overwrites import check_evaluation
 from ptycho.files.reader import open_scan
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run.engines import (
-    choose_device,
-    find_model,
-    fitted_model,
-    load_engine,
-    require_backend,
-)
+from ptycho.run.engines import choose_device, find_model, fitted_model, load_engine, require_backend
 from ptycho.run.outputs import output_folder, truth_on_canvas, write_columns, write_json
 from ptycho.solver.options import RefineOptions
 
@@ -59,14 +54,10 @@ class Evaluation:
 class Reference:
     """What a reconstruction is compared with, on its canvas."""
 
-    name: str  # prefix of scores and files
+    name: str  # in the names of scores and files
     obj: NDArray[Any]  # (H, W) [transmission]
     mask: NDArray[np.bool_]  # (H, W), pixels to compare
-
-    @property
-    def known(self) -> bool:
-        """Whether it is the truth."""
-        return self.name == "truth"
+    known: bool = False  # it is the truth
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,10 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
         if scan is not None and request.model_path is not None:
             halves = split_halves(request.model_path, scan, request, progress, probe=found.probe)
         for reference in references:
-            _compare(result, folder, found, reference)
+            name = reference.name
+            names, title = ("reconstruction", name), f"against the {name}"
+            scores = _compare(result, folder, found.obj, reference, names, title)
+            result.scores.update({f"{name}_{key}": value for key, value in scores.items()})
         if scan is not None:
             _score_patterns(result, folder, found, scan, progress)
         if halves is not None:
@@ -255,38 +249,39 @@ def _references(found: Reconstruction, truth: Path | None, reference: Path | Non
                 f"{truth}: the file does not hold a known truth (expected objectGuess with object_is_truth). "
                 "Pass --reference with another reconstruction instead."
             )
-        references.append(Reference("truth", *known))
+        references.append((truth, Reference("truth", *known, known=True)))
     if reference is not None:
-        references.append(Reference("reference", *on_canvas_of(read_reconstruction(reference), found)))
-    for known, path in zip(references, [path for path in (truth, reference) if path], strict=True):
-        if not known.mask.any():
+        known = on_canvas_of(read_reconstruction(reference), found)
+        references.append((reference, Reference("reference", *known)))
+    for path, other in references:
+        if not other.mask.any():
             raise DataError(
                 f"{path}: it does not overlap the reconstruction (got 0 shared pixels, expected > 0). "
                 "Name one of the same field."
             )
-    return references
+    return [other for _, other in references]
 
 
-def _compare(result: Evaluation, folder: Path, found: Reconstruction, other: Reference) -> None:
-    """Score a reconstruction against a reference; write the pictures and the correlation."""
-    from ptycho.evaluation.figures import save_comparison_png
-
-    fit = solve_gauge(found.obj, other.obj, other.mask)
+def _compare(
+    result: Evaluation, folder: Path, obj: NDArray[Any], other: Reference, names: tuple[str, str], title: str
+) -> dict[str, float]:
+    """Score an object against a reference; write the pictures, and the correlation as picture and numbers."""
+    fit = solve_gauge(obj, other.obj, other.mask)
     scores = score_aligned(fit.obj, other.obj, other.mask, known_truth=other.known)
-    named = {**scores, **fit.removed()}
-    result.scores.update({f"{other.name}_{key}": value for key, value in named.items()})
-    picture, names = folder / f"comparison_{other.name}.png", ("reconstruction", other.name)
+    picture = folder / f"comparison_{other.name}.png"
     result.files.append(save_comparison_png(fit.obj, other.obj, picture, scores, other.mask, names))
     curve = correlate(fit.obj, other.obj, other.mask, known_truth=other.known)
-    result.files += _write_correlation(folder, curve, other.name, f"against the {other.name}")
+    columns = np.stack([curve.frequency_cycles_per_px, curve.correlation, curve.half_bit], axis=1)
+    header = "frequency_cycles_per_px,correlation,half_bit"
+    result.files.append(save_frc_png(curve, folder / f"frc_{other.name}.png", title))
+    result.files.append(write_columns(folder / f"frc_{other.name}.csv", header, columns))
+    return {**scores, **fit.removed()}
 
 
 def _score_patterns(
     result: Evaluation, folder: Path, found: Reconstruction, scan: Scan, progress: Progress
 ) -> None:
     """Score every pattern by how well the reconstruction explains it; write the map over the scan."""
-    from ptycho.evaluation.charts import save_residual_map_png
-
     placed = found.in_scan(scan)
     fit, numbers, positions = stored_fit(placed, progress), placed.numbers, placed.positions_yx_px
     placed = replace(placed, found=replace(found, fit=fit))
@@ -304,28 +299,11 @@ def _score_patterns(
 
 def _compare_halves(result: Evaluation, folder: Path, one: Reconstruction, two: Reconstruction) -> None:
     """Score two half scans against each other: the resolution both of them reach."""
-    from ptycho.evaluation.figures import save_comparison_png
-
     one, two = (replace(half, coverage=HALF_COVERAGE * half.coverage) for half in (one, two))
-    other, mask = on_canvas_of(two, one)
-    fit = solve_gauge(one.obj, other, mask)
-    scores = score_aligned(fit.obj, other, mask, known_truth=False)
+    other = Reference("half_scans", *on_canvas_of(two, one))
+    scores = _compare(result, folder, one.obj, other, ("first half", "second half"), "two half scans")
     result.scores["half_scan_resolution_px"] = scores["frc_resolution_px"]
     result.scores["half_scan_complex_nrmse"] = scores["complex_nrmse"]
-    picture, names = folder / "comparison_half_scans.png", ("first half", "second half")
-    result.files.append(save_comparison_png(fit.obj, other, picture, scores, mask, names))
-    curve = correlate(fit.obj, other, mask)
-    result.files += _write_correlation(folder, curve, "half_scans", "two half scans")
-
-
-def _write_correlation(folder: Path, curve: FRC, name: str, title: str) -> list[Path]:
-    """Write a ring correlation as a picture and as numbers."""
-    from ptycho.evaluation.charts import save_frc_png
-
-    columns = np.stack([curve.frequency_cycles_per_px, curve.correlation, curve.half_bit], axis=1)
-    header = "frequency_cycles_per_px,correlation,half_bit"
-    picture = save_frc_png(curve, folder / f"frc_{name}.png", title)
-    return [picture, write_columns(folder / f"frc_{name}.csv", header, columns)]
 
 
 def _write_tables(folder: Path, scores: dict[str, float]) -> list[Path]:

@@ -35,9 +35,8 @@ class TrainingJob:
     groups: Groups  # what is trained on
     validation: Groups | None = None  # kept from training; None where another scan or nothing validates
     test_scan: Scan | None = None  # validates
-    native: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # the backend's own settings, where the caller has them
+    # the backend's own settings, where the caller has them
+    native: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=Progress)
     resume: Path | None = None  # checkpoint to go on from
 
@@ -47,9 +46,8 @@ class TrainingResult:
     """A trained model and how it got there."""
 
     model: Any  # of the backend
-    history: dict[
-        str, list[float]
-    ]  # ``train_loss`` and, where something validated, ``val_loss`` of every epoch
+    # ``train_loss`` and, where something validated, ``val_loss`` of every epoch
+    history: dict[str, list[float]]
     checkpoints: list[Path]  # written, the best one first
     seconds: float  # of the training alone
     run_id: str | None = None  # of MLflow, where one was logged

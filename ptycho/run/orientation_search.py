@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptycho.config.config import InferenceConfig
 from ptycho.data.optics import ORIENTATIONS, Orientation, turned_data
@@ -26,7 +25,8 @@ TRIAL = RefineOptions(30, probe=True, start="flat")
 CLEAR_MARGIN = 1.1
 """Clear margin; 3e2 photons reach 1.01, 3e3 1.14, 1e4 1.45, a measured star with its starting probe 1.5."""
 
-Trial = Callable[[Scan, NDArray[np.int64], RefineOptions], Reconstruction]
+Trial = Callable[..., Reconstruction]
+"""Of a scan, pattern indices, and ``refine``."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def find_orientation(scan: Scan, reconstruct: Trial, progress: Progress) -> Sear
     misfit = []
     with progress.phase("orientation", len(ORIENTATIONS)) as phase:
         for orientation in ORIENTATIONS:
-            found = reconstruct(turned_scan(scan, orientation), chosen, TRIAL)
+            found = reconstruct(turned_scan(scan, orientation), chosen, refine=TRIAL)
             misfit.append(found.misfit[-1])
             phase.update(len(misfit), misfit=misfit[-1])
     first, second = np.argsort(misfit, kind="stable")[:2]

@@ -21,6 +21,15 @@ from ptycho.data.npz import atomic_path, npz_headers, read_npz, write_npz
 from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
+from ptycho.evaluation.comparison import laid_on_canvas
+from ptycho.evaluation.figures import (
+    save_comparison_png,
+    save_loss_png,
+    save_probe_png,
+    save_reconstruction_pngs,
+)
+from ptycho.evaluation.gauge import solve_gauge
+from ptycho.evaluation.metrics import score_aligned
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.hdf5 import is_hdf5
 
@@ -90,10 +99,8 @@ def _finite(value: Any) -> Any:
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -111,8 +118,6 @@ def write_run_record(folder: Path, config: Any, execution: Any, record: ScaleRec
 
 def write_training_curves(folder: Path, history: Mapping[str, Sequence[float]]) -> list[Path]:
     """Write the losses of the epochs as ``loss.png`` and ``history.json``; nothing where no epoch ended."""
-    from ptycho.evaluation.charts import save_loss_png
-
     curves = {name: list(values) for name, values in history.items() if len(values)}
     if not curves:
         return []
@@ -128,14 +133,7 @@ def truth_on_canvas(path: Path, found: Reconstruction) -> tuple[NDArray[Any], ND
     if not bool(arrays[TRUTH_FLAG]):
         return None
     stored = arrays["objectGuess"]
-    height, width = found.obj.shape
-    # What is left of the origin is a fraction of a pixel, which the gauge fit finds.
-    y, x = np.round(found.origin_yx_px).astype(int)
-    rows, columns = np.arange(height) + y, np.arange(width) + x
-    inside_y, inside_x = (rows >= 0) & (rows < stored.shape[0]), (columns >= 0) & (columns < stored.shape[1])
-    truth = np.ones((height, width), dtype=np.complex128)
-    truth[np.ix_(inside_y, inside_x)] = stored[np.ix_(rows[inside_y], columns[inside_x])]
-    return truth, found.scanned & inside_y[:, None] & inside_x
+    return laid_on_canvas(found, stored, np.ones(stored.shape, bool))
 
 
 def write_patch_stats(folder: Path, placed: PlacedReconstruction, limit: int | None) -> Path:
@@ -149,13 +147,13 @@ def write_patch_stats(folder: Path, placed: PlacedReconstruction, limit: int | N
     weight = weight / weight.sum()
     rows = []
     for start in range(0, len(numbers), 256):
-        patches = extract_patches(found.obj, corners[start : start + 256], plan.patch_px)
-        amplitude, phase = np.abs(patches), np.angle(patches)
-        columns = [positions[start : start + 256, 0], positions[start : start + 256, 1]]
-        for values in (amplitude, phase):
+        part = slice(start, start + 256)
+        patches = extract_patches(found.obj, corners[part], plan.patch_px)
+        columns = [numbers[part], *positions[part].T]
+        for values in (np.abs(patches), np.angle(patches)):
             mean = (values * weight).sum(axis=(1, 2))
             columns += [mean, np.sqrt(((values - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)))]
-        rows.append(np.stack([numbers[start : start + 256], *columns], axis=1))
+        rows.append(np.stack(columns, axis=1))
     header = "pattern,y_px,x_px,amplitude_mean,amplitude_std,phase_mean_rad,phase_std_rad"
     return write_columns(folder / "patch_stats.csv", header, np.concatenate(rows))
 
@@ -183,8 +181,6 @@ def write_reconstruction(
     ``phase_limits_rad``; None chooses from the picture. Return the files, the two pictures first, and the
     scores.
     """
-    from ptycho.evaluation.figures import save_probe_png, save_reconstruction_pngs
-
     found, count = placed.found, len(placed.rows)
     lit = np.where(found.scanned, found.coverage, 0.0)
     files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
@@ -217,10 +213,6 @@ def _scored(
     known = truth_on_canvas(Path(data_file), found) if data_file is not None else None
     if known is None:
         return {}, []
-    from ptycho.evaluation.figures import save_comparison_png
-    from ptycho.evaluation.gauge import solve_gauge
-    from ptycho.evaluation.metrics import score_aligned
-
     truth, mask = known
     try:
         fit = solve_gauge(found.obj, truth, mask)

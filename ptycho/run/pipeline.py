@@ -9,6 +9,7 @@ import copy
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ from ptycho.config.config import (
     TrainingConfig,
     update_legacy_dict,
 )
-from ptycho.config.effects import with_execution
-from ptycho.config.inference_effects import refuse_other_network
+from ptycho.config.effects import refuse_other_network, with_execution
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions, Orientation
 from ptycho.data.prepare import mask_of
@@ -64,7 +64,6 @@ from ptycho.run.outputs import (
     write_run_record,
     write_training_curves,
 )
-from ptycho.solver.options import RefineOptions
 
 
 @dataclass
@@ -109,36 +108,13 @@ def train(
 ) -> TrainingOutcome:
     """Train on a scan, reconstruct it, and write model, curves, object and pictures.
 
-    Parameters
-    ----------
-    config : TrainingConfig
-        Settings; ``train_data_file`` and ``output_dir`` are used.
-    execution : PyTorchExecutionConfig, optional
-        Hardware, precision, logging.
-    scan : Scan, optional
-        The training scan where it is open already.
-    native : mapping, optional
-        The backend's own configuration objects by name.
-    bounds_yx : pair of pairs of float, optional
-        See :func:`ptycho.data.selection.training_groups`.
-    progress : Progress, optional
-        Told what goes on; silent by default.
-    resume : Path, optional
-        Checkpoint to go on from.
-    checked : bool
-        The settings have passed :func:`ptycho.run.checks.check_training_settings`, and their files are there.
-    also_read : mapping of str to path, optional
-        Further files that no output may replace, by their flag.
-
-    Returns
-    -------
-    TrainingOutcome
-        Model, object, files and scores.
-
-    Raises
-    ------
-    PtychoError
-        If a setting or a file is wrong; nothing half-written stays.
+    ``train_data_file`` and ``output_dir`` of the settings are used, the former unless ``scan``, the training
+    scan, is open already. ``native`` holds the backend's own configuration objects by name, ``bounds_yx`` is
+    as for :func:`ptycho.data.selection.training_groups`, ``progress`` is silent by default, ``resume`` a
+    checkpoint to go on from. ``checked``: the settings have passed
+    :func:`ptycho.run.checks.check_training_settings`, and their files are there. ``also_read`` are further
+    files that no output may replace, by their flag. Raise ``PtychoError`` where a setting or a file is wrong;
+    nothing half-written stays.
     """
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
     config = with_execution(config, execution)
@@ -216,29 +192,10 @@ def infer(
 ) -> InferenceOutcome:
     """Reconstruct a scan with a trained model, and write object and pictures.
 
-    Parameters
-    ----------
-    config : InferenceConfig
-        ``model_path``, ``test_data_file`` and ``output_dir`` are used; ``n_groups`` takes that many scan
-        points.
-    execution : PyTorchExecutionConfig, optional
-        Accelerator and batch size.
-    progress : Progress, optional
-        Told what goes on; silent by default.
-    stated : collection of str
-        Network settings that a flag or a settings file names, even where they equal the default.
-    also_read : mapping of str to path, optional
-        As for :func:`train`.
-
-    Returns
-    -------
-    InferenceOutcome
-        Object, files and scores.
-
-    Raises
-    ------
-    PtychoError
-        If a setting or a file is wrong; nothing half-written stays.
+    ``model_path``, ``test_data_file`` and ``output_dir`` of the settings are used; ``n_groups`` takes that
+    many scan points. Of ``execution`` accelerator and batch size count, ``progress`` is silent by default.
+    ``stated`` names network settings that a flag or a settings file names, even where they equal the default;
+    ``also_read`` and errors are as for :func:`train`.
     """
     progress, execution = progress or Progress(), execution or PyTorchExecutionConfig()
     # The caller's settings stay his.
@@ -265,8 +222,7 @@ def infer(
             scan = turned_scan(scan, used)
         optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
         _note_scale(scan, config, progress)
-        epoch = engine.to_bundle(model).trained_epoch
-        if epoch is not None:
+        if (epoch := engine.to_bundle(model).trained_epoch) is not None:
             progress.note(epoch.found_in(path))
         found = engine.reconstruct(
             model,
@@ -284,7 +240,10 @@ def infer(
             files, scores, verdict = _write_object(folder, placed, config, used, progress)
             if optics is not None:
                 files.append(write_export(config.export, collect(placed, optics)))
-            write_run_record(folder, _with_orientation(config, used), execution, scan.record)
+            # The record names the orientation that was found in the place of the search.
+            config.find_orientation = False
+            config.flip_positions, config.swap_positions = used.flip or None, used.swap
+            write_run_record(folder, config, execution, scan.record)
             phase.update(1)
     announce(verdict, progress)
     return InferenceOutcome(found, files, scores, verdict)
@@ -327,24 +286,10 @@ def _found_orientation(
 ) -> Orientation:
     """Find out which way the positions run; as they are where that is not clear."""
     model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
-
-    def reconstruct(turned: Scan, indices: NDArray[np.int64], refine: RefineOptions) -> Reconstruction:
-        found: Reconstruction = engine.reconstruct(
-            model, turned, indices, execution=execution, progress=Progress(), refine=refine, fit_probe=False
-        )
-        return found
-
-    search = find_orientation(scan, reconstruct, progress)
+    how = {"execution": execution, "progress": Progress(), "fit_probe": False}
+    search = find_orientation(scan, partial(engine.reconstruct, model, **how), progress)
     progress.note(search.line())
     return search.best if search.clear else Orientation()
-
-
-def _with_orientation(config: InferenceConfig, used: Orientation) -> InferenceConfig:
-    """Return the settings with the orientation that was found in the place of the search."""
-    record = copy.copy(config)
-    record.find_orientation = False
-    record.flip_positions, record.swap_positions = used.flip or None, used.swap
-    return record
 
 
 def _truth_file(path: Path | None, used: Orientation, progress: Progress) -> Path | None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
 from ptycho.data.prepare import masked
-from ptycho.data.probe_choice import ProbeChoice, TrainedProbe, choose_probe, network_gain
-from ptycho.data.reconstruction import Fit, Reconstruction
+from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
@@ -87,38 +87,16 @@ def reconstruct(
     given_probe: NDArray[np.complex64] | None = None,
     centre_yx_px: tuple[float, float] | None = None,
 ) -> Reconstruction:
-    """Reconstruct the object of a scan.
+    """Reconstruct the object of a scan with a model and the arithmetic of a backend, from the patterns
+    ``indices`` (J,).
 
-    Parameters
-    ----------
-    backend : Backend
-        Model and arithmetic.
-    scan : Scan
-        Patterns, positions, probe.
-    indices : int64 array, shape (J,)
-        Patterns that take part.
-    progress : Progress
-        Shows what goes on.
-    batch_size : int, optional
-        Groups that a network sees at a time.
-    patch_weighting : {'probe', 'uniform'}
-        How overlapping patches of groups are weighted; ``uniform`` counts the middle half of each alike.
-    fit_scale : bool
-        Multiply the object with the one factor that fits the measured amplitudes best.
-    refine : RefineOptions, optional
-        Refine the object by the forward model.
-    fit_probe : bool, optional
-        Fit the probe of the file to the scan before the network sees it, or fit none; decided by default,
-        see ``ptycho.data.probe_choice``.
-    given_probe : complex64 array, shape (P, N, N), optional
-        Probe modes to use as they are [sqrt(photons)].
-    centre_yx_px : tuple of float, optional
-        Object coordinate that the middle of the result, index ``((H-1)/2, (W-1)/2)``, shall have [px].
-
-    Returns
-    -------
-    Reconstruction
-        Object, coverage and their place.
+    A network sees ``batch_size`` groups at a time; ``patch_weighting`` says how their patches are merged:
+    ``probe``, or ``uniform``, which counts the middle half of each alike. ``fit_scale`` multiplies the object
+    with the one factor that fits the measured amplitudes best; ``refine`` refines it by the forward model.
+    ``fit_probe`` fits the probe of the file to the scan before the network sees it, or not; by default that
+    is decided, see ``ptycho.data.probe_choice``. ``given_probe`` (P, N, N) [sqrt(photons)] is used as it is.
+    ``centre_yx_px`` is the object coordinate [px] of the middle of the result, index
+    ``((H-1)/2, (W-1)/2)``.
     """
     start = time.perf_counter()
     flat = refine is not None and refine.start == "flat"
@@ -127,10 +105,11 @@ def reconstruct(
         scan, backend.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
     )
     progress.note(choice.summary)
-    sigma_px = backend.core_config.gaussian_smoothing_sigma
     plan, kept = _canvas(scan.positions_yx_px[indices], scan.n_px, centre_yx_px)
     with PatternStore(scan, progress) as store:
-        probe = _probe(choice, backend, store, scan, indices, progress)
+        probe = choice.probe
+        if choice.fit:
+            probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         illumination = backend.illumination(chunks)
         if flat:
@@ -144,12 +123,13 @@ def reconstruct(
         misfit: list[float] = []
         if refine is not None:
             refined = refine_shown(backend.primitives, chunks, obj, refine, progress)
-            obj, misfit = refined.obj, refined.misfit
-            illumination = backend.illumination(chunks)
-        fit = _fit(backend, obj, chunks, photon_unit(scan), sigma_px)
+            obj, misfit, illumination = refined.obj, refined.misfit, backend.illumination(chunks)
+        tally = FitTally(len(indices), scan.n_px, photon_unit(scan))
+        _pairs(backend, obj, chunks, tally.add)
+        fit = tally.result()
     if misfit:
-        steps, first = len(misfit), misfit[0]
-        progress.note(f"refined in {steps} steps: misfit {first:.4g} before, {fit.relative:.4g} after")
+        before, after = misfit[0], fit.relative
+        progress.note(f"refined in {len(misfit)} steps: misfit {before:.4g} before, {after:.4g} after")
         misfit.append(fit.relative)
     coverage = backend.array(illumination)
     return Reconstruction(
@@ -195,20 +175,6 @@ def _canvas(
     return replace(plan, shape_yx=larger), (slice(height), slice(width))
 
 
-def _probe(
-    choice: ProbeChoice,
-    backend: Backend,
-    store: PatternStore,
-    scan: Scan,
-    indices: NDArray[np.int64],
-    progress: Progress,
-) -> NDArray[np.complex64]:
-    """Return the chosen probe, fitted to the scan where that was decided."""
-    if not choice.fit:
-        return choice.probe
-    return fitted_probe(backend, store, replace(scan, probe=choice.probe), indices, progress)
-
-
 def _middle(probe: NDArray[np.complex64]) -> NDArray[np.complex64]:
     """Return a window that is 1 in the middle half of the patch, as a probe of one mode."""
     n_px = probe.shape[-1]
@@ -217,10 +183,9 @@ def _middle(probe: NDArray[np.complex64]) -> NDArray[np.complex64]:
     return window
 
 
-def _pairs(
-    backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[..., None], sigma_px: float
-) -> None:
+def _pairs(backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[..., None]) -> None:
     """Hand rows, expected and measured amplitude of every chunk on; one pass."""
+    sigma_px = backend.core_config.gaussian_smoothing_sigma
     for chunk in chunks:
         predicted = backend.array(backend.predicted(obj, chunk, sigma_px))
         take(chunk.rows, predicted, backend.array(chunk.amplitude))
@@ -237,15 +202,8 @@ def _gain(backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, *, fitte
         seen = np.where(measured >= 0, predicted, 0.0)
         sums[:] += np.vdot(seen, measured), np.vdot(seen, seen)
 
-    _pairs(backend, obj, chunks, add, backend.core_config.gaussian_smoothing_sigma)
+    _pairs(backend, obj, chunks, add)
     return float(sums[0] / sums[1]) if sums[1] > 0 else 1.0
-
-
-def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None, sigma_px: float) -> Fit:
-    """Return what the object leaves unexplained; one pass."""
-    tally = FitTally(len(chunks.indices), chunks.plan.patch_px, photons)
-    _pairs(backend, obj, chunks, tally.add, sigma_px)
-    return tally.result()
 
 
 def _canvas_object(generator: Any, chunks: ScanChunks, illumination: Array, progress: Progress) -> Array:

@@ -18,16 +18,16 @@ from numpy.typing import ArrayLike, NDArray
 from ptycho import model_manager, params
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import InferenceConfig, PyTorchExecutionConfig, TrainingConfig, update_legacy_dict
+from ptycho.data.optics import Orientation, turned_data
 from ptycho.data.prepare import mask_of, prepare_scan
 from ptycho.errors import BundleError
-from ptycho.evaluation.verdict import announce, judge
+from ptycho.evaluation.figures import save_reconstruction_pngs
 from ptycho.networks.bundle import MANIFEST, read_bundle
-from ptycho.process.progress import LoggedProgress
 from ptycho.raw_data import RawData
-from ptycho.run.engines import ModelNotFoundError, find_model, fitted_model, load_engine
+from ptycho.run.engines import ModelNotFoundError, find_model, load_engine
 from ptycho.run.outputs import prepare_folder, write_training_curves
-from ptycho.workflows.data import create_ptycho_data_container, load_data, with_moved_positions
 from ptycho.workflows.training import (
+    create_ptycho_data_container,
     on_tensorflow,
     train_cdi_model,
     train_cdi_model_with_backend,
@@ -52,6 +52,36 @@ class Stitched(NamedTuple):
     results: dict[str, Any]
 
 
+def load_data(
+    file_path: str | Path,
+    n_images: int | None = None,
+    n_subsample: int | None = None,
+    flip_x: bool = False,
+    flip_y: bool = False,
+    swap_xy: bool = False,
+    coord_scale: float = 1.0,
+    subsample_seed: int | None = None,
+) -> RawData:
+    """Read a data set, or some of its patterns; scripts written for older versions call this. ``n_images``
+    takes so many from the start, ``n_subsample`` at random instead, in their order, reproducibly with
+    ``subsample_seed``. x and y of the positions are exchanged by ``swap_xy``, then flipped and both
+    scaled; ``objectGuess``, which no longer fits, is left out then."""
+    raw = RawData.from_file(file_path)
+    if n_subsample is not None and n_subsample < raw.n_patterns:
+        rng = np.random.default_rng(subsample_seed)
+        raw = raw.subset(np.sort(rng.choice(raw.n_patterns, n_subsample, replace=False)))
+    elif n_subsample is None and n_images is not None and n_images < raw.n_patterns:
+        raw = raw.subset(np.arange(n_images))
+    return _with_moved_positions(raw, (flip_x, flip_y), swap_xy=swap_xy, coord_scale=coord_scale)
+
+
+def _with_moved_positions(
+    raw: RawData, flip_xy: tuple[bool, bool], *, swap_xy: bool = False, coord_scale: float = 1.0
+) -> RawData:
+    flip = "".join(axis for axis, turned in zip("xy", flip_xy, strict=True) if turned)
+    return turned_data(raw, Orientation(flip, swap_xy), coord_scale)
+
+
 def run_cdi_example(
     train_data: RawData,
     test_data: RawData | None,
@@ -67,33 +97,16 @@ def run_cdi_example(
     While ``output_dir`` is empty, checkpoints lie in a folder ``ptychopinn-training-*`` beside the training
     data; ``model_manager.save`` removes it, a run that is told to end by SIGTERM leaves it.
 
-    Parameters
-    ----------
-    train_data : RawData
-        Scan to train on; its probe is the one in force.
-    test_data : RawData or None
-        Scan that validates; None keeps a twentieth of the groups for that.
-    config : TrainingConfig
-        Settings. ``n_groups`` left at its default, 512, takes one group for every scan point. Any
-        ``batch_size`` >= 1 will do; ``nphotons`` is not used, counts and files know their dose.
-    flip_x, flip_y, transpose, M, do_stitching : bool, bool, bool, int, bool
-        Reconstruct the test scan too, see :func:`reassemble_cdi_image`.
+    The probe of ``train_data`` is the one in force. ``test_data`` validates; None keeps a twentieth of the
+    groups for that. ``n_groups`` left at its default, 512, takes one group for every scan point; any
+    ``batch_size`` >= 1 will do; ``nphotons`` is not used, counts and files know their dose. The other
+    parameters reconstruct the test scan too, see :func:`reassemble_cdi_image`.
 
-    Returns
-    -------
-    amplitude, phase : float32 array, shape (H, W), or None
-        None unless `do_stitching`; phase in radians.
-    results : dict
-        ``history`` (lists ``train_loss``, ``val_loss``), ``history_epochs``, ``model_instance``, ``models``,
-        ``intensity_scale``, ``backend``, ``train_container``, ``test_container``; with `do_stitching` also
-        those of :func:`reassemble_cdi_image`.
-
-    Raises
-    ------
-    PtychoError
-        If a setting or a data set is wrong.
-    Terminated
-        If the process is told to end.
+    Returned are amplitude and phase [rad], float32 (H, W), or None unless ``do_stitching``, and ``results``:
+    ``history`` (lists ``train_loss``, ``val_loss``), ``history_epochs``, ``model_instance``, ``models``,
+    ``intensity_scale``, ``backend``, ``train_container``, ``test_container``; with ``do_stitching`` also
+    those of :func:`reassemble_cdi_image`. Raise ``PtychoError`` where a setting or a data set is wrong,
+    ``Terminated`` where the process is told to end.
     """
     config = on_tensorflow(config)
     return run_cdi_example_with_backend(
@@ -142,20 +155,11 @@ def reassemble_cdi_image(
     del M
     bundle = model_manager.current_bundle()
     engine = load_engine(config.backend)
-    raw = with_moved_positions(test_data, (flip_x, flip_y), coord_scale=coord_scale)
+    raw = _with_moved_positions(test_data, (flip_x, flip_y), coord_scale=coord_scale)
     scan = prepare_scan(
         raw, domain=config.measurement_domain, mask=mask_of(bundle.model), name=Path(raw.source).name
     )
-    model = fitted_model(engine, engine.from_bundle(bundle), scan, f"the model {bundle.where}")
-    progress = LoggedProgress()
-    found = engine.reconstruct(
-        model,
-        scan,
-        scan.usable,
-        execution=PyTorchExecutionConfig(),
-        progress=progress,
-    )
-    announce(judge(found.in_scan(scan)), progress)
+    found = model_manager.judged(engine, engine.from_bundle(bundle), scan, scan.usable, bundle.where)
     obj, coverage = (found.obj.T, found.coverage.T) if transpose else (found.obj, found.coverage)
     return Stitched(np.abs(obj), np.angle(obj), {"reconstructed_obj": obj, "coverage": coverage})
 
@@ -169,8 +173,6 @@ def save_outputs(
     """Write pictures and loss curves to a folder; Ptychodus calls this after a training run. Amplitude and
     phase [rad] are (H, W) or (H, W, 1), or None for no pictures; ``history`` of the results is drawn where it
     is there."""
-    from ptycho.evaluation.figures import save_reconstruction_pngs
-
     folder = prepare_folder(output_prefix)
     files: list[Path] = []
     if amplitude is not None and phase is not None:

@@ -9,9 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ptycho import model_manager, params
+from ptycho import loader, model_manager, params
 from ptycho.config.config import (
     DEFAULT_N_GROUPS,
+    InferenceConfig,
     PyTorchExecutionConfig,
     TrainingConfig,
     validate_effects,
@@ -29,12 +30,32 @@ from ptycho.raw_data import RawData
 from ptycho.run.engines import check_size, load_engine
 from ptycho.run.job import Engine, TrainingJob, TrainingResult
 from ptycho.run.pipeline import populate_legacy
-from ptycho.workflows.data import create_ptycho_data_container
 
 logger = logging.getLogger(__name__)
 
 NO_FOLDER = Path()
 """``output_dir`` of a caller who names the folder only when he saves."""
+
+
+def create_ptycho_data_container(
+    data: RawData | loader.PtychoDataContainer, config: TrainingConfig | InferenceConfig
+) -> loader.PtychoDataContainer:
+    """Group a scan as the settings say; scripts written for older versions call this. ``model``, ``n_groups``
+    (at most one for each scan point), ``neighbor_count`` and ``seed`` are used; a container is returned as it
+    is."""
+    if isinstance(data, loader.PtychoDataContainer):
+        return data
+    wanted = data.n_patterns if config.n_groups is None else config.n_groups
+    dataset = data.generate_grouped_data(
+        config.model.N,
+        K=config.neighbor_count,
+        gridsize=config.model.gridsize,
+        seed=config.seed,
+        nsamples=wanted if config.enable_oversampling else min(wanted, data.n_patterns),
+        enable_oversampling=config.enable_oversampling,
+        neighbor_pool_size=config.neighbor_pool_size,
+    )
+    return loader.load(lambda: dataset, data.probeGuess)
 
 
 def on_tensorflow(config: TrainingConfig) -> TrainingConfig:
@@ -63,7 +84,10 @@ def train_cdi_model_with_backend(
     populate_legacy(config, LoggedProgress())
     validate_training_config(config, any_batch=True)
     validate_execution_config(execution)
-    validate_effects(_of_known_dose(config), execution)
+    # A client always sends a dose; counts and files know theirs.
+    known = copy.copy(config)
+    known.nphotons = TrainingConfig.nphotons
+    validate_effects(known, execution)
     engine = load_engine(config.backend)
     engine.check_settings(config, execution, {})
     scan = _scan(train_data, config, "the settings", config.model.N)
@@ -108,13 +132,6 @@ def _without_idle_settings(config: TrainingConfig) -> TrainingConfig:
         return config
     kind = own.model.model_type if own.model.model_type == "supervised" else own.model.architecture
     logger.warning("%s: left out, since it has no effect: %s", kind, ", ".join(sorted(found)))
-    return own
-
-
-def _of_known_dose(config: TrainingConfig) -> TrainingConfig:
-    """Return the settings with the default dose: a client always sends one, counts and files know theirs."""
-    own = copy.copy(config)
-    own.nphotons = TrainingConfig.nphotons
     return own
 
 

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.evaluation import charts, figures
+from ptycho.evaluation import figures
 
 pytestmark = pytest.mark.pictures
 
@@ -96,13 +96,6 @@ def test_the_global_phase_does_not_change_the_phase_picture(obj, tmp_path):
     assert np.abs(first - third).max() > 0.3  # real maps are drawn as given: there the wrap shows
 
 
-def test_axes_in_micrometres_differ_from_axes_in_pixels_only_around_the_map(obj, tmp_path):
-    pixels = figures.save_reconstruction_pngs(obj, tmp_path / "px")[0]
-    metres = figures.save_reconstruction_pngs(obj, tmp_path / "um", pixel_size_m=1.23e-8)[0]
-    np.testing.assert_allclose(_panel(pixels, obj.shape)[1:-1, 1:-1], _panel(metres, obj.shape)[1:-1, 1:-1])
-    assert np.abs(imread(pixels) - imread(metres)).max() > 0.5
-
-
 @pytest.mark.parametrize("value", [0.0, 1.0, 1e6])
 @pytest.mark.filterwarnings("error")
 def test_a_flat_map_gives_an_even_picture(value, tmp_path):
@@ -143,8 +136,8 @@ def test_comparison_shows_the_difference(obj, tmp_path):
 def test_loss_and_probe_pictures_are_written(tmp_path):
     values = np.exp(-np.arange(30) / 5)
     curves = {"train": list(values), "validation": [1.0, float("nan")]}
-    loss = charts.save_loss_png(curves, tmp_path / "l.png")
-    negative = charts.save_loss_png({"train": [-3.0, -4.0]}, tmp_path / "n.png")
+    loss = figures.save_loss_png(curves, tmp_path / "l.png")
+    negative = figures.save_loss_png({"train": [-3.0, -4.0]}, tmp_path / "n.png")
     y, x = np.indices((32, 32)) - 16
     modes = np.exp(-(y**2 + x**2) / 60) * np.array([np.ones((32, 32)), 1j * x])
     one, two = (figures.save_probe_png(p, tmp_path / f"p{p.ndim}.png") for p in (modes[0], modes))
@@ -174,7 +167,7 @@ def test_no_label_of_a_probe_is_cut_at_the_rim(n_px, n_modes, tmp_path, monkeypa
 
 def test_a_loss_that_falls_is_drawn_falling(tmp_path):
     rising, falling = ({"train": list(v)} for v in (np.logspace(0, 3, 20), np.logspace(3, 0, 20)))
-    lines = [imread(charts.save_loss_png(h, tmp_path / "l.png"))[:, 150:900] for h in (rising, falling)]
+    lines = [imread(figures.save_loss_png(h, tmp_path / "l.png"))[:, 150:900] for h in (rising, falling)]
     slopes = []
     for picture in lines:
         blue = (picture[..., 2] > 0.6) & (picture[..., 0] < 0.2)
@@ -188,12 +181,10 @@ def test_bad_input_is_named_and_leaves_no_file(obj, tmp_path):
         figures.save_reconstruction_pngs(obj, tmp_path, coverage=np.ones((3, 3)))
     with pytest.raises(DataError, match="got 0 of 2400 pixels covered"):
         figures.save_reconstruction_pngs(obj, tmp_path, coverage=np.zeros(obj.shape))
-    with pytest.raises(DataError, match=r"got 0.0 m, expected > 0 m"):
-        figures.save_reconstruction_pngs(obj, tmp_path, pixel_size_m=0.0)
     with pytest.raises(DataError, match=r"expected \(H, W\)"):
         figures.save_individual_images(np.ones(3), np.ones(3), tmp_path)
     with pytest.raises(DataError, match=r"got curves \['train'\]"):
-        charts.save_loss_png({"train": []}, tmp_path / "l.png")
+        figures.save_loss_png({"train": []}, tmp_path / "l.png")
     with pytest.raises(DataError, match=r"got shape \(3,\)"):
         figures.save_probe_png(np.ones(3), tmp_path / "p.png")
     assert list(tmp_path.iterdir()) == []

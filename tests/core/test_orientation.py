@@ -31,12 +31,12 @@ def test_the_eight_orientations_differ_and_keep_all_distances() -> None:
 def test_the_smallest_misfit_decides_and_the_margin_is_told(planted: int, small_scan: Path) -> None:
     scan, tried = open_scan(small_scan), []
 
-    def reconstruct(turned: Any, members: Any, options: Any) -> Reconstruction:
+    def reconstruct(turned: Any, members: Any, refine: Any) -> Reconstruction:
         tried.append(turned.positions_yx_px[members])
         misfit = 0.1 if len(tried) - 1 == planted else 0.2
         empty = np.ones((1, 1), np.complex64)
         return Reconstruction(
-            empty, empty.real, np.zeros(2), empty[None], members, 0.0, (1.0,) * options.steps + (misfit,)
+            empty, empty.real, np.zeros(2), empty[None], members, 0.0, (1.0,) * refine.steps + (misfit,)
         )
 
     found = find_orientation(scan, reconstruct, Progress())

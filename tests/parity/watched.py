@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptycho.data.npz import atomic_path, read_npz
-from ptycho.evaluation import charts, figures
+from ptycho.evaluation import figures
 from ptycho.networks.bundle import read_bundle
 from ptycho.process.progress import Phase, Progress
 from ptycho.run import evaluate, pipeline
@@ -119,7 +119,7 @@ def watched(backend: str, plain: Any = None) -> Iterator[dict[str, Any]]:
         return noted
 
     replaced = [(owner, "open_scan", noting_opened(owner.open_scan)) for owner in (pipeline, evaluate)]
-    replaced += [(owner, "save_figure", _drawn) for owner in (figures, charts)]
+    replaced += [(figures, "save_figure", _drawn)]
     computing = ((engine, "fit"), (pipeline, "judge"))
     replaced += [(owner, name, noting_result(getattr(owner, name), name)) for owner, name in computing]
     place, network, loss = NETWORKS[backend]

@@ -43,7 +43,6 @@ MODULES = (
     "tf_helper",
     "model_manager",
     "workflows.components",
-    "workflows.data",
     "workflows.training",
 )
 pytestmark = pytest.mark.slow
@@ -346,7 +345,7 @@ def test_the_patches_of_a_group_are_merged_around_its_middle(
 
     monkeypatch.setattr(network._model, "network_patches", answer)
     # The verdict reconstructs in groups of its own.
-    monkeypatch.setattr(network, "_judged", lambda *_: None)
+    monkeypatch.setattr(network, "_reconstructed", lambda *_: None)
     patches = network.predict([container.X * network.intensity_scale, container.local_offsets])
     expected = blob_patches(container.global_offsets[:, 0, ::-1, 0], at) * np.exp(0.3)
     inner = (slice(None), slice(8, -8), slice(8, -8))
