@@ -70,10 +70,11 @@ class Checkpoints:
         """Write an epoch (from 0) and the state to go on from it as the last, and keep it where the monitored
         ``value`` is one of the best."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        bundle, (progress, optimizer) = model.to_bundle(), state
+        bundle = model.to_bundle()
         with held_back():
             last = write_bundle(self.folder / LAST_NAME, bundle)
-            text, digest = np.array(json.dumps(progress)), np.array(_digest(last))
+            (progress, optimizer), digest = state, np.array(_digest(last))
+            text = np.array(json.dumps(progress))
             write_npz(_state_path(last), {PROGRESS_KEY: text, **optimizer, DIGEST_KEY: digest})
         order = -1 if self.mode == "max" else 1
         full = len(self.kept) >= self.keep
