@@ -23,12 +23,11 @@ from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.run.job import TrainingJob, TrainingResult, check_finite, opened_feeds
 from ptycho.run.mlflow_store import check_logger
 from ptycho.run.mlflow_store import log_artifacts as log_artifacts
-from ptycho_torch.checkpoints import check_resume, damaged
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.data import loader
 from ptycho_torch.effects import check_all
 from ptycho_torch.isolation import untouched_torch
-from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
+from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning, check_resume, damaged
 from ptycho_torch.reconstruct import TorchBackend, resolve_accelerator
 from ptycho_torch.reconstruct import reconstruct as reconstruct
 from ptycho_torch.trainer import BestEpoch, build_logger, build_trainer, check_precision, run_trainer
