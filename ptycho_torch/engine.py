@@ -77,8 +77,7 @@ def _checkpoints(job: TrainingJob, monitor: str) -> list[Callback]:
 
 
 def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
-    data, model, training = from_core(job.config.model, job.config)
-    native = {"data_config": data, "model_config": model, "training_config": training}
+    native = dict(zip(CONFIG_TYPES, from_core(job.config.model, job.config), strict=False))
     native |= {name: job.native[name] for name in CONFIG_TYPES if name in job.native}
     # The execution settings may have said these, and both forms of the training settings must agree.
     owned = {name: getattr(job.config, name) for name in OWNED_BY_TRAINING}

@@ -140,7 +140,7 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
     def sums(
         patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Return the sum of overlapping patches on a canvas (H, W), weighted with the light they saw, and the
+        """Return the sum of overlapping patches on a canvas (H, W), weighted with the illumination, and the
         sum of the weights."""
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         total = physics.weighted_patches(moved, corners, probes, shape)
