@@ -23,12 +23,11 @@ from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.run.job import TrainingJob, TrainingResult, check_finite, opened_feeds
 from ptycho.run.mlflow_store import check_logger
 from ptycho.run.mlflow_store import log_artifacts as log_artifacts
-from ptycho_torch.checkpoints import check_resume, damaged
 from ptycho_torch.config_bridge import from_core
 from ptycho_torch.data import loader
 from ptycho_torch.effects import check_all
 from ptycho_torch.isolation import untouched_torch
-from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning
+from ptycho_torch.model import CONFIG_TYPES, PtychoPINN_Lightning, check_resume, damaged
 from ptycho_torch.reconstruct import TorchBackend, resolve_accelerator
 from ptycho_torch.reconstruct import reconstruct as reconstruct
 from ptycho_torch.trainer import BestEpoch, build_logger, build_trainer, check_precision, run_trainer
@@ -78,8 +77,7 @@ def _checkpoints(job: TrainingJob, monitor: str) -> list[Callback]:
 
 
 def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
-    data, model, training = from_core(job.config.model, job.config)
-    native = {"data_config": data, "model_config": model, "training_config": training}
+    native = dict(zip(CONFIG_TYPES, from_core(job.config.model, job.config), strict=False))
     native |= {name: job.native[name] for name in CONFIG_TYPES if name in job.native}
     # The execution settings may have said these, and both forms of the training settings must agree.
     owned = {name: getattr(job.config, name) for name in OWNED_BY_TRAINING}

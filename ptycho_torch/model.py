@@ -1,8 +1,12 @@
-"""The Lightning module: a generator, the probe, and the physics that turns measured patterns into a loss."""
+"""The Lightning module: a generator, the probe, and the physics that turns measured patterns into a loss.
+
+Its checkpoints are read without unpickling, and refused where a training run cannot go on from one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -17,6 +21,7 @@ from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.networks.model import PatternModel
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
+from ptycho.run.job import check_left
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
 from ptycho_torch.config_params import SECTIONS, DataConfig, InferenceConfig, ModelConfig, TrainingConfig
@@ -135,7 +140,7 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
     def sums(
         patches: Tensor, corners: Tensor, shifts: Tensor, probes: Tensor, shape: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Return the sum of overlapping patches on a canvas (H, W), weighted with the light they saw, and the
+        """Return the sum of overlapping patches on a canvas (H, W), weighted with the illumination, and the
         sum of the weights."""
         moved = physics.shift_field(patches[:, None], shifts)[:, 0]
         total = physics.weighted_patches(moved, corners, probes, shape)
@@ -233,3 +238,45 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
         self.scale_record = ScaleRecord.from_dict(record) if record else None
         epoch = checkpoint.get("trained_epoch")
         self.trained_epoch = TrainedEpoch(**epoch) if epoch else None
+
+
+def damaged(path: Path, error: Exception) -> BundleError:
+    """Return the error for a file that is no checkpoint, or was cut or changed; ``error`` is what reading it
+    raised."""
+    # What PyTorch says after its first sentence is advice to load the file unsafely.
+    reason = " ".join(str(error).split()).split(". ")[0][:160]
+    return BundleError(
+        f"{path}: not a checkpoint of this toolkit, or damaged (got {type(error).__name__}: {reason}; "
+        "expected the file a training wrote). Choose another file, or train again."
+    )
+
+
+def read_settings(path: Path) -> tuple[Any, Any, Any, Any]:
+    """Return new data, model, training and inference settings that a checkpoint was trained with;
+    ``BundleError`` if it is damaged, no checkpoint of this toolkit, or of another version."""
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)["hyper_parameters"]
+        plain = {name: stored[name] for name in CONFIG_TYPES}
+    except Exception as error:
+        raise damaged(path, error) from error
+    return tuple(restore(name, value) for name, value in plain.items())
+
+
+def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None:
+    """Refuse a checkpoint before anything of it is taken over: ``BundleError`` if it is damaged or holds
+    another network than ``model``, ``ConfigError`` if it has all of the ``n_epochs`` already."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: tuple(value.shape) for name, value in content["state_dict"].items() if name != "probe"}
+        trained = int(content["epoch"]) + 1
+    except Exception as error:
+        raise damaged(path, error) from error
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name != "probe"}
+    other = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+    if other:
+        name = other[0]
+        raise BundleError(
+            f"{path}: the checkpoint holds another network (got {name} with shape {found.get(name)}, "
+            f"expected {expected.get(name)}). Pass the settings of the training that wrote it."
+        )
+    check_left(path, trained, n_epochs)

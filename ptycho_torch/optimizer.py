@@ -14,14 +14,13 @@ from ptycho_torch.config_params import TrainingConfig
 
 
 def _optimizer(weights: list[nn.Parameter], training: TrainingConfig, rate: float) -> torch.optim.Optimizer:
-    decay = training.weight_decay
+    common = {"lr": rate, "weight_decay": training.weight_decay}
     betas = (training.adam_beta1, training.adam_beta2)
-    if training.optimizer == "adam":
-        return torch.optim.Adam(weights, lr=rate, betas=betas, weight_decay=decay)
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(weights, lr=rate, betas=betas, weight_decay=decay)
+    if training.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
+        return kind(weights, betas=betas, **common)
     if training.optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=rate, momentum=training.momentum, weight_decay=decay)
+        return torch.optim.SGD(weights, momentum=training.momentum, **common)
     raise ConfigError(
         f"training: unknown optimizer (got {training.optimizer!r}, expected adam, adamw or sgd). Choose one "
         "of them."

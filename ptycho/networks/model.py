@@ -25,10 +25,10 @@ class Prediction(NamedTuple):
     predicted: Array  # (J, N, N), expected amplitude [sqrt(photons)]
     amplitude: Array  # (J, N, N), the measured one
     image: Array  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
-    light: Array  # (H, W) or (N, N), light that fell on the image [photons / pixel]
+    light: Array  # (H, W) or (N, N), illumination of the image [photons / pixel]
     patches: Array | None  # (J, N, N), in the frame of their own positions, where labels ask for them
     labels: Array | None  # (J, N, N), known patches
-    patch_light: Array  # (N, N), light that fell on a patch [photons / pixel]
+    patch_light: Array  # (N, N), illumination of a patch [photons / pixel]
 
 
 def total_loss(terms: LossTerms, found: Prediction, losses: ModuleType) -> Array:
@@ -52,10 +52,10 @@ class PatternModel:
     """Base of the models: what a batch, arrays by the names of ``ptycho.data.feed``, is compared with.
 
     A backend adds what depends on its arrays. ``_array`` makes one of a NumPy probe, ``_numpy`` goes back;
-    ``_probes`` and ``_light`` are the modes moved to every position of a batch, and the light (N, N) that
-    falls on a patch in the frame of its own position; ``_shape`` is that of its canvas, ``_flat`` makes (J,
-    N, N) of (B, C, N, N), ``_part`` takes the patterns of a chunk that a mask (J,) names; ``gain`` is the
-    trained factor on predicted amplitudes, and ``merge`` averages overlapping patches.
+    ``_probes`` are the modes moved to every position of a batch, ``_light`` is the illumination (N, N) of a
+    patch in the frame of its own position, ``_shape`` that of its canvas; ``_flat`` makes (J, N, N) of (B, C,
+    N, N), ``_part`` takes the patterns of a chunk that a mask (J,) names; ``gain`` is the trained factor on
+    predicted amplitudes, and ``merge`` averages overlapping patches.
     """
 
     backend: ClassVar[str]

@@ -109,7 +109,7 @@ def opened_feeds(
     stack: ExitStack, job: TrainingJob, model: PatternModel, backend: Backend
 ) -> tuple[Feed, Feed | None]:
     """Return what a model is trained on, and what validates it: another scan, what was held out, or None. The
-    patterns stay open until ``stack`` closes; before, the probe is fitted to them where the job says so.
+    patterns stay open until ``stack`` closes; first the probe is fitted to them where the job says so.
 
     Raises ``DataError`` where labels are needed and a scan has none.
     """

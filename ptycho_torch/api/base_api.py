@@ -28,12 +28,12 @@ from ptycho.process.interrupts import ending_on_sigterm
 from ptycho.process.progress import LoggedProgress
 from ptycho.run.engines import check_size
 from ptycho.run.pipeline import populate_legacy
-from ptycho_torch import checkpoints, engine
+from ptycho_torch import engine
 from ptycho_torch.api.settings import TRAINED, ConfigManager, adopt_data, execution_of, write_settings
 from ptycho_torch.config_bridge import to_model_config
 from ptycho_torch.config_params import DataConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.effects import check_inference
-from ptycho_torch.model import PtychoPINN_Lightning
+from ptycho_torch.model import PtychoPINN_Lightning, read_settings
 from ptycho_torch.train import scans_in, train_folder
 
 __all__ = [
@@ -98,7 +98,7 @@ class PtychoModel:
         """Return data, model, training and inference settings of a ``.ckpt`` file, wherever it was copied to;
         Ptychodus 1.7 calls it first in its reconstruction process. ``BundleError`` if it is damaged or
         foreign."""
-        return checkpoints.read_settings(Path(path))
+        return read_settings(Path(path))
 
 
 class PtychoDataLoader:

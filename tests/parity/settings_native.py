@@ -16,7 +16,7 @@ from watched import Kept
 
 from ptycho.data.npz import read_npz, write_npz
 from ptycho_torch import config_params as native
-from ptycho_torch.checkpoints import read_settings
+from ptycho_torch.model import read_settings
 from ptycho_torch.train import train_folder
 
 LABELS = ("notes", "model_name", "experiment_name")
