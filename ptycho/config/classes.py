@@ -8,7 +8,7 @@ rule, see ``ptycho.config.rules``. Lengths are in pixels.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -63,6 +63,7 @@ class ScanConfig:
 
     default_n_groups: ClassVar[int | None] = None
 
+    model: ModelConfig = field(kw_only=False)
     n_groups: rules.Count | None = None  # None = all; of training: DEFAULT_N_GROUPS, on construction
     n_images: rules.Count | None = None  # old name of n_groups
     n_subsample: rules.Count | None = None  # patterns drawn from the file before grouping, None = all
@@ -110,7 +111,6 @@ class TrainingConfig(ScanConfig):
 
     default_n_groups: ClassVar[int | None] = DEFAULT_N_GROUPS
 
-    model: ModelConfig
     train_data_file: Path | None = None
     test_data_file: Path | None = None
     batch_size: rules.PowerOfTwo = 16
@@ -149,7 +149,6 @@ class TrainingConfig(ScanConfig):
 class InferenceConfig(ScanConfig):
     """One reconstruction with a trained model."""
 
-    model: ModelConfig
     model_path: Path
     test_data_file: Path
     debug: bool = False

@@ -51,12 +51,12 @@ def test_no_run_reads_the_legacy_dictionary_and_each_reports_once_that_it_filled
 
 def test_the_judge_notices_a_read(small_scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(params, "cfg", _WriteOnly())
-    reads = train_command.measurement_domain
+    reads = train_command.settle_domain
 
-    def reading(values: dict[str, Any]) -> str | None:
+    def reading(values: dict[str, Any]) -> None:
         params.cfg["gridsize"]
-        return reads(values)
+        reads(values)
 
-    monkeypatch.setattr(train_command, "measurement_domain", reading)
+    monkeypatch.setattr(train_command, "settle_domain", reading)
     with pytest.raises((AssertionError, ConfigError)):
         run("pytorch", small_scan, tmp_path)
