@@ -16,7 +16,7 @@ from ptycho.probe import probe_window
 __all__ = ["reassemble_position"]
 
 WEIGHT_FLOOR = 1e-4
-"""Share of the strongest light below which a pixel counts as never seen; a merged patch fades below it."""
+"""Share of the strongest illumination below which a pixel counts as never seen; merged patches fade there."""
 
 
 def reassemble_position(
@@ -53,9 +53,9 @@ def reassemble_position(
         rows = slice(start, start + size)
         shifts, corners = plan.shifts_yx_px[rows], plan.corners_yx[rows]
         moved = shift_field(patches[rows, None], shifts)[:, 0, cut, cut]
-        light = np.ones((1, side, side), np.complex64) if window is None else shift_field(window, shifts)
-        total += weighted_patches(moved, corners, light, plan.shape_yx)
-        weight += illumination(light, corners, plan.shape_yx)
+        probes = np.ones((1, side, side), np.complex64) if window is None else shift_field(window, shifts)
+        total += weighted_patches(moved, corners, probes, plan.shape_yx)
+        weight += illumination(probes, corners, plan.shape_yx)
     seen = weight > WEIGHT_FLOOR * weight.max()
     return np.where(seen, total / np.where(seen, weight, 1.0), 1.0).astype(np.complex64)[..., None]
 

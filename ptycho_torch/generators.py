@@ -18,7 +18,7 @@ from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX
 from ptycho.networks import architectures
-from ptycho.solver.schedule import STEP_DAMPING, needed_passes
+from ptycho.solver.schedule import STEP_DAMPING, needed_iterations
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -171,8 +171,8 @@ class UnrolledGenerator(TableNetwork):
         self.likelihood = model.unrolled_likelihood
 
     def steps(self, subsets: int) -> int:
-        """Return the passes of plain steps and the learned ones; ``subsets`` as in :meth:`forward`."""
-        return needed_passes(self.plain, subsets) + self.learned
+        """Return the iterations of plain steps and the learned ones; ``subsets`` as in :meth:`forward`."""
+        return needed_iterations(self.plain, subsets) + self.learned
 
     def forward(
         self,

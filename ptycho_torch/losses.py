@@ -20,19 +20,19 @@ def unit(values: Tensor) -> Tensor:
     return values / torch.sqrt(values.real**2 + values.imag**2 + UNIT_FLOOR)
 
 
-def total_variation(image: Tensor, light: Tensor) -> Tensor:
+def total_variation(image: Tensor, illumination: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.total_variation`."""
     count = image.shape[:-2].numel()
-    down = torch.minimum(light[1:], light[:-1])
-    right = torch.minimum(light[:, 1:], light[:, :-1])
+    down = torch.minimum(illumination[1:], illumination[:-1])
+    right = torch.minimum(illumination[:, 1:], illumination[:, :-1])
     total = (down * image.diff(dim=-2).abs()).sum() + (right * image.diff(dim=-1).abs()).sum()
     return total / (count * (down.sum() + right.sum()))
 
 
-def mean_deviation(image: Tensor, light: Tensor) -> Tensor:
+def mean_deviation(image: Tensor, illumination: Tensor) -> Tensor:
     """Return the mean absolute difference of every image (..., H, W) from its own mean, weighted with the
-    light (H, W) on it; in the unit of the image."""
-    weight = light / light.sum()
+    illumination (H, W) on it; in the unit of the image."""
+    weight = illumination / illumination.sum()
     mean = (weight * image).sum(dim=(-2, -1), keepdim=True)
     return (weight * (image - mean).abs()).sum() / image.shape[:-2].numel()
 
@@ -40,12 +40,12 @@ def mean_deviation(image: Tensor, light: Tensor) -> Tensor:
 PENALTIES = {"Total_Variation": total_variation, "Mean_Deviation": mean_deviation}
 
 
-def label_error(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
+def label_error(patches: Tensor, labels: Tensor, illumination: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.label_error`."""
-    return (light * (patches - labels).abs()).sum() / (len(patches) * light.sum())
+    return (illumination * (patches - labels).abs()).sum() / (len(patches) * illumination.sum())
 
 
-def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
+def supervised_loss(patches: Tensor, labels: Tensor, illumination: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.supervised_loss`."""
     difference = (patches.abs() - labels.abs()).abs() + (unit(patches) - unit(labels)).abs()
-    return (light * difference).sum() / (len(patches) * light.sum())
+    return (illumination * difference).sum() / (len(patches) * illumination.sum())

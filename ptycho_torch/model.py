@@ -115,7 +115,7 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
         shifts = batch["shifts"]
         return probe if shifts.abs().amax() < 1e-6 else physics.shift_field(probe, shifts)
 
-    def _light(self, batch: dict[str, Tensor]) -> Tensor:
+    def _illumination(self, batch: dict[str, Tensor]) -> Tensor:
         return batch.get("probe", self.probe).abs().square().sum(dim=0)
 
     @staticmethod
@@ -247,7 +247,7 @@ def damaged(path: Path, error: Exception) -> BundleError:
     reason = " ".join(str(error).split()).split(". ")[0][:160]
     return BundleError(
         f"{path}: not a checkpoint of this toolkit, or damaged (got {type(error).__name__}: {reason}; "
-        "expected the file a training wrote). Choose another file, or train again."
+        "expected the file a training run wrote). Choose another file, or train again."
     )
 
 

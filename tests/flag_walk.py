@@ -41,7 +41,7 @@ class _Parsing(BaseException):
 
 
 @dataclass(frozen=True)
-class Door:
+class EntryPoint:
     """A way into the program.
 
     Attributes
@@ -55,7 +55,7 @@ class Door:
     parser_file : str
         Where it is constructed.
     first : bool
-        Whether no door before it has the same flags; the others are walked until a use takes the flag.
+        Whether no entry_point before it has the same flags; the others are walked until a use takes the flag.
     """
 
     name: str
@@ -100,7 +100,7 @@ def _parser_of(main: Callable[[Sequence[str]], int]) -> tuple[argparse.ArgumentP
 
 
 @functools.cache
-def doors() -> tuple[Door, ...]:
+def entry_points() -> tuple[EntryPoint, ...]:
     """Return every console script and every module that can be run."""
     scripts = re.findall(r'"(ptycho_\w+)=([\w.]+):(\w+)"', (ROOT / "setup.py").read_text(encoding="utf-8"))
     found = [*scripts]
@@ -113,14 +113,14 @@ def doors() -> tuple[Door, ...]:
             if called:
                 module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 found.append((f"python -m {module}", module, called[1]))
-    made: list[Door] = []
+    made: list[EntryPoint] = []
     for item in found:
-        door = _door(*item)
-        made.append(replace(door, first=all(door.names() != other.names() for other in made)))
+        entry_point = _entry_point(*item)
+        made.append(replace(entry_point, first=all(entry_point.names() != other.names() for other in made)))
     return tuple(made)
 
 
-def _door(name: str, module: str, function: str) -> Door:
+def _entry_point(name: str, module: str, function: str) -> EntryPoint:
     try:
         home = importlib.import_module(module)
     except ModuleNotFoundError:
@@ -130,7 +130,7 @@ def _door(name: str, module: str, function: str) -> Door:
     main = getattr(home, function, None)
     if main is None:  # imported below the test for __main__
         main = importlib.import_module("ptycho.cli.simulate_command").main
-    return Door(name, main, *_parser_of(main))
+    return EntryPoint(name, main, *_parser_of(main))
 
 
 def constructed_in() -> set[str]:
@@ -266,19 +266,19 @@ class Stage(contextlib.ExitStack):
 
         self._patch(f"{module}.{name}", noted)
 
-    def run(self, door: Door, words: Sequence[str]) -> Outcome:
+    def run(self, entry_point: EntryPoint, words: Sequence[str]) -> Outcome:
         """Run a command up to its first file."""
-        key = (door.name, *words)
+        key = (entry_point.name, *words)
         if key not in self.cache:
-            self.cache[key] = self._run(door, words)
+            self.cache[key] = self._run(entry_point, words)
         return self.cache[key]
 
-    def _run(self, door: Door, words: Sequence[str]) -> Outcome:
+    def _run(self, entry_point: EntryPoint, words: Sequence[str]) -> Outcome:
         self.calls, self.process, self.read = [], [], False
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
             try:
-                status = door.main(list(words))
+                status = entry_point.main(list(words))
             except SystemExit as stop:
                 status = stop.code
             except _Reading:
@@ -416,14 +416,14 @@ class Walked:
         return not (self.faults or self.process_only or self.flags)
 
 
-def bases_of(stage: Stage, door: Door) -> list[Flags]:
+def bases_of(stage: Stage, entry_point: EntryPoint) -> list[Flags]:
     """Return the uses of a command."""
-    known = {name for action in door.flags() for name in action.option_strings}
+    known = {name for action in entry_point.flags() for name in action.option_strings}
     fitting = [base for base in BASES if base.keys() <= known]
-    return [base for base in fitting if stage.run(door, stage.words(base)).accepted]
+    return [base for base in fitting if stage.run(entry_point, stage.words(base)).accepted]
 
 
-def values_of(stage: Stage, door: Door, action: argparse.Action) -> list[str | None]:
+def values_of(stage: Stage, entry_point: EntryPoint, action: argparse.Action) -> list[str | None]:
     """Return words that may be valid values of a flag, derived from the parser and from its own refusal."""
     if action.nargs == 0:
         return [None]
@@ -433,7 +433,10 @@ def values_of(stage: Stage, door: Door, action: argparse.Action) -> list[str | N
     taken = [word for word in words if _taken(stage, action, word)]
     if action.type is None:
         name = action.option_strings[0]
-        said = [stage.run(door, stage.words({**base, name: MADE_UP})).err for base in bases_of(stage, door)]
+        said = [
+            stage.run(entry_point, stage.words({**base, name: MADE_UP})).err
+            for base in bases_of(stage, entry_point)
+        ]
         told = re.findall(r"expected (?:one of )?([\w, -]+?)\)?[.)]", " ".join(said))
         taken = [
             *(word for text in told for word in re.split(r", | or ", text)),
@@ -465,10 +468,10 @@ ADVICE = re.compile(
 """What a refusal proposes: dashes or none, a flag or a setting, and perhaps a value."""
 
 
-def advised(door: Door, text: str, flags: Flags) -> Iterator[tuple[str, str | None]]:
+def advised(entry_point: EntryPoint, text: str, flags: Flags) -> Iterator[tuple[str, str | None]]:
     """Yield the flags that a refusal proposes, with the value it proposes."""
-    by_name = {name: action for action in door.flags() for name in action.option_strings}
-    by_dest = {action.dest: action for action in reversed(door.flags())}
+    by_name = {name: action for action in entry_point.flags() for name in action.option_strings}
+    by_dest = {action.dest: action for action in reversed(entry_point.flags())}
     for dashes, word, value in ADVICE.findall(text):
         name = f"--{word.replace('_', '-')}"
         action = by_name.get(name) if dashes else by_dest.get(word.replace("-", "_"), by_name.get(name))
@@ -477,41 +480,43 @@ def advised(door: Door, text: str, flags: Flags) -> Iterator[tuple[str, str | No
         yield action.option_strings[0], value if dashes and action.nargs != 0 and value else ""
 
 
-def attempt(stage: Stage, door: Door, flags: Flags, depth: int = 0) -> tuple[Outcome, Flags]:
+def attempt(stage: Stage, entry_point: EntryPoint, flags: Flags, depth: int = 0) -> tuple[Outcome, Flags]:
     """Run a command; where it is refused, follow the advice of the refusal."""
-    found = stage.run(door, stage.words(flags))
+    found = stage.run(entry_point, stage.words(flags))
     if found.accepted or found.status != 2 or depth == 3:
         return found, flags
-    for name, value in advised(door, found.err, flags):
-        action = next(item for item in door.flags() if item.option_strings[0] == name)
-        for word in [value] if value else values_of(stage, door, action)[:6]:
-            again, used = attempt(stage, door, {**flags, name: word}, depth + 1)
+    for name, value in advised(entry_point, found.err, flags):
+        action = next(item for item in entry_point.flags() if item.option_strings[0] == name)
+        for word in [value] if value else values_of(stage, entry_point, action)[:6]:
+            again, used = attempt(stage, entry_point, {**flags, name: word}, depth + 1)
             if again.accepted:
                 return again, used
     return found, flags
 
 
-def walk(stage: Stage, door: Door, action: argparse.Action) -> Walked:
+def walk(stage: Stage, entry_point: EntryPoint, action: argparse.Action) -> Walked:
     """Give other valid values to a flag in every use of its command."""
-    bases = bases_of(stage, door)
-    found = Walked([] if bases else [f"no use of {door.name} is known; add one to BASES"])
+    bases = bases_of(stage, entry_point)
+    found = Walked([] if bases else [f"no use of {entry_point.name} is known; add one to BASES"])
     for base in bases:
-        if door.first or not found.flags:
-            _walk_use(stage, door, action, base, found)
+        if entry_point.first or not found.flags:
+            _walk_use(stage, entry_point, action, base, found)
     return found
 
 
-def _walk_use(stage: Stage, door: Door, action: argparse.Action, base: Flags, found: Walked) -> None:
+def _walk_use(
+    stage: Stage, entry_point: EntryPoint, action: argparse.Action, base: Flags, found: Walked
+) -> None:
     silent, refused = False, False
-    for before in (base, *_opposites(stage, door, action, base)):
-        for value in values_of(stage, door, action):
+    for before in (base, *_opposites(stage, entry_point, action, base)):
+        for value in values_of(stage, entry_point, action):
             flags = {**before, action.option_strings[0]: value}
-            done, used = attempt(stage, door, flags)
+            done, used = attempt(stage, entry_point, flags)
             if not done.accepted:
                 refused = True
                 found.faults += refusal_faults(action, done)
                 continue
-            plainly = stage.run(door, stage.words(without(used, action.option_strings[0], base)))
+            plainly = stage.run(entry_point, stage.words(without(used, action.option_strings[0], base)))
             if done.settings != plainly.settings:
                 found.flags = found.flags or used
                 return
@@ -529,18 +534,20 @@ def without(used: Flags, name: str, base: Flags | None = None) -> Flags:
     return {**kept, name: base[name]} if base and name in base else kept
 
 
-def _opposites(stage: Stage, door: Door, action: argparse.Action, base: Flags) -> Iterator[Flags]:
+def _opposites(
+    stage: Stage, entry_point: EntryPoint, action: argparse.Action, base: Flags
+) -> Iterator[Flags]:
     """Yield uses with a flag of the same setting that says the opposite, where a flag says the default."""
-    for other in door.flags():
+    for other in entry_point.flags():
         if other.dest == action.dest and other is not action:
             yield from (
-                {**base, other.option_strings[0]: value} for value in values_of(stage, door, other)[:2]
+                {**base, other.option_strings[0]: value} for value in values_of(stage, entry_point, other)[:2]
             )
 
 
-def idle_pairs(stage: Stage, door: Door) -> list[tuple[str, str, str]]:
+def idle_pairs(stage: Stage, entry_point: EntryPoint) -> list[tuple[str, str, str]]:
     """Give every two flags together; return which changes nothing beside which, and bad refusals."""
-    walked = [(action, walk(stage, door, action).flags) for action in door.flags()]
+    walked = [(action, walk(stage, entry_point, action).flags) for action in entry_point.flags()]
     given = [(action, flags) for action, flags in walked if flags]
     found = []
     for one, flags in given:
@@ -549,8 +556,8 @@ def idle_pairs(stage: Stage, door: Door) -> list[tuple[str, str, str]]:
             if one.dest == other.dest or name in beside or any(both[key] != beside[key] for key in beside):
                 continue
             done, plainly = (
-                stage.run(door, stage.words(both)),
-                stage.run(door, stage.words(without(both, name))),
+                stage.run(entry_point, stage.words(both)),
+                stage.run(entry_point, stage.words(without(both, name))),
             )
             if not done.accepted:
                 faults = [refusal_faults(action, done) for action in (one, other)]
@@ -572,14 +579,16 @@ def wrong_values(action: argparse.Action) -> list[str]:
     return ["", *WRONG.get(action.type, (MADE_UP,)), *too_large]
 
 
-def wrong_taken(stage: Stage, door: Door, action: argparse.Action) -> tuple[list[str], list[str]]:
+def wrong_taken(
+    stage: Stage, entry_point: EntryPoint, action: argparse.Action
+) -> tuple[list[str], list[str]]:
     """Give wrong values to a flag; return those it takes, and what is wrong with the refusals."""
-    found = walk(stage, door, action)
-    bases = bases_of(stage, door)
+    found = walk(stage, entry_point, action)
+    bases = bases_of(stage, entry_point)
     flags = found.flags or {**(bases[0] if bases else {}), action.option_strings[0]: None}
     taken, faults = [], []
     for value in wrong_values(action):
-        done = stage.run(door, stage.words({**flags, action.option_strings[0]: value}))
+        done = stage.run(entry_point, stage.words({**flags, action.option_strings[0]: value}))
         if done.accepted:
             taken.append(value)
         else:

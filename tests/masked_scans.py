@@ -135,7 +135,7 @@ def dark_scan(folder: Path, dark: list[int], *, bad: bool = False) -> Scan:
 
 
 def dark_training(scan: Scan, folder: Path, loss: str, architecture: str) -> TrainingJob:
-    """Return a training in which whole batches are dark."""
+    """Return a training run in which whole batches are dark."""
     network = ModelConfig(N=32, architecture=architecture, n_filters_scale=1, unrolled_steps=3, gridsize=1)  # type: ignore[arg-type]
     settings: dict[str, Any] = {"torch_loss_mode": loss, "intensity_scale_trainable": False}
     config = TrainingConfig(network, nepochs=1, batch_size=1, n_groups=20, output_dir=folder, **settings)

@@ -52,7 +52,7 @@ WITHOUT_NUMPY = (
     "ptycho.process.progress",
     "ptycho.process.interrupts",
 )
-DOORS = (
+ENTRY_POINTS = (
     "ptycho.train",
     "ptycho.inference",
     "ptycho.simulate",
@@ -79,11 +79,11 @@ def _within(module: str, names: tuple[str, ...]) -> bool:
 
 
 def room(module: str) -> str:
-    """Return the room of a module: one of ``ROOMS``, ``door`` or ``facade``."""
+    """Return the room of a module: one of ``ROOMS``, ``entry point`` or ``facade``."""
     if _within(module, FACADES):
         return "facade"
-    if _within(module, DOORS):
-        return "door"
+    if _within(module, ENTRY_POINTS):
+        return "entry point"
     return next((name for name in ROOMS if _within(module, (name,))), "none")
 
 
@@ -115,7 +115,7 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, bool, int]]:
 def _across(own: str, name: str) -> str | None:
     """Say what is wrong with an import from a room, or None."""
     other = room(name)
-    if own == "door":
+    if own == "entry point":
         return f"{own} may not import {other}" if other in ("facade", "none") else None
     if own == "none":
         return f"none may not import {other}"
@@ -350,7 +350,11 @@ def test_no_module_breaks_its_layer() -> None:
             "ptycho_torch may not import ptycho.run",
         ),
         ("ptycho_torch.engine", "from ptycho.cli import flags", "ptycho_torch may not import ptycho.cli"),
-        ("ptycho_torch.model", "from ptycho_torch.train import main", "ptycho_torch may not import door"),
+        (
+            "ptycho_torch.model",
+            "from ptycho_torch.train import main",
+            "ptycho_torch may not import entry point",
+        ),
         ("ptycho.cli.flags", "import ptycho_torch.engine", "ptycho.cli may not import ptycho_torch"),
         ("ptycho.run.outputs", "from ptycho import loader", "ptycho.run may not import facade"),
         ("ptycho.newcomer", "import json\nfrom ptycho import errors", "none may not import ptycho.errors"),
@@ -391,11 +395,13 @@ def _heavy(module: str) -> bool:
 
 
 def _light_modules() -> list[str]:
-    light = [name for name in NAMES if room(name) == "door" or (room(name) in ROOMS and not _heavy(name))]
+    light = [
+        name for name in NAMES if room(name) == "entry point" or (room(name) in ROOMS and not _heavy(name))
+    ]
     return [*light, "ptycho_torch", "ptycho_torch.config_params", "ptycho_torch.config_bridge"]
 
 
-def test_importing_core_commands_and_doors_prints_nothing_and_loads_no_framework(
+def test_importing_core_commands_and_entry_points_prints_nothing_and_loads_no_framework(
     require: Callable[[str], None], run_python: Python
 ) -> None:
     # The import of ptycho_torch.train fails without Lightning, as it should.

@@ -25,11 +25,11 @@ OF_TRAINING = ("wts.h5.zip", "history.json", "loss.png", "metrics.csv", *CHECKPO
 pytestmark = [pytest.mark.slow, pytest.mark.pictures]
 
 
-def run(door: str, *words: object) -> tuple[int, str, str]:
-    """Run a door's ``cli_main`` in this process."""
+def run(entry_point: str, *words: object) -> tuple[int, str, str]:
+    """Run an entry point's ``cli_main`` in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = importlib.import_module(f"ptycho.{door}").cli_main([str(word) for word in words])
+        code = importlib.import_module(f"ptycho.{entry_point}").cli_main([str(word) for word in words])
     return code, out.getvalue(), err.getvalue()
 
 
@@ -145,7 +145,7 @@ def test_refinement_lowers_the_misfit(trained: tuple[Path, str], small_scan: Pat
     assert after - noise < 0.5 * (before - noise)
 
 
-def test_the_doors_load_no_framework(run_python: Callable[..., object]) -> None:
+def test_the_entry_points_load_no_framework(run_python: Callable[..., object]) -> None:
     code = (
         "import sys, ptycho.train, ptycho.inference, ptycho.tf\n"
         "print([name for name in ('tensorflow', 'keras', 'torch', 'numpy') if name in sys.modules])"
@@ -154,9 +154,11 @@ def test_the_doors_load_no_framework(run_python: Callable[..., object]) -> None:
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-@pytest.mark.parametrize("door", ["train", "inference"])
-def test_a_door_answers_bad_input_with_one_line(door: str, run_python: Callable[..., object]) -> None:
-    done = run_python("-m", f"ptycho.{door}", "--output_dir", "nowhere")
+@pytest.mark.parametrize("entry point", ["train", "inference"])
+def test_an_entry_point_answers_bad_input_with_one_line(
+    entry_point: str, run_python: Callable[..., object]
+) -> None:
+    done = run_python("-m", f"ptycho.{entry_point}", "--output_dir", "nowhere")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.startswith("error: --")

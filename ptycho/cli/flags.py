@@ -231,7 +231,7 @@ def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser
         epilog=EPILOG,
     )
     add = Flags(parser, "files")
-    text = "output folder of a training, a model file, or pretrained: the network that comes with the package"
+    text = "output folder of a training run, a model file, or pretrained: the network of the package"
     add("model-path", Path, "PATH", text)
     add("test-data", Path, "FILE", "scan to reconstruct", dest="test_data_file")
     add("output-dir", Path, "DIR", "where everything is written")
@@ -240,7 +240,7 @@ def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser
     _reconstruction(Flags(parser, "reconstruction"))
     _refinement(Flags(parser, "refinement by the forward model"))
     add = Flags(parser, "legacy: a model from an MLflow run")
-    add("run-id", str, "ID", "MLflow run of a training")
+    add("run-id", str, "ID", "MLflow run of a training run")
     add("infer-dir", Path, "DIR", "folder of NPZ files to reconstruct")
     add("file-index", int, "K", "which of its files (default 0)")
     add("mlruns", Path, "DIR", "local MLflow store (default ./mlruns)")

@@ -46,7 +46,7 @@ class ScanChunks:
 
     @property
     def probe(self) -> Array:
-        """Probe modes (P, N, N) [sqrt(photons)]; a new one takes effect on the next pass."""
+        """Probe modes (P, N, N) [sqrt(photons)]; a new one takes effect when the scan is read again."""
         return self._probe
 
     @property

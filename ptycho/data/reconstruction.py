@@ -20,7 +20,7 @@ SCANNED_SHARE = 0.05
 
 @dataclass(frozen=True)
 class Fit:
-    """What a reconstruction leaves unexplained in one pass, summed over good pixels [photons]."""
+    """What a reconstruction leaves unexplained, summed over good pixels [photons]."""
 
     misfit: NDArray[np.float64]  # (J,), sum of (A - measured)**2 of every pattern
     expected: NDArray[np.float64]  # (J,), what photon noise leaves of it on average
@@ -77,7 +77,7 @@ class Reconstruction:
     """A stitched object and where it lies."""
 
     obj: NDArray[np.complex64]  # (H, W) transmission; 1 where no light fell
-    coverage: NDArray[np.float32]  # (H, W), light relative to the strongest, 0 to 1
+    coverage: NDArray[np.float32]  # (H, W), illumination relative to the strongest, 0 to 1
     origin_yx_px: NDArray[np.float64]  # (2,), object coordinate of canvas pixel (0, 0)
     probe: NDArray[np.complex64]  # (P, N, N), used [sqrt(photons)]
     # (J,), patterns that took part; read from a file, their numbers in the data file

@@ -37,7 +37,7 @@ CHUNK = 64
 LEAST_SPREAD = 1e-4
 """Standard deviation of u below which the place tells the time: jitter by 1 % of a step in 60 rows."""
 DARK = 1e-6
-"""Light of a point of the object, relative to the brightest, below which it counts as dark."""
+"""Illumination of a point of the object, relative to the brightest, below which it counts as dark."""
 
 
 class BeamDrift(NamedTuple):
@@ -63,7 +63,7 @@ def beam_drift(placed: PlacedReconstruction) -> BeamDrift | None:
         return None
     count = len(time)
     rows = np.unique(np.linspace(0, count - 1, min(count, MOST_PATTERNS)).astype(np.int64))
-    mean = _mean_over_light(found, plan, time)
+    mean = _mean_over_illumination(found, plan, time)
     weight, total = np.zeros((2, scan.n_px, scan.n_px))
     for chosen in _chunks(rows):
         power = np.abs(extract_patches(found.obj, plan.corners_yx[chosen], scan.n_px)) ** 2
@@ -98,20 +98,20 @@ def _unfollowed_time(
     return time - plane @ np.linalg.lstsq(plane, time, rcond=None)[0]
 
 
-def _mean_over_light(
+def _mean_over_illumination(
     found: Reconstruction, plan: CanvasPlan, time: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the mean time of the light on every object pixel, to whole pixels, shape (H, W)."""
+    """Return the mean time of the illumination of every object pixel, to whole pixels, shape (H, W)."""
     from scipy.signal import fftconvolve
 
-    light = (np.abs(found.probe).astype(np.float64) ** 2).sum(axis=0)
-    shape = tuple(size - len(light) + 1 for size in found.obj.shape)
+    intensity = (np.abs(found.probe).astype(np.float64) ** 2).sum(axis=0)
+    shape = tuple(size - len(intensity) + 1 for size in found.obj.shape)
     index = np.ravel_multi_index(tuple(plan.corners_yx.T), shape)
     places = [
         np.bincount(index, weights=values, minlength=shape[0] * shape[1]).reshape(shape)
         for values in (time, np.ones(len(time)))
     ]
-    summed, total = (fftconvolve(place, light) for place in places)
+    summed, total = (fftconvolve(place, intensity) for place in places)
     return np.where(total > DARK * total.max(), summed / np.maximum(total, DARK * total.max()), 0.0)
 
 

@@ -171,7 +171,7 @@ def check_inference(config: InferenceConfig, also_read: Inputs | None = None) ->
         outputs.append(("--export", Path(config.export)))
     check_outputs(inputs, outputs)
     if holds_training(folder):
-        _refuse_run(folder, "a training")
+        _refuse_run(folder, "a training run")
 
 
 def check_evaluation(inputs: Inputs, folder: Path) -> None:

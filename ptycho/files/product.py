@@ -281,13 +281,13 @@ def read_answer(path: Path) -> Reconstruction:
     positions = product.positions_yx_m / pixel_yx_m
     n_px = probe.shape[-1]
     plan = lay_on_canvas(positions, n_px, shape_yx=shape, origin_yx_px=origin, reach_px=np.inf)
-    light = illumination(shift_field(probe, plan.shifts_yx_px), plan.corners_yx, shape)
+    seen = illumination(shift_field(probe, plan.shifts_yx_px), plan.corners_yx, shape)
     with opened(path) as file:
         losses = find_dataset(file, list(LOSS_KEYS))
         misfit: NDArray[np.float64] = np.zeros(0) if losses is None else np.atleast_1d(losses[()])
     return Reconstruction(
         obj=product.obj,
-        coverage=(light / max(float(light.max()), 1e-30)).astype(np.float32),
+        coverage=(seen / max(float(seen.max()), 1e-30)).astype(np.float32),
         origin_yx_px=origin,
         probe=probe,
         indices=product.indexes,

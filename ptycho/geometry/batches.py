@@ -25,7 +25,7 @@ MIN_TILE_PATTERNS = 96
 CHUNK_PIXELS = 2**20
 """Detector pixels reconstructed at a time: 256 patterns of 64 x 64, fastest on a CPU. It bounds memory."""
 KEPT_PIXELS = 2**23
-"""Up to so many detector pixels a scan stays in memory between two passes, its probes moved already."""
+"""Up to so many detector pixels a scan stays in memory between two iterations, its probes moved already."""
 VALIDATION_TILES = 4
 """Most tiles that validate an epoch."""
 HELD_OUT_PART = 10
@@ -156,9 +156,9 @@ def subset_blocks(positions_yx_px: NDArray[np.float64]) -> list[NDArray[np.int64
 def most_subsets(positions_yx_px: NDArray[np.float64], probe: NDArray[np.complexfloating]) -> int:
     """Return into how many subsets, 1 to ``BLOCKS``, a scan can be cut that each still see every pixel
     several times; positions (J, 2) [px], probe (P, N, N)."""
-    light = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0)
-    # The participation area: exact for a disc of even light, little moved by a faint halo.
-    area_px = light.sum() ** 2 / max(float((light**2).sum()), 1e-300)
+    intensity = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0)
+    # The participation area: exact for a disc of even intensity, little moved by a faint halo.
+    area_px = intensity.sum() ** 2 / max(float((intensity**2).sum()), 1e-300)
     field_px = float(np.prod(np.ptp(positions_yx_px, axis=0) + np.sqrt(area_px)))
     overlap = len(positions_yx_px) * area_px / field_px
     count = 1

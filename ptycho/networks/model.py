@@ -25,7 +25,7 @@ class Prediction(NamedTuple):
     predicted: Array  # (J, N, N), expected amplitude [sqrt(photons)]
     amplitude: Array  # (J, N, N), the measured one
     image: Array  # (H, W), canvas of ``unrolled``, or (J, N, N), patches of ``cnn`` [transmission]
-    light: Array  # (H, W) or (N, N), illumination of the image [photons / pixel]
+    illumination: Array  # (H, W) or (N, N), illumination of the image [photons / pixel]
     patches: Array | None  # (J, N, N), in the frame of their own positions, where labels ask for them
     labels: Array | None  # (J, N, N), known patches
     patch_light: Array  # (N, N), illumination of a patch [photons / pixel]
@@ -38,13 +38,13 @@ def total_loss(terms: LossTerms, found: Prediction, losses: ModuleType) -> Array
     weighted = [
         (terms.likelihood, losses.MAIN_TERMS[terms.kind], compared),
         (terms.mae, losses.MAIN_TERMS["mae"], compared),
-        (terms.tv, losses.total_variation, (found.image, found.light)),
+        (terms.tv, losses.total_variation, (found.image, found.illumination)),
         (terms.labels, losses.label_error, (found.patches, found.labels, found.patch_light)),
     ]
     for penalty, part in ((terms.amplitude_penalty, abs), (terms.phase_penalty, losses.unit)):
         if penalty is not None:
             name, weight = penalty
-            weighted.append((weight, losses.PENALTIES[name], (part(found.image), found.light)))
+            weighted.append((weight, losses.PENALTIES[name], (part(found.image), found.illumination)))
     return sum(weight * term(*given) for weight, term, given in weighted if weight)
 
 
@@ -52,8 +52,8 @@ class PatternModel:
     """Base of the models: what a batch, arrays by the names of ``ptycho.data.feed``, is compared with.
 
     A backend adds what depends on its arrays. ``_array`` makes one of a NumPy probe, ``_numpy`` goes back;
-    ``_probes`` are the modes moved to every position of a batch, ``_light`` is the illumination (N, N) of a
-    patch in the frame of its own position, ``_shape`` that of its canvas; ``_flat`` makes (J, N, N) of (B, C,
+    ``_probes`` are the modes moved to every position of a batch, ``_illumination`` is that of a patch (N, N)
+    in the frame of its own position, ``_shape`` is (H, W) of its canvas; ``_flat`` makes (J, N, N) of (B, C,
     N, N), ``_part`` takes the patterns of a chunk that a mask (J,) names; ``gain`` is the trained factor on
     predicted amplitudes, and ``merge`` averages overlapping patches.
     """
@@ -150,7 +150,9 @@ class PatternModel:
     def loss(self, batch: dict[str, Array]) -> Array:
         """Return the loss of a batch, dimensionless."""
         if self.terms.supervised:
-            return self.losses.supervised_loss(self._own_patches(batch), batch["labels"], self._light(batch))
+            return self.losses.supervised_loss(
+                self._own_patches(batch), batch["labels"], self._illumination(batch)
+            )
         return total_loss(self.terms, self.predict(batch), self.losses)
 
     def _own_patches(self, batch: dict[str, Array]) -> Array:
@@ -159,7 +161,7 @@ class PatternModel:
 
     def _predict_patches(self, batch: dict[str, Array]) -> Prediction:
         """Merge the patches of every group, where groups are merged, and predict its patterns."""
-        patches, light = self._own_patches(batch), self._light(batch)
+        patches, illumination = self._own_patches(batch), self._illumination(batch)
         probes, corners = self._probes(batch), batch["corners"]
         obj = self.merge(patches, corners, batch["shifts"], probes, self._shape(batch))
         seen = self.physics.extract_patches(obj, corners, self.core_config.N)
@@ -168,7 +170,9 @@ class PatternModel:
         if sigma_px > 0:
             predicted = self.physics.smoothed_amplitude(predicted, sigma_px)
         measured, labels = self._flat(batch["amplitude"]), batch.get("labels")
-        return Prediction(predicted * self.gain, measured, patches, light, patches, labels, light)
+        return Prediction(
+            predicted * self.gain, measured, patches, illumination, patches, labels, illumination
+        )
 
     def _predict_canvas(self, batch: dict[str, Array]) -> Prediction:
         """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
@@ -178,9 +182,11 @@ class PatternModel:
             chosen = batch["validated"]
             seen, validated = self._part(seen, batch["seen"]), self._part(seen, chosen)
             shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
-        light = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
-        obj = self.generator([seen], light)
+        illumination = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
+        obj = self.generator([seen], illumination)
         patches = self.physics.extract_patches(obj, validated.corners_yx, self.core_config.N)
         predicted = self.physics.diffracted_amplitude(patches, validated.probes) * self.gain
         own = None if labels is None else self.physics.shift_field(patches[:, None], -shifts)[:, 0]
-        return Prediction(predicted, validated.amplitude, obj, light, own, labels, self._light(batch))
+        return Prediction(
+            predicted, validated.amplitude, obj, illumination, own, labels, self._illumination(batch)
+        )

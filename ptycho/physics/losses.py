@@ -80,32 +80,35 @@ def monitored_loss(asked: str, kind: str) -> str:
     return known[asked]
 
 
-def total_variation(image: Image, light: Real) -> Real:
+def total_variation(image: Image, illumination: Real) -> Real:
     r"""Return the mean absolute difference of neighbouring pixels where both are lit (eq. 7d).
 
     .. math:: T = \sum_r \sum_e m_e(r)\,|O(r + e) - O(r)| / \sum_r \sum_e m_e(r),
         \quad m_e(r) = \min(w(r), w(r + e))
 
-    Real or complex images; the light w of every pixel, (H, W). The result has the unit of the images.
+    Real or complex images; the illumination w of every pixel, (H, W). The result has the unit of the images.
     """
     count = int(np.prod(image.shape[:-2]))
-    down, right = np.minimum(light[1:], light[:-1]), np.minimum(light[:, 1:], light[:, :-1])
+    down, right = (
+        np.minimum(illumination[1:], illumination[:-1]),
+        np.minimum(illumination[:, 1:], illumination[:, :-1]),
+    )
     total = (down * abs(image[..., 1:, :] - image[..., :-1, :])).sum()
     total = total + (right * abs(image[..., 1:] - image[..., :-1])).sum()
     return total / (count * (down.sum() + right.sum()))
 
 
-def label_error(patches: Image, labels: Image, light: Real) -> Real:
+def label_error(patches: Image, labels: Image, illumination: Real) -> Real:
     r"""Return the mean absolute difference of patches from known ones, where they are lit (eq. 7e).
 
     .. math:: E = \sum_j \sum_r w(r)\,|O_j(r) - T_j(r)| / \sum_j \sum_r w(r)
 
-    Complex patches and labels (J, N, N) [transmission]; the light w of every pixel, (N, N).
+    Complex patches and labels (J, N, N) [transmission]; the illumination w of every pixel, (N, N).
     """
-    return (light * abs(patches - labels)).sum() / (len(patches) * light.sum())
+    return (illumination * abs(patches - labels)).sum() / (len(patches) * illumination.sum())
 
 
-def supervised_loss(patches: Image, labels: Image, light: Real) -> Real:
+def supervised_loss(patches: Image, labels: Image, illumination: Real) -> Real:
     r"""Return the mean absolute differences of amplitude and of phase from labels (eq. 7f).
 
     .. math:: S = \sum_j \sum_r w \left(\big||O_j| - |T_j|\big| + |u(O_j) - u(T_j)|\right)
@@ -119,4 +122,4 @@ def supervised_loss(patches: Image, labels: Image, light: Real) -> Real:
         return values / np.sqrt(abs(values) ** 2 + UNIT_FLOOR)
 
     difference = abs(abs(patches) - abs(labels)) + abs(unit(patches) - unit(labels))
-    return (light * difference).sum() / (len(patches) * light.sum())
+    return (illumination * difference).sum() / (len(patches) * illumination.sum())

@@ -130,7 +130,7 @@ def find_model(path: Path, backend: str = "pytorch") -> Path:
     named = "a .ckpt file" if backend == "pytorch" else "a bundle"
     raise ModelNotFoundError(
         f"{path}: {problem} (expected one of {looked}, or {named} named directly). "
-        "Pass --model_path with the --output_dir of a training."
+        "Pass --model_path with the --output_dir of a training run."
     )
 
 

@@ -101,5 +101,5 @@ def fetch_checkpoint(run_id: str, store: Path, target: Path) -> Path:
     found = ", ".join(sorted(held)) or "nothing"
     raise DataError(
         f"MLflow run {run_id}: no checkpoint is stored with it (got {found}, expected one of "
-        f"{', '.join(CHECKPOINT_NAMES)}). Pass the run of a training that wrote checkpoints."
+        f"{', '.join(CHECKPOINT_NAMES)}). Pass the run of a training run that wrote checkpoints."
     )

@@ -184,7 +184,7 @@ def _middle(probe: NDArray[np.complex64]) -> NDArray[np.complex64]:
 
 
 def _pairs(backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[..., None]) -> None:
-    """Hand rows, expected and measured amplitude of every chunk on; one pass."""
+    """Hand rows, expected and measured amplitude of every chunk on, once."""
     sigma_px = backend.core_config.gaussian_smoothing_sigma
     for chunk in chunks:
         predicted = backend.array(backend.predicted(obj, chunk, sigma_px))

@@ -16,7 +16,7 @@ BLOCKS = 8
 """Parts a scan is cut into; a subset is one or several of them."""
 _SHARES = ((0.4, 1), (0.6, 2), (0.8, 4))
 """Until this share of the iterations, the most subsets are divided by this."""
-MIN_PASSES = 20
+MIN_ITERATIONS = 20
 """Iterations that subsets never go below."""
 SUBSET_MOMENTUM = 0.9
 """Most momentum where subsets are used: many updates make it long, and it would carry their noise along."""
@@ -57,19 +57,19 @@ def nesterov_momentum(update: int) -> float:
     return update / (update + 3)
 
 
-def needed_passes(n_steps: int, most: int) -> int:
+def needed_iterations(n_steps: int, most: int) -> int:
     """Return how many iterations in at ``most`` so many subsets do the work of updates with the whole scan.
 
-    They are ``n_steps`` at most, and not below ``MIN_PASSES`` unless these are fewer.
+    They are ``n_steps`` at most, and not below ``MIN_ITERATIONS`` unless these are fewer.
     """
-    return min(n_steps, max(MIN_PASSES, 2 * n_steps // most))
+    return min(n_steps, max(MIN_ITERATIONS, 2 * n_steps // most))
 
 
-def subset_schedule(n_passes: int, most: int) -> Iterator[int]:
+def subset_schedule(n_iterations: int, most: int) -> Iterator[int]:
     """Yield the number of subsets of every iteration: ``most`` at first, the whole scan in the end (eq. 19);
     1 leaves every iteration whole."""
-    for index in range(n_passes):
-        share = (index + 0.5) / n_passes
+    for index in range(n_iterations):
+        share = (index + 0.5) / n_iterations
         divisor = next((by for until, by in _SHARES if share < until), BLOCKS)
         yield max(1, most // divisor)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.networks import architectures
-from ptycho.solver.schedule import STEP_DAMPING, needed_passes
+from ptycho.solver.schedule import STEP_DAMPING, needed_iterations
 from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk, accelerated_steps, noise_level, preconditioned_step
 
@@ -146,7 +146,7 @@ class UnrolledGenerator(TableNetwork):
 
     def steps(self, subsets: int) -> int:
         """As :meth:`ptycho_torch.generators.UnrolledGenerator.steps`."""
-        return needed_passes(self.plain, subsets) + self.learned
+        return needed_iterations(self.plain, subsets) + self.learned
 
     def __call__(
         self,

@@ -18,27 +18,30 @@ def unit(values: Tensor) -> Tensor:
     return values / as_complex(tf.sqrt(tf.math.real(values) ** 2 + tf.math.imag(values) ** 2 + UNIT_FLOOR))
 
 
-def total_variation(image: Tensor, light: Tensor) -> Tensor:
+def total_variation(image: Tensor, illumination: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.total_variation`."""
-    down, right = tf.minimum(light[1:], light[:-1]), tf.minimum(light[:, 1:], light[:, :-1])
-    count = tf.cast(tf.reduce_prod(tf.shape(image)[:-2]), light.dtype)
+    down, right = (
+        tf.minimum(illumination[1:], illumination[:-1]),
+        tf.minimum(illumination[:, 1:], illumination[:, :-1]),
+    )
+    count = tf.cast(tf.reduce_prod(tf.shape(image)[:-2]), illumination.dtype)
     total = tf.reduce_sum(down * tf.abs(image[..., 1:, :] - image[..., :-1, :]))
     total += tf.reduce_sum(right * tf.abs(image[..., 1:] - image[..., :-1]))
     return total / (count * (tf.reduce_sum(down) + tf.reduce_sum(right)))
 
 
-def label_error(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
+def label_error(patches: Tensor, labels: Tensor, illumination: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.label_error`."""
-    return _mean(tf.abs(patches - labels), light)
+    return _mean(tf.abs(patches - labels), illumination)
 
 
-def supervised_loss(patches: Tensor, labels: Tensor, light: Tensor) -> Tensor:
+def supervised_loss(patches: Tensor, labels: Tensor, illumination: Tensor) -> Tensor:
     """As :func:`ptycho.physics.losses.supervised_loss`."""
     difference = tf.abs(tf.abs(patches) - tf.abs(labels)) + tf.abs(unit(patches) - unit(labels))
-    return _mean(difference, light)
+    return _mean(difference, illumination)
 
 
-def _mean(values: Tensor, light: Tensor) -> Tensor:
-    """Return the mean of maps, shape (J, N, N), weighted with the light on each."""
-    count = tf.cast(tf.shape(values)[0], light.dtype)
-    return tf.reduce_sum(light * values) / (count * tf.reduce_sum(light))
+def _mean(values: Tensor, illumination: Tensor) -> Tensor:
+    """Return the mean of maps, shape (J, N, N), weighted with the illumination on each."""
+    count = tf.cast(tf.shape(values)[0], illumination.dtype)
+    return tf.reduce_sum(illumination * values) / (count * tf.reduce_sum(illumination))

@@ -62,7 +62,7 @@ class PtychoPINN(PatternModel):
         whole = tf.reduce_max(tf.abs(shifts)) < 1e-6
         return tf.cond(whole, lambda: probe[None], lambda: physics.shift_field(probe, shifts))
 
-    def _light(self, batch: Batch) -> Tensor:
+    def _illumination(self, batch: Batch) -> Tensor:
         return tf.reduce_sum(tf.abs(batch.get("probe", self.probe)) ** 2, axis=0)
 
     def _flat(self, x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ __all__ = [
 
 
 class Orchestration(str, Enum):
-    """Who keeps the loss curves of a training. Scripts name it; Ptychodus 1.7 passes the plain word."""
+    """Who keeps the loss curves of a training run. Scripts name it; Ptychodus 1.7 passes the plain word."""
 
     LIGHTNING = "lightning"
     MLFLOW = "mlflow"

@@ -16,10 +16,10 @@ import pytest
 from flag_walk import (
     MADE_UP,
     MISSING,
-    Door,
+    EntryPoint,
     Stage,
     constructed_in,
-    doors,
+    entry_points,
     idle_pairs,
     walk,
     without,
@@ -28,7 +28,7 @@ from flag_walk import (
 
 from ptycho.cli.console import with_flags
 
-DOORS = doors()
+ENTRY_POINTS = entry_points()
 PROCESS_ONLY = {
     "--quiet": "what is printed",
     "--debug": "tracebacks and debug messages",
@@ -64,54 +64,56 @@ def stage(require: Callable[[str], None], tmp_path_factory: pytest.TempPathFacto
         yield found
 
 
-def _kind(door: Door) -> str:
+def _kind(entry_point: EntryPoint) -> str:
     return next(
         kind
         for kind in ("pretrain", "train", "inference", "evaluate", "simulate", "datasets")
-        if kind in door.name
+        if kind in entry_point.name
     )
 
 
-def test_every_parser_of_the_code_belongs_to_a_door() -> None:
-    assert {door.parser_file for door in DOORS} == constructed_in()
-    assert len(DOORS) >= 10
+def test_every_parser_of_the_code_belongs_to_an_entry_point() -> None:
+    assert {entry_point.parser_file for entry_point in ENTRY_POINTS} == constructed_in()
+    assert len(ENTRY_POINTS) >= 10
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
-def test_another_value_of_every_flag_reaches_what_the_command_builds(door: Door, stage: Stage) -> None:
+@pytest.mark.parametrize("entry point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
+def test_another_value_of_every_flag_reaches_what_the_command_builds(
+    entry_point: EntryPoint, stage: Stage
+) -> None:
     unheard, process_only, refused = [], set(), set()
-    for action in door.flags():
-        found = walk(stage, door, action)
+    for action in entry_point.flags():
+        found = walk(stage, entry_point, action)
         name = action.option_strings[0]
         if found.faults:
             unheard.append((name, found.faults))
         elif found.refused:
-            refused.add((_kind(door), name))
+            refused.add((_kind(entry_point), name))
         elif found.process_only:
             process_only.add(name)
     assert unheard == []
-    assert process_only == PROCESS_ONLY.keys() & door.names()
-    assert refused == {(kind, name) for kind, name in ALWAYS_REFUSED if kind == _kind(door)}
+    assert process_only == PROCESS_ONLY.keys() & entry_point.names()
+    assert refused == {(kind, name) for kind, name in ALWAYS_REFUSED if kind == _kind(entry_point)}
 
 
-@pytest.mark.parametrize("door", DOORS, ids=lambda door: door.name)
+@pytest.mark.parametrize("entry point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
 def test_a_wrong_value_of_every_flag_is_refused_by_name_before_a_file_is_read(
-    door: Door, stage: Stage
+    entry_point: EntryPoint, stage: Stage
 ) -> None:
     wrong, taken = [], set()
-    for action in door.flags():
-        fine, faults = wrong_taken(stage, door, action)
+    for action in entry_point.flags():
+        fine, faults = wrong_taken(stage, entry_point, action)
         wrong += [(action.option_strings[0], fault) for fault in faults]
         taken |= {(action.option_strings[0], value) for value in fine}
     assert wrong == []
-    assert taken == {(name, value) for name, value in TAKEN if name in door.names()}
+    assert taken == {(name, value) for name, value in TAKEN if name in entry_point.names()}
     assert not (stage.folder / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["ptycho_evaluate", "pretrain"])
 def test_every_flag_counts_beside_every_other_or_is_refused_by_name(kind: str, stage: Stage) -> None:
-    door = next(door for door in DOORS if kind in door.name)
-    assert idle_pairs(stage, door) == []
+    entry_point = next(entry_point for entry_point in ENTRY_POINTS if kind in entry_point.name)
+    assert idle_pairs(stage, entry_point) == []
 
 
 def test_a_flag_that_nobody_reads_and_one_that_is_not_named_are_reported(
@@ -128,15 +130,15 @@ def test_a_flag_that_nobody_reads_and_one_that_is_not_named_are_reported(
 
     monkeypatch.setattr(simulate_command, "build_parser", planted)
     monkeypatch.setattr(stage, "cache", {})
-    door = Door("ptycho_simulate", simulate_command.main, planted(), "")
-    (action,) = (action for action in door.flags() if action.option_strings[0] == "--planted")
-    found = walk(stage, door, action)
+    entry_point = EntryPoint("ptycho_simulate", simulate_command.main, planted(), "")
+    (action,) = (action for action in entry_point.flags() if action.option_strings[0] == "--planted")
+    found = walk(stage, entry_point, action)
     assert found.faults == ["changes nothing in {'--output': '@out/scan.npz'}"]
-    assert wrong_taken(stage, door, action)[0] == ["-3"]
-    (step,) = (action for action in door.flags() if action.option_strings[0] == "--step")
+    assert wrong_taken(stage, entry_point, action)[0] == ["-3"]
+    (step,) = (action for action in entry_point.flags() if action.option_strings[0] == "--step")
     monkeypatch.setattr(console, "with_flags", lambda text, typed: text)
     stage.cache.clear()
-    _, faults = wrong_taken(stage, door, step)
+    _, faults = wrong_taken(stage, entry_point, step)
     assert len(faults) == 3
     assert all(
         fault.startswith("does not name the flag: error: simulation: step_px is out") for fault in faults
@@ -167,8 +169,8 @@ def test_every_flag_of_a_simulation_counts_beside_every_other_or_is_refused(
     import ptycho.simulation.simulate as home
     from ptycho.cli import simulate_command
 
-    door = next(door for door in DOORS if door.name == "ptycho_simulate")
-    given = {item.option_strings[0]: walk(stage, door, item).flags for item in door.flags()}
+    entry_point = next(entry_point for entry_point in ENTRY_POINTS if entry_point.name == "ptycho_simulate")
+    given = {item.option_strings[0]: walk(stage, entry_point, item).flags for item in entry_point.flags()}
     given = {name: flags for name, flags in given.items() if flags and name not in NO_ARRAYS}
     given["--phase-picture"]["--phase-picture"] = "@picture2.png"
     made: dict[str, Any] = {}

@@ -13,7 +13,7 @@ Python = Callable[..., CompletedProcess[str]]
 
 HELP_SECONDS = 0.3
 """Processor time of a help: what a user waits on an idle machine, whatever else runs here."""
-DOORS = ("ptycho_torch.train", "ptycho_torch.inference")
+ENTRY_POINTS = ("ptycho_torch.train", "ptycho_torch.inference")
 TRAIN_FLAGS = """
 --train-data-file --test-data-file --output-dir --max-epochs --n-images --gridsize --batch-size
 --device --disable-mlflow --ptycho-dir --config --accelerator --deterministic --num-workers
@@ -37,15 +37,15 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_help_names_every_flag_and_is_quick(door: str, run_python: Python) -> None:
+@pytest.mark.parametrize("entry point", ENTRY_POINTS)
+def test_help_names_every_flag_and_is_quick(entry_point: str, run_python: Python) -> None:
     spent = []
     for _ in range(3):
         before = _processor_seconds()
-        done = run_python("-m", door, "--help")
+        done = run_python("-m", entry_point, "--help")
         spent.append(_processor_seconds() - before)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [flag for flag in FLAGS[door].split() if flag not in done.stdout] == []
+    assert [flag for flag in FLAGS[entry_point].split() if flag not in done.stdout] == []
     assert min(spent) < HELP_SECONDS, f"{spent} s"
 
 
@@ -60,18 +60,22 @@ def test_help_loads_neither_numpy_nor_a_framework(name: str, run_python: Python)
     assert run_python("-c", code).stdout.splitlines()[-1] == "loaded: []"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_help_works_without_lightning(door: str, without_lightning: Path, run_python: Python) -> None:
-    done = run_python("-m", door, "--help", hidden=without_lightning)
+@pytest.mark.parametrize("entry point", ENTRY_POINTS)
+def test_help_works_without_lightning(entry_point: str, without_lightning: Path, run_python: Python) -> None:
+    done = run_python("-m", entry_point, "--help", hidden=without_lightning)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--output-dir" in done.stdout
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_no_flags_at_all_is_one_line_that_shows_both_usages(door: str, run_python: Python) -> None:
-    done = run_python("-m", door)
+@pytest.mark.parametrize("entry point", ENTRY_POINTS)
+def test_no_flags_at_all_is_one_line_that_shows_both_usages(entry_point: str, run_python: Python) -> None:
+    done = run_python("-m", entry_point)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: --")
-    both = ("--train_data_file", "--ptycho_dir") if door.endswith("train") else ("--model_path", "--run_id")
+    both = (
+        ("--train_data_file", "--ptycho_dir")
+        if entry_point.endswith("train")
+        else ("--model_path", "--run_id")
+    )
     assert all(flag in line for flag in both)

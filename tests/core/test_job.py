@@ -24,7 +24,7 @@ def scan(small_scan: Path) -> Scan:
 
 
 def settings(gridsize: int = 2, **values: object) -> TrainingConfig:
-    """Return settings of a training."""
+    """Return settings of a training run."""
     return TrainingConfig(model=ModelConfig(N=32, gridsize=gridsize), **values)
 
 

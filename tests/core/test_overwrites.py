@@ -111,12 +111,12 @@ def test_an_inference_replaces_neither_its_scan_nor_a_training(
         with pytest.raises(ConfigError, match=words):
             infer(config)
 
-    refused("folder of a training", output_dir=trained)
+    refused("folder of a training run", output_dir=trained)
     refused("would replace", output_dir=tmp_path / "new", export=tmp_path / "link.h5")
     with (tmp_path / "no_scan.npz").open("wb"):
         pass
     # Before the scan is read: this one cannot be.
-    refused("folder of a training", output_dir=trained, test_data_file=tmp_path / "no_scan.npz")
+    refused("folder of a training run", output_dir=trained, test_data_file=tmp_path / "no_scan.npz")
     (tmp_path / "no_scan.npz").unlink()
     assert content(tmp_path) == before
     assert not holds_training(earlier)

@@ -36,7 +36,7 @@ def scan_of(options: SimulationOptions, *, keep_probe_power: bool = False, throu
 
 
 def trained_on(scan: Scan, *, refined: bool = True) -> TrainedProbe:
-    """What a training leaves that found a probe a little out of focus from where it started."""
+    """What a training run leaves that found a probe a little out of focus from where it started."""
     if not refined:
         return TrainedProbe(scan.probe, scan.probe, False, scan.record)
     rim = rim_frequency(TRAINED.diameter_px, TRAINED.defocus_waves)

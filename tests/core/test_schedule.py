@@ -1,4 +1,4 @@
-"""Facts about learning rates and the end of a training: closed forms, and the answers of ``torch.optim``."""
+"""Facts about learning rates and the end of training: closed forms, and the answers of ``torch.optim``."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from ptycho.geometry.batches import most_subsets, subset_order
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.schedule import (
     BLOCKS,
-    MIN_PASSES,
+    MIN_ITERATIONS,
     POSITION_REST_STEPS,
     PROBE_REST_STEPS,
     SUBSET_MOMENTUM,
-    needed_passes,
+    needed_iterations,
     nesterov_momentum,
     subset_momentum,
     subset_schedule,
@@ -81,8 +81,8 @@ def test_many_subsets_come_first_and_the_whole_scan_last() -> None:
 
 
 def test_subsets_need_fewer_passes_for_the_same_work() -> None:
-    assert [needed_passes(60, most) for most in (1, 2, 4, 8)] == [60, 60, 30, MIN_PASSES]
-    assert [needed_passes(count, 8) for count in (0, 5, 20, 100)] == [0, 5, 20, 25]
+    assert [needed_iterations(60, most) for most in (1, 2, 4, 8)] == [60, 60, 30, MIN_ITERATIONS]
+    assert [needed_iterations(count, 8) for count in (0, 5, 20, 100)] == [0, 5, 20, 25]
 
 
 def test_plain_momentum_starts_at_zero_and_stays_below_one() -> None:

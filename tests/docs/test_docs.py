@@ -47,7 +47,7 @@ CHEAPER = (
 
 MLflow is slow to start; only the Python calls of the page about PyTorch use it.
 """
-DOORS = {
+ENTRY_POINTS = {
     "python -m ptycho_torch.train": ("ptycho_torch.train", "cli_main"),
     "python -m ptycho_torch.inference": ("ptycho_torch.inference", "cli_main"),
     "python -m ptycho.train": ("ptycho.train", "cli_main"),
@@ -185,9 +185,9 @@ def _cheaper(text: str) -> str:
 
 def _run(command: str) -> int:
     """Run a command of a page: ours in this process, any other in a shell."""
-    for door, (module, name) in DOORS.items():
-        if command.startswith(door + " "):
-            argv = shlex.split(command.removeprefix(door))
+    for entry_point, (module, name) in ENTRY_POINTS.items():
+        if command.startswith(entry_point + " "):
+            argv = shlex.split(command.removeprefix(entry_point))
             return getattr(importlib.import_module(module), name)([*argv, "--quiet"])
     return subprocess.run(["bash", "-ec", command], check=False, timeout=60).returncode
 

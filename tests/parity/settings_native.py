@@ -1,4 +1,4 @@
-"""The walk over the settings in the PyTorch form: a training, then the reconstruction of a client."""
+"""The walk over the settings in the PyTorch form: a training run, then the reconstruction of a client."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def settings(architecture: str) -> dict[str, Any]:
 
 
 def training(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:
-    """Return the walk over a training and the reconstruction behind it."""
+    """Return the walk over a training run and the reconstruction behind it."""
     run = folder / "run"
     paths = {
         "output_dir": str(run / "elsewhere"),

@@ -170,7 +170,7 @@ def training_settings(name: str, model: ModelConfig) -> TrainingConfig:
 
 
 def training(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:
-    """Return the walk over a training."""
+    """Return the walk over a training run."""
     model, run = NETWORKS.get(architecture, SUPERVISED), folder / "run"
     paths = dict.fromkeys(("train_data_file", "test_data_file", "product_file"), scans["other"])
     paths["output_dir"] = run / "elsewhere"
@@ -182,7 +182,7 @@ def training(name: str, folder: Path, scans: dict[str, Path], architecture: str)
 
 
 def _supervised(name: str, run: Path, paths: dict[str, Any], scans: dict[str, Path]) -> Walk:
-    """Return the walk over a training on labels, which the scan in metres does not have."""
+    """Return the walk over a training run on labels, which the scan in metres does not have."""
     special = {key: scan for key, scan in SCANS.items() if scan != "metres"}
     schedules = {key: value for key, value in WITH_VALUE.items() if key[0] == "scheduler"}
     needs = replace(CIRCUMSTANCES, scans=special, with_value=schedules)

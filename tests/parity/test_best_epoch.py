@@ -1,4 +1,4 @@
-"""One rule about epochs: the best by the monitored loss is what a training shows, stores and hands on."""
+"""One rule about epochs: the best by the monitored loss is what a training run shows, stores and hands on."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def difference(a: Any, b: Any) -> float:
 
 @pytest.fixture(scope="module", params=BACKENDS)
 def run(request: pytest.FixtureRequest, small_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A training whose last epoch is not its best: backend, folder, outcome, notes."""
+    """A training run whose last epoch is not its best: backend, folder, outcome, notes."""
     backend, folder = request.param, tmp_path_factory.mktemp(request.param)
     notes = Notes()
     outcome = pipeline.train(settings(backend, small_scan, folder), QUIET, progress=notes)

@@ -1,4 +1,4 @@
-"""A training and an inference leave no trace in their process, also where they fail."""
+"""A training run and an inference leave no trace in their process, also where they fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flag_walk import Door, doors
+from flag_walk import EntryPoint, entry_points
 
 from ptycho.cli.console import run_command
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
@@ -188,9 +188,11 @@ def commands(scan: Path, folder: Path) -> dict[str, list[str]]:
     }
 
 
-def kind_of(door: Door) -> str:
+def kind_of(entry_point: EntryPoint) -> str:
     return next(
-        kind for kind in ("pretrain", "train", "inference", "evaluate", "simulate") if kind in door.name
+        kind
+        for kind in ("pretrain", "train", "inference", "evaluate", "simulate")
+        if kind in entry_point.name
     )
 
 
@@ -200,21 +202,22 @@ def test_every_command_called_from_python_leaves_no_trace(
 ) -> None:
     words, done = commands(small_scan, tmp_path), set()
     found = sorted(
-        (door for door in doors() if door.flags()), key=lambda door: list(words).index(kind_of(door))
+        (entry_point for entry_point in entry_points() if entry_point.flags()),
+        key=lambda entry_point: list(words).index(kind_of(entry_point)),
     )
     with an_unusual_host():
         root = logging.getLogger()
         handlers, root.handlers = root.handlers, []
         before = process_state()
-        for door in found:
-            if kind_of(door) not in done:
-                done.add(kind_of(door))
-                assert door.main(words[kind_of(door)]) == 0, capsys.readouterr().err
-                assert changed(before) == [], door.name
-            for wrong in (["--no-such-flag"], [*words[kind_of(door)], "--seed", "-3"], ["--debug"]):
+        for entry_point in found:
+            if kind_of(entry_point) not in done:
+                done.add(kind_of(entry_point))
+                assert entry_point.main(words[kind_of(entry_point)]) == 0, capsys.readouterr().err
+                assert changed(before) == [], entry_point.name
+            for wrong in (["--no-such-flag"], [*words[kind_of(entry_point)], "--seed", "-3"], ["--debug"]):
                 with contextlib.suppress(SystemExit, PtychoError):
-                    assert door.main(wrong) == 2
-                assert changed(before) == [], (door.name, wrong)
+                    assert entry_point.main(wrong) == 2
+                assert changed(before) == [], (entry_point.name, wrong)
         root.handlers = handlers
     assert done == words.keys()
 

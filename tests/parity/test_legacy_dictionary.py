@@ -1,4 +1,4 @@
-"""Nothing reads the legacy dictionary: a training and an inference run while every read of it raises."""
+"""Nothing reads the legacy dictionary: a training run and an inference run while every read of it raises."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from ptycho.run.evaluate import Request, evaluate
 DATA = Path(__file__).resolve().parents[1] / "data" / "v0_1_0"
 SCAN = DATA / "scan.npz"
 RUNS = ("pytorch", "tensorflow")
-"""Folder of a training -> the backend that trained, of the same name."""
+"""Folder of a training run -> the backend that trained, of the same name."""
 LAST = {"pytorch": "checkpoints/last.ckpt", "tensorflow": "checkpoints/last.h5.zip"}
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 SAME_OBJECT = 1e-4
@@ -191,7 +191,7 @@ def test_the_record_of_a_training_keeps_an_inference_out_of_its_folder(run: str,
     folder.mkdir()
     shutil.copyfile(DATA / run / "config.json", folder / "config.json")
     assert holds_training(folder)
-    with pytest.raises(ConfigError, match="this is the folder of a training"):
+    with pytest.raises(ConfigError, match="this is the folder of a training run"):
         pipeline.infer(inference(DATA / run, run, folder), CPU)
     assert [file.name for file in folder.iterdir()] == ["config.json"]
 

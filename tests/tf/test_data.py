@@ -1,4 +1,4 @@
-"""Facts about what is fed to a training with TensorFlow, and how its optimiser steps."""
+"""Facts about what is fed to a training run with TensorFlow, and how its optimiser steps."""
 
 from __future__ import annotations
 

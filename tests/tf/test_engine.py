@@ -187,7 +187,7 @@ def test_numbers_reach_the_other_loggers(scan: Scan, tmp_path: Path, kind: str) 
 
 
 class Told(Progress):
-    """Keeps what a training says; breaks it off when told to."""
+    """Keeps what a training run says; breaks it off when told to."""
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.said: list[tuple[str, int, dict[str, Any]]] = []

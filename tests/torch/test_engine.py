@@ -217,7 +217,7 @@ def test_checkpoint_to_bundle_to_model_changes_nothing(
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the last weights of a training."""
+    """Return the last weights of a training run."""
     path = folder / "checkpoints" / "last.ckpt"
     return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
 

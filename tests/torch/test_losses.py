@@ -1,4 +1,4 @@
-"""Facts about the loss of a training: real-space terms are those of the reference, weights multiply terms."""
+"""Facts about the loss: real-space terms are those of the reference, weights multiply terms."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     expected = (
         0.5 * physics.poisson_loss(found.predicted, found.amplitude)
         + 0.25 * physics.mean_absolute_loss(found.predicted, found.amplitude)
-        + 2.0 * candidate.total_variation(found.image, found.light)
+        + 2.0 * candidate.total_variation(found.image, found.illumination)
         + 3.0 * candidate.label_error(found.patches, found.labels, found.patch_light)
     )
     assert float(total_loss(terms, found, candidate)) == pytest.approx(float(expected), rel=1e-6)
@@ -107,7 +107,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 @pytest.mark.parametrize("name", ["Total_Variation", "Mean_Deviation"])
 def test_a_penalty_adds_its_weight(place: str, name: str) -> None:
     found = prediction()
-    image, light = (part.numpy() for part in (found.image, found.light))
+    image, light = (part.numpy() for part in (found.image, found.illumination))
     values = np.abs(image) if place == "amplitude_penalty" else image / np.sqrt(np.abs(image) ** 2 + 1e-6)
     if name == "Total_Variation":
         expected = reference.total_variation(values, light)
