@@ -90,6 +90,17 @@ def test_json_has_no_numbers_that_json_does_not_know(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_json_writes_numbers_and_truth_values_of_numpy_as_such(tmp_path: Path) -> None:
+    content = {
+        "yes": np.bool_(True),
+        "count": np.int64(3),
+        "half": np.float32(0.5),
+        "none": np.float32(np.nan),
+    }
+    text = write_json(tmp_path / "x.json", content).read_text(encoding="utf-8")
+    assert json.loads(text) == {"yes": True, "count": 3, "half": 0.5, "none": None}
+
+
 def test_the_record_of_a_run_says_what_is_needed_to_repeat_it(scan: Scan, tmp_path: Path) -> None:
     config = TrainingConfig(model=ModelConfig(N=32, gridsize=1), nepochs=7, seed=5, output_dir=tmp_path)
     path = write_run_record(tmp_path, config, PyTorchExecutionConfig(num_workers=2), scan.record)
