@@ -213,6 +213,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _DRAWN["figures"] = item.get_closest_marker("pictures") is not None
 
 
+@pytest.fixture(scope="session")
+def drawing() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Return a context in which figures are drawn, for what several tests share."""
+
+    @contextlib.contextmanager
+    def drawn() -> Iterator[None]:
+        before, _DRAWN["figures"] = _DRAWN["figures"], True
+        yield
+        _DRAWN["figures"] = before
+
+    return drawn
+
+
 @pytest.fixture(scope="session", autouse=True)
 def figures_where_asked_for() -> Iterator[None]:
     """Draw the figures of commands only for tests marked ``pictures``: they take two thirds of a small run.

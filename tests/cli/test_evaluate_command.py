@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -34,23 +35,18 @@ def run(*words: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def judged(small_run: tuple[Path, Any], small_scan: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def judged(
+    small_run: tuple[Path, Any],
+    small_scan: Path,
+    drawing: Callable[[], AbstractContextManager[None]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """Judge the small run in every way; return the folder."""
     folder = tmp_path_factory.mktemp("judged") / "scores"
+    words = ("--reconstruction", small_run[0], "--output-dir", folder, "--quiet", "--accelerator", "cpu")
     files = ("--truth", small_scan, "--test-data", small_scan, "--model-path", small_run[0])
-    assert (
-        run(
-            "--reconstruction",
-            small_run[0],
-            "--output-dir",
-            folder,
-            "--quiet",
-            "--accelerator",
-            "cpu",
-            *files,
-        )
-        == 0
-    )
+    with drawing():
+        assert run(*words, *files) == 0
     return folder
 
 

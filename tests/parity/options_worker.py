@@ -141,7 +141,7 @@ def batch_loss(backend: Backend, scan: Scan, config: TrainingConfig) -> float:
             groups = covering_groups(scan.positions_yx_px, gridsize=model.gridsize)
             batch = GroupSource(store, scan, groups, merge=model.object_big, labels=labels)[[3, 40, 21]]
     tensors = {name: backend.tensor(value) for name, value in batch.items()}
-    return float(built._loss(tensors).detach() if backend.name == "torch" else built.loss(tensors))
+    return float(as_array(built.loss(tensors)))
 
 
 def losses(backend: Backend, folder: Path) -> Answers:
