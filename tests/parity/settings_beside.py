@@ -112,7 +112,7 @@ def evaluation(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
     parts = {
         "request": request,
         "execution": CPU,
-        "refine": RefineOptions(12),
+        "refine": RefineOptions(5),
         "options": FileOptions(),
     }
     paths = {

@@ -31,12 +31,13 @@ from ptycho.data.npz import write_npz
 from ptycho.errors import ConfigError
 from ptycho.run import orientation_search, pipeline
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver import refinement, schedule
 
 BACKENDS = {"torch": "pytorch", "tf": "tensorflow"}
 OPTICS = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m", "object_pixel_m")
 JUDGED_BY_THE_FILE = ("N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", *OPTICS)
 """Only the file can say whether they fit it."""
-REFINED = {"refine_steps": 12}
+REFINED = {"refine_steps": 5}
 WORKER, TWO_EPOCHS = {"num_workers": 1}, {"nepochs": 2}
 TERMS = {"realspace_weight": 0.5}
 PLATEAU = {"plateau_threshold": 0.9, "plateau_patience": 0}
@@ -283,8 +284,9 @@ def walked(name: str, folder: Path, kind: str) -> None:
 
 def main(name: str) -> None:
     """Walk as long as somebody asks for it."""
-    # The search has tests of its own; here it only has to find something.
+    # What these find has tests of its own; here it only has to be something.
     orientation_search.TRIAL = replace(orientation_search.TRIAL, steps=3)
+    refinement.PROBE_REFINE_STEPS, schedule.REST_STEPS["positions"] = 5, 1
     if name == "torch":
         import torch
 
