@@ -154,7 +154,7 @@ def test_the_entry_points_load_no_framework(run_python: Callable[..., object]) -
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-@pytest.mark.parametrize("entry point", ["train", "inference"])
+@pytest.mark.parametrize("entry_point", ["train", "inference"])
 def test_an_entry_point_answers_bad_input_with_one_line(
     entry_point: str, run_python: Callable[..., object]
 ) -> None:

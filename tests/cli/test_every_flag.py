@@ -77,7 +77,7 @@ def test_every_parser_of_the_code_belongs_to_an_entry_point() -> None:
     assert len(ENTRY_POINTS) >= 10
 
 
-@pytest.mark.parametrize("entry point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
 def test_another_value_of_every_flag_reaches_what_the_command_builds(
     entry_point: EntryPoint, stage: Stage
 ) -> None:
@@ -96,7 +96,7 @@ def test_another_value_of_every_flag_reaches_what_the_command_builds(
     assert refused == {(kind, name) for kind, name in ALWAYS_REFUSED if kind == _kind(entry_point)}
 
 
-@pytest.mark.parametrize("entry point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS, ids=lambda entry_point: entry_point.name)
 def test_a_wrong_value_of_every_flag_is_refused_by_name_before_a_file_is_read(
     entry_point: EntryPoint, stage: Stage
 ) -> None:

@@ -37,7 +37,7 @@ def _processor_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-@pytest.mark.parametrize("entry point", ENTRY_POINTS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 def test_help_names_every_flag_and_is_quick(entry_point: str, run_python: Python) -> None:
     spent = []
     for _ in range(3):
@@ -60,14 +60,14 @@ def test_help_loads_neither_numpy_nor_a_framework(name: str, run_python: Python)
     assert run_python("-c", code).stdout.splitlines()[-1] == "loaded: []"
 
 
-@pytest.mark.parametrize("entry point", ENTRY_POINTS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 def test_help_works_without_lightning(entry_point: str, without_lightning: Path, run_python: Python) -> None:
     done = run_python("-m", entry_point, "--help", hidden=without_lightning)
     assert (done.returncode, done.stderr) == (0, "")
     assert "--output-dir" in done.stdout
 
 
-@pytest.mark.parametrize("entry point", ENTRY_POINTS)
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
 def test_no_flags_at_all_is_one_line_that_shows_both_usages(entry_point: str, run_python: Python) -> None:
     done = run_python("-m", entry_point)
     assert (done.returncode, done.stdout) == (2, "")
