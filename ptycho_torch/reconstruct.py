@@ -12,8 +12,8 @@ from torch import Tensor
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
-from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
+from ptycho.run.job import chosen_device
 from ptycho.run.reconstruction import reconstruct as reconstruct_with
 from ptycho_torch import physics
 from ptycho_torch.data import ScanChunks
@@ -25,17 +25,8 @@ from ptycho_torch.solver import PRIMITIVES, Chunk, scan_illumination
 def resolve_accelerator(requested: str) -> str:
     """Return ``cpu``, ``cuda`` or ``mps`` for the requested accelerator (also ``gpu``; ``auto`` takes CUDA
     where there is one, else the CPU); ``ConfigError`` if the machine does not have it."""
-    if requested == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    name = "cuda" if requested == "gpu" else requested
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(name, False):
-        usable = ", ".join(["auto", *(key for key, value in there.items() if value)])
-        raise ConfigError(
-            f"accelerator: this machine has no {requested} device for PyTorch (got {requested!r}, expected "
-            f"one of {usable}). Pass --accelerator auto."
-        )
-    return name
+    return chosen_device(requested, there, "PyTorch")
 
 
 class TorchBackend:

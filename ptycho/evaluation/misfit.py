@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.reconstruction import Fit
-from ptycho.data.scaling import measured_amplitude
 
 if TYPE_CHECKING:
     from ptycho.data.scan import Scan
@@ -127,15 +126,14 @@ class FitTally:
 
 
 def photon_unit(scan: Scan) -> float | None:
-    """Find out how many photons one unit of ``measured_amplitude(...)**2`` of a scan is.
+    """Find out how many photons one unit of ``scan.amplitude(...)**2`` is.
 
     Photons come in whole numbers, so counts that are all multiples of one number tell what a photon is,
     whatever they were multiplied with. None where they are multiples of nothing and no dose is stated.
     """
     chosen = scan.usable
     rows = chosen[np.linspace(0, len(chosen) - 1, min(len(chosen), UNIT_PATTERNS)).astype(np.int64)]
-    bad = scan.raw.bad_pixels_of(rows)
-    amplitude = measured_amplitude(scan.raw.diff3d[rows], scan.record, bad).astype(np.float64)
+    amplitude = scan.amplitude(rows).astype(np.float64)
     counts = amplitude[amplitude > 0] ** 2
     stated = scan.record.domain == "amplitude" and scan.raw.nphotons is not None
     if not len(counts):

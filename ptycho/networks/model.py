@@ -28,7 +28,7 @@ class Prediction(NamedTuple):
     illumination: Array  # (H, W) or (N, N), illumination of the image [photons / pixel]
     patches: Array | None  # (J, N, N), in the frame of their own positions, where labels ask for them
     labels: Array | None  # (J, N, N), known patches
-    patch_light: Array  # (N, N), illumination of a patch [photons / pixel]
+    patch_illumination: Array  # (N, N), illumination of a patch [photons / pixel]
 
 
 def total_loss(terms: LossTerms, found: Prediction, losses: ModuleType) -> Array:
@@ -39,7 +39,7 @@ def total_loss(terms: LossTerms, found: Prediction, losses: ModuleType) -> Array
         (terms.likelihood, losses.MAIN_TERMS[terms.kind], compared),
         (terms.mae, losses.MAIN_TERMS["mae"], compared),
         (terms.tv, losses.total_variation, (found.image, found.illumination)),
-        (terms.labels, losses.label_error, (found.patches, found.labels, found.patch_light)),
+        (terms.labels, losses.label_error, (found.patches, found.labels, found.patch_illumination)),
     ]
     for penalty, part in ((terms.amplitude_penalty, abs), (terms.phase_penalty, losses.unit)):
         if penalty is not None:

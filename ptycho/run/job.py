@@ -173,3 +173,18 @@ def check_finite(losses: Mapping[str, float], epoch: int) -> None:
             f"training: the loss is not finite in epoch {epoch} (got {wrong[0]}, expected a number). Lower "
             "--learning-rate."
         )
+
+
+def chosen_device(requested: str, there: Mapping[str, bool], framework: str) -> str:
+    """Return which device of a framework, name -> whether it is there, a user asks for; gpu and cuda are one
+    word, auto takes it before the CPU. ``ConfigError`` where it is not there."""
+    if requested == "auto":
+        return next(name for name in ("cuda", "gpu", "cpu") if there.get(name))
+    name = requested if requested in there else {"gpu": "cuda", "cuda": "gpu"}.get(requested, requested)
+    if not there.get(name, False):
+        usable = ", ".join(["auto", *(key for key, value in there.items() if value)])
+        raise ConfigError(
+            f"accelerator: this machine has no {requested} device for {framework} (got {requested!r}, "
+            f"expected one of {usable}). Pass --accelerator auto."
+        )
+    return name

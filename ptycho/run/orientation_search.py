@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ptycho.config.config import InferenceConfig
-from ptycho.data.optics import ORIENTATIONS, Orientation, turned_data
+from ptycho.data.optics import ORIENTATIONS, FileOptions, Orientation, turned_data
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError
@@ -63,7 +63,7 @@ def turned_scan(scan: Scan, orientation: Orientation) -> Scan:
 def check_search(config: InferenceConfig) -> None:
     """Refuse a search beside the flips that it is to find (``ConfigError``)."""
     if config.find_orientation and (config.flip_positions or config.swap_positions):
-        given = Orientation(config.flip_positions or "", config.swap_positions).flags()
+        given = FileOptions.of(config).orientation.flags()
         raise ConfigError(
             f"--find-orientation: it tries every orientation (got {given} too, expected one of them). "
             "Leave the other out."

@@ -138,7 +138,7 @@ def train(
         indices = subsample(scan, config.n_subsample, config.subsample_seed)
         found = engine.reconstruct(result.model, scan, indices, execution=execution, progress=progress)
         with progress.phase("writing", 1) as phase:
-            used = Orientation(config.flip_positions or "", config.swap_positions)
+            used = FileOptions.of(config).orientation
             pictures, scores, verdict = _write_object(folder, found.in_scan(scan), config, used, progress)
             curves = write_training_curves(folder, result.history)
             phase.update(1)
@@ -216,7 +216,7 @@ def infer(
         model = fitted_model(engine, model, scan, f"the model {path}")
         config.model = engine.core_config(model)
         populate_legacy(config, progress)
-        used = Orientation(config.flip_positions or "", config.swap_positions)
+        used = FileOptions.of(config).orientation
         if config.find_orientation:
             used = _found_orientation(engine, scan, execution, progress)
             scan = turned_scan(scan, used)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ptycho.errors import ConfigError
+from ptycho.run.job import chosen_device
 
 
 @contextmanager
@@ -53,16 +53,7 @@ def resolve_accelerator(requested: str) -> str:
     """Return ``cpu`` or ``gpu`` for the requested accelerator (also ``cuda``; ``auto`` takes a GPU where
     there is one, else the CPU); ``ConfigError`` if the machine does not have it, as it never has ``mps``."""
     there = {"cpu": True, "gpu": bool(tf.config.list_physical_devices("GPU"))}
-    if requested == "auto":
-        return "gpu" if there["gpu"] else "cpu"
-    name = "gpu" if requested == "cuda" else requested
-    if not there.get(name, False):
-        usable = ", ".join(["auto", *(key for key, value in there.items() if value)])
-        raise ConfigError(
-            f"accelerator: this machine has no {requested} device for TensorFlow (got {requested!r}, "
-            f"expected one of {usable}). Pass --accelerator auto."
-        )
-    return name
+    return chosen_device(requested, there, "TensorFlow")
 
 
 def device_name(requested: str) -> str:

@@ -93,7 +93,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
         0.5 * physics.poisson_loss(found.predicted, found.amplitude)
         + 0.25 * physics.mean_absolute_loss(found.predicted, found.amplitude)
         + 2.0 * candidate.total_variation(found.image, found.illumination)
-        + 3.0 * candidate.label_error(found.patches, found.labels, found.patch_light)
+        + 3.0 * candidate.label_error(found.patches, found.labels, found.patch_illumination)
     )
     assert float(total_loss(terms, found, candidate)) == pytest.approx(float(expected), rel=1e-6)
     for changed in (LossTerms("amplitude", 0.5, 0.25, 2.0, 3.0), LossTerms("poisson", 0.5, 0.25, 2.0, 0.0)):
