@@ -1,4 +1,4 @@
-"""Far-field forward model in PyTorch: the differentiable twin of ``ptycho.physics``.
+"""Forward model in PyTorch: the differentiable twin of ``ptycho.physics``.
 
 Every public function is that of the reference with the same name: the same arguments in the same order, the
 same shapes and units; arrays are tensors, corners and indices are int64 tensors, dtype and device follow the
@@ -31,6 +31,23 @@ def far_field(exit_wave: Tensor) -> Tensor:
 def far_field_adjoint(field: Tensor) -> Tensor:
     phase = centring_phase(field.shape[-1], field.dtype, field.device)
     return torch.fft.ifft2(field, norm="ortho") * phase.conj()
+
+
+def near_field(exit_wave: Tensor, transfer: Tensor) -> Tensor:
+    turned = (transfer[:, 0, :, None] * transfer[:, 1, None, :])[:, None]
+    return torch.fft.ifft2(torch.fft.fft2(exit_wave) * turned)
+
+
+def near_field_adjoint(field: Tensor, transfer: Tensor) -> Tensor:
+    return near_field(field, transfer.conj())
+
+
+def propagate(exit_wave: Tensor, transfer: Tensor | None = None) -> Tensor:
+    return far_field(exit_wave) if transfer is None else near_field(exit_wave, transfer)
+
+
+def propagate_back(field: Tensor, transfer: Tensor | None = None) -> Tensor:
+    return far_field_adjoint(field) if transfer is None else near_field_adjoint(field, transfer)
 
 
 def shift_field(field: Tensor, shifts_yx_px: Tensor) -> Tensor:
@@ -87,12 +104,12 @@ def _mode_power(field: Tensor) -> Tensor:
     return (field.real**2 + field.imag**2).sum(dim=-3)
 
 
-def diffracted_intensity(patches: Tensor, probes: Tensor) -> Tensor:
-    return _mode_power(far_field(exit_waves(patches, probes)))
+def diffracted_intensity(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
+    return _mode_power(propagate(exit_waves(patches, probes), transfer))
 
 
-def diffracted_amplitude(patches: Tensor, probes: Tensor) -> Tensor:
-    return torch.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
+def diffracted_amplitude(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
+    return torch.sqrt(diffracted_intensity(patches, probes, transfer) + INTENSITY_FLOOR)
 
 
 def measured(amplitude: Tensor) -> Tensor:
@@ -128,20 +145,24 @@ def illumination(probes: Tensor, corners_yx: Tensor, shape_yx: tuple[int, int]) 
     return place_patches(weight.expand(len(corners_yx), *weight.shape[-2:]), corners_yx, shape_yx)
 
 
-def wave_residual(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+def wave_residual(
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> Tensor:
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = far_field(exit_waves(patches, probes))
+    field = propagate(exit_waves(patches, probes), transfer)
     predicted = softened_amplitude(_mode_power(field), amplitude)
     missed = torch.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
-    return far_field_adjoint(field * missed[:, None])
+    return propagate_back(field * missed[:, None], transfer)
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
     return torch.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
-def object_gradient(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
-    residual = wave_residual(obj, corners_yx, probes, amplitude)
+def object_gradient(
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> Tensor:
+    residual = wave_residual(obj, corners_yx, probes, amplitude, transfer)
     return place_patches((probes.conj() * residual).sum(dim=1), corners_yx, (obj.shape[-2], obj.shape[-1]))
 
 

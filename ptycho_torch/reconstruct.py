@@ -51,7 +51,8 @@ class TorchBackend:
 
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
-        return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, chunk.probes), sigma_px)
+        predicted = physics.diffracted_amplitude(patches, chunk.probes, chunk.transfer)
+        return physics.smoothed_amplitude(predicted, sigma_px)
 
     def patch_sums(
         self,

@@ -31,6 +31,7 @@ class Chunk(NamedTuple):
     amplitude: Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
     shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
     rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
+    transfer: Tensor | None = None  # (J, 2, N), of a detector in the near field (eq. 22); None: far field
 
 
 def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Tensor:
@@ -38,37 +39,41 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Ten
     return sum(physics.illumination(c.probes, c.corners_yx, shape_yx) for c in chunks)
 
 
-def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+def poisson_residual(
+    patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> Tensor:
     """Return half the Poisson residual of exit waves, shape (J, P, N, N); its curvature is that of the
     amplitude misfit (eq. 17)."""
-    field = physics.far_field(physics.exit_waves(patches, probes))
+    field = physics.propagate(physics.exit_waves(patches, probes), transfer)
     expected = (field.real**2 + field.imag**2).sum(dim=1)
     kept, counts = physics.measured(amplitude), amplitude.clamp(min=0) ** 2
     mean = counts.sum(dim=(1, 2), keepdim=True) / kept.sum(dim=(1, 2), keepdim=True).clamp(min=1)
     # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
     floor = POISSON_FLOOR * mean.clamp(min=INTENSITY_FLOOR, max=1.0)
     missed = torch.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
-    return physics.far_field_adjoint(field * missed[:, None])
+    return physics.propagate_back(field * missed[:, None], transfer)
 
 
 def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
-    corners, probes, amplitude = chunk[:3]
+    corners, probes, amplitude, transfer = *chunk[:3], chunk.transfer
     found, poisson = {}, wanted.likelihood == "poisson"
     if wanted.probe or wanted.positions or wanted.frames or poisson:
         patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     if wanted.misfit or wanted.positions or not poisson:
-        residual = physics.wave_residual(obj, corners, probes, amplitude)
+        residual = physics.wave_residual(obj, corners, probes, amplitude, transfer)
     if wanted.misfit:
         found["error"] = residual.abs().square().sum()
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
-        found["normal"], found["right"] = _position_equations(patches, residual, probes)
+        found["normal"], found["right"] = _position_equations(
+            patches, residual, probes, near=transfer is not None
+        )
         found["curvature"] = found["normal"].diagonal(dim1=1, dim2=2).sum() / 2
     if wanted.frames:
-        found["fit"] = _frame_fits(patches, probes, amplitude)
+        found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
     if poisson:
-        residual = poisson_residual(patches, probes, amplitude)
+        residual = poisson_residual(patches, probes, amplitude, transfer)
     back = (probes.conj() * residual).sum(dim=1)
     found["gradient"] = physics.place_patches(back, corners, tuple(obj.shape))
     if wanted.probe:
@@ -77,22 +82,28 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     return found
 
 
-def _position_equations(patches: Tensor, residual: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def _position_equations(
+    patches: Tensor, residual: Tensor, probes: Tensor, *, near: bool
+) -> tuple[Tensor, Tensor]:
     """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
     waves = torch.fft.fftfreq(probes.shape[-1], device=residual.device) * 2 * torch.pi
     spectrum = torch.fft.fft2(probes.expand(residual.shape))
-    slopes = [
-        (torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None]).flatten(1)
-        for wave in (waves[:, None], waves[None, :])
-    ]
+    wave_spectrum = torch.fft.fft2(probes * patches[:, None]) if near else None
+
+    def slope(wave: Tensor) -> Tensor:
+        moved = torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None]
+        # In the near field the wave stays with the beam, and the sample moves through it.
+        return (moved - torch.fft.ifft2(wave_spectrum * 1j * wave) if near else moved).flatten(1)
+
+    slopes = [slope(wave) for wave in (waves[:, None], waves[None, :])]
     target = residual.flatten(1)
     normal = torch.stack([torch.stack([(a.conj() * b).real.sum(1) for b in slopes], 1) for a in slopes], 1)
     return normal, torch.stack([(a.conj() * target).real.sum(1) for a in slopes], 1)
 
 
-def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None) -> Tensor:
     """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
-    predicted = physics.diffracted_amplitude(patches, probes)
+    predicted = physics.diffracted_amplitude(patches, probes, transfer)
     predicted = torch.where(physics.measured(amplitude), predicted, 0.0)
     power = predicted.square().sum(dim=(1, 2))
     return torch.where(power > 0, (predicted * amplitude).sum(dim=(1, 2)) / power, 1.0)
@@ -183,7 +194,7 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     for chunk in chunks:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
         kept = physics.measured(chunk.amplitude)
-        missed = chunk.amplitude - physics.diffracted_amplitude(patches, chunk.probes)
+        missed = chunk.amplitude - physics.diffracted_amplitude(patches, chunk.probes, chunk.transfer)
         energy = energy + torch.where(kept, missed, 0.0).square().sum()
         count = count + kept.sum()
     return torch.sqrt(energy / count.clamp(min=1) / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR

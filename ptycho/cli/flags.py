@@ -116,6 +116,12 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("detector-pixel", float, "M", "side of a detector pixel in m", dest="detector_pixel_m")
     text = "side of an object pixel in m (default: from the three above)"
     add("object-pixel", float, "M", text, dest="object_pixel_m")
+    text = "far or near: where the detector is (default: as the file says, else far)"
+    add.choice("propagation", choices.Propagation, text)
+    text = "near field: distance from focus to sample in m (default: a parallel beam)"
+    add("focus-distance", float, "M", text, dest="focus_distance_m")
+    text = "near field: Fresnel number of an object pixel (default: from the distances)"
+    add("fresnel-number", float, "F", text)
     add.choice("flip-positions", choices.FlipAxes, "turn the sign of x, y or both")
     add.switch("swap-positions", "take x for y, before any flip (default no)")
     add = Flags(parser, "data that look damaged")

@@ -81,6 +81,9 @@ class ScanConfig:
     detector_distance_m: rules.Positive | None = None
     detector_pixel_m: rules.Positive | None = None
     object_pixel_m: rules.Positive | None = None
+    propagation: choices.Propagation | None = None  # to the detector, None = as the file says, else far
+    focus_distance_m: rules.Positive | None = None  # near field: from focus to sample, None = parallel beam
+    fresnel_number: rules.Positive | None = None  # near field: of an object pixel, None = from the distances
     flip_positions: choices.FlipAxes | None = None  # axes of the positions whose sign is turned
     swap_positions: bool = False  # take x of the positions for y
     match_lengths: choices.MatchLengths = "refuse"  # patterns and positions differ in number: head = cut both

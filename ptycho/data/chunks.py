@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ptycho.data.scan import PatternStore
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, most_subsets, subset_blocks
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
+from ptycho.physics import near_field_transfer
 
 Array = Any
 
@@ -27,7 +28,7 @@ class ScanChunks:
     take: Callable[[Array, NDArray[np.int64]], Array]  # some rows
     shifted: Callable[[Array, Array], Array]  # a probe (J, P, N, N) moved by each of the shifts (J, 2) [px]
     scaled: Callable[[Array, Array], Array]  # probes (J, P, N, N) times the factors (J,)
-    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts and rows
+    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows and transfer
 
     def __init__(
         self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
@@ -95,4 +96,11 @@ class ScanChunks:
             probes = self.shifted(self._probe, shifts)
         if not self._even:
             probes = self.scaled(probes, self.take(self.frame_gain, rows))
-        return self.chunk(corners, probes, amplitude, shifts, rows)
+        return self.chunk(corners, probes, amplitude, shifts, rows, self._transfer(rows))
+
+    def _transfer(self, rows: NDArray[np.int64]) -> Array | None:
+        """Return the transfer (J, 2, N) of some patterns where the detector is in the near field (eq. 22)."""
+        if self.store.fresnel_number is None:
+            return None
+        shifts = self._laid.shifts_yx_px[rows].astype(np.float32)
+        return self.tensor(near_field_transfer(self.plan.patch_px, self.store.fresnel_number, shifts))

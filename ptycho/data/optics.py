@@ -2,7 +2,9 @@
 what the user says about its file.
 
 Symbols: wavelength lambda, distance z from sample to detector, side N of a pattern [px], detector pixel p.
-The far field gives an object pixel of lambda z / (N p). Pairs are (y, x).
+The far field gives an object pixel of lambda z / (N p). In the near field, a focus z1 before the sample makes
+an image magnified by M = (z1 + z) / z1, a parallel beam by M = 1: the object pixel is p / M, and its Fresnel
+number p**2 / (lambda z M), that of a parallel beam over the distance z / M. Pairs are (y, x).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.config.choices import CentrePatterns, FlipAxes, MatchLengths, allowed
+from ptycho.config.choices import CentrePatterns, FlipAxes, MatchLengths, Propagation, allowed
 from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError, DataError
 
@@ -26,6 +28,8 @@ HC_EV_M = 6.62607015e-34 * 299792458 / 1.602176634e-19
 ELECTRON_VOLT_J = 1.602176634e-19
 METADATA_KEY = "geometry"
 """Key of the metadata of a data set that holds its :class:`Optics`."""
+SQUARE = 0.01
+"""Relative difference of the sides of a detector pixel up to which it is square."""
 GUESSED_PROBE = "guessed_probe"
 """Key of the metadata of a file without a probe: the size of its spot is not known."""
 NUMBERS = {
@@ -33,8 +37,17 @@ NUMBERS = {
     "detector_distance_m": "--detector-distance",
     "detector_pixel_m": "--detector-pixel",
     "object_pixel_m": "--object-pixel",
+    "focus_distance_m": "--focus-distance",
+    "fresnel_number": "--fresnel-number",
 }
 """Setting -> the flag that sets it."""
+OF_NEAR_FIELD = ("focus_distance_m", "fresnel_number")
+"""Those that say something about a near field alone."""
+NEAR_NEEDS = (
+    "--fresnel-number, or --photon-energy, --detector-distance and --detector-pixel, with --focus-distance "
+    "where the beam diverges from a focus"
+)
+"""What the near field has to know."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +101,9 @@ class FileOptions:
     detector_distance_m: float | None = None
     detector_pixel_m: float | None = None
     object_pixel_m: float | None = None
+    propagation: str | None = None  # far or near, to the detector; None: as the file says, else far
+    focus_distance_m: float | None = None  # near field: from focus to sample; None: a parallel beam
+    fresnel_number: float | None = None  # near field: of an object pixel; None: from the distances
     flip_positions: str | None = None  # x, y or xy: axes whose sign is turned, after the swap
     swap_positions: bool = False  # take x of the file for y and y for x
     match_lengths: str = "refuse"  # as the rule of ``ptycho.data.canonical.match_lengths``
@@ -103,6 +119,7 @@ class FileOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{flag}: out of range (got {value}, expected a number > 0). Correct it.")
+        self._check_near_field()
         if self.flip_positions not in (None, *allowed(FlipAxes)):
             raise ConfigError(
                 f"--flip-positions: unknown axes (got {self.flip_positions!r}, expected x, y or xy). "
@@ -114,6 +131,24 @@ class FileOptions:
                     f"--{name.replace('_', '-')}: unknown (got {getattr(self, name)!r}, expected one of "
                     f"{', '.join(allowed(choice))}). Choose one of them."
                 )
+
+    def _check_near_field(self) -> None:
+        if self.propagation not in (None, *allowed(Propagation)):
+            raise ConfigError(
+                f"--propagation: unknown (got {self.propagation!r}, expected far or near). Choose one of "
+                "them."
+            )
+        stated = [NUMBERS[name] for name in OF_NEAR_FIELD if getattr(self, name) is not None]
+        if stated and self.propagation != "near":
+            raise ConfigError(
+                f"{stated[0]}: it belongs to the near field (got propagation {self.propagation or 'far'}, "
+                "expected near). Pass --propagation near."
+            )
+        if len(stated) > 1:
+            raise ConfigError(
+                f"{' and '.join(stated)} say the same (got {self.focus_distance_m:g} m and "
+                f"{self.fresnel_number:g}, expected one of them). Leave one out."
+            )
 
     def given(self) -> dict[str, Any]:
         """Return the options that are not the default, by name."""
@@ -147,9 +182,20 @@ class Optics:
     detector_pixel_yx_m: tuple[float, float] | None = None
     object_pixel_yx_m: tuple[float, float] | None = None
     origin_yx_m: tuple[float, float] = (0.0, 0.0)  # where object pixel (0, 0) lies
+    propagation: str | None = None  # far or near, to the detector; None is far
+    focus_distance_m: float | None = None  # near field: from focus to sample; None: a parallel beam
+    fresnel_number: float | None = None  # near field: of an object pixel
+
+    @property
+    def is_near(self) -> bool:
+        """True where the detector is in the near field."""
+        return self.propagation == "near"
 
     def completed(self, n_px: int) -> Optics:
-        """Fill in the pixel size, of object or detector, that follows from the far field lambda z / (N p)."""
+        """Fill in what follows from the rest: the pixel size, of object or detector, that belongs to the far
+        field lambda z / (N p); object pixel and Fresnel number of a near field."""
+        if self.is_near:
+            return self._near_pixel()._near_number()
         if self.photon_energy_eV is None or self.detector_distance_m is None:
             return self
         scale_m2 = HC_EV_M / self.photon_energy_eV * self.detector_distance_m / n_px
@@ -160,8 +206,49 @@ class Optics:
                 return replace(self, **{name: tuple(scale_m2 / side for side in sides)})
         return self
 
+    def _near_pixel(self) -> Optics:
+        """Fill in the object pixel of a near field: p / M, where F = p**2 / (lambda z M) may say M."""
+        if self.object_pixel_yx_m is not None or self.detector_pixel_yx_m is None:
+            return self
+        sides = np.array(self.detector_pixel_yx_m)
+        if self.fresnel_number is not None:
+            if self.photon_energy_eV is None or self.detector_distance_m is None:
+                return self
+            spread_m2 = HC_EV_M / self.photon_energy_eV * self.detector_distance_m
+            return replace(self, object_pixel_yx_m=tuple((spread_m2 * self.fresnel_number / sides).tolist()))
+        if self.focus_distance_m is not None:
+            if self.detector_distance_m is None:
+                return self
+            sides = sides * self.focus_distance_m / (self.focus_distance_m + self.detector_distance_m)
+        return replace(self, object_pixel_yx_m=tuple(sides.tolist()))
+
+    def _near_number(self) -> Optics:
+        """Fill in the Fresnel number of an object pixel; without a focus its size tells the magnification."""
+        known = (self.photon_energy_eV, self.detector_distance_m, self.detector_pixel_yx_m)
+        if self.fresnel_number is not None or None in known or self.object_pixel_yx_m is None:
+            return self
+        energy, distance, sides = known
+        magnification = sides[0] / self.object_pixel_yx_m[0]
+        if self.focus_distance_m is not None:
+            magnification = (self.focus_distance_m + distance) / self.focus_distance_m
+        return replace(self, fresnel_number=sides[0] ** 2 / (HC_EV_M / energy * distance * magnification))
+
     def overridden(self, options: FileOptions) -> Optics:
         """Put what the user says in the place of what the file says."""
+        near = (options.propagation or self.propagation) == "near"
+        if not near:
+            return replace(
+                self._with(options), propagation=options.propagation or self.propagation,
+                focus_distance_m=None, fresnel_number=None,
+            )  # fmt: skip
+        found = replace(self._with(options), propagation="near")
+        if options.fresnel_number is None and any(getattr(options, name) is not None for name in NUMBERS):
+            # The number of the file belongs to its distances; new ones make a new one, where they are enough.
+            again = replace(found, fresnel_number=None)._near_number()
+            found = found if again.fresnel_number is None else again
+        return found
+
+    def _with(self, options: FileOptions) -> Optics:
         given = {name: getattr(options, name) for name in NUMBERS if getattr(options, name) is not None}
         for name in ("detector_pixel", "object_pixel"):
             if f"{name}_m" in given:
@@ -199,8 +286,45 @@ class Optics:
         return cls(**found)
 
 
-def _checked(name: str, value: Any, where: str) -> float | tuple[float, float]:
-    """Return a positive number, or a pair where the name says so; an origin may have any sign."""
+def near_field_of(raw: RawData) -> float | None:
+    """Return the Fresnel number of an object pixel of a data set in the near field, None in the far field.
+
+    ``ConfigError`` where it is not known, ``DataError`` where it is that of no near field.
+    """
+    optics = Optics.from_metadata(raw.metadata, raw.source)
+    if not optics.is_near:
+        return None
+    number = optics.fresnel_number
+    if number is None:
+        raise ConfigError(
+            f"{raw.source}: the near field is not known (got --propagation near without its distances, "
+            f"expected {NEAR_NEEDS}). Pass them."
+        )
+    sides = optics.detector_pixel_yx_m or (1.0, 1.0)
+    if abs(sides[0] / sides[1] - 1) > SQUARE:
+        raise DataError(
+            f"{raw.source}: detector pixels are not square (got {sides[0]:.4g} x {sides[1]:.4g} m, expected "
+            "equal sides in the near field). Rebin the patterns."
+        )
+    if number * raw.N < 1:
+        raise DataError(
+            f"{raw.source}: the near field spreads over more than a pattern (got a Fresnel number of "
+            f"{number:.4g} per object pixel, expected >= {1 / raw.N:.4g} for {raw.N} px). Correct the "
+            "distances, or pass --propagation far."
+        )
+    return number
+
+
+def _checked(name: str, value: Any, where: str) -> float | str | tuple[float, float]:
+    """Return a positive number, or a pair where the name says so; an origin may have any sign, and a
+    propagation is a word."""
+    if name == "propagation":
+        if value not in allowed(Propagation):
+            raise DataError(
+                f"{where}: _metadata.{METADATA_KEY}.{name} is unknown (got {value!r}, expected far or near). "
+                "Correct it."
+            )
+        return str(value)
     pair = "_yx_" in name
     numbers = value if pair and isinstance(value, list | tuple) else [value]
     real = all(isinstance(item, int | float) and math.isfinite(item) for item in numbers)

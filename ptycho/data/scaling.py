@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ptycho.data.canonical import blocks, probe_power
 from ptycho.data.domain import Domain, checked_domain, domain_of
+from ptycho.data.optics import near_field_of
 from ptycho.data.raw import RawData
 from ptycho.errors import DataError
-from ptycho.physics import far_field
+from ptycho.physics import near_field_transfer, propagate
 
 NOT_MEASURED = -1.0
 """What stands in an amplitude where nothing was measured; only values >= 0 are measured ones."""
@@ -156,7 +157,9 @@ def _measured_share(raw: RawData, domain: Domain, rows: NDArray[np.int64]) -> fl
         return 1.0
     total = sum(counts.sum(axis=0) for counts in _chunks(raw, rows, domain))
     good = raw.good_share(rows)
-    beam = (np.abs(far_field(raw.probe_modes.astype(np.complex128))) ** 2).sum(axis=0)
+    number = near_field_of(raw)
+    transfer = None if number is None else near_field_transfer(raw.N, number, np.zeros((1, 2)))
+    beam = (np.abs(propagate(raw.probe_modes[None].astype(np.complex128), transfer)) ** 2).sum(axis=(0, 1))
     mean, seen = total / np.maximum(good, 1 / len(rows)), good > 0
     bright = (beam * mean)[seen].sum() / max(float((beam[seen] ** 2).sum()), np.finfo(float).tiny)
     return float(total.sum() / np.where(seen, mean, bright * beam).sum())

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.canonical import blocks
 from ptycho.data.checks.findings import Finding
-from ptycho.data.optics import FileOptions
+from ptycho.data.optics import FileOptions, near_field_of
 from ptycho.data.raw import RawData
 from ptycho.data.scaling import ScaleRecord, measured_amplitude
 from ptycho.process.progress import Progress
@@ -47,6 +47,11 @@ class Scan:
         return self.raw.n_patterns
 
     @property
+    def fresnel_number(self) -> float | None:
+        """Fresnel number of an object pixel where the detector is in the near field (eq. 22), else None."""
+        return near_field_of(self.raw)
+
+    @property
     def pattern_numbers(self) -> NDArray[np.int64]:
         """Number of each pattern in its file, shape (M,)."""
         return self.raw.pattern_numbers
@@ -69,7 +74,7 @@ class PatternStore(AbstractContextManager["PatternStore"]):
 
     def __init__(self, scan: Scan, progress: Progress) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ptychopinn-", ignore_cleanup_errors=True)
-        self.folder = Path(self._scratch.name)
+        self.folder, self.fresnel_number = Path(self._scratch.name), scan.fresnel_number
         count, n_px = scan.n_patterns, scan.n_px
         shape, path = (count, n_px, n_px), self.folder / "amplitude.memmap"
         self.patterns: Any = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ptycho.data.checks.overlap import step_px
 from ptycho.data.checks.statements import USUAL_STEPS, mistake_in_metres
 from ptycho.data.domain import DOMAIN_KEY
-from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics
+from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics, near_field_of
 from ptycho.data.prepare import checked
 from ptycho.data.raw import INDEX_KEY, OWN_PLACES, RawData
 from ptycho.data.scaling import NOT_MEASURED
@@ -89,14 +89,14 @@ def _likely_mistake(positions_yx_px: NDArray[np.float64], optics: Optics, n_px: 
 
 
 def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
-    r"""Return a starting probe for a file without one: the focus whose far field is the mean pattern.
+    r"""Return a starting probe for a file without one: the wave whose far or near field is the mean pattern.
 
-    .. math:: P = \mathcal{F}^{-1}_{\mathrm{ortho}} \sqrt{\overline{I}}
+    .. math:: P = \mathcal{D}^{-1} \sqrt{\overline{I}}
 
     Shape (1, N, N) complex64 [sqrt(photons)].
     """
     logger.warning(
-        "%s: the file holds no probe; the starting probe is the focus that belongs to the mean pattern. A "
+        "%s: the file holds no probe; the starting probe is the wave that belongs to the mean pattern. A "
         "better one comes from --product or --probe-key",
         raw.source,
     )
@@ -110,7 +110,7 @@ def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
         total += np.where(good, np.maximum(draft.raw.diff3d[row], 0), 0)
         times += good
     amplitude = np.where(times > 0, np.sqrt(total / np.maximum(times, 1)), NOT_MEASURED)
-    return focus_of(filled_amplitude(amplitude))
+    return focus_of(filled_amplitude(amplitude), near_field_of(raw))
 
 
 def make_raw_data(

@@ -106,7 +106,10 @@ def _with_options(raw: RawData, options: FileOptions) -> RawData:
             "expected a diffraction file of Ptychodus). Leave it out."
         )
     raw = turned_data(raw, options.orientation)
-    if any(getattr(options, name) is not None for name in NUMBERS):
-        optics = Optics.from_metadata(raw.metadata, raw.source).overridden(options)
+    stored = Optics.from_metadata(raw.metadata, raw.source)
+    stated = any(getattr(options, name) is not None for name in ("propagation", *NUMBERS))
+    if stated or stored.is_near:
+        optics = stored.overridden(options)
+        optics = optics.completed(raw.N) if optics.is_near else optics
         raw.metadata = {**(raw.metadata or {}), METADATA_KEY: optics.to_dict()}
     return raw

@@ -1,4 +1,4 @@
-"""Far-field forward model: patches of the object, exit waves, expected counts, illumination of the canvas."""
+"""Forward model: patches of the object, exit waves, expected counts, illumination of the canvas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.physics.propagation import Complex, Real, far_field
+from ptycho.physics.propagation import Complex, Real, propagate
 
 INTENSITY_FLOOR = 1e-8
 """Photons per pixel added under every square root and logarithm, to keep them finite; far below one count."""
@@ -69,21 +69,23 @@ def exit_waves(patches: Complex, probes: Complex) -> Complex:
     return patches[:, None] * probes
 
 
-def diffracted_intensity(patches: Complex, probes: Complex) -> Real:
+def diffracted_intensity(patches: Complex, probes: Complex, transfer: Complex | None = None) -> Real:
     r"""Return the expected counts (J, N, N) [photons / pixel] (eq. 5): probe modes add incoherently.
 
-    .. math:: I_j = \sum_p |\mathcal{F}_{\mathrm{ortho}}(P_p\,O_j)|^2
+    .. math:: I_j = \sum_p |\mathcal{D}(P_p\,O_j)|^2
+
+    The detector is in the far field, or with a ``transfer`` in the near field (eq. 2, 22).
     """
-    field = far_field(exit_waves(patches, probes))
+    field = propagate(exit_waves(patches, probes), transfer)
     return (field.real**2 + field.imag**2).sum(axis=1)
 
 
-def diffracted_amplitude(patches: Complex, probes: Complex) -> Real:
+def diffracted_amplitude(patches: Complex, probes: Complex, transfer: Complex | None = None) -> Real:
     r"""Return the expected amplitude, the root of :func:`diffracted_intensity` (eq. 6).
 
     .. math:: A_j = \sqrt{I_j + \epsilon}
     """
-    return np.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
+    return np.sqrt(diffracted_intensity(patches, probes, transfer) + INTENSITY_FLOOR)
 
 
 def smoothed_amplitude(amplitude: Real, sigma_px: float) -> Real:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ptycho.physics.filling import measured, measured_energy
 from ptycho.physics.forward import INTENSITY_FLOOR, exit_waves, extract_patches, place_patches
-from ptycho.physics.propagation import Complex, Real, far_field, far_field_adjoint, shift_field
+from ptycho.physics.propagation import Complex, Real, propagate, propagate_back, shift_field
 
 SOFTENING = 0.03
 """Where the expected amplitude falls below this part of the measured one, the misfit is rounded off: there
@@ -27,29 +27,41 @@ def softened_amplitude(intensity: Real, amplitude: Real) -> Real:
     return np.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
-def wave_residual(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real) -> Complex:
+def wave_residual(
+    obj: Complex,
+    corners_yx: NDArray[np.int64],
+    probes: Complex,
+    amplitude: Real,
+    transfer: Complex | None = None,
+) -> Complex:
     r"""Return by how much the exit waves (J, P, N, N) [sqrt(photons)] miss the measured amplitude (eq. 9).
 
-    .. math:: \chi_{j,p} = \mathcal{F}^\dagger
+    .. math:: \chi_{j,p} = \mathcal{D}^\dagger
         \left[m_j\,(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
 
     Its energy is the squared amplitude misfit, except where hardly any light was expected.
     """
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = far_field(exit_waves(patches, probes))
+    field = propagate(exit_waves(patches, probes), transfer)
     predicted = softened_amplitude((field.real**2 + field.imag**2).sum(axis=1), amplitude)
     missed = np.where(measured(amplitude), 1 - amplitude / predicted, 0)
-    return far_field_adjoint(field * missed[:, None])
+    return propagate_back(field * missed[:, None], transfer)
 
 
-def object_gradient(obj: Complex, corners_yx: NDArray[np.int64], probes: Complex, amplitude: Real) -> Complex:
+def object_gradient(
+    obj: Complex,
+    corners_yx: NDArray[np.int64],
+    probes: Complex,
+    amplitude: Real,
+    transfer: Complex | None = None,
+) -> Complex:
     r"""Return the gradient with respect to the object (H, W) [photons] (eq. 9).
 
     .. math:: g(r) = \sum_j \sum_p P_p^*(r - r_j)\,\chi_{j,p}
 
     Divided by the illumination (eq. 8) it is a step in units of the object.
     """
-    residual = wave_residual(obj, corners_yx, probes, amplitude)
+    residual = wave_residual(obj, corners_yx, probes, amplitude, transfer)
     return place_patches((np.conj(probes) * residual).sum(axis=1), corners_yx, obj.shape[-2:])
 
 

@@ -1,4 +1,8 @@
-"""Waves from the sample to the detector and back, and fields moved by fractions of a pixel."""
+"""Waves from the sample to the detector and back, and fields moved by fractions of a pixel.
+
+A ``transfer`` (J or 1, 2, N), one row along y and one along x for every pattern, says that the detector is in
+the near field, and how far; None is the far field.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,53 @@ def far_field_adjoint(field: Complex) -> Complex:
     return (np.fft.ifft2(field, norm="ortho") * np.conj(phase)).astype(field.dtype, copy=False)
 
 
+def near_field_transfer(n_px: int, fresnel_number: float, shifts_yx_px: Real) -> Complex:
+    r"""Return what the near field multiplies every frequency along y and x with, complex (J, 2, N) (eq. 22).
+
+    .. math:: t_{j,a}(k) = \exp\left(-i\pi k^2 / F + 2\pi i\,k\,\delta_{j,a}\right), \quad a = y, x
+
+    ``fresnel_number`` is that of one object pixel, ``shifts_yx_px`` (J, 2) the sub-pixel parts [px] that the
+    probe is moved by: the second factor takes them back, as the detector stays with the beam. The dtype is
+    complex64 where the shifts are float32, else complex128.
+    """
+    shifts = np.asarray(shifts_yx_px)
+    waves = np.fft.fftfreq(n_px)
+    turns = shifts[..., None] * waves - waves**2 / (2 * fresnel_number)
+    return np.exp(2j * np.pi * turns).astype(np.result_type(shifts.dtype, np.complex64))
+
+
+def _of_all_frequencies(transfer: Complex) -> Complex:
+    """Return the transfer (J, 1, N, N) of every mode of waves (J, P, N, N)."""
+    return (transfer[:, 0, :, None] * transfer[:, 1, None, :])[:, None]
+
+
+def near_field(exit_wave: Complex, transfer: Complex) -> Complex:
+    r"""Propagate exit waves (J, P, N, N) [sqrt(photons)] to a detector in the near field (eq. 22).
+
+    .. math:: \Psi_j = \mathcal{F}^{-1}\left[t_{j,y}\,t_{j,x}\,\mathcal{F}\psi_j\right]
+
+    ``transfer`` (J or 1, 2, N) is from :func:`near_field_transfer`. The map is unitary, and detector pixels
+    lie on those of the patch. The boundary is periodic, as that of :func:`shift_field`.
+    """
+    spectrum = np.fft.fft2(exit_wave) * _of_all_frequencies(transfer)
+    return np.fft.ifft2(spectrum).astype(exit_wave.dtype, copy=False)
+
+
+def near_field_adjoint(field: Complex, transfer: Complex) -> Complex:
+    """Propagate detector waves back to the sample: adjoint and inverse of :func:`near_field` (eq. 22)."""
+    return near_field(field, np.conj(transfer))
+
+
+def propagate(exit_wave: Complex, transfer: Complex | None = None) -> Complex:
+    """Propagate exit waves to the detector: in the near field with a transfer, in the far field without."""
+    return far_field(exit_wave) if transfer is None else near_field(exit_wave, transfer)
+
+
+def propagate_back(field: Complex, transfer: Complex | None = None) -> Complex:
+    """Propagate detector waves back to the sample: adjoint and inverse of :func:`propagate`."""
+    return far_field_adjoint(field) if transfer is None else near_field_adjoint(field, transfer)
+
+
 def shift_field(field: Complex, shifts_yx_px: Real) -> Complex:
     r"""Return a copy of fields for every shift (J, 2) [px], whose content moved to +y, +x (eq. 4).
 
@@ -65,8 +116,14 @@ def shift_field(field: Complex, shifts_yx_px: Real) -> Complex:
     return np.fft.ifft2(np.fft.fft2(field) * phase).astype(field.dtype, copy=False)
 
 
-def focus_of(amplitude: Real) -> NDArray[np.complex64]:
-    """Return the one mode (1, N, N), in the middle of the patch, whose far field has an amplitude (N, N)."""
+def focus_of(amplitude: Real, fresnel_number: float | None = None) -> NDArray[np.complex64]:
+    """Return the one mode (1, N, N) whose near field is an amplitude (N, N), or, in the middle of the patch,
+    the one whose far field is, where no Fresnel number is given."""
+    if fresnel_number is not None:
+        transfer = near_field_transfer(len(amplitude), fresnel_number, np.zeros((1, 2)))
+        return near_field_adjoint(amplitude[None, None].astype(np.complex128), transfer)[0].astype(
+            np.complex64
+        )
     focus = far_field_adjoint(amplitude.astype(np.complex128))
     middle = (len(amplitude) - 1) / 2
     return shift_field(focus, np.array([[middle, middle]])).astype(np.complex64)

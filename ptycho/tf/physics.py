@@ -1,4 +1,4 @@
-"""Far-field forward model in TensorFlow: the differentiable twin of ``ptycho.physics``.
+"""Forward model in TensorFlow: the differentiable twin of ``ptycho.physics``.
 
 Same names, same argument order, same shapes and units as the reference; arrays are tensors, dtype follows the
 input. Every function works eagerly and inside ``tf.function``, which may not know the canvas size beforehand.
@@ -39,6 +39,27 @@ def far_field_adjoint(field: Tensor) -> Tensor:
     """As :func:`ptycho.physics.far_field_adjoint`."""
     n_px = field.shape[-1]
     return tf.signal.ifft2d(field) * (tf.math.conj(centring_phase(n_px, field.dtype)) * n_px)
+
+
+def near_field(exit_wave: Tensor, transfer: Tensor) -> Tensor:
+    """As :func:`ptycho.physics.near_field`."""
+    turned = (transfer[:, 0, :, None] * transfer[:, 1, None, :])[:, None]
+    return tf.signal.ifft2d(tf.signal.fft2d(exit_wave) * turned)
+
+
+def near_field_adjoint(field: Tensor, transfer: Tensor) -> Tensor:
+    """As :func:`ptycho.physics.near_field_adjoint`."""
+    return near_field(field, tf.math.conj(transfer))
+
+
+def propagate(exit_wave: Tensor, transfer: Tensor | None = None) -> Tensor:
+    """As :func:`ptycho.physics.propagate`."""
+    return far_field(exit_wave) if transfer is None else near_field(exit_wave, transfer)
+
+
+def propagate_back(field: Tensor, transfer: Tensor | None = None) -> Tensor:
+    """As :func:`ptycho.physics.propagate_back`."""
+    return far_field_adjoint(field) if transfer is None else near_field_adjoint(field, transfer)
 
 
 def shift_field(field: Tensor, shifts_yx_px: Tensor) -> Tensor:
@@ -122,14 +143,14 @@ def _intensity(field: Tensor) -> Tensor:
     return tf.math.real(field) ** 2 + tf.math.imag(field) ** 2
 
 
-def diffracted_intensity(patches: Tensor, probes: Tensor) -> Tensor:
+def diffracted_intensity(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
     """As :func:`ptycho.physics.diffracted_intensity`."""
-    return tf.reduce_sum(_intensity(far_field(exit_waves(patches, probes))), axis=1)
+    return tf.reduce_sum(_intensity(propagate(exit_waves(patches, probes), transfer)), axis=1)
 
 
-def diffracted_amplitude(patches: Tensor, probes: Tensor) -> Tensor:
+def diffracted_amplitude(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
     """As :func:`ptycho.physics.diffracted_amplitude`."""
-    return tf.sqrt(diffracted_intensity(patches, probes) + INTENSITY_FLOOR)
+    return tf.sqrt(diffracted_intensity(patches, probes, transfer) + INTENSITY_FLOOR)
 
 
 def measured(amplitude: Tensor) -> Tensor:
@@ -174,13 +195,15 @@ def illumination(probes: Tensor, corners_yx: Tensor, shape_yx: Shape) -> Tensor:
     return place_patches(patches, corners_yx, shape_yx)
 
 
-def wave_residual(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+def wave_residual(
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> Tensor:
     """As :func:`ptycho.physics.wave_residual`."""
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = far_field(exit_waves(patches, probes))
+    field = propagate(exit_waves(patches, probes), transfer)
     predicted = softened_amplitude(tf.reduce_sum(_intensity(field), axis=1), amplitude)
     missed = tf.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
-    return far_field_adjoint(field * as_complex(missed)[:, None])
+    return propagate_back(field * as_complex(missed)[:, None], transfer)
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
@@ -188,9 +211,11 @@ def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
     return tf.sqrt((intensity + INTENSITY_FLOOR + SOFTENING**2 * amplitude**2) / (1 + SOFTENING**2))
 
 
-def object_gradient(obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+def object_gradient(
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> Tensor:
     """As :func:`ptycho.physics.object_gradient`."""
-    residual = wave_residual(obj, corners_yx, probes, amplitude)
+    residual = wave_residual(obj, corners_yx, probes, amplitude, transfer)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     return place_patches(back, corners_yx, tf.shape(obj)[-2:])
 

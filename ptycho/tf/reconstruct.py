@@ -20,10 +20,17 @@ from ptycho.tf.runtime import Tensor, as_complex, device_name, tf
 from ptycho.tf.solver import PRIMITIVES, Chunk, compiled, scan_illumination
 
 
-def _predicted(obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor, sigma_px: float) -> Tensor:
+def _predicted(
+    obj: Tensor,
+    corners: Tensor,
+    probes: Tensor,
+    amplitude: Tensor,
+    transfer: Tensor | None,
+    sigma_px: float,
+) -> Tensor:
     """Return the expected amplitude of one chunk."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
-    return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, probes), sigma_px)
+    return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, probes, transfer), sigma_px)
 
 
 class TensorflowBackend:
@@ -48,7 +55,7 @@ class TensorflowBackend:
 
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         function = compiled(_predicted, chunk)
-        return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, sigma_px)
+        return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.transfer, sigma_px)
 
     def patch_sums(
         self,

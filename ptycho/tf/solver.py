@@ -34,6 +34,7 @@ class Chunk(NamedTuple):
     amplitude: Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
     shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
     rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
+    transfer: Tensor | None = None  # (J, 2, N), of a detector in the near field (eq. 22); None: far field
 
 
 def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
@@ -60,9 +61,11 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: physics.Shape) -> Tenso
     return sum(physics.illumination(c.probes, c.corners_yx, shape_yx) for c in chunks)
 
 
-def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+def poisson_residual(
+    patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> Tensor:
     """As :func:`ptycho_torch.solver.poisson_residual`."""
-    field = physics.far_field(physics.exit_waves(patches, probes))
+    field = physics.propagate(physics.exit_waves(patches, probes), transfer)
     expected = _power(field, axis=1)
     kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
     seen = tf.reduce_sum(tf.cast(kept, counts.dtype), axis=(1, 2), keepdims=True)
@@ -70,7 +73,7 @@ def poisson_residual(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tens
     # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
     floor = POISSON_FLOOR * tf.clip_by_value(mean, INTENSITY_FLOOR, 1.0)
     missed = tf.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
-    return physics.far_field_adjoint(field * as_complex(missed)[:, None])
+    return physics.propagate_back(field * as_complex(missed)[:, None], transfer)
 
 
 def _power(field: Tensor, axis: int | None = None) -> Tensor:
@@ -84,6 +87,7 @@ def _found(
     corners: Tensor,
     probes: Tensor,
     amplitude: Tensor,
+    transfer: Tensor | None = None,
     shifts: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
@@ -91,16 +95,18 @@ def _found(
     if wanted.probe or wanted.positions or wanted.frames or poisson:
         patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     if wanted.misfit or wanted.positions or not poisson:
-        residual = physics.wave_residual(obj, corners, probes, amplitude)
+        residual = physics.wave_residual(obj, corners, probes, amplitude, transfer)
     if wanted.misfit:
         found["error"], found["energy"] = _power(residual), physics.measured_energy(amplitude)
     if wanted.positions:
-        found["normal"], found["right"] = _position_equations(patches, residual, probes)
+        found["normal"], found["right"] = _position_equations(
+            patches, residual, probes, near=transfer is not None
+        )
         found["curvature"] = tf.reduce_sum(tf.linalg.diag_part(found["normal"])) / 2
     if wanted.frames:
-        found["fit"] = _frame_fits(patches, probes, amplitude)
+        found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
     if poisson:
-        residual = poisson_residual(patches, probes, amplitude)
+        residual = poisson_residual(patches, probes, amplitude, transfer)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     found["gradient"] = physics.place_patches(back, corners, tf.shape(obj))
     if wanted.probe:
@@ -115,15 +121,22 @@ def _finding(wanted: Wanted) -> Callable[..., dict[str, Tensor]]:
     return partial(_found, wanted)
 
 
-def _position_equations(patches: Tensor, residual: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def _position_equations(
+    patches: Tensor, residual: Tensor, probes: Tensor, *, near: bool
+) -> tuple[Tensor, Tensor]:
     """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
     waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), residual.dtype)
     spectrum = tf.signal.fft2d(tf.broadcast_to(probes, tf.shape(residual)))
     count = tf.shape(residual)[0]
-    slopes = [
-        tf.reshape(tf.signal.ifft2d(spectrum * wave) * patches[:, None], (count, -1))
-        for wave in (waves[:, None], waves[None, :])
-    ]
+    wave_spectrum = tf.signal.fft2d(probes * patches[:, None]) if near else None
+
+    def slope(wave: Tensor) -> Tensor:
+        moved = tf.signal.ifft2d(spectrum * wave) * patches[:, None]
+        # In the near field the wave stays with the beam, and the sample moves through it.
+        moved = moved - tf.signal.ifft2d(wave_spectrum * wave) if near else moved
+        return tf.reshape(moved, (count, -1))
+
+    slopes = [slope(wave) for wave in (waves[:, None], waves[None, :])]
     target = tf.reshape(residual, (count, -1))
 
     def mixed(a: Tensor, b: Tensor) -> Tensor:
@@ -133,9 +146,10 @@ def _position_equations(patches: Tensor, residual: Tensor, probes: Tensor) -> tu
     return normal, tf.stack([mixed(a, target) for a in slopes], 1)
 
 
-def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor) -> Tensor:
+def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None) -> Tensor:
     """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
-    predicted = tf.where(physics.measured(amplitude), physics.diffracted_amplitude(patches, probes), 0.0)
+    predicted = physics.diffracted_amplitude(patches, probes, transfer)
+    predicted = tf.where(physics.measured(amplitude), predicted, 0.0)
     power = tf.reduce_sum(predicted**2, (1, 2))
     fit = tf.math.divide_no_nan(tf.reduce_sum(predicted * amplitude, (1, 2)), power)
     return tf.where(power > 0, fit, 1.0)
@@ -160,7 +174,7 @@ class TensorFlowPrimitives:
         probes, corners = tf.stop_gradient(chunk.probes), chunk.corners_yx
         shifts = (chunk.shifts_yx_px,) if wanted.probe else ()
         finding = compiled(_finding(wanted._replace(illumination=False)), chunk)
-        found = finding(obj, corners, probes, chunk.amplitude, *shifts)
+        found = finding(obj, corners, probes, chunk.amplitude, chunk.transfer, *shifts)
         own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
         if own:
             found["patterns"] = len(chunk.amplitude)
@@ -212,7 +226,7 @@ refine = partial(refinement.refine, PRIMITIVES)
 def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str = "amplitude") -> Tensor:
     """Return the object gradient of one chunk, shape (H, W) [photons] (eq. 9, or 17 for ``poisson``)."""
     finding = compiled(_finding(Wanted(likelihood)), chunk)
-    return finding(obj, chunk.corners_yx, chunk.probes, chunk.amplitude)["gradient"]
+    return finding(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.transfer)["gradient"]
 
 
 def preconditioned_step(
@@ -222,11 +236,13 @@ def preconditioned_step(
     return -PRIMITIVES.preconditioned(sum(chunk_gradient(obj, c, likelihood) for c in chunks), weight)
 
 
-def _missed_power(obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+def _missed_power(
+    obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Return the squared amplitude that an object leaves unexplained [photons], and on how many pixels."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     kept = physics.measured(amplitude)
-    missed = tf.where(kept, amplitude - physics.diffracted_amplitude(patches, probes), 0.0)
+    missed = tf.where(kept, amplitude - physics.diffracted_amplitude(patches, probes, transfer), 0.0)
     return tf.reduce_sum(missed**2), tf.reduce_sum(tf.cast(kept, amplitude.dtype))
 
 
@@ -234,8 +250,8 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     """As :func:`ptycho_torch.solver.noise_level`."""
     obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
     for chunk in chunks:
-        probes = tf.stop_gradient(chunk.probes)
-        power, pixels = compiled(_missed_power, chunk)(obj, chunk.corners_yx, probes, chunk.amplitude)
+        probes, missed = tf.stop_gradient(chunk.probes), compiled(_missed_power, chunk)
+        power, pixels = missed(obj, chunk.corners_yx, probes, chunk.amplitude, chunk.transfer)
         energy, count = energy + power, count + pixels
     level = tf.sqrt(energy / tf.maximum(count, 1.0) / (weight + STEP_DAMPING * tf.reduce_max(weight)))
     return tf.stop_gradient(level + NOISE_FLOOR)

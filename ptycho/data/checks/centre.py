@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.checks.findings import Draft, counts_of
-from ptycho.data.optics import GUESSED_PROBE, FileOptions
+from ptycho.data.optics import GUESSED_PROBE, FileOptions, near_field_of
 from ptycho.data.raw import RawData
 from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
 
@@ -40,7 +40,8 @@ def check_centre(draft: Draft, options: FileOptions) -> Draft:
     Pixels without a pattern are bad. A starting probe of the mean pattern is made anew.
     """
     raw = draft.raw
-    if raw.probeGuess is None or options.centre_patterns == "off":
+    # A near field has no zero frequency: its pixels lie on those of the probe.
+    if raw.probeGuess is None or options.centre_patterns == "off" or near_field_of(raw) is not None:
         return draft
     made = bool((raw.metadata or {}).get(GUESSED_PROBE))
     mean = _mean_pattern(raw, draft.usable)

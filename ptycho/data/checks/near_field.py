@@ -37,12 +37,15 @@ LIT = 0.1
 
 def check_near_field(scan: Scan) -> None:
     """Refuse near-field patterns: images of a sample that moves, in a beam wider than the window."""
+    if scan.fresnel_number is not None:
+        return
     width = beam_width_px(scan)
     if width is not None and width > TOO_WIDE * scan.n_px:
         raise DataError(
             f"{scan.name}: near-field patterns (got images that move with the sample, in a beam about "
-            f"{width:.0f} object px wide, expected a far field, whose beam fits {scan.n_px} px). Near field "
-            "is not supported; if these are far fields, correct the unit of the positions."
+            f"{width:.0f} object px wide, expected a far field, whose beam fits {scan.n_px} px). Pass "
+            "--propagation near, with --focus-distance M where a focus lies M metres before "
+            "the sample; if these are far fields, correct the unit of the positions."
         )
 
 

@@ -45,8 +45,9 @@ def diameter_px(lit: NDArray[np.bool_]) -> float:
 
 
 def spot_px(scan: Scan) -> float:
-    """Return the diameter of the spot of a scan [px]; without a probe the largest of a far field, N / 2."""
-    if (scan.raw.metadata or {}).get(GUESSED_PROBE):
+    """Return the diameter of the spot of a scan [px]; without a probe the largest of a far field, N / 2, and
+    in the near field that of the mean pattern."""
+    if (scan.raw.metadata or {}).get(GUESSED_PROBE) and scan.fresnel_number is None:
         return scan.n_px / 2
     return diameter_px(lit_pixels(scan.probe))
 

@@ -174,7 +174,7 @@ def check_optics(scan: Scan) -> str | None:
     """Warn of numbers of the instrument that make no sense, or contradict each other."""
     optics = Optics.from_metadata(scan.raw.metadata, scan.raw.source)
     odd = list(implausible(optics))
-    expected = _far_field_pixel(optics, scan.n_px)
+    expected = _derived_pixel(optics, scan.n_px)
     if optics.object_pixel_yx_m is not None and expected is not None:
         ratio = np.array(optics.object_pixel_yx_m) / np.array(expected)
         if np.abs(ratio - 1).max() > SAME_PIXEL:
@@ -283,11 +283,11 @@ def _wrong_unit(scan: Scan, step: float, found: str) -> DataError:
 
 
 def _follows(optics: Optics, n_px: int) -> bool:
-    """Tell whether the object pixel is the one of the far field."""
-    expected, stated = _far_field_pixel(optics, n_px), optics.object_pixel_yx_m
+    """Tell whether the object pixel is the one that follows from the other sizes."""
+    expected, stated = _derived_pixel(optics, n_px), optics.object_pixel_yx_m
     return None not in (expected, stated) and bool(np.allclose(stated, expected, rtol=SAME_PIXEL))
 
 
-def _far_field_pixel(optics: Optics, n_px: int) -> tuple[float, float] | None:
+def _derived_pixel(optics: Optics, n_px: int) -> tuple[float, float] | None:
     """Object pixel that energy, distance and detector pixel give [m]."""
     return replace(optics, object_pixel_yx_m=None).completed(n_px).object_pixel_yx_m
