@@ -10,6 +10,7 @@ from typing import Any
 
 from ptycho.cli.console import Parser, run_main
 from ptycho.cli.flags import Flags
+from ptycho.config.choices import Propagation
 
 
 def _grid(text: str) -> tuple[int, int]:
@@ -68,6 +69,9 @@ def _add_beam_flags(add: Flags) -> None:
     add("probe-diameter", float, "PX", text, dest="probe_diameter_px")
     text = "path difference between rim and axis of the probe (default 1)"
     add("defocus", float, "WAVES", text, dest="defocus_waves")
+    add.choice("propagation", Propagation, "far or near: where the detector is (default far)")
+    text = "near field: Fresnel number of an object pixel, at least 1 / N"
+    add("fresnel-number", float, "F", text)
     text = "store a starting probe with this defocus error, and the true one besides"
     add("probe-error", float, "WAVES", text, dest="probe_error_waves")
     add("modes", int, "P", "incoherent probe modes (default 1)", dest="n_modes")

@@ -1,9 +1,10 @@
 """Batches of a training run as NumPy arrays, the same for every backend.
 
 Every batch holds ``amplitude`` (..., N, N) [sqrt(photons)], the ``corners`` (J, 2) and ``shifts`` (J, 2) [px]
-of its patches on a canvas of ``shape`` (2,); on request the ``probe`` (P, N, N) [sqrt(photons)], the known
-patches ``labels`` (J, N, N), stored one by one, or cut from a known object when they are asked for, and which
-patterns are ``seen`` by the network and which ``validated`` on.
+of its patches on a canvas of ``shape`` (2,); in the near field the ``transfer`` (J, 2, N) (eq. 22); on
+request the ``probe`` (P, N, N) [sqrt(photons)], the known patches ``labels`` (J, N, N), stored one by one, or
+cut from a known object when they are asked for, and which patterns are ``seen`` by the network and which
+``validated`` on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ptycho.errors import DataError
 from ptycho.geometry.batches import group_plan, tile_plan
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.geometry.grouping import Groups, check_inside, object_patches
+from ptycho.physics import near_field_transfer
 
 Batch = dict[str, NDArray[Any]]
 Signature = dict[str, tuple[tuple[int | None, ...], type]]
@@ -76,12 +78,15 @@ class _Source:
     ) -> None:
         self.store, self.n_px, self.labels = store, scan.n_px, labels
         self.probe = scan.probe if own_probe else None
+        self.fresnel_number = scan.fresnel_number
         self.signature: Signature = {
             "corners": ((None, 2), np.int64),
             "shifts": ((None, 2), np.float32),
             "shape": ((2,), np.int32),
             "amplitude": ((*lead, scan.n_px, scan.n_px), np.float32),
         }
+        if self.fresnel_number is not None:
+            self.signature["transfer"] = ((None, 2, scan.n_px), np.complex64)
         if own_probe:
             self.signature["probe"] = (scan.probe.shape, np.complex64)
         if labels is not None:
@@ -95,6 +100,8 @@ class _Source:
             "shape": np.array(plan.shape_yx, np.int32),
             "amplitude": self.store.amplitude(indices),
         }
+        if self.fresnel_number is not None:
+            batch["transfer"] = near_field_transfer(self.n_px, self.fresnel_number, batch["shifts"])
         if self.probe is not None:
             batch["probe"] = self.probe
         if self.labels is not None:

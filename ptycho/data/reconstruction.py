@@ -13,6 +13,7 @@ from ptycho.data.scaling import ScaleRecord, measured_amplitude
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
+from ptycho.physics import near_field_transfer
 
 SCANNED_SHARE = 0.05
 """Share of the strongest illumination above which a canvas pixel counts as scanned."""
@@ -140,6 +141,11 @@ class PlacedReconstruction:
     numbers: NDArray[np.int64]  # (J,), their numbers in the data file
     positions_yx_px: NDArray[np.float64]  # (J, 2), refined places, else those of the scan [object px]
     plan: CanvasPlan  # where the patches lie on the canvas, as the run laid them
+
+    def transfer(self, chosen: NDArray[np.int64]) -> NDArray[np.complex64] | None:
+        """Return the transfer (B, 2, N) of ``chosen`` (B,) of the J patterns; None in the far field."""
+        number, shifts = self.scan.fresnel_number, self.plan.shifts_yx_px[chosen].astype(np.float32)
+        return None if number is None else near_field_transfer(self.scan.n_px, number, shifts)
 
     def measured_amplitude(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what was measured in ``chosen`` (B,) of the J patterns, (B, N, N) [sqrt(photons)].

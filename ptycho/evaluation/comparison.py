@@ -145,7 +145,8 @@ def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -
             probes = shift_field(found.probe, plan.shifts_yx_px[rows])
             if found.frame_gain is not None:
                 probes = probes * found.frame_gain[rows, None, None, None]
-            tally.add(rows, diffracted_amplitude(patches, probes), placed.measured_amplitude(rows))
+            predicted = diffracted_amplitude(patches, probes, placed.transfer(rows))
+            tally.add(rows, predicted, placed.measured_amplitude(rows))
             phase.update(int(rows[-1]) + 1)
     return tally.result()
 

@@ -1,15 +1,15 @@
 r"""Drift of the beam that a reconstruction gives away: counts that rise or fall evenly with time.
 
 Symbols: pattern j is taken at time t_j, from -1/2 to 1/2, and at place r_j; its amplitude A_j is the modulus
-of Psi_j, the far field of P O_j, with the probe P and O_j(s) = O(r_j + s). A drift by exp(2 b) multiplies it
-by exp(b t_j).
+of Psi_j, the field of P O_j at the detector, with the probe P and O_j(s) = O(r_j + s). A drift by exp(2 b)
+multiplies it by exp(b t_j).
 
 An object takes in a drift that is a function of the place, and a probe its slope: where t is linear in r, as
 on a raster without jitter, no pattern tells them apart. What is left is the part of the time that neither can
 follow: u_j, t_j without its best plane in r_j, less its mean T over the patterns that light a point of the
 object, less its mean S over the patterns at a point of the probe. The residual is projected on it:
 
-.. math:: V_j = F[P O_j (u_j - T(r_j + s) - S(s))], \quad D_j = \Re(\bar\Psi_j V_j) / A_j, \quad
+.. math:: V_j = D[P O_j (u_j - T(r_j + s) - S(s))], \quad D_j = \Re(\bar\Psi_j V_j) / A_j, \quad
           b = \sum (m_j - A_j) D_j / \sum D_j^2
 
 In the wave field errors of object and probe are orthogonal to V_j; of the amplitude, which is all that is
@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 
 from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.geometry.canvas import CanvasPlan
-from ptycho.physics import extract_patches, far_field, shift_field
+from ptycho.physics import extract_patches, propagate, shift_field
 
 FEWEST_PATTERNS = 25
 """Fewer say nothing."""
 MOST_PATTERNS = 600
-"""Patterns whose far field is computed; of more, as many spread over the time."""
+"""Patterns whose field is computed; of more, as many spread over the time."""
 CHUNK = 64
 """Patterns that are computed at once."""
 LEAST_SPREAD = 1e-4
@@ -131,7 +131,8 @@ def _projected(
     if found.frame_gain is not None:
         probes = probes * found.frame_gain[rows, None, None, None]
     waves = probes * extract_patches(found.obj, plan.corners_yx[rows], plan.patch_px)[:, None]
-    field, change = far_field(waves), far_field(waves * local[:, None])
+    transfer = placed.transfer(rows)
+    field, change = propagate(waves, transfer), propagate(waves * local[:, None], transfer)
     predicted = np.sqrt((field.real**2 + field.imag**2).sum(axis=1))
     measured = placed.measured_amplitude(rows)
     slope = (field.real * change.real + field.imag * change.imag).sum(axis=1)

@@ -165,7 +165,7 @@ class PatternModel:
         probes, corners = self._probes(batch), batch["corners"]
         obj = self.merge(patches, corners, batch["shifts"], probes, self._shape(batch))
         seen = self.physics.extract_patches(obj, corners, self.core_config.N)
-        predicted = self.physics.diffracted_amplitude(seen, probes)
+        predicted = self.physics.diffracted_amplitude(seen, probes, batch.get("transfer"))
         sigma_px = self.core_config.gaussian_smoothing_sigma
         if sigma_px > 0:
             predicted = self.physics.smoothed_amplitude(predicted, sigma_px)
@@ -177,7 +177,8 @@ class PatternModel:
     def _predict_canvas(self, batch: dict[str, Array]) -> Prediction:
         """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
         shifts, labels = batch["shifts"], batch.get("labels")
-        seen = validated = self.chunk(batch["corners"], self._probes(batch), batch["amplitude"])
+        seen = self.chunk(batch["corners"], self._probes(batch), batch["amplitude"])
+        seen = validated = seen._replace(transfer=batch.get("transfer"))
         if "validated" in batch:
             chosen = batch["validated"]
             seen, validated = self._part(seen, batch["seen"]), self._part(seen, chosen)
@@ -185,7 +186,9 @@ class PatternModel:
         illumination = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
         obj = self.generator([seen], illumination)
         patches = self.physics.extract_patches(obj, validated.corners_yx, self.core_config.N)
-        predicted = self.physics.diffracted_amplitude(patches, validated.probes) * self.gain
+        predicted = (
+            self.physics.diffracted_amplitude(patches, validated.probes, validated.transfer) * self.gain
+        )
         own = None if labels is None else self.physics.shift_field(patches[:, None], -shifts)[:, 0]
         return Prediction(
             predicted, validated.amplitude, obj, illumination, own, labels, self._illumination(batch)

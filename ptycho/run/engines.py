@@ -148,10 +148,20 @@ def check_size(scan: Scan, trained_px: int, where: str) -> None:
         )
 
 
+def check_near_field(scan: Scan, model: ModelConfig) -> None:
+    """Raise ``ConfigError`` where a network smooths exit waves (eq. 15), which only a far field allows."""
+    if scan.fresnel_number is not None and model.gaussian_smoothing_sigma > 0:
+        raise ConfigError(
+            f"{scan.name}: exit waves of a near field are not smoothed (got gaussian_smoothing_sigma "
+            f"{model.gaussian_smoothing_sigma:g} px, expected 0). Leave out --gaussian-smoothing-sigma."
+        )
+
+
 def fitted_model(engine: Engine, model: Any, scan: Scan, where: str) -> Any:
     """Return a model for the pattern size of a scan: ``unrolled`` that was trained without a probe takes any,
-    others raise as :func:`check_size`."""
+    others raise as :func:`check_size`, or :func:`check_near_field`."""
     bundle = engine.to_bundle(model)
+    check_near_field(scan, bundle.model)
     if not architecture_of(bundle.model).whole_canvas or bundle.probe.any():
         check_size(scan, bundle.model.N, where)
     if scan.n_px == bundle.model.N:

@@ -45,6 +45,7 @@ from ptycho.process.progress import Progress
 from ptycho.run.checks import check_inference_settings, check_training_settings, refinement
 from ptycho.run.engines import (
     PRETRAINED_FILE,
+    check_near_field,
     check_size,
     choose_device,
     find_model,
@@ -161,6 +162,7 @@ def _training_scans(
             )
         scan = _open(config.train_data_file, config)
     check_size(scan, config.model.N, "the settings")
+    check_near_field(scan, config.model)
     _note_scale(scan, config, progress)
     if config.test_data_file is None:
         return scan, None

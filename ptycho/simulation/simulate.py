@@ -15,11 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.choices import Propagation, allowed
 from ptycho.data.npz import write_npz
+from ptycho.data.optics import METADATA_KEY, Optics
 from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
-from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.physics import diffracted_intensity, extract_patches, near_field_transfer, shift_field
 from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
 
@@ -38,6 +40,7 @@ RANGES = {
     "background_counts": (0, 1e6),
     "seed": (0, 2**63 - 1),
     "n_positions": (1, 1e7),
+    "fresnel_number": (1e-6, 1e6),
 }
 """Option -> its smallest and largest value."""
 WHOLE = ("n_px", "n_y", "n_x", "seed", "n_positions")
@@ -67,6 +70,8 @@ class SimulationOptions:
     probe: Literal["zone-plate", "disc"] = "zone-plate"  # a key of ptycho.simulation.probes.PROBES
     probe_diameter_px: float | None = None  # diameter of the lit area; 0.45 N by default
     defocus_waves: float = 1.0  # path difference between rim and axis of the probe
+    propagation: Propagation = "far"  # where the detector is
+    fresnel_number: float | None = None  # near field: of an object pixel
     probe_error_waves: float = 0.0  # defocus error of the stored starting probe; not 0: adds probe_true
     n_modes: int = 1  # incoherent probe modes P
     mode_decay: float = 0.3  # power of a mode relative to the one before
@@ -78,9 +83,11 @@ class SimulationOptions:
         object.__setattr__(self, "scene", check_scene(self.scene))
         _choose("scan", self.scan, SCANS)
         _choose("probe", self.probe, tuple(PROBES))
+        _choose("propagation", self.propagation, allowed(Propagation))
         for name in RANGES:
-            if name != "n_positions" or self.n_positions is not None:
+            if getattr(self, name) is not None:
                 _check_range(name, getattr(self, name))
+        self._check_near_field()
         if self.n_positions is not None and self.scan != "spiral":
             raise ConfigError(
                 f"simulation: n_positions is for the spiral (got {self.n_positions} with scan "
@@ -100,6 +107,20 @@ class SimulationOptions:
             raise ConfigError(
                 f"simulation: phase_picture needs a picture (got {self.phase_picture!r} alone, "
                 "expected both). Set picture to that of the amplitude too."
+            )
+
+    def _check_near_field(self) -> None:
+        number = self.fresnel_number
+        if (number is None) == (self.propagation == "near"):
+            raise ConfigError(
+                f"simulation: only the near field has a Fresnel number (got propagation {self.propagation!r} "
+                f"and fresnel_number {number!r}, expected near and a number, or far and none). Set both, or "
+                "leave both out."
+            )
+        if number is not None and number * self.n_px < 1:
+            raise ConfigError(
+                f"simulation: fresnel_number is out of range (got {number!r}, expected >= 1 / n_px = "
+                f"{1 / self.n_px:.4g}, or the near field spreads over more than a pattern). Raise it."
             )
 
     @property
@@ -190,25 +211,31 @@ def make_object(
 
 
 def expected_counts(
-    obj: NDArray[np.complex128], probes: NDArray[np.complex128], positions_yx_px: NDArray[np.float64]
+    obj: NDArray[np.complex128],
+    probes: NDArray[np.complex128],
+    positions_yx_px: NDArray[np.float64],
+    fresnel_number: float | None = None,
 ) -> NDArray[np.float64]:
-    """Return the mean counts (J, N, N) of a scan, eq. 1 to 5 of specs/physics.md.
+    """Return the mean counts (J, N, N) of a scan, eq. 1 to 5 of specs/physics.md, or, with the Fresnel number
+    of an object pixel, those of the near field, eq. 22.
 
-    Zero frequency is at ``N // 2``. Whole pixels cut the patch, the fraction left moves the probe (P, N, N)
-    [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at coordinate (0, 0); ``DataError`` where a patch
-    reaches outside of it.
+    Zero frequency of a far field is at ``N // 2``. Whole pixels cut the patch, the fraction left moves the
+    probe (P, N, N) [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at coordinate (0, 0); ``DataError``
+    where a patch reaches outside of it.
     """
     n_px = probes.shape[-1]
     plan = lay_on_canvas(positions_yx_px, n_px, shape_yx=obj.shape, origin_yx_px=np.zeros(2))
     patches = extract_patches(obj, plan.corners_yx, n_px)
-    return diffracted_intensity(patches, shift_field(probes, plan.shifts_yx_px))
+    shifts = plan.shifts_yx_px
+    transfer = None if fresnel_number is None else near_field_transfer(n_px, fresnel_number, shifts)
+    return diffracted_intensity(patches, shift_field(probes, shifts), transfer)
 
 
 def _draw_counts(
+    options: SimulationOptions,
     obj: NDArray[np.complex128],
     probes: NDArray[np.complex128],
     positions_yx_px: NDArray[np.float64],
-    background_counts: float,
     rng: np.random.Generator,
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return Poisson counts, shape (J, N, N), as uint16 where they fit, else as uint32."""
@@ -217,7 +244,8 @@ def _draw_counts(
     largest = 0
     for start in range(0, len(counts), CHUNK_PATTERNS):
         chunk = slice(start, start + CHUNK_PATTERNS)
-        drawn = rng.poisson(expected_counts(obj, probes, positions_yx_px[chunk]) + background_counts)
+        expected = expected_counts(obj, probes, positions_yx_px[chunk], options.fresnel_number)
+        drawn = rng.poisson(expected + options.background_counts)
         largest = max(largest, int(drawn.max()))
         if largest > np.iinfo(np.uint32).max:
             raise ConfigError(
@@ -240,7 +268,7 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         ``xcoords_start``, ``ycoords_start`` (J,) float64 [object px]; ``probeGuess`` (N, N) or (P, N, N)
         complex64 [sqrt(photons)]; ``objectGuess`` (H, W) complex64, the true object; ``object_is_truth`` ()
         bool; ``scan_index`` (J,) int64; ``nphotons`` () float64; ``simulation`` () text, the options as JSON;
-        with a probe error also ``probe_true``.
+        in the near field ``_metadata`` () text; with a probe error also ``probe_true``.
 
     Raises
     ------
@@ -258,10 +286,10 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         guess = refocus(probe.astype(np.complex128), error, rim).astype(np.complex64)
     obj = make_object(options, shape, object_seed).astype(np.complex64)
     counts = _draw_counts(
+        options,
         obj.astype(np.complex128),
         probe.astype(np.complex128),
         positions,
-        options.background_counts,
         np.random.default_rng(noise_seed),
     )
     arrays: dict[str, NDArray[Any]] = {
@@ -277,6 +305,10 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         "nphotons": np.array(options.photons, dtype=np.float64),
         "simulation": np.array(json.dumps(asdict(options), sort_keys=True)),
     }
+    if options.fresnel_number is not None:
+        optics = Optics(propagation="near", fresnel_number=options.fresnel_number)
+        known = {name: value for name, value in optics.to_dict().items() if value is not None}
+        arrays["_metadata"] = np.array(json.dumps({METADATA_KEY: known}))
     if error != 0.0:
         arrays["probe_true"] = probe[0] if len(probe) == 1 else probe
     return arrays

@@ -76,7 +76,8 @@ class PtychoPINN(PatternModel):
     def _part(chunk: Chunk, rows: Tensor) -> Chunk:
         shape = tf.concat([tf.shape(chunk.amplitude)[:1], tf.shape(chunk.probes)[1:]], 0)
         probes = tf.broadcast_to(chunk.probes, shape)
-        return Chunk(chunk.corners_yx[rows], probes[rows], chunk.amplitude[rows])
+        transfer = None if chunk.transfer is None else chunk.transfer[rows]
+        return Chunk(chunk.corners_yx[rows], probes[rows], chunk.amplitude[rows], transfer=transfer)
 
     @property
     def gain(self) -> Tensor:
