@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ptycho.solver import schedule
 from ptycho.solver.primitives import Sums, Wanted
 
 COUNT = 32
@@ -52,6 +53,10 @@ class Scan:
         self.shifts, self.frame_gain = Values([0.0] * len(own)), Values([1.0] * len(own))
         self.asked: list[tuple[int, int]] = []
         self.changes: list[dict[str, Any]] = []
+
+    @property
+    def position_step(self) -> float:
+        return schedule.POSITION_STEP
 
     def __iter__(self) -> Iterator[Piece]:
         return self.part(0, 1)

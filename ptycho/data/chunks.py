@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from ptycho.data.scan import PatternStore
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, most_subsets, subset_blocks
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
-from ptycho.physics import near_field_transfer
+from ptycho.physics.propagation import near_field_transfer
+from ptycho.solver import schedule
 
 Array = Any
 
@@ -49,6 +50,12 @@ class ScanChunks:
     def probe(self) -> Array:
         """Probe modes (P, N, N) [sqrt(photons)]; a new one takes effect when the scan is read again."""
         return self._probe
+
+    @property
+    def position_step(self) -> float:
+        """How many times its least-squares step a position moves (eq. 16)."""
+        far = self.store.fresnel_number is None
+        return schedule.POSITION_STEP if far else schedule.NEAR_POSITION_STEP
 
     @property
     def positions_yx_px(self) -> NDArray[np.float64]:

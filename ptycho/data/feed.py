@@ -20,7 +20,7 @@ from ptycho.errors import DataError
 from ptycho.geometry.batches import group_plan, tile_plan
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.geometry.grouping import Groups, check_inside, object_patches
-from ptycho.physics import near_field_transfer
+from ptycho.physics.propagation import near_field_transfer
 
 Batch = dict[str, NDArray[Any]]
 Signature = dict[str, tuple[tuple[int | None, ...], type]]

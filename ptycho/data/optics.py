@@ -297,7 +297,7 @@ def near_field_of(raw: RawData) -> float | None:
     number = optics.fresnel_number
     if number is None:
         raise ConfigError(
-            f"{raw.source}: the near field is not known (got --propagation near without its distances, "
+            f"{raw.source}: the near field is not known (got none of its numbers, or not all, "
             f"expected {NEAR_NEEDS}). Pass them."
         )
     sides = optics.detector_pixel_yx_m or (1.0, 1.0)

@@ -13,7 +13,7 @@ from ptycho.data.scaling import ScaleRecord, measured_amplitude
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
-from ptycho.physics import near_field_transfer
+from ptycho.physics.propagation import near_field_transfer
 
 SCANNED_SHARE = 0.05
 """Share of the strongest illumination above which a canvas pixel counts as scanned."""

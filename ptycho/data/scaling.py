@@ -20,7 +20,7 @@ from ptycho.data.domain import Domain, checked_domain, domain_of
 from ptycho.data.optics import near_field_of
 from ptycho.data.raw import RawData
 from ptycho.errors import DataError
-from ptycho.physics import near_field_transfer, propagate
+from ptycho.physics.propagation import near_field_transfer, propagate
 
 NOT_MEASURED = -1.0
 """What stands in an amplitude where nothing was measured; only values >= 0 are measured ones."""

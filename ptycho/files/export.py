@@ -131,9 +131,9 @@ def _write_product(file: File, content: Export) -> None:
             "exposure_time_s": 0.0,
             "mass_attenuation_m2_per_kg": 0.0,
             "tomography_angle_deg": 0.0,
-            "focus_object_distance_m": 0.0,
+            "focus_object_distance_m": content.optics.focus_distance_m or 0.0,
             "tilt_angle_deg": 0.0,
-            "far_field": True,
+            "far_field": not content.optics.is_near,
         }
     )
     arrays: Mapping[str, Any] = {

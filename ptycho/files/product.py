@@ -10,7 +10,7 @@ the data file up to a shift.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ FRAME_PHOTONS = "probe_photon_counts"
 """Key of the photons that each position sends through an empty object, where a product has them."""
 OPTICS_KEYS = ("photon_energy_eV", "detector_object_distance_m")
 PLACE_KEYS = ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m")
+NEAR_KEYS = ("far_field", "focus_object_distance_m")
+"""Whether patterns are far fields, as they are where nothing is said, and where the focus of others lies."""
 PRODUCT_KEYS = ("probe_position_indexes", "probe_position_x_m", "probe_position_y_m", "probe", "object")
 
 LOSS_KEYS = ("loss_values", "entry_1/ptychodus/loss_values")
 """Where a product and a CXI file hold the misfit of a refinement."""
-Parts = tuple[dict[str, NDArray[Any]], dict[str, float]]  # arrays by PRODUCT_KEYS, numbers by the other two
+Parts = tuple[dict[str, NDArray[Any]], dict[str, float]]  # arrays by PRODUCT_KEYS, numbers by the others
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,9 @@ def read_product(path: Path) -> Product:
         None,
         (numbers["pixel_height_m"], numbers["pixel_width_m"]),
     )
+    if not numbers.get("far_field", True):
+        focus = numbers.get("focus_object_distance_m") or None
+        optics = replace(optics, propagation="near", focus_distance_m=focus)
     if min(optics.object_pixel_yx_m) <= 0:
         raise DataError(
             f"{path}: the object pixel has no size (got {optics.object_pixel_yx_m} m, expected > 0). "
@@ -131,9 +136,7 @@ def _frame_gain(
 def _from_hdf5(file: File) -> Parts:
     keys = PRODUCT_KEYS
     found = {key: require_dataset(file, [key], f"'{key}' of the product", WRITE_AGAIN) for key in keys}
-    if not bool(file.attrs.get("far_field", True)):
-        raise _near_field(file.filename)
-    numbers = {}
+    numbers = {key: float(file.attrs[key]) for key in NEAR_KEYS if key in file.attrs}
     for key in OPTICS_KEYS:
         older = file.attrs.get("probe_energy_eV") if key == "photon_energy_eV" else None
         value = file.attrs.get(key, older)
@@ -190,18 +193,10 @@ def _from_npz(path: Path) -> Parts:
                 f"{path}: '{key}' of the product is missing (found: {', '.join(sorted(headers))}). "
                 f"{WRITE_AGAIN}"
             )
-    extra = [key for key in ("far_field", FRAME_PHOTONS) if key in headers]
+    prefixed |= {key: key for key in NEAR_KEYS if key in headers}
+    extra = [key for key in (FRAME_PHOTONS,) if key in headers]
     arrays = read_npz(path, [*PRODUCT_KEYS, *prefixed.values(), *extra])
-    if "far_field" in extra and not bool(arrays["far_field"]):
-        raise _near_field(str(path))
     return arrays, {name: float(arrays[key]) for name, key in prefixed.items()}
-
-
-def _near_field(path: str) -> DataError:
-    return DataError(
-        f"{path}: a near-field product (got far_field false, expected far-field patterns). Reconstruct it "
-        "with another program."
-    )
 
 
 def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:

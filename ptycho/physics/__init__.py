@@ -11,7 +11,7 @@ else, its arguments are these:
 - ``probes``: complex (P, N, N), modes, or (J, P, N, N), those of every scan position [sqrt(photons)]
 - ``amplitude``: real (J, N, N), measured, negative where nothing was measured; ``predicted``: expected, both
   [sqrt(photons)]
-- ``transfer``: complex (J, 2, N), of a detector in the near field (``near_field_transfer``); None: far field
+- ``transfer``: complex (J, 2, N), of a near field (``propagation.near_field_transfer``); None: far field
 """
 
 from ptycho.physics.filling import filled_amplitude, measured, measured_energy
@@ -43,7 +43,6 @@ from ptycho.physics.propagation import (
     far_field_adjoint,
     near_field,
     near_field_adjoint,
-    near_field_transfer,
     propagate,
     propagate_back,
     shift_field,

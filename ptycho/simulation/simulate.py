@@ -21,7 +21,8 @@ from ptycho.data.optics import METADATA_KEY, Optics
 from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
-from ptycho.physics import diffracted_intensity, extract_patches, near_field_transfer, shift_field
+from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.physics.propagation import near_field_transfer
 from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
 
@@ -122,6 +123,11 @@ class SimulationOptions:
                 f"simulation: fresnel_number is out of range (got {number!r}, expected >= 1 / n_px = "
                 f"{1 / self.n_px:.4g}, or the near field spreads over more than a pattern). Raise it."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain values; those of the near field only where the scan is in it."""
+        far = {"propagation", "fresnel_number"} if self.fresnel_number is None else set()
+        return {name: value for name, value in asdict(self).items() if name not in far}
 
     @property
     def count(self) -> int:
@@ -232,11 +238,12 @@ def expected_counts(
 
 
 def _draw_counts(
-    options: SimulationOptions,
     obj: NDArray[np.complex128],
     probes: NDArray[np.complex128],
     positions_yx_px: NDArray[np.float64],
+    background_counts: float,
     rng: np.random.Generator,
+    fresnel_number: float | None = None,
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return Poisson counts, shape (J, N, N), as uint16 where they fit, else as uint32."""
     n_px = probes.shape[-1]
@@ -244,8 +251,8 @@ def _draw_counts(
     largest = 0
     for start in range(0, len(counts), CHUNK_PATTERNS):
         chunk = slice(start, start + CHUNK_PATTERNS)
-        expected = expected_counts(obj, probes, positions_yx_px[chunk], options.fresnel_number)
-        drawn = rng.poisson(expected + options.background_counts)
+        expected = expected_counts(obj, probes, positions_yx_px[chunk], fresnel_number)
+        drawn = rng.poisson(expected + background_counts)
         largest = max(largest, int(drawn.max()))
         if largest > np.iinfo(np.uint32).max:
             raise ConfigError(
@@ -286,11 +293,12 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         guess = refocus(probe.astype(np.complex128), error, rim).astype(np.complex64)
     obj = make_object(options, shape, object_seed).astype(np.complex64)
     counts = _draw_counts(
-        options,
         obj.astype(np.complex128),
         probe.astype(np.complex128),
         positions,
+        options.background_counts,
         np.random.default_rng(noise_seed),
+        options.fresnel_number,
     )
     arrays: dict[str, NDArray[Any]] = {
         "diff3d": counts,
@@ -303,7 +311,7 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         "object_is_truth": np.array(True),
         "scan_index": np.zeros(len(counts), dtype=np.int64),
         "nphotons": np.array(options.photons, dtype=np.float64),
-        "simulation": np.array(json.dumps(asdict(options), sort_keys=True)),
+        "simulation": np.array(json.dumps(options.to_dict(), sort_keys=True)),
     }
     if options.fresnel_number is not None:
         optics = Optics(propagation="near", fresnel_number=options.fresnel_number)

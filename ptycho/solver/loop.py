@@ -163,7 +163,7 @@ class _Companions:
         shifts, gain, added = patterns.shifts, patterns.frame_gain, {}
         if "positions" in moving:
             ridge = schedule.POSITION_RIDGE * sums["curvature"] / count
-            limits = schedule.POSITION_STEP, schedule.POSITION_LIMIT_PX
+            limits = patterns.position_step, schedule.POSITION_LIMIT_PX
             steps = backend.position_steps(found, ridge, *limits)
             added["steps"] = backend.pattern_sum(steps)
         if "frames" in moving:

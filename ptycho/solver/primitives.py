@@ -42,6 +42,7 @@ class Patterns(Protocol):
     subsets: int  # most of an iteration, from ``ptycho.geometry.batches.most_subsets``
     shifts: Array  # real (J, 2), offset of each position from the corner of its patch [px]
     frame_gain: Array  # real (J,), factor on the amplitude of every pattern
+    position_step: float  # how many times its least-squares step a position moves
 
     @property
     def probe(self) -> Array:

@@ -36,6 +36,8 @@ CONVERGED, CONVERGED_STEPS = 2e-3, 10
 POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5
 """Positions rest at first, then move by so many times their least-squares step (the object follows slower
 than it assumes, so twice is not too far), at most so far in one iteration."""
+NEAR_POSITION_STEP = 1.0
+"""The same in the near field, whose images show where the sample is: twice goes to and fro there."""
 POSITION_RIDGE = 1e-3
 """Share of the mean curvature of all positions added to that of each: a flat region says nothing about its
 position, and the ridge, one for the whole scan, keeps it where it is."""

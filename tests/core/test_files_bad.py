@@ -248,7 +248,6 @@ def a_product() -> dict[str, Any]:
         ({"@photon_energy_eV": None}, ("photon_energy_eV",)),
         ({"object@pixel_width_m": None}, ("object@pixel_width_m",)),
         ({"object@pixel_width_m": 0.0}, ("no size",)),
-        ({"@far_field": False}, ("near-field",)),
         ({"probe": np.ones((2, 2, 2, 2, 2), complex)}, ("'probe'", "(2, 2, 2, 2, 2)")),
         ({"object": np.ones(5, complex)}, ("'object'", "(5,)")),
         ({"probe_position_indexes": np.arange(4) + 100}, ("no pattern has a position", "100")),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho import physics as reference
 from ptycho.errors import DataError
+from ptycho.physics.propagation import near_field_transfer
 from ptycho.tf import physics as candidate
 from ptycho.tf.runtime import tf
 
@@ -41,6 +42,7 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "n_px": n_px,
         "shape_yx": SHAPE,
         "sigma_px": 0.7,
+        "transfer": near_field_transfer(n_px, 0.13, rng.uniform(-1, 1, (N_PATTERNS, 2))).astype(dtype),
         "corners_yx": corners,
         "shifts_yx_px": rng.uniform(-1.5, 1.5, (N_PATTERNS, 2)).astype(real),
         "obj": obj.astype(dtype),
@@ -87,6 +89,8 @@ def all_of(answer: Any) -> tuple[Any, ...]:
 
 
 TWINS = sorted(set(public_functions(reference)) - {"centring_phase"})
+NEAR_ALONE = ("near_field", "near_field_adjoint")
+NEAR_TOO = sorted(name for name in TWINS if "transfer" in public_functions(reference)[name])
 
 
 def test_both_modules_have_the_same_functions_and_arguments() -> None:
@@ -101,12 +105,26 @@ def test_both_modules_have_the_same_functions_and_arguments() -> None:
 @pytest.mark.parametrize(("modes", "per_position"), [(1, False), (3, False), (3, True)])
 def test_twins_agree(name: str, n_px: int, dtype: type, bar: float, modes: int, per_position: bool) -> None:
     arguments = scan(n_px, dtype, modes=modes, per_position=per_position)
+    if name not in NEAR_ALONE:
+        del arguments["transfer"]
     for expected, found in zip(*map(all_of, both(name, arguments)), strict=True):
         assert_twin(expected, found, bar)
         if found.dtype.is_complex:
             assert found.dtype == tf.as_dtype(dtype)
         elif found.dtype.is_floating:
             assert found.dtype == tf.as_dtype(dtype).real_dtype
+
+
+@pytest.mark.parametrize("name", NEAR_TOO)
+@pytest.mark.parametrize("n_px", [16, 17])
+@pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
+def test_twins_agree_in_the_near_field(name: str, n_px: int, dtype: type, bar: float) -> None:
+    arguments = scan(n_px, dtype, per_position=True)
+    expected, found = both(name, arguments)
+    assert_twin(expected, found, bar)
+    moved = arguments | {"transfer": arguments["transfer"][::-1].copy()}
+    with pytest.raises(AssertionError):
+        assert_twin(expected, both(name, moved)[1], 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(17, 17), (3, 16, 16), (N_PATTERNS, 3, 17, 17)])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ptycho import physics as reference
 from ptycho.errors import DataError
+from ptycho.physics.propagation import near_field_transfer
 from ptycho_torch import physics as candidate
 
 Array = NDArray[Any]
@@ -42,6 +43,7 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "n_px": n_px,
         "shape_yx": SHAPE,
         "sigma_px": 0.7,
+        "transfer": near_field_transfer(n_px, 0.13, rng.uniform(-1, 1, (N_PATTERNS, 2))).astype(dtype),
         "corners_yx": corners,
         "shifts_yx_px": rng.uniform(-1.5, 1.5, (N_PATTERNS, 2)).astype(real),
         "obj": obj.astype(dtype),
@@ -83,13 +85,15 @@ def both(name: str, arguments: dict[str, Any]) -> tuple[Array, Tensor]:
 
 
 TWINS = sorted(set(public_functions(reference)) - {"centring_phase"})
+NEAR_ALONE = ("near_field", "near_field_adjoint")
+NEAR_TOO = sorted(name for name in TWINS if "transfer" in public_functions(reference)[name])
 
 
 def test_both_modules_have_the_same_functions_and_arguments() -> None:
     expected, found = public_functions(reference), public_functions(candidate)
     assert found["centring_phase"].pop() == "device"
     assert found == expected
-    assert len(expected) == 23
+    assert len(expected) == 27
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -98,12 +102,26 @@ def test_both_modules_have_the_same_functions_and_arguments() -> None:
 @pytest.mark.parametrize(("modes", "per_position"), [(1, False), (3, False), (3, True)])
 def test_twins_agree(name: str, n_px: int, dtype: type, bar: float, modes: int, per_position: bool) -> None:
     arguments = scan(n_px, dtype, modes=modes, per_position=per_position)
+    if name not in NEAR_ALONE:
+        del arguments["transfer"]
     expected, found = both(name, arguments)
     assert_twin(expected, found, bar)
     if found.is_complex():
         assert found.dtype == torch.from_numpy(np.empty(0, dtype)).dtype
     elif found.is_floating_point():
         assert found.dtype == torch.from_numpy(np.empty(0, dtype).real).dtype
+
+
+@pytest.mark.parametrize("name", NEAR_TOO)
+@pytest.mark.parametrize("n_px", [16, 17])
+@pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
+def test_twins_agree_in_the_near_field(name: str, n_px: int, dtype: type, bar: float) -> None:
+    arguments = scan(n_px, dtype, per_position=True)
+    expected, found = both(name, arguments)
+    assert_twin(expected, found, bar)
+    moved = arguments | {"transfer": arguments["transfer"][::-1].copy()}
+    with pytest.raises(AssertionError):
+        assert_twin(expected, both(name, moved)[1], 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(17, 17), (3, 16, 16), (N_PATTERNS, 3, 17, 17)])
@@ -194,15 +212,16 @@ def test_the_tensor_shift_has_the_opposite_shift_as_adjoint() -> None:
 
 @pytest.mark.parametrize("n_px", [16, 17])
 @pytest.mark.parametrize("per_position", [False, True])
-def test_the_object_gradient_is_what_autograd_finds(n_px: int, per_position: bool) -> None:
+@pytest.mark.parametrize("near", [False, True])
+def test_the_object_gradient_is_what_autograd_finds(n_px: int, per_position: bool, near: bool) -> None:
     t = tensors(scan(n_px, np.complex128, per_position=per_position))
-    obj = t["obj"].requires_grad_()
+    obj, transfer = t["obj"].requires_grad_(), t["transfer"] if near else None
     patches = candidate.extract_patches(obj, t["corners_yx"], n_px)
-    counts = candidate.diffracted_intensity(patches, t["probes"])
+    counts = candidate.diffracted_intensity(patches, t["probes"], transfer)
     misfit = candidate.softened_amplitude(counts, t["amplitude"]) - t["amplitude"]
     # Autograd returns dL/dRe + i dL/dIm = 2 dL/dO*; with L half the squared misfit this is eq. 9.
     (found,) = torch.autograd.grad(0.5 * (1 + reference.SOFTENING**2) * (misfit**2).sum(), obj)
-    written = candidate.object_gradient(obj.detach(), t["corners_yx"], t["probes"], t["amplitude"])
+    written = candidate.object_gradient(obj.detach(), t["corners_yx"], t["probes"], t["amplitude"], transfer)
     assert_twin(found, written, FLOAT64)
     with pytest.raises(AssertionError):
         assert_twin(found, written / 2, 1e-3)
