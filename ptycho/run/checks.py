@@ -15,6 +15,7 @@ from ptycho.config.config import (
     validate_training_config,
 )
 from ptycho.config.effects import validate_effects, validate_inference_effects
+from ptycho.data.optics import FileOptions
 from ptycho.errors import ConfigError
 from ptycho.files.export import check_target
 from ptycho.run.engines import load_engine
@@ -36,6 +37,7 @@ def check_training_settings(
     validate_training_config(config, any_batch=any_batch)
     validate_execution_config(execution)
     validate_effects(config, execution)
+    FileOptions.of(config)  # what contradicts itself is refused here
     engine = load_engine(config.backend)
     engine.check_settings(config, execution, native or {})
     return engine
@@ -48,6 +50,7 @@ def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutio
     validate_inference_config(config)
     validate_execution_config(execution)
     validate_inference_effects(config, execution)
+    FileOptions.of(config)
     if config.export is not None:
         check_target(config.export)
     check_search(config)

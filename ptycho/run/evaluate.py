@@ -13,7 +13,7 @@ from ptycho.config.choices import MeasurementDomain, allowed
 from ptycho.config.config import PyTorchExecutionConfig, validate_execution_config
 from ptycho.config.effects import refuse_changed
 from ptycho.data.npz import atomic_path
-from ptycho.data.optics import FileOptions
+from ptycho.data.optics import OF_NEAR_FIELD, FileOptions
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
@@ -168,7 +168,11 @@ def _options(found: Reconstruction, asked: FileOptions) -> FileOptions:
     product = told.pop("product_file", None)
     if product is not None and Path(product).is_file():
         told["product_file"] = Path(product)
-    return FileOptions(**{**told, **asked.given()})
+    given = asked.given()
+    if given.get("propagation") == "far" or given.keys() & set(OF_NEAR_FIELD):
+        # What the run was told of its near field does not go with another one.
+        told = {name: value for name, value in told.items() if name not in OF_NEAR_FIELD}
+    return FileOptions(**{**told, **given})
 
 
 def _check_request(request: Request) -> None:

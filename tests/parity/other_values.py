@@ -64,12 +64,15 @@ BETTER: dict[str, Any] = {
     "detector_distance_m": 2.5,
     "detector_pixel_m": 6e-5,
     "object_pixel_m": 7e-8,
+    "focus_distance_m": 3.6e-3,
+    "fresnel_number": 0.15,
 }
 """Values that a small scan and a short run notice, where the nearest ones would be too small or too large."""
 SYNONYMS = {
     ("accelerator", "'auto'"): "the CPU where there is no GPU",
     ("deterministic", "'warn'"): "the CPU computes the same; tests of the trainer look at it",
     ("fit_probe", "False"): "what the training scan gets by itself",
+    ("propagation", "'near'"): "what the file of the near-field scan says itself",
     ("logger_backend", "'mlflow'"): "tests of MLflow look at it",
 }
 """Setting and value -> what makes it mean the same as the plain run on a machine without a GPU."""

@@ -66,9 +66,13 @@ def simulation(name: str, folder: Path, scans: dict[str, Path], case: str) -> Wa
         "phase_picture": {"picture": shown["picture"]},
         "n_positions": {"scan": "spiral"},
         "mode_decay": {"n_modes": 2},
+        "propagation": {},
+        "fresnel_number": {"propagation": "near", "fresnel_number": 0.1},
     }
+    with_value = {("propagation", "near"): {"fresnel_number": 0.1}}
+    needs = Circumstances(contexts, with_value)
     parts, run = {"options": replace(SMALL, **changes)}, folder / "run"
-    return Walk(name, f"simulation {case}", parts, _simulated, run, paths, scans, Circumstances(contexts))
+    return Walk(name, f"simulation {case}", parts, _simulated, run, paths, scans, needs)
 
 
 def _pretrained(parts: dict[str, Any], folder: Path, scan: Path, progress: Kept) -> None:

@@ -35,7 +35,10 @@ from ptycho.solver import refinement, schedule
 
 BACKENDS = {"torch": "pytorch", "tf": "tensorflow"}
 OPTICS = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m", "object_pixel_m")
-JUDGED_BY_THE_FILE = ("N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", *OPTICS)
+NEAR = ("propagation", "focus_distance_m", "fresnel_number")
+JUDGED_BY_THE_FILE = (
+    "N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", *OPTICS, *NEAR,
+)  # fmt: skip
 """Only the file can say whether they fit it."""
 REFINED = {"refine_steps": 5}
 WORKER, TWO_EPOCHS = {"num_workers": 1}, {"nepochs": 2}
@@ -68,6 +71,9 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "enable_oversampling": {"n_groups": 50},  # more groups than patterns
     "scheduler": {"nepochs": 3},
     **dict.fromkeys(("checkpoint_mode", "checkpoint_save_top_k"), TWO_EPOCHS),
+    # The object pixel is nearly that of a far field.
+    "focus_distance_m": {"propagation": "near", "focus_distance_m": 3.5e-3},
+    "fresnel_number": {"propagation": "near", "fresnel_number": 0.1},
     "export": {"object_pixel_m": 5e-8},  # sizes, which an NPZ file does not hold
 }
 SCANS = {
@@ -79,7 +85,8 @@ SCANS = {
     "flip_positions": "metres",
     "swap_positions": "metres",
     "pattern_axis": "cube",
-    **dict.fromkeys(OPTICS, "metres"),
+    **dict.fromkeys((*OPTICS, "focus_distance_m"), "metres"),
+    **dict.fromkeys(("propagation", "fresnel_number"), "near"),
 }
 LEFT_OUT = {
     "model": "a section, whose fields are walked over themselves",
@@ -104,6 +111,8 @@ def write_scans(folder: Path) -> dict[str, Path]:
     frames[:, 3, 4] += 5_000
     made["hot"] = {**plain, "diff3d": frames}
     made["bright"] = {**plain, "probeGuess": 3 * plain["probeGuess"]}
+    made["near"] = simulate(replace(options, propagation="near", fresnel_number=0.1))
+    del made["near"]["object_is_truth"]
     made["cube"] = simulate(replace(options, scan="spiral", n_positions=32))
     paths = {}
     for name, arrays in made.items():
@@ -187,7 +196,10 @@ def _supervised(name: str, run: Path, paths: dict[str, Any], scans: dict[str, Pa
     special = {key: scan for key, scan in SCANS.items() if scan != "metres"}
     schedules = {key: value for key, value in WITH_VALUE.items() if key[0] == "scheduler"}
     needs = replace(CIRCUMSTANCES, scans=special, with_value=schedules)
-    left_out = LEFT_OUT | dict.fromkeys(OPTICS, "only looked at in a file in pixels; others walk over them")
+    in_metres = (*OPTICS, "focus_distance_m")
+    left_out = LEFT_OUT | dict.fromkeys(
+        in_metres, "only looked at in a file in pixels; others walk over them"
+    )
     turned = "a scan whose positions are turned has no labels, which is refused"
     left_out |= dict.fromkeys(("flip_positions", "swap_positions"), turned)
     left_out["intensity_scale_trainable"] = "either value is a default, of the class or of the commands"
