@@ -112,11 +112,15 @@ class SimulationOptions:
 
     def _check_near_field(self) -> None:
         number = self.fresnel_number
-        if (number is None) == (self.propagation == "near"):
+        if number is None and self.propagation == "near":
             raise ConfigError(
-                f"simulation: only the near field has a Fresnel number (got propagation {self.propagation!r} "
-                f"and fresnel_number {number!r}, expected near and a number, or far and none). Set both, or "
-                "leave both out."
+                "simulation: propagation near needs a Fresnel number (got fresnel_number None, expected >= "
+                f"1 / n_px = {1 / self.n_px:.4g}). Set fresnel_number to 0.2."
+            )
+        if number is not None and self.propagation != "near":
+            raise ConfigError(
+                f"simulation: fresnel_number belongs to the near field (got {number!r} with propagation "
+                f"{self.propagation!r}, expected near). Set propagation to near."
             )
         if number is not None and number * self.n_px < 1:
             raise ConfigError(
