@@ -64,4 +64,6 @@ def test_the_real_near_field_scan_is_refused_by_the_command(
 ) -> None:
     done = infer_command("pretrained", near_field_scan, tmp_path / "out")
     assert done.code == 2
-    assert "near-field patterns" in done.err.strip().splitlines()[-1]
+    last = done.err.strip().splitlines()[-1]
+    assert "near-field patterns" in last
+    assert "Pass --propagation near, with --focus-distance M" in last

@@ -72,7 +72,6 @@ SYNONYMS = {
     ("accelerator", "'auto'"): "the CPU where there is no GPU",
     ("deterministic", "'warn'"): "the CPU computes the same; tests of the trainer look at it",
     ("fit_probe", "False"): "what the training scan gets by itself",
-    ("propagation", "'near'"): "what the file of the near-field scan says itself",
     ("logger_backend", "'mlflow'"): "tests of MLflow look at it",
 }
 """Setting and value -> what makes it mean the same as the plain run on a machine without a GPU."""

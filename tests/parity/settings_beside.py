@@ -16,6 +16,7 @@ from settings_worker import (
     JUDGED_BY_THE_FILE,
     SCANS,
     SITUATIONS,
+    WITH_VALUE,
     Maker,
     flags_of,
     trained_models,
@@ -138,6 +139,7 @@ def evaluation(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
     needs = Circumstances(
         scans={**SCANS, "probe_key": "keyed"},  # only such a file has to be read with it
         situations=SITUATIONS,
+        with_value=WITH_VALUE,
         judged_by_file=(*JUDGED_BY_THE_FILE, "pattern_axis"),
         spellings=flags_of(evaluation_parser()),
     )

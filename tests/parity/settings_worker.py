@@ -63,6 +63,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
 WITH_VALUE: dict[tuple[str, str | None], dict[str, Any]] = {
     ("scheduler", "Adaptive"): PLATEAU,
     ("scheduler", "ReduceLROnPlateau"): PLATEAU,
+    ("propagation", "near"): {"fresnel_number": 0.15},  # another one than that of the scan
     ("tv_weight", None): TERMS,
     ("realspace_mae_weight", None): TERMS,
 }
@@ -200,6 +201,8 @@ def _supervised(name: str, run: Path, paths: dict[str, Any], scans: dict[str, Pa
     left_out = LEFT_OUT | dict.fromkeys(
         in_metres, "only looked at in a file in pixels; others walk over them"
     )
+    unseen = "labels are compared with patches, not with patterns; the verdict alone looks at it"
+    left_out |= dict.fromkeys(("propagation", "fresnel_number"), unseen)
     turned = "a scan whose positions are turned has no labels, which is refused"
     left_out |= dict.fromkeys(("flip_positions", "swap_positions"), turned)
     left_out["intensity_scale_trainable"] = "either value is a default, of the class or of the commands"
@@ -226,7 +229,10 @@ def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str
     kind, left_out = f"inference {architecture}", dict(LEFT_OUT)
     if architecture == "unrolled":
         left_out["architecture"] = "the default says nothing, and the only other value is the model's own"
-    return Walk(name, kind, parts, inferred, run, paths, scans, CIRCUMSTANCES, left_out)
+    # What cnn makes of patterns depends on no propagation; what is refined does.
+    situations = {key: {**SITUATIONS.get(key, {}), **REFINED} for key in ("propagation", "fresnel_number")}
+    needs = replace(CIRCUMSTANCES, situations=SITUATIONS | situations)
+    return Walk(name, kind, parts, inferred, run, paths, scans, needs, left_out)
 
 
 Maker = Callable[[str, Path, dict[str, Path]], Walk]
