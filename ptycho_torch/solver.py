@@ -66,9 +66,9 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
         found["error"] = residual.abs().square().sum()
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
-        found["normal"], found["right"] = _position_equations(
-            patches, residual, probes, near=transfer is not None
-        )
+        far = transfer is None
+        slopes = _slopes(patches, probes, len(corners)) if far else _near_slopes(obj, corners, probes)
+        found["normal"], found["right"] = _position_equations(slopes, residual)
         found["curvature"] = found["normal"].diagonal(dim1=1, dim2=2).sum() / 2
     if wanted.frames:
         found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
@@ -82,21 +82,26 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     return found
 
 
-def _position_equations(
-    patches: Tensor, residual: Tensor, probes: Tensor, *, near: bool
-) -> tuple[Tensor, Tensor]:
+def _slopes(patches: Tensor, probes: Tensor, count: int) -> list[Tensor]:
+    """Return how exit waves (J, P, N, N) change where their probe moves along y and along x (eq. 16)."""
+    waves = torch.fft.fftfreq(probes.shape[-1], device=probes.device) * 2 * torch.pi
+    spectrum = torch.fft.fft2(probes.expand(count, *probes.shape[-3:]))
+    return [
+        torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None] for wave in (waves[:, None], waves[None, :])
+    ]
+
+
+def _near_slopes(obj: Tensor, corners: Tensor, probes: Tensor) -> list[Tensor]:
+    """Return the same in the near field, where the beam stays and the object moves under it: -P grad O."""
+    down, right = (torch.fft.fftfreq(n, device=obj.device) * 2 * torch.pi for n in obj.shape)
+    spectrum, n_px = torch.fft.fft2(obj), probes.shape[-1]
+    moved = (torch.fft.ifft2(spectrum * -1j * wave) for wave in (down[:, None], right[None, :]))
+    return [probes * physics.extract_patches(part, corners, n_px)[:, None] for part in moved]
+
+
+def _position_equations(slopes: list[Tensor], residual: Tensor) -> tuple[Tensor, Tensor]:
     """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
-    waves = torch.fft.fftfreq(probes.shape[-1], device=residual.device) * 2 * torch.pi
-    spectrum = torch.fft.fft2(probes.expand(residual.shape))
-    wave_spectrum = torch.fft.fft2(probes * patches[:, None]) if near else None
-
-    def slope(wave: Tensor) -> Tensor:
-        moved = torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None]
-        # In the near field the wave stays with the beam, and the sample moves through it.
-        return (moved - torch.fft.ifft2(wave_spectrum * 1j * wave) if near else moved).flatten(1)
-
-    slopes = [slope(wave) for wave in (waves[:, None], waves[None, :])]
-    target = residual.flatten(1)
+    slopes, target = [slope.flatten(1) for slope in slopes], residual.flatten(1)
     normal = torch.stack([torch.stack([(a.conj() * b).real.sum(1) for b in slopes], 1) for a in slopes], 1)
     return normal, torch.stack([(a.conj() * target).real.sum(1) for a in slopes], 1)
 

@@ -99,9 +99,9 @@ def _found(
     if wanted.misfit:
         found["error"], found["energy"] = _power(residual), physics.measured_energy(amplitude)
     if wanted.positions:
-        found["normal"], found["right"] = _position_equations(
-            patches, residual, probes, near=transfer is not None
-        )
+        far = transfer is None
+        slopes = _slopes(patches, probes) if far else _near_slopes(obj, corners, probes)
+        found["normal"], found["right"] = _position_equations(slopes, residual)
         found["curvature"] = tf.reduce_sum(tf.linalg.diag_part(found["normal"])) / 2
     if wanted.frames:
         found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
@@ -121,23 +121,32 @@ def _finding(wanted: Wanted) -> Callable[..., dict[str, Tensor]]:
     return partial(_found, wanted)
 
 
-def _position_equations(
-    patches: Tensor, residual: Tensor, probes: Tensor, *, near: bool
-) -> tuple[Tensor, Tensor]:
+def _slopes(patches: Tensor, probes: Tensor) -> list[Tensor]:
+    """As the function of the same name of ``ptycho_torch.solver``."""
+    waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), patches.dtype)
+    spectrum = tf.signal.fft2d(tf.broadcast_to(probes, (tf.shape(patches)[0], *probes.shape[-3:])))
+    return [tf.signal.ifft2d(spectrum * wave) * patches[:, None] for wave in (waves[:, None], waves[None, :])]
+
+
+def _near_slopes(obj: Tensor, corners: Tensor, probes: Tensor) -> list[Tensor]:
+    """As the function of the same name of ``ptycho_torch.solver``."""
+    spectrum, n_px = tf.signal.fft2d(obj), probes.shape[-1]
+    down, right = (_waves(tf.shape(obj)[axis], obj.dtype) for axis in (0, 1))
+    moved = (tf.signal.ifft2d(-spectrum * wave) for wave in (down[:, None], right[None, :]))
+    return [probes * physics.extract_patches(part, corners, n_px)[:, None] for part in moved]
+
+
+def _waves(count: Tensor, dtype: tf.DType) -> Tensor:
+    """Return 2 pi i times the FFT frequencies of an axis whose length a graph need not know [1 / px]."""
+    index = tf.range(count)
+    turns = 2 * math.pi * tf.cast(tf.where(2 * index < count, index, index - count) / count, dtype.real_dtype)
+    return tf.complex(tf.zeros_like(turns), turns)
+
+
+def _position_equations(slopes: list[Tensor], residual: Tensor) -> tuple[Tensor, Tensor]:
     """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
-    waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), residual.dtype)
-    spectrum = tf.signal.fft2d(tf.broadcast_to(probes, tf.shape(residual)))
     count = tf.shape(residual)[0]
-    wave_spectrum = tf.signal.fft2d(probes * patches[:, None]) if near else None
-
-    def slope(wave: Tensor) -> Tensor:
-        moved = tf.signal.ifft2d(spectrum * wave) * patches[:, None]
-        # In the near field the wave stays with the beam, and the sample moves through it.
-        moved = moved - tf.signal.ifft2d(wave_spectrum * wave) if near else moved
-        return tf.reshape(moved, (count, -1))
-
-    slopes = [slope(wave) for wave in (waves[:, None], waves[None, :])]
-    target = tf.reshape(residual, (count, -1))
+    slopes, target = [tf.reshape(slope, (count, -1)) for slope in slopes], tf.reshape(residual, (count, -1))
 
     def mixed(a: Tensor, b: Tensor) -> Tensor:
         return tf.reduce_sum(tf.math.real(tf.math.conj(a) * b), axis=1)

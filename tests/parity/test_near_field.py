@@ -195,7 +195,7 @@ def test_a_network_that_smooths_exit_waves_is_refused(near_scan: Path, tmp_path:
 
 RECIPE = (
     *("--propagation", "near", "--focus-distance", "3.65e-3"),
-    *("--refine", "50", "--init", "flat", "--refine-probe", "--refine-positions"),
+    *("--refine", "40", "--init", "flat", "--refine-probe", "--refine-positions"),
 )
 R_FACTOR = 0.085
 """Root of the misfit; plain ePIE reaches 0.093 in 8 sweeps and 0.081 in 80, with wrong axes 0.146."""
