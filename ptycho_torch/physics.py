@@ -197,3 +197,43 @@ def weighted_patches(
     patches: Tensor, corners_yx: Tensor, probes: Tensor, shape_yx: tuple[int, int]
 ) -> Tensor:
     return place_patches(patches * _mode_power(probes), corners_yx, shape_yx)
+
+
+def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+    kept, counts = measured(amplitude), amplitude.clamp(min=0) ** 2
+    mean = counts.sum(dim=(1, 2), keepdim=True) / kept.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    unit = mean.clamp(min=INTENSITY_FLOOR, max=1.0)
+    root = torch.sqrt(intensity + unit / 4)
+    return root, torch.where(kept, (torch.sqrt(counts) + torch.sqrt(counts + unit)) / 2 - root, 0.0)
+
+
+def object_slope(obj: Tensor, axis: int) -> Tensor:
+    def ahead(by: int) -> Tensor:
+        return torch.roll(obj, -by, dims=axis)
+
+    return (8 * (ahead(1) - ahead(-1)) - (ahead(2) - ahead(-2))) / 12
+
+
+def motion_equations(
+    obj: Tensor,
+    corners_yx: Tensor,
+    probes: Tensor,
+    amplitude: Tensor,
+    transfer: Tensor | None = None,
+    *,
+    strains: bool = False,
+) -> tuple[Tensor, Tensor]:
+    n_px, kept = amplitude.shape[-1], measured(amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), transfer)
+    root, missed = root_residual(_mode_power(field), amplitude)
+    slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
+    if strains:
+        away = torch.arange(n_px, dtype=amplitude.dtype, device=amplitude.device) - (n_px - 1) / 2
+        slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
+    parts = []
+    for slope in slopes:
+        moved = propagate(exit_waves(slope, probes), transfer)
+        along = (field.real * moved.real + field.imag * moved.imag).sum(dim=1) / root
+        parts.append(torch.where(kept, along, 0.0).flatten(1))
+    basis = torch.stack(parts, dim=1)
+    return basis @ basis.transpose(1, 2), (basis @ missed.flatten(1)[:, :, None])[:, :, 0]

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from ptycho.networks.architectures import NOISE_FLOOR
 from ptycho.physics import INTENSITY_FLOOR
+from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
-from ptycho.solver.schedule import POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
+from ptycho.solver.schedule import PHASE_FLOOR, PHASE_STEP_RAD, POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
 from ptycho_torch import physics
 
 
@@ -58,18 +59,17 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
     corners, probes, amplitude, transfer = *chunk[:3], chunk.transfer
     found, poisson = {}, wanted.likelihood == "poisson"
-    if wanted.probe or wanted.positions or wanted.frames or poisson:
+    if wanted.probe or wanted.frames or poisson:
         patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
-    if wanted.misfit or wanted.positions or not poisson:
+    if wanted.misfit or not poisson:
         residual = physics.wave_residual(obj, corners, probes, amplitude, transfer)
     if wanted.misfit:
         found["error"] = residual.abs().square().sum()
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
-        far = transfer is None
-        slopes = _slopes(patches, probes, len(corners)) if far else _near_slopes(obj, corners, probes)
-        found["normal"], found["right"] = _position_equations(slopes, residual)
-        found["curvature"] = found["normal"].diagonal(dim1=1, dim2=2).sum() / 2
+        equations = physics.motion_equations(obj, corners, probes, amplitude, transfer, strains=wanted.strains)
+        found["normal"], found["right"] = equations
+        found["curvature"] = found["normal"][:, :2, :2].diagonal(dim1=1, dim2=2).sum() / 2
     if wanted.frames:
         found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
     if poisson:
@@ -80,30 +80,6 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
         found["probe_gradient"] = physics.probe_gradient(patches, residual, chunk.shifts_yx_px)
         found["object_power"] = patches.abs().square().sum(dim=0)
     return found
-
-
-def _slopes(patches: Tensor, probes: Tensor, count: int) -> list[Tensor]:
-    """Return how exit waves (J, P, N, N) change where their probe moves along y and along x (eq. 16)."""
-    waves = torch.fft.fftfreq(probes.shape[-1], device=probes.device) * 2 * torch.pi
-    spectrum = torch.fft.fft2(probes.expand(count, *probes.shape[-3:]))
-    return [
-        torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None] for wave in (waves[:, None], waves[None, :])
-    ]
-
-
-def _near_slopes(obj: Tensor, corners: Tensor, probes: Tensor) -> list[Tensor]:
-    """Return the same in the near field, where the beam stays and the object moves under it: -P grad O."""
-    down, right = (torch.fft.fftfreq(n, device=obj.device) * 2 * torch.pi for n in obj.shape)
-    spectrum, n_px = torch.fft.fft2(obj), probes.shape[-1]
-    moved = (torch.fft.ifft2(spectrum * -1j * wave) for wave in (down[:, None], right[None, :]))
-    return [probes * physics.extract_patches(part, corners, n_px)[:, None] for part in moved]
-
-
-def _position_equations(slopes: list[Tensor], residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
-    slopes, target = [slope.flatten(1) for slope in slopes], residual.flatten(1)
-    normal = torch.stack([torch.stack([(a.conj() * b).real.sum(1) for b in slopes], 1) for a in slopes], 1)
-    return normal, torch.stack([(a.conj() * target).real.sum(1) for a in slopes], 1)
 
 
 def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None) -> Tensor:
@@ -142,6 +118,21 @@ class TorchPrimitives:
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / (illumination + STEP_DAMPING * illumination.max())
 
+    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int) -> Tensor:
+        probe = chunk.probes[0] if chunk.probes.ndim == 4 else chunk.probes
+        gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count)
+        return torch.from_numpy(gain).to(device=obj.device, dtype=obj.real.dtype)
+
+    def advanced(self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
+        power = leading.abs().square().clamp(min=PHASE_FLOOR)
+        lit = illumination > STEP_DAMPING * illumination.max()
+        phase = torch.where(lit, -(step * leading.conj()).imag / power, 0.0)
+        further = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real.clamp(-PHASE_STEP_RAD, PHASE_STEP_RAD)
+        return (leading - step) * torch.polar(torch.ones_like(further), further)
+
+    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:
+        return bool((step.conj() * (new - old)).real.sum() > 0)
+
     def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = torch.diff(obj, dim=0, append=obj[-1:])
         right = torch.diff(obj, dim=1, append=obj[:, -1:])
@@ -155,13 +146,6 @@ class TorchPrimitives:
 
     def same_power(self, probe: Tensor, reference: Tensor) -> Tensor:
         return probe * torch.sqrt(reference.abs().square().sum() / probe.abs().square().sum())
-
-    def position_steps(
-        self, found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
-    ) -> Tensor:
-        normal, right = _in_order(found, "normal"), _in_order(found, "right")
-        ridged = normal + ridge * torch.eye(2, device=normal.device)
-        return (length * torch.linalg.solve(ridged, right)).clamp(-limit_px, limit_px)
 
     def frame_factors(
         self, found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.scan import PatternStore
-from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, most_subsets, subset_blocks
+from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, lit_area_px, most_subsets, subset_blocks
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
+from ptycho.geometry.deformation import Deformation
 from ptycho.physics.propagation import near_field_transfer
-from ptycho.solver import schedule
 
 Array = Any
 
@@ -45,17 +45,12 @@ class ScanChunks:
         self.subsets = most_subsets(plan.positions_yx_px, self.array(probe))
         self._keeps = len(indices) * plan.patch_px**2 <= KEPT_PIXELS
         self._kept: dict[int, Any] = {}
+        self._fields: Deformation | None = None
 
     @property
     def probe(self) -> Array:
         """Probe modes (P, N, N) [sqrt(photons)]; a new one takes effect when the scan is read again."""
         return self._probe
-
-    @property
-    def position_step(self) -> float:
-        """How many times its least-squares step a position moves (eq. 16)."""
-        far = self.store.fresnel_number is None
-        return schedule.POSITION_STEP if far else schedule.NEAR_POSITION_STEP
 
     @property
     def positions_yx_px(self) -> NDArray[np.float64]:
@@ -74,6 +69,55 @@ class ScanChunks:
             self.frame_gain, self._fixed, self._even = frame_gain, False, False
         for block, chunk in self._kept.items():
             self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
+
+    def _told(self, found: Sequence[Any], name: str) -> NDArray[np.float64]:
+        return np.concatenate([self.array(part[name]) for part in found]).astype(np.float64)
+
+    @property
+    def _places_yx_px(self) -> NDArray[np.float64]:
+        """Patch centres as indices on the canvas, shape (J, 2)."""
+        return self._laid.positions_yx_px - self.plan.origin_yx_px
+
+    def position_steps(
+        self, found: Sequence[Any], ridge: Array, limit_px: float, deformation: Any = None
+    ) -> Array:
+        """Return how far positions move, as ``ptycho.solver.primitives.Patterns.position_steps``."""
+        rows = np.concatenate([part["rows"] for part in found])
+        normal, right = self._told(found, "normal"), self._told(found, "right")
+        if deformation is not None:
+            fields, coefficients = deformation
+            strain = fields.gradients(self._places_yx_px[rows]) @ coefficients
+            right = right + (normal[:, :, 2:] @ strain.reshape(-1, 4, 1))[:, :, 0]
+        ridged = normal[:, :2, :2] + float(ridge) * np.eye(2)
+        steps = np.zeros((len(self.indices), 2), np.float32)
+        steps[rows] = np.linalg.solve(ridged, right[:, :2, None])[:, :, 0].clip(-limit_px, limit_px)
+        return self.tensor(steps)
+
+    def deformation_sums(self, found: Sequence[Any], *, affine: bool) -> dict[str, Array]:
+        """As ``ptycho.solver.primitives.Patterns.deformation_sums``."""
+        if self._fields is None:
+            radius_px = float(np.sqrt(lit_area_px(self.array(self._probe)) / np.pi))
+            places, shape = self._places_yx_px, self.plan.shape_yx
+            self._fields = Deformation.of_scan(places, shape, radius_px, affine=affine)
+        places, total = self._places_yx_px, 0.0
+        for part in found:
+            own = self._told([part], "normal"), self._told([part], "right")
+            normal, right = self._fields.sums(places[part["rows"]], *own)
+            total = total + np.column_stack([normal, right])
+        return {"deformation": self.tensor(np.asarray(total, np.float32))}
+
+    def deformation(self, sums: dict[str, Array]) -> tuple[Any, Array]:
+        """As ``ptycho.solver.primitives.Patterns.deformation``."""
+        total = self.array(sums["deformation"]).astype(np.float64)
+        coefficients = self._fields.solve(total[:, :-1], total[:, -1])
+        moved = self._fields.field(coefficients, self._places_yx_px)
+        return (self._fields, coefficients), self.tensor(moved.astype(np.float32))
+
+    def deformed(self, obj: Array, deformation: Any, offset_yx_px: Array) -> Array:
+        """As ``ptycho.solver.primitives.Patterns.deformed``."""
+        fields, coefficients = deformation
+        offset = self.array(offset_yx_px).astype(np.float64)
+        return self.tensor(fields.warped(self.array(obj), coefficients, offset))
 
     def __iter__(self) -> Iterator[Any]:
         return self.part(0, 1)

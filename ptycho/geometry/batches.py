@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, group_canvases, nearest_tile, plan_canvas
 from ptycho.geometry.grouping import Groups
-from ptycho.solver.schedule import BLOCKS, PROBE_REFINE_PIXELS
+from ptycho.solver.schedule import BLOCKS, MOST_SUBSETS, PROBE_REFINE_PIXELS
 
 TILE_PIXELS = 2**20
 """Detector pixels in a training tile: 256 patterns of 64 x 64."""
@@ -153,15 +153,20 @@ def subset_blocks(positions_yx_px: NDArray[np.float64]) -> list[NDArray[np.int64
     return [np.sort(order[block::BLOCKS]) for block in range(BLOCKS)]
 
 
-def most_subsets(positions_yx_px: NDArray[np.float64], probe: NDArray[np.complexfloating]) -> int:
-    """Return into how many subsets, 1 to ``BLOCKS``, a scan can be cut that each still see every pixel
-    several times; positions (J, 2) [px], probe (P, N, N)."""
+def lit_area_px(probe: NDArray[np.complexfloating]) -> float:
+    """Return the participation area [px^2] of a probe (P, N, N): exact for a disc of even intensity, little
+    moved by a faint halo."""
     intensity = (np.abs(probe.astype(np.complex128)) ** 2).sum(axis=0)
-    # The participation area: exact for a disc of even intensity, little moved by a faint halo.
-    area_px = intensity.sum() ** 2 / max(float((intensity**2).sum()), 1e-300)
+    return float(intensity.sum() ** 2 / max(float((intensity**2).sum()), 1e-300))
+
+
+def most_subsets(positions_yx_px: NDArray[np.float64], probe: NDArray[np.complexfloating]) -> int:
+    """Return into how many subsets, 1 to ``MOST_SUBSETS``, a scan can be cut that each still see every pixel
+    several times; positions (J, 2) [px], probe (P, N, N)."""
+    area_px = lit_area_px(probe)
     field_px = float(np.prod(np.ptp(positions_yx_px, axis=0) + np.sqrt(area_px)))
     overlap = len(positions_yx_px) * area_px / field_px
     count = 1
-    while count < BLOCKS and overlap >= 2 * count * MIN_OVERLAP:
+    while count < MOST_SUBSETS and overlap >= 2 * count * MIN_OVERLAP:
         count *= 2
     return count

@@ -11,7 +11,10 @@ those of specs/physics.md. In the notation of a paper::
             g = sum over B_s of P* chi(X)             gradient                 eq. 9, 17
             W = sum over B_s of |P|^2                 illumination             eq. 8
             O, O' = X - g / (W + eta max W), O        preconditioned step      eq. 10
+            O     *= exp(i slow part of its phase)    and what it falls short  eq. 24
+            no momentum where it runs uphill
         positions  += least-squares displacement      after they rested        eq. 16
+        positions, O deform together                  now and then             eq. 23
         frame gain *= least-squares factor            with momentum            eq. 21
         P          -= gamma h / max |O|^2             with heavy-ball momentum eq. 13, 14
         O          -= tau grad TV(O)
@@ -39,7 +42,7 @@ iteration that moves positions or frame factors, whose means over the scan depen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ptycho.solver import schedule
 from ptycho.solver.options import RefineOptions
@@ -82,10 +85,11 @@ def solve(
     known = {} if illumination is None else {(0, 1): backend.constant(illumination)}
     companions = _Companions(backend, patterns, options, reduce)
     misfit: list[float] = []
+    gains: dict[int, Array] = {}
     update = whole = 0
     for iteration, count in enumerate(counts):
-        moving = options.moving(iteration)
-        asked = Wanted(options.likelihood, misfit=watched, **dict.fromkeys(moving, True))
+        moving, deforming = options.moving(iteration), options.deforming(iteration)
+        asked = Wanted(options.likelihood, misfit=watched, strains=deforming, **dict.fromkeys(moving, True))
         totals: Sums = {}
         found: list[PerPattern] = []
         for subset in range(count):
@@ -93,15 +97,24 @@ def solve(
             leading = obj + beta * (obj - previous)  # eq. 11
             wanted = asked._replace(illumination=(subset, count) not in known)
             part = patterns if count == 1 else patterns.part(subset, count)
-            sums = reduce(_visit(backend, part, leading, wanted, found))
+            told: list[PerPattern] = []
+            raw, chunk = _visit(backend, part, leading, wanted, told)
+            if count not in gains:
+                gains[count] = backend.phase_gain(obj, chunk, count)
+            sums = reduce(raw)
             if wanted.illumination:
                 known[subset, count] = sums.pop("illumination")  # eq. 8
-            step = backend.preconditioned(sums.pop("gradient"), known[subset, count])  # eq. 10
-            obj, previous = leading - step, obj
-            update += 1
+            light = known[subset, count]
+            step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
+            new = backend.advanced(leading, step, light, gains[count])  # eq. 24
+            update = 0 if backend.uphill(step, new, obj) else update + 1
+            obj, previous = new, obj
+            if "positions" in moving:
+                companions.step_positions(sums, told, deforming=deforming)
+            found += told
             _add(totals, sums)
         if moving:
-            companions.move(moving, totals, found)
+            obj, previous = companions.move(moving, totals, found, (obj, previous))
             known.clear()
         if options.tv:
             obj = obj - options.tv * backend.total_variation_gradient(obj)
@@ -124,14 +137,16 @@ def _add(totals: Sums, sums: Sums) -> None:
 
 def _visit(
     backend: Primitives, part: Iterable[Chunk], obj: Array, wanted: Wanted, found: list[PerPattern]
-) -> Sums:
-    """Go once through some patterns; return their sums, and append what is told of each pattern."""
+) -> tuple[Sums, Chunk]:
+    """Go once through some patterns; return their sums and the last chunk, and append what is told of each
+    pattern."""
     totals: Sums = {}
+    chunk: Chunk = None
     for chunk in part:
         sums, per_pattern = backend.chunk_sums(obj, chunk, wanted)
         _add(totals, sums)
         found.append(per_pattern)
-    return totals
+    return totals, chunk
 
 
 class _Companions:
@@ -141,42 +156,66 @@ class _Companions:
         self, backend: Primitives, patterns: Patterns, options: RefineOptions, reduce: Reduce
     ) -> None:
         self.backend, self.patterns, self.reduce = backend, patterns, reduce
+        self.affine = options.affine
+        self.steps: Array = 0.0
+        self.deformation: Any = None
         if options.probe:
             self.start = self.previous_probe = backend.constant(patterns.probe)
         if options.frames:
             self.previous_gain = backend.constant(patterns.frame_gain)
 
-    def move(self, moving: frozenset[str], sums: Sums, found: list[PerPattern]) -> None:
-        """Move by what an iteration found, all from the state it was found for."""
+    def step_positions(self, sums: Sums, found: list[PerPattern], *, deforming: bool) -> None:
+        """Find out how far the positions of an update are to move (eq. 16), all together at first where they
+        deform (eq. 23); they move at the end of the iteration."""
+        patterns = self.patterns
+        if deforming:
+            asked = self.reduce(patterns.deformation_sums(found, affine=self.affine))
+            self.deformation, self.field = patterns.deformation(asked)
+        if not self.affine:
+            ridge = schedule.POSITION_RIDGE * sums["curvature"] / sums["patterns"]
+            limit = schedule.POSITION_LIMIT_PX
+            self.steps = self.steps + patterns.position_steps(found, ridge, limit, self.deformation)
+
+    def move(
+        self, moving: frozenset[str], sums: Sums, found: list[PerPattern], objects: tuple[Array, Array]
+    ) -> tuple[Array, Array]:
+        """Move by what an iteration found, all from the state it was found for; return the objects, which a
+        deformation takes along."""
         changed = {}
         if moving & {"positions", "frames"}:
-            changed |= self._moved_patterns(moving, sums, found)
+            more, objects = self._moved_patterns(moving, sums, found, objects)
+            changed |= more
         if "probe" in moving:
             changed["probe"] = self._moved_probe(sums)
         self.patterns.change(**changed)
+        return objects
 
     def _moved_patterns(
-        self, moving: frozenset[str], sums: Sums, found: list[PerPattern]
-    ) -> dict[str, Array]:
-        """Return new positions (eq. 16) and frame factors (eq. 21)."""
+        self, moving: frozenset[str], sums: Sums, found: list[PerPattern], objects: tuple[Array, Array]
+    ) -> tuple[dict[str, Array], tuple[Array, Array]]:
+        """Return new positions (eq. 16, 23), frame factors (eq. 21) and objects."""
         backend, patterns, count = self.backend, self.patterns, sums["patterns"]
         shifts, gain, added = patterns.shifts, patterns.frame_gain, {}
-        if "positions" in moving:
-            ridge = schedule.POSITION_RIDGE * sums["curvature"] / count
-            limits = patterns.position_step, schedule.POSITION_LIMIT_PX
-            steps = backend.position_steps(found, ridge, *limits)
-            added["steps"] = backend.pattern_sum(steps)
+        if "positions" in moving and not self.affine:
+            added["steps"] = backend.pattern_sum(self.steps)
+        if self.deformation is not None:
+            added["field"] = backend.pattern_sum(self.field)
         if "frames" in moving:
             new = backend.frame_factors(found, gain, self.previous_gain, schedule.FRAME_MOMENTUM)
             added["factors"] = backend.pattern_sum(new)
         added, changed = self.reduce(added), {}
-        if "positions" in moving:
+        if "steps" in added:
             # All positions together may drift; that is the object's freedom, not theirs.
-            changed["shifts"] = shifts + steps - added["steps"] / count
+            changed["shifts"] = shifts = shifts + self.steps - added["steps"] / count
+        if "field" in added:
+            offset = added["field"] / count
+            changed["shifts"] = shifts + self.field - offset
+            objects = tuple(patterns.deformed(obj, self.deformation, offset) for obj in objects)
+        self.steps, self.deformation = 0.0, None
         if "frames" in moving:
             mean = float(added["factors"]) / float(count)
             self.previous_gain, changed["frame_gain"] = gain, new / (mean if mean > 0 else 1.0)
-        return changed
+        return changed, objects
 
     def _moved_probe(self, sums: Sums) -> Array:
         """Return the next probe (eq. 14)."""

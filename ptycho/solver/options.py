@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ptycho.config.rules import BOOL
 from ptycho.config.validation import INFERENCE_RULES
 from ptycho.errors import ConfigError
-from ptycho.solver.schedule import REST_STEPS, subset_schedule
+from ptycho.solver.schedule import DEFORM_EVERY, DEFORM_UNTIL, REST_STEPS, subset_schedule
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ class RefineOptions:
     likelihood: str = "amplitude"  # or poisson: what the updates descend on
     tv: float = 0.0  # strength of total-variation smoothing per iteration, in [0, 1) [transmission]; 0: off
     start: str = "network"  # or flat: the object to start from
+    affine: bool = False  # refine scale, rotation and shear of the scan positions alone
 
     def __post_init__(self) -> None:
         rules = {name: INFERENCE_RULES[f"refine_{name}"] for name in ("steps", "likelihood", "tv", "start")}
-        rules |= dict.fromkeys(REST_STEPS, BOOL)
+        rules |= dict.fromkeys(REST_STEPS, BOOL) | {"affine": BOOL}
         flags = {"steps": "--refine", "tv": "--refine-tv"}
         for name, (rule, holds) in rules.items():
             value = getattr(self, name)
@@ -39,7 +40,12 @@ class RefineOptions:
             raise ConfigError(
                 f"refinement: refine_{name} is {value!r}, expected {rule}. Change refine_{name}."
             )
-        asked = [f"--refine-{name}" for name in REST_STEPS if getattr(self, name)]
+        if self.affine and self.positions:
+            raise ConfigError(
+                "refinement: two ways to refine the positions (got --refine-positions and --refine-affine, "
+                "expected one). Leave out --refine-affine: free positions take in an affine error too."
+            )
+        asked = [f"--refine-{name}" for name in (*REST_STEPS, "affine") if getattr(self, name)]
         asked += ["--init flat"] if self.start == "flat" else []
         if asked and not self.steps:
             raise ConfigError(
@@ -48,16 +54,24 @@ class RefineOptions:
 
     def moving(self, iteration: int) -> frozenset[str]:
         """Return which keys of ``REST_STEPS`` are refined and no longer rest in an iteration, from 0."""
-        return frozenset(
-            name for name, rest in REST_STEPS.items() if getattr(self, name) and iteration >= rest
-        )
+        found = {name for name, rest in REST_STEPS.items() if getattr(self, name) and iteration >= rest}
+        return frozenset(found | {"positions"} if self.deforming(iteration) else found)
+
+    def deforming(self, iteration: int) -> bool:
+        """Tell whether the positions move together with the object in an iteration, from 0 (eq. 23)."""
+        since = iteration - REST_STEPS["positions"]
+        ends = max(DEFORM_UNTIL * self.steps, REST_STEPS["positions"] + 1)
+        return (self.positions or self.affine) and since >= 0 and since % DEFORM_EVERY == 0 and iteration < ends
 
     def subset_counts(self, most: int) -> list[int]:
         """Return into how many subsets every iteration is cut (eq. 19) of the ``most`` that the scan allows.
 
         An object that is good already gets two subsets at most: more would make it noisy. What else is
         refined needs the whole scan from the moment it moves, and frame intensities, which trade with the
-        object at once, from the first.
+        object at once, from the first. Positions move with their subset, but for those that move together.
         """
         counts = list(subset_schedule(self.steps, most if self.start == "flat" else min(2, most)))
-        return [1 if self.moving(iteration) else count for iteration, count in enumerate(counts)]
+        return [
+            1 if self.moving(iteration) - {"positions"} or self.deforming(iteration) else count
+            for iteration, count in enumerate(counts)
+        ]

@@ -29,6 +29,7 @@ class Wanted(NamedTuple):
     probe: bool = False  # what moves in this iteration
     positions: bool = False
     frames: bool = False
+    strains: bool = False  # the positions move together
     illumination: bool = False  # the illumination of these patterns is not known yet
 
 
@@ -42,7 +43,6 @@ class Patterns(Protocol):
     subsets: int  # most of an iteration, from ``ptycho.geometry.batches.most_subsets``
     shifts: Array  # real (J, 2), offset of each position from the corner of its patch [px]
     frame_gain: Array  # real (J,), factor on the amplitude of every pattern
-    position_step: float  # how many times its least-squares step a position moves
 
     @property
     def probe(self) -> Array:
@@ -57,6 +57,26 @@ class Patterns(Protocol):
     def change(self, *, probe: Array = None, shifts: Array = None, frame_gain: Array = None) -> None:
         """Take over what was refined; the next chunks have it."""
 
+    def position_steps(
+        self, found: Sequence[PerPattern], ridge: Array, limit_px: float, deformation: Any = None
+    ) -> Array:
+        """Return how far each position is to move, shape (J, 2) [px], 0 for patterns that ``found`` does not
+        tell of (eq. 16), beside a ``deformation`` of all.
+
+        ``found`` is from :meth:`Primitives.chunk_sums`, of some chunks. ``ridge`` is added to the diagonal of
+        every normal matrix, and ``limit_px`` is the most that a position moves along an axis.
+        """
+
+    def deformation_sums(self, found: Sequence[PerPattern], *, affine: bool) -> Sums:
+        """Return the sums over patterns that a deformation of the scan is found from (eq. 23); ``affine``:
+        only of scale, rotation and shear. ``found`` is of all chunks, with their strains."""
+
+    def deformation(self, sums: Sums) -> tuple[Any, Array]:
+        """Return the deformation that sums ask for, and how far it moves every position (J, 2) [px]."""
+
+    def deformed(self, obj: Array, deformation: Any, offset_yx_px: Array) -> Array:
+        """Return an object (H, W) that moved along, less an offset (2,) of all [px]."""
+
 
 class Primitives(Protocol):
     """The arithmetic of one backend. A step that is returned is still to be taken, by the loop."""
@@ -65,19 +85,30 @@ class Primitives(Protocol):
         """Return the same array, of which nothing is differentiated."""
 
     def chunk_sums(self, obj: Array, chunk: Chunk, wanted: Wanted) -> tuple[Sums, PerPattern]:
-        """Return what one chunk adds to every sum that is ``wanted``, and what :meth:`position_steps` and
-        :meth:`frame_factors` need of each pattern.
+        """Return what one chunk adds to every sum that is ``wanted``, and what the positions
+        and :meth:`frame_factors` need of each pattern.
 
         The sums are ``gradient`` (H, W): by the object, eq. 9 or 17 [photons]. With ``misfit``: ``error`` and
         ``energy``, numerator and denominator of eq. 7a [photons]. With ``probe``: ``probe_gradient``
         (P, N, N), eq. 13, and ``object_power`` (N, N), the sum of ``|O_j|**2``. With ``positions``:
-        ``curvature``, the sum of the mean diagonal of the normal matrices of eq. 16. With ``positions`` or
+        ``curvature``, the sum of the mean diagonal of the normal matrices of eq. 16; they tell of
+        ``strains`` too where these are wanted. With ``positions`` or
         ``frames``: ``patterns``, their number. With ``illumination``: ``illumination`` (H, W), eq. 8
         [photons / pixel].
         """
 
     def preconditioned(self, gradient: Array, illumination: Array) -> Array:
         """Return the gradient over the damped illumination, minus the step of eq. 10, shape (H, W)."""
+
+    def phase_gain(self, obj: Array, chunk: Chunk, count: int) -> Array:
+        """Return the gain on the slow phase of a step with one of ``count`` subsets, real (H, W) (eq. 24),
+        for the probe of a chunk."""
+
+    def advanced(self, leading: Array, step: Array, illumination: Array, gain: Array) -> Array:
+        """Return the object (H, W) after a step, its slow phase further by the gain (eq. 24)."""
+
+    def uphill(self, step: Array, new: Array, old: Array) -> bool:
+        """Tell whether the way from ``old`` to ``new`` runs against the step: the momentum has overshot."""
 
     def total_variation_gradient(self, obj: Array) -> Array:
         """Return the gradient of the total variation, smoothed below ``TV_SMOOTHING``, shape (H, W).
@@ -90,16 +121,6 @@ class Primitives(Protocol):
 
     def same_power(self, probe: Array, reference: Array) -> Array:
         """Return the probe times the factor that gives it the total power of a reference."""
-
-    def position_steps(
-        self, found: Sequence[PerPattern], ridge: Array, length: float, limit_px: float
-    ) -> Array:
-        """Return how far each position is to move, shape (J, 2) [px], in the order of the scan (eq. 16).
-
-        ``found`` is from :meth:`chunk_sums`, all chunks of the scan. ``ridge`` is added to the diagonal of
-        every normal matrix, ``length`` is a factor on the least-squares displacement, and ``limit_px`` the
-        most that a position moves along an axis.
-        """
 
     def frame_factors(
         self, found: Sequence[PerPattern], gain: Array, previous: Array, momentum: float

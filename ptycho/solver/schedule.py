@@ -18,6 +18,8 @@ _SHARES = ((0.4, 1), (0.6, 2), (0.8, 4))
 """Until this share of the iterations, the most subsets are divided by this."""
 MIN_ITERATIONS = 20
 """Iterations that subsets never go below."""
+MOST_SUBSETS = 4
+"""More subsets of an iteration than this make the slow phase, which is amplified, noisy."""
 SUBSET_MOMENTUM = 0.9
 """Most momentum where subsets are used: many updates make it long, and it would carry their noise along."""
 PROBE_REFINE_STEPS = 40
@@ -33,16 +35,20 @@ FRAME_MOMENTUM = 0.9
 a drift that both can take in hardly moves."""
 CONVERGED, CONVERGED_STEPS = 2e-3, 10
 """A refinement ends when the misfit fell by less than this share over so many iterations."""
-POSITION_REST_STEPS, POSITION_STEP, POSITION_LIMIT_PX = 8, 2.0, 0.5
-"""Positions rest at first, then move by so many times their least-squares step (the object follows slower
-than it assumes, so twice is not too far), at most so far in one iteration."""
-NEAR_POSITION_STEP = 1.0
-"""The same in the near field, whose images show where the sample is: twice goes to and fro there."""
+POSITION_REST_STEPS, POSITION_LIMIT_PX = 3, 1.0
+"""Positions rest at first, then move by their least-squares step, at most so far in one iteration."""
+DEFORM_EVERY, DEFORM_UNTIL = 3, 0.8
+"""Every so many iterations the positions move together, with the object, until this share of them: the object
+then settles where it is."""
 POSITION_RIDGE = 1e-3
 """Share of the mean curvature of all positions added to that of each: a flat region says nothing about its
 position, and the ridge, one for the whole scan, keeps it where it is."""
 POISSON_FLOOR = 0.1
 """Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
+PHASE_STEP_RAD = 0.5
+"""Most that a pixel turns further in one update."""
+PHASE_FLOOR = 0.05
+"""Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2
 """Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
 REST_STEPS = {"probe": PROBE_REST_STEPS, "positions": POSITION_REST_STEPS, "frames": 0}

@@ -255,3 +255,49 @@ def weighted_patches(patches: Tensor, corners_yx: Tensor, probes: Tensor, shape_
     """As :func:`ptycho.physics.weighted_patches`."""
     weight = as_complex(tf.reduce_sum(_intensity(probes), axis=-3))
     return place_patches(patches * weight, corners_yx, shape_yx)
+
+
+def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.root_residual`."""
+    kept, counts = measured(amplitude), tf.nn.relu(amplitude) ** 2
+    seen = tf.reduce_sum(tf.cast(kept, counts.dtype), axis=(1, 2), keepdims=True)
+    mean = tf.reduce_sum(counts, axis=(1, 2), keepdims=True) / tf.maximum(seen, 1.0)
+    unit = tf.clip_by_value(mean, INTENSITY_FLOOR, 1.0)
+    root = tf.sqrt(intensity + unit / 4)
+    return root, tf.where(kept, (tf.sqrt(counts) + tf.sqrt(counts + unit)) / 2 - root, 0.0)
+
+
+def object_slope(obj: Tensor, axis: int) -> Tensor:
+    """As :func:`ptycho.physics.object_slope`."""
+
+    def ahead(by: int) -> Tensor:
+        return tf.roll(obj, -by, axis)
+
+    return (8 * (ahead(1) - ahead(-1)) - (ahead(2) - ahead(-2))) / 12
+
+
+def motion_equations(
+    obj: Tensor,
+    corners_yx: Tensor,
+    probes: Tensor,
+    amplitude: Tensor,
+    transfer: Tensor | None = None,
+    *,
+    strains: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.motion_equations`."""
+    n_px, kept = amplitude.shape[-1], measured(amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), transfer)
+    root, missed = root_residual(tf.reduce_sum(_intensity(field), axis=1), amplitude)
+    slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
+    if strains:
+        away = as_complex(tf.range(n_px, dtype=amplitude.dtype) - (n_px - 1) / 2)
+        slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
+    flat, parts = (tf.shape(amplitude)[0], n_px**2), []
+    for slope in slopes:
+        moved = propagate(exit_waves(slope, probes), transfer)
+        along = tf.reduce_sum(tf.math.real(tf.math.conj(field) * moved), axis=1) / root
+        parts.append(tf.reshape(tf.where(kept, along, 0.0), flat))
+    basis = tf.stack(parts, axis=1)
+    right = tf.matmul(basis, tf.reshape(missed, flat)[:, :, None])[:, :, 0]
+    return tf.matmul(basis, basis, transpose_b=True), right

@@ -1,0 +1,48 @@
+"""The slow part of the phase, which patterns hardly tell: by how much a step falls short of it (eq. 24)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ptycho.physics.propagation import Complex, Real
+
+MOST_PHASE_GAIN = 300.0
+"""Most that the slowest phase of a step is amplified."""
+SLOW_PHASE_SCALE = 0.4
+"""Length below which the misfit feels a phase fully, in units of the rms radius of the probe."""
+
+
+def slow_phase_gain(shape_yx: tuple[int, int], scale_px: float, most: float) -> Real:
+    r"""Return by how much the slow phase of a step falls short, less one, at every frequency (H, W) (eq. 24).
+
+    .. math:: G(k) = \max\left(1, \left[(k a)^2 + 1/g\right]^{-1}\right) - 1
+
+    The wave number k is that of the FFT [rad / px], a is ``scale_px``, and g is ``most``; 0 everywhere where
+    that is 1.
+    """
+    down, right = (2 * np.pi * np.fft.fftfreq(n) for n in shape_yx)
+    squared = down[:, None] ** 2 + right**2
+    return np.maximum(1.0, 1 / (squared * scale_px**2 + 1 / most)) - 1.0
+
+
+def phase_scale_px(probes: Complex) -> float:
+    """Return the length a of eq. 24 of probe modes (P, N, N) [px]: 0.4 of the rms radius of their power."""
+    power = (probes.real.astype(np.float64) ** 2 + probes.imag.astype(np.float64) ** 2).sum(axis=0)
+    total = max(float(power.sum()), np.finfo(np.float64).tiny)
+    variance = 0.0
+    for axis in (0, 1):
+        line, index = power.sum(axis=1 - axis), np.arange(power.shape[axis])
+        middle = (line * index).sum() / total
+        variance += float((line * (index - middle) ** 2).sum()) / total
+    return SLOW_PHASE_SCALE * float(np.sqrt(variance))
+
+
+def phase_gain(shape_yx: tuple[int, int], probes: Complex, count: int) -> Real:
+    r"""Return the gain (H, W) for a canvas, probe modes (P, N, N), and steps with one of ``count`` subsets.
+
+    The slowest wave of the canvas is L px long, so no phase needs more than :math:`(L / 2 \pi a)^2`; a subset
+    tells slow phases worse, by its number.
+    """
+    scale = phase_scale_px(probes)
+    most = (max(shape_yx) / max(2 * np.pi * scale, 1e-6)) ** 2
+    return slow_phase_gain(shape_yx, scale, max(1.0, min(most, MOST_PHASE_GAIN) / count))
