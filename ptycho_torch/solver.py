@@ -67,8 +67,8 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
         found["error"] = residual.abs().square().sum()
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
-        equations = physics.motion_equations(obj, corners, probes, amplitude, transfer, strains=wanted.strains)
-        found["normal"], found["right"] = equations
+        told = physics.motion_equations(obj, corners, probes, amplitude, transfer, strains=wanted.strains)
+        found["normal"], found["right"] = told
         found["curvature"] = found["normal"][:, :2, :2].diagonal(dim1=1, dim2=2).sum() / 2
     if wanted.frames:
         found["fit"] = _frame_fits(patches, probes, amplitude, transfer)

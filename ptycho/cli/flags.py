@@ -278,6 +278,8 @@ def _refinement(add: Flags) -> None:
     add("refine", int, "K", text, dest="refine_steps")
     add.switch("refine-probe", "refine the probe too, all modes (default no)")
     add.switch("refine-positions", "refine the scan positions too (default no)")
+    text = "refine scale, rotation and shear of the whole raster, not each position (default no)"
+    add.switch("refine-affine", text)
     add.switch("refine-frames", "refine one intensity factor per frame too (default no)")
     text = "what the steps descend on (default amplitude)"
     add.choice("refine-likelihood", choices.RefineLikelihood, text)

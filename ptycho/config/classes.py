@@ -165,6 +165,7 @@ class InferenceConfig(ScanConfig):
     refine_steps: rules.CountOrZero = 0  # most refinement steps with the forward model, 0 = off
     refine_probe: bool = False
     refine_positions: bool = False
+    refine_affine: bool = False
     refine_frames: bool = False
     refine_likelihood: choices.RefineLikelihood = "amplitude"
     refine_tv: rules.BelowOne = 0.0  # [transmission]

@@ -140,7 +140,7 @@ def reconstruct(
         indices=indices,
         seconds=time.perf_counter() - start,
         misfit=tuple(misfit),
-        positions_yx_px=chunks.positions_yx_px if refine is not None and refine.positions else None,
+        positions_yx_px=chunks.positions_yx_px if refine is not None and refine.moves_positions else None,
         fit=fit,
         frame_gain=backend.array(chunks.frame_gain) if refine is not None and refine.frames else None,
     )

@@ -52,6 +52,11 @@ class RefineOptions:
                 f"refinement: {asked[0]} needs steps (got --refine 0, expected >= 1). Pass --refine 50."
             )
 
+    @property
+    def moves_positions(self) -> bool:
+        """True where positions are refined, each or all together."""
+        return self.positions or self.affine
+
     def moving(self, iteration: int) -> frozenset[str]:
         """Return which keys of ``REST_STEPS`` are refined and no longer rest in an iteration, from 0."""
         found = {name for name, rest in REST_STEPS.items() if getattr(self, name) and iteration >= rest}
@@ -61,7 +66,9 @@ class RefineOptions:
         """Tell whether the positions move together with the object in an iteration, from 0 (eq. 23)."""
         since = iteration - REST_STEPS["positions"]
         ends = max(DEFORM_UNTIL * self.steps, REST_STEPS["positions"] + 1)
-        return (self.positions or self.affine) and since >= 0 and since % DEFORM_EVERY == 0 and iteration < ends
+        return (
+            (self.positions or self.affine) and since >= 0 and since % DEFORM_EVERY == 0 and iteration < ends
+        )
 
     def subset_counts(self, most: int) -> list[int]:
         """Return into how many subsets every iteration is cut (eq. 19) of the ``most`` that the scan allows.

@@ -5,7 +5,6 @@ What is computed, and why, is written at ``ptycho.solver.primitives.Primitives``
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -15,9 +14,10 @@ from numpy.typing import NDArray
 
 from ptycho.networks.architectures import NOISE_FLOOR
 from ptycho.physics import INTENSITY_FLOOR
+from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
-from ptycho.solver.schedule import POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
+from ptycho.solver.schedule import PHASE_FLOOR, PHASE_STEP_RAD, POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
 
@@ -92,17 +92,16 @@ def _found(
 ) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
     found, poisson = {}, wanted.likelihood == "poisson"
-    if wanted.probe or wanted.positions or wanted.frames or poisson:
+    if wanted.probe or wanted.frames or poisson:
         patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
-    if wanted.misfit or wanted.positions or not poisson:
+    if wanted.misfit or not poisson:
         residual = physics.wave_residual(obj, corners, probes, amplitude, transfer)
     if wanted.misfit:
         found["error"], found["energy"] = _power(residual), physics.measured_energy(amplitude)
     if wanted.positions:
-        far = transfer is None
-        slopes = _slopes(patches, probes) if far else _near_slopes(obj, corners, probes)
-        found["normal"], found["right"] = _position_equations(slopes, residual)
-        found["curvature"] = tf.reduce_sum(tf.linalg.diag_part(found["normal"])) / 2
+        told = physics.motion_equations(obj, corners, probes, amplitude, transfer, strains=wanted.strains)
+        found["normal"], found["right"] = told
+        found["curvature"] = tf.reduce_sum(tf.linalg.diag_part(found["normal"])[:, :2]) / 2
     if wanted.frames:
         found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
     if poisson:
@@ -121,40 +120,6 @@ def _finding(wanted: Wanted) -> Callable[..., dict[str, Tensor]]:
     return partial(_found, wanted)
 
 
-def _slopes(patches: Tensor, probes: Tensor) -> list[Tensor]:
-    """As the function of the same name of ``ptycho_torch.solver``."""
-    waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), patches.dtype)
-    spectrum = tf.signal.fft2d(tf.broadcast_to(probes, (tf.shape(patches)[0], *probes.shape[-3:])))
-    return [tf.signal.ifft2d(spectrum * wave) * patches[:, None] for wave in (waves[:, None], waves[None, :])]
-
-
-def _near_slopes(obj: Tensor, corners: Tensor, probes: Tensor) -> list[Tensor]:
-    """As the function of the same name of ``ptycho_torch.solver``."""
-    spectrum, n_px = tf.signal.fft2d(obj), probes.shape[-1]
-    down, right = (_waves(tf.shape(obj)[axis], obj.dtype) for axis in (0, 1))
-    moved = (tf.signal.ifft2d(-spectrum * wave) for wave in (down[:, None], right[None, :]))
-    return [probes * physics.extract_patches(part, corners, n_px)[:, None] for part in moved]
-
-
-def _waves(count: Tensor, dtype: tf.DType) -> Tensor:
-    """Return 2 pi i times the FFT frequencies of an axis whose length a graph need not know [1 / px]."""
-    index = tf.range(count)
-    turns = 2 * math.pi * tf.cast(tf.where(2 * index < count, index, index - count) / count, dtype.real_dtype)
-    return tf.complex(tf.zeros_like(turns), turns)
-
-
-def _position_equations(slopes: list[Tensor], residual: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the normal matrices (J, 2, 2) and right sides (J, 2) of the position steps (eq. 16)."""
-    count = tf.shape(residual)[0]
-    slopes, target = [tf.reshape(slope, (count, -1)) for slope in slopes], tf.reshape(residual, (count, -1))
-
-    def mixed(a: Tensor, b: Tensor) -> Tensor:
-        return tf.reduce_sum(tf.math.real(tf.math.conj(a) * b), axis=1)
-
-    normal = tf.stack([tf.stack([mixed(a, b) for b in slopes], 1) for a in slopes], 1)
-    return normal, tf.stack([mixed(a, target) for a in slopes], 1)
-
-
 def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None) -> Tensor:
     """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
     predicted = physics.diffracted_amplitude(patches, probes, transfer)
@@ -168,6 +133,16 @@ def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
     """Return an array over all patterns of the chunks, in the order of the scan."""
     order = np.argsort(np.concatenate([part["rows"] for part in found]))
     return tf.gather(tf.concat([part[name] for part in found], 0), order)
+
+
+@tf.function(reduce_retracing=True)
+def _advanced(leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
+    power = tf.maximum(tf.math.real(leading) ** 2 + tf.math.imag(leading) ** 2, PHASE_FLOOR)
+    lit = illumination > STEP_DAMPING * tf.reduce_max(illumination)
+    phase = tf.where(lit, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
+    further = tf.math.real(tf.signal.ifft2d(tf.signal.fft2d(as_complex(phase)) * gain))
+    further = tf.clip_by_value(further, -PHASE_STEP_RAD, PHASE_STEP_RAD)
+    return (leading - step) * tf.complex(tf.cos(further), tf.sin(further))
 
 
 class TensorFlowPrimitives:
@@ -194,6 +169,17 @@ class TensorFlowPrimitives:
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))
 
+    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int) -> Tensor:
+        probe = chunk.probes[0] if len(chunk.probes.shape) == 4 else chunk.probes
+        gain = phase_gain(tuple(obj.shape), tf.stop_gradient(probe).numpy(), count)
+        return as_complex(tf.constant(gain, obj.dtype.real_dtype))
+
+    def advanced(self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
+        return _advanced(leading, step, illumination, gain)
+
+    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:
+        return bool(tf.reduce_sum(tf.math.real(tf.math.conj(step) * (new - old))) > 0)
+
     def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = tf.concat([obj[1:], obj[-1:]], 0) - obj
         right = tf.concat([obj[:, 1:], obj[:, -1:]], 1) - obj
@@ -208,14 +194,6 @@ class TensorFlowPrimitives:
 
     def same_power(self, probe: Tensor, reference: Tensor) -> Tensor:
         return probe * as_complex(tf.sqrt(_power(reference) / _power(probe)))
-
-    def position_steps(
-        self, found: Sequence[dict[str, Any]], ridge: Tensor, length: float, limit_px: float
-    ) -> Tensor:
-        normal, right = _in_order(found, "normal"), _in_order(found, "right")
-        ridged = normal + ridge * tf.eye(2, dtype=normal.dtype)
-        steps = length * tf.linalg.solve(ridged, right[..., None])[..., 0]
-        return tf.clip_by_value(steps, -limit_px, limit_px)
 
     def frame_factors(
         self, found: Sequence[dict[str, Any]], gain: Tensor, previous: Tensor, momentum: float

@@ -161,6 +161,7 @@ INFERENCE = {
     "refine_steps": 0,
     "refine_probe": False,
     "refine_positions": False,
+    "refine_affine": False,
     "refine_frames": False,
     "refine_likelihood": "amplitude",
     "refine_tv": 0.0,
