@@ -31,6 +31,8 @@ from ptycho.run.pipeline import train
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver.options import RefineOptions
 
+pytestmark = pytest.mark.slow
+
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 OPTIONS = SimulationOptions(
     n_px=32, n_y=9, n_x=9, step_px=3.0, photons=1e6, seed=5, probe_diameter_px=18.0, defocus_waves=0.7,
@@ -300,7 +302,6 @@ def petra_scan() -> Path:
     return path
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_measured_star_is_sharp(
     backend: str, petra_scan: Path, infer_command: Any, tmp_path: Path
