@@ -67,7 +67,7 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
         far = transfer is None
-        slopes = _slopes(patches, probes, len(corners)) if far else _near_slopes(obj, corners, probes)
+        slopes = _slopes(patches, probes, residual.shape) if far else _near_slopes(obj, corners, probes)
         found["normal"], found["right"] = _position_equations(slopes, residual)
         found["curvature"] = found["normal"].diagonal(dim1=1, dim2=2).sum() / 2
     if wanted.frames:
@@ -82,10 +82,10 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     return found
 
 
-def _slopes(patches: Tensor, probes: Tensor, count: int) -> list[Tensor]:
-    """Return how exit waves (J, P, N, N) change where their probe moves along y and along x (eq. 16)."""
+def _slopes(patches: Tensor, probes: Tensor, shape: torch.Size) -> list[Tensor]:
+    """Return how waves of a ``shape`` (J, P, N, N) change where their probe moves along y and x (eq. 16)."""
     waves = torch.fft.fftfreq(probes.shape[-1], device=probes.device) * 2 * torch.pi
-    spectrum = torch.fft.fft2(probes.expand(count, *probes.shape[-3:]))
+    spectrum = torch.fft.fft2(probes.expand(shape))
     return [
         torch.fft.ifft2(spectrum * 1j * wave) * patches[:, None] for wave in (waves[:, None], waves[None, :])
     ]

@@ -100,7 +100,7 @@ def _found(
         found["error"], found["energy"] = _power(residual), physics.measured_energy(amplitude)
     if wanted.positions:
         far = transfer is None
-        slopes = _slopes(patches, probes) if far else _near_slopes(obj, corners, probes)
+        slopes = _slopes(patches, probes, tf.shape(residual)) if far else _near_slopes(obj, corners, probes)
         found["normal"], found["right"] = _position_equations(slopes, residual)
         found["curvature"] = tf.reduce_sum(tf.linalg.diag_part(found["normal"])) / 2
     if wanted.frames:
@@ -121,10 +121,10 @@ def _finding(wanted: Wanted) -> Callable[..., dict[str, Tensor]]:
     return partial(_found, wanted)
 
 
-def _slopes(patches: Tensor, probes: Tensor) -> list[Tensor]:
-    """As the function of the same name of ``ptycho_torch.solver``."""
+def _slopes(patches: Tensor, probes: Tensor, shape: Tensor) -> list[Tensor]:
+    """As the function of the same name of ``ptycho_torch.solver``; ``shape`` is that of exit waves."""
     waves = tf.constant(2j * math.pi * np.fft.fftfreq(probes.shape[-1]), patches.dtype)
-    spectrum = tf.signal.fft2d(tf.broadcast_to(probes, (tf.shape(patches)[0], *probes.shape[-3:])))
+    spectrum = tf.signal.fft2d(tf.broadcast_to(probes, shape))
     return [tf.signal.ifft2d(spectrum * wave) * patches[:, None] for wave in (waves[:, None], waves[None, :])]
 
 
