@@ -123,6 +123,11 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add.choice("match-lengths", choices.MatchLengths, text)
     text = "move a beam that is certainly not on pixel N // 2 there: auto (default) or off"
     add.choice("centre-patterns", choices.CentrePatterns, text)
+    text = (
+        "bad pixels, nonzero is bad, beside those of the file: .npy or .npz, (N, N) or one for each pattern"
+    )
+    add("mask", Path, "FILE", text, dest="mask_file")
+    add("saturation", float, "COUNTS", "stored values from here on are no measurement (default: found)")
     add.switch("keep-frames", "use dark, saturated and broken frames too (default no)")
     add.switch("keep-pixels", "use pixels that look hot, dead or struck too (default no)")
     text = "take the power of the stored probe as photons per frame, as of an empty beam (default no)"

@@ -122,7 +122,7 @@ def train(
     engine = load_engine(config.backend) if checked else check_training_settings(config, execution, native)
     choose_device(engine, execution, progress)
     if not checked:
-        check_there(config.train_data_file if scan is None else None, config.test_data_file)
+        check_there(config.train_data_file if scan is None else None, config.test_data_file, config.mask_file)
     check_training(config, also_read)
     with output_folder(config.output_dir) as folder:
         scan, test_scan = _training_scans(config, scan, progress)

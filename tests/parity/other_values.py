@@ -64,6 +64,7 @@ BETTER: dict[str, Any] = {
     "detector_distance_m": 2.5,
     "detector_pixel_m": 6e-5,
     "object_pixel_m": 7e-8,
+    "saturation": 500.0,
 }
 """Values that a small scan and a short run notice, where the nearest ones would be too small or too large."""
 SYNONYMS = {
