@@ -133,9 +133,12 @@ class RawData:
         probeGuess: ArrayLike | None,
         scan_index: ArrayLike | None,
         objectGuess: ArrayLike | None = None,
+        *,
+        bad_pixels: ArrayLike | None = None,
     ) -> RawData:
         """Build a data set whose nominal positions are its positions; parameters as for the class."""
-        return cls(xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess)
+        given = (xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess)
+        return cls(*given, bad_pixels=bad_pixels)
 
     def to_file(self, path: str | Path) -> None:
         """Write an NPZ file (``specs/data_contracts.md``) that appears whole or not at all."""
