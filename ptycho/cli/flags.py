@@ -90,6 +90,11 @@ def _common(parser: argparse.ArgumentParser, device: str) -> None:
     add("probe-mask-sigma", float, "PX", "softness of its edge (default 1)")
     add("probe-mask-diameter", float, "PX", "its diameter (default N / 2)")
     add = Flags(parser, "output")
+    add.switch(
+        "unwrap", "show the phase without jumps of a full turn, inside the scanned region (default no)"
+    )
+    text = "show the phase without its plane, which a probe off the centre leaves free (default no)"
+    add.switch("remove-ramp", text)
     add.mark("log-patch-stats", "write patch_stats.csv, one line per pattern")
     add("patch-stats-limit", int, "K", "only for the first K patterns")
     add.mark("strict", "end with status 3 where the verdict is failed (files are kept)")

@@ -44,10 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_object_flags(add: Flags) -> None:
-    add("scene", str, "NAME", "collage (default), dead_leaves, gaussian_random_field, lines or siemens_star")
+    text = "collage (default), dead_leaves, gaussian_random_field, lens, lines or siemens_star"
+    add("scene", str, "NAME", text)
     add("picture", str, "IMAGE", "make the object from a picture instead")
     add("phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
-    text = "largest phase difference in radians (default 1.5)"
+    text = "largest phase difference in radians, up to 100 (default 1.5)"
     add("phase-range", float, "RAD", text, dest="phase_range_rad")
 
 

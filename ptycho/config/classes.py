@@ -92,6 +92,8 @@ class ScanConfig:
     keep_frames: bool = False  # let frames take part that look damaged
     keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
     keep_probe_power: bool = False  # the stored probe's power is the photons per frame
+    unwrap: bool = False  # phase pictures without jumps of a full turn
+    remove_ramp: bool = False  # phase pictures without their plane
     log_patch_stats: bool = False
     patch_stats_limit: rules.Count | None = None  # first patterns only
 

@@ -113,6 +113,8 @@ TRAINING = {
     "keep_frames": False,
     "keep_pixels": False,
     "keep_probe_power": False,
+    "unwrap": False,
+    "remove_ramp": False,
     "log_patch_stats": False,
     "patch_stats_limit": None,
 }
@@ -149,6 +151,8 @@ INFERENCE = {
     "keep_frames": False,
     "keep_pixels": False,
     "keep_probe_power": False,
+    "unwrap": False,
+    "remove_ramp": False,
     "log_patch_stats": False,
     "patch_stats_limit": None,
     "patch_weighting": "probe",

@@ -14,6 +14,7 @@ from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
+from ptycho.evaluation.phase import PhaseView
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.reader import open_scan
 from ptycho.run.outputs import (
@@ -162,7 +163,9 @@ def test_a_reconstruction_is_written_with_scores_where_the_truth_is_known(
 
 
 def test_a_reconstruction_without_a_truth_has_no_scores(small_scan: Path, scan: Scan, tmp_path: Path) -> None:
-    files, scores = write_reconstruction(tmp_path, known_object(small_scan).in_scan(scan), None, (-1.0, 1.0))
+    files, scores = write_reconstruction(
+        tmp_path, known_object(small_scan).in_scan(scan), None, PhaseView((-1.0, 1.0))
+    )
     assert scores == {}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
     assert not (tmp_path / "metrics.json").exists()
