@@ -76,6 +76,8 @@ def _add_beam_flags(add: Flags) -> None:
     add("photons", float, "N", "photons per frame that an empty object would scatter (default 1e6)")
     text = "mean background counts per pixel (default 0)"
     add("background", float, "COUNTS", text, dest="background_counts")
+    text = "parts of a detector pixel along each axis, whose counts it adds, as real pixels do (default 1)"
+    add("detector-upsampling", int, "K", text)
 
 
 def _run(values: dict[str, Any]) -> None:

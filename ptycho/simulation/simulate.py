@@ -19,7 +19,7 @@ from ptycho.data.npz import write_npz
 from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
-from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.physics import binned_intensity, extract_patches, shift_field
 from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
 
@@ -36,11 +36,12 @@ RANGES = {
     "photons": (1e-3, 1e15),
     "probe_error_waves": (-100, 100),
     "background_counts": (0, 1e6),
+    "detector_upsampling": (1, 16),
     "seed": (0, 2**63 - 1),
     "n_positions": (1, 1e7),
 }
 """Option -> its smallest and largest value."""
-WHOLE = ("n_px", "n_y", "n_x", "seed", "n_positions")
+WHOLE = ("n_px", "n_y", "n_x", "detector_upsampling", "seed", "n_positions")
 """Options that are whole numbers."""
 GOLDEN_ANGLE_RAD = np.pi * (3.0 - np.sqrt(5.0))
 
@@ -72,6 +73,7 @@ class SimulationOptions:
     mode_decay: float = 0.3  # power of a mode relative to the one before
     photons: float = 1e6  # per frame that an empty object would scatter, the sum of |probe|^2
     background_counts: float = 0.0  # mean counts per pixel that no probe explains
+    detector_upsampling: int = 1  # parts of a detector pixel along each axis, whose counts it adds
     seed: int = 0  # of the object, the jitter and the noise, which draw from separate streams
 
     def __post_init__(self) -> None:
@@ -190,9 +192,12 @@ def make_object(
 
 
 def expected_counts(
-    obj: NDArray[np.complex128], probes: NDArray[np.complex128], positions_yx_px: NDArray[np.float64]
+    obj: NDArray[np.complex128],
+    probes: NDArray[np.complex128],
+    positions_yx_px: NDArray[np.float64],
+    upsampling: int = 1,
 ) -> NDArray[np.float64]:
-    """Return the mean counts (J, N, N) of a scan, eq. 1 to 5 of specs/physics.md.
+    """Return the mean counts (J, N, N) of a scan, eq. 1 to 5b of specs/physics.md; ``upsampling`` is k there.
 
     Zero frequency is at ``N // 2``. Whole pixels cut the patch, the fraction left moves the probe (P, N, N)
     [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at coordinate (0, 0); ``DataError`` where a patch
@@ -201,7 +206,7 @@ def expected_counts(
     n_px = probes.shape[-1]
     plan = lay_on_canvas(positions_yx_px, n_px, shape_yx=obj.shape, origin_yx_px=np.zeros(2))
     patches = extract_patches(obj, plan.corners_yx, n_px)
-    return diffracted_intensity(patches, shift_field(probes, plan.shifts_yx_px))
+    return binned_intensity(patches, shift_field(probes, plan.shifts_yx_px), upsampling)
 
 
 def _draw_counts(
@@ -210,6 +215,7 @@ def _draw_counts(
     positions_yx_px: NDArray[np.float64],
     background_counts: float,
     rng: np.random.Generator,
+    upsampling: int = 1,
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return Poisson counts, shape (J, N, N), as uint16 where they fit, else as uint32."""
     n_px = probes.shape[-1]
@@ -217,7 +223,8 @@ def _draw_counts(
     largest = 0
     for start in range(0, len(counts), CHUNK_PATTERNS):
         chunk = slice(start, start + CHUNK_PATTERNS)
-        drawn = rng.poisson(expected_counts(obj, probes, positions_yx_px[chunk]) + background_counts)
+        mean = expected_counts(obj, probes, positions_yx_px[chunk], upsampling)
+        drawn = rng.poisson(mean + background_counts)
         largest = max(largest, int(drawn.max()))
         if largest > np.iinfo(np.uint32).max:
             raise ConfigError(
@@ -263,6 +270,7 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         positions,
         options.background_counts,
         np.random.default_rng(noise_seed),
+        options.detector_upsampling,
     )
     arrays: dict[str, NDArray[Any]] = {
         "diff3d": counts,
