@@ -29,12 +29,12 @@ def masked(
     infer_command: Command,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path, float]:
-    """Reconstruct a scan with garbage under a mask; return the run, the scan and the saturation limit."""
+    """Reconstruct a scan with garbage under a mask that looks like counts; return run, scan and limit."""
     folder = tmp_path_factory.mktemp("masked")
     arrays = read_npz(small_scan)
     limit = float(np.sort(arrays["diff3d"], axis=None)[-20])
     bad = np.random.default_rng(0).random((32, 32)) < 0.03
-    patterns = np.where(bad, 60_000, arrays["diff3d"]).astype(np.uint32)
+    patterns = np.where(bad, np.roll(arrays["diff3d"], 9, axis=0) + 5, arrays["diff3d"]).astype(np.uint32)
     write_npz(folder / "scan.npz", {**arrays, "diff3d": patterns})
     np.save(folder / "bad.npy", bad)
     flags = ("--mask", folder / "bad.npy", "--saturation", limit, "--refine", 10)
@@ -57,7 +57,11 @@ def test_a_run_keeps_what_it_was_told_and_what_it_left_out(masked: tuple[Path, P
 
 @pytest.mark.parametrize("there", [True, False])
 def test_an_evaluation_repeats_both_also_when_the_file_is_gone(
-    masked: tuple[Path, Path, float], there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    masked: tuple[Path, Path, float],
+    there: bool,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder, scan, _ = masked
     mask, away = scan.with_name("bad.npy"), tmp_path / "away.npy"
@@ -73,6 +77,7 @@ def test_an_evaluation_repeats_both_also_when_the_file_is_gone(
     names = ("misfit", "misfit_expected", "noise_ratio", "unexplained")
     assert [found[name] for name in names] == pytest.approx([expected[name] for name in names], rel=SAME)
     assert found["verdict"] == expected["verdict"]
+    assert "reach --saturation" in caplog.text
 
 
 def test_settings_of_a_file_do_the_same(
