@@ -90,6 +90,11 @@ def _common(parser: argparse.ArgumentParser, device: str) -> None:
     add("probe-mask-sigma", float, "PX", "softness of its edge (default 1)")
     add("probe-mask-diameter", float, "PX", "its diameter (default N / 2)")
     add = Flags(parser, "output")
+    add.switch(
+        "unwrap", "show the phase without jumps of a full turn, inside the scanned region (default no)"
+    )
+    text = "show the phase without its plane, which a probe off the centre leaves free (default no)"
+    add.switch("remove-ramp", text)
     add.mark("log-patch-stats", "write patch_stats.csv, one line per pattern")
     add("patch-stats-limit", int, "K", "only for the first K patterns")
     add.mark("strict", "end with status 3 where the verdict is failed (files are kept)")
@@ -129,6 +134,11 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add.choice("match-lengths", choices.MatchLengths, text)
     text = "move a beam that is certainly not on pixel N // 2 there: auto (default) or off"
     add.choice("centre-patterns", choices.CentrePatterns, text)
+    text = (
+        "bad pixels, nonzero is bad, beside those of the file: .npy or .npz, (N, N) or one for each pattern"
+    )
+    add("mask", Path, "FILE", text, dest="mask_file")
+    add("saturation", float, "COUNTS", "stored values from here on are no measurement (default: found)")
     add.switch("keep-frames", "use dark, saturated and broken frames too (default no)")
     add.switch("keep-pixels", "use pixels that look hot, dead or struck too (default no)")
     text = "take the power of the stored probe as photons per frame, as of an empty beam (default no)"

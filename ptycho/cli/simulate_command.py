@@ -45,10 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_object_flags(add: Flags) -> None:
-    add("scene", str, "NAME", "collage (default), dead_leaves, gaussian_random_field, lines or siemens_star")
+    text = "collage (default), dead_leaves, gaussian_random_field, lens, lines or siemens_star"
+    add("scene", str, "NAME", text)
     add("picture", str, "IMAGE", "make the object from a picture instead")
     add("phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
-    text = "largest phase difference in radians (default 1.5)"
+    text = "largest phase difference in radians, up to 100 (default 1.5)"
     add("phase-range", float, "RAD", text, dest="phase_range_rad")
 
 
@@ -79,6 +80,8 @@ def _add_beam_flags(add: Flags) -> None:
     add("photons", float, "N", "photons per frame that an empty object would scatter (default 1e6)")
     text = "mean background counts per pixel (default 0)"
     add("background", float, "COUNTS", text, dest="background_counts")
+    text = "parts of a detector pixel along each axis, whose counts it adds, as real pixels do (default 1)"
+    add("detector-upsampling", int, "K", text)
 
 
 def _run(values: dict[str, Any]) -> None:

@@ -88,9 +88,15 @@ class ScanConfig:
     swap_positions: bool = False  # take x of the positions for y
     match_lengths: choices.MatchLengths = "refuse"  # patterns and positions differ in number: head = cut both
     centre_patterns: choices.CentrePatterns = "auto"  # move a beam that is surely not on pixel N // 2 there
+    mask_file: Path | None = None  # bad pixels beside those of the file, NPY or NPZ, nonzero is bad
+    saturation: rules.Positive | None = (
+        None  # stored values from here on are no measurement [unit of the file]
+    )
     keep_frames: bool = False  # let frames take part that look damaged
     keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
     keep_probe_power: bool = False  # the stored probe's power is the photons per frame
+    unwrap: bool = False  # phase pictures without jumps of a full turn
+    remove_ramp: bool = False  # phase pictures without their plane
     log_patch_stats: bool = False
     patch_stats_limit: rules.Count | None = None  # first patterns only
 

@@ -196,8 +196,8 @@ def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray
             f"{mask.dtype}, expected bool ({n_px}, {n_px}) or {shape}). Save one flag per pixel."
         )
     # Not-a-number is no statement that a pixel is good.
-    mask = mask != 0
-    if mask.ndim == 3 and (mask[1:] == mask[:1]).all():
+    mask = mask if mask.dtype == bool else mask != 0
+    if mask.ndim == 3 and all((mask[rows] == mask[:1]).all() for rows in blocks(len(mask))):
         mask = mask[0]
     return mask
 

@@ -12,7 +12,7 @@ import secrets
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ptycho.errors import DataError
 logger = logging.getLogger(__name__)
 
 _SUFFIX = ".npy"
+_NPY_MAGIC = b"\x93NUMPY"
 _SAME_START = 4
 _ALIKE = 0.6
 _KNOWN_STARTS = {
@@ -78,6 +79,25 @@ def npz_headers(path: str | Path) -> dict[str, tuple[tuple[int, ...], np.dtype[A
     if not headers:
         raise _no_arrays(path)
     return headers
+
+
+def open_array(path: str | Path, keys: Sequence[str]) -> NDArray[Any]:
+    """Return the array of an NPY file, left on disk, or of an NPZ archive: the first of ``keys`` that it has,
+    else its only one. ``DataError`` as :func:`read_npz`, and where it has several others."""
+    path = Path(path)
+    with suppress(OSError), path.open("rb") as stream:
+        if stream.read(len(_NPY_MAGIC)) == _NPY_MAGIC:
+            with _damage_named(path):
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+    headers = npz_headers(path)
+    chosen = next((key for key in keys if key in headers), None)
+    if chosen is None and len(headers) > 1:
+        raise DataError(
+            f"{path}: which array is meant is not clear (found: {', '.join(sorted(headers))}; expected "
+            f"{' or '.join(keys)}, or one alone). Rename it."
+        )
+    chosen = chosen or next(iter(headers))
+    return read_npz(path, [chosen])[chosen]
 
 
 def write_npz(path: str | Path, arrays: Mapping[str, ArrayLike], compressed: bool = False) -> None:

@@ -109,13 +109,15 @@ class FileOptions:
     match_lengths: str = "refuse"  # as the rule of ``ptycho.data.canonical.match_lengths``
     # auto: move patterns whose beam is certainly not on pixel N // 2; off: never
     centre_patterns: str = "auto"
+    mask_file: Path | None = None  # bad pixels beside those of the file, see ``ptycho.data.checks.mask``
+    saturation: float | None = None  # stored values from here on are no measurement [unit of the file]
     keep_frames: bool = False  # let frames take part that look damaged
     keep_pixels: bool = False  # let pixels take part that look hot, dead, or hit by a zinger
     # take the power of the stored probe as photons per frame, whatever patterns hold
     keep_probe_power: bool = False
 
     def __post_init__(self) -> None:
-        for name, flag in NUMBERS.items():
+        for name, flag in (*NUMBERS.items(), ("saturation", "--saturation")):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{flag}: out of range (got {value}, expected a number > 0). Correct it.")

@@ -76,6 +76,6 @@ def prepare_scan(
     return scan
 
 
-def checked(raw: RawData) -> Draft:
+def checked(raw: RawData, options: FileOptions | None = None) -> Draft:
     """Return a data set with what is certain mended, as every scan that an engine sees."""
-    return check_patterns(Draft(raw), FileOptions())
+    return check_patterns(Draft(raw), options or FileOptions())

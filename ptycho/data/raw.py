@@ -25,6 +25,7 @@ from ptycho.data.canonical import (
     patches_or_none,
     pixel_mask,
 )
+from ptycho.data.frame_cut import FrameCut
 from ptycho.data.npz import write_npz
 from ptycho.errors import DataError
 
@@ -103,6 +104,7 @@ class RawData:
         check_patterns(self.diff3d, source)
         count, kept = self.n_patterns, match_lengths(table, self.n_patterns, source, lengths)
         table = {key: column[:kept] for key, column in table.items()}
+        self.cut = FrameCut.whole(self.N, count, kept)  # of the frames of the file
         self.diff3d = self.diff3d[:kept]
         if self.bad_pixels is not None and self.bad_pixels.ndim == 3:
             self.bad_pixels = self.bad_pixels[:kept]
@@ -131,9 +133,12 @@ class RawData:
         probeGuess: ArrayLike | None,
         scan_index: ArrayLike | None,
         objectGuess: ArrayLike | None = None,
+        *,
+        bad_pixels: ArrayLike | None = None,
     ) -> RawData:
         """Build a data set whose nominal positions are its positions; parameters as for the class."""
-        return cls(xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess)
+        given = (xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess)
+        return cls(*given, bad_pixels=bad_pixels)
 
     def to_file(self, path: str | Path) -> None:
         """Write an NPZ file (``specs/data_contracts.md``) that appears whole or not at all."""
@@ -148,13 +153,15 @@ class RawData:
         rows = np.asarray(rows, dtype=np.int64)
         columns = {key: getattr(self, key) for key in (*COLUMNS, "diff3d", "Y", "label")}
         shared = ("probeGuess", "objectGuess", "norm_Y_I", "nphotons", "source")
-        return type(self)(
+        made = type(self)(
             **{key: None if column is None else column[rows] for key, column in columns.items()},
             **{key: getattr(self, key) for key in shared},
             metadata={**(self.metadata or {}), INDEX_KEY: self.pattern_numbers[rows].tolist()},
             bad_pixels=self.bad_pixels_of(rows),
             pattern_axis=0,
         )
+        made.cut = self.cut.of(rows)
+        return made
 
     def bad_pixels_of(self, rows: Any) -> NDArray[np.bool_] | None:
         """Return where patterns were not measured: (N, N), or (*S, N, N) for rows of shape S."""

@@ -17,6 +17,7 @@ from ptycho.data.npz import atomic_path
 from ptycho.errors import DataError
 from ptycho.evaluation.gauge import gauge_fit_region
 from ptycho.evaluation.metrics import FRC
+from ptycho.evaluation.phase import PhaseView, shown_phase, unwrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,12 +89,6 @@ def _checked_image(where: str, image: Array, like: Array | None = None) -> Array
     return image
 
 
-def _phase_about_median(obj: Array, inside: NDArray[np.bool_]) -> RealArray:
-    """Return the phase [rad] after a global offset is removed, so that the map is centred on 0."""
-    turned = obj * np.exp(-1j * np.angle(obj[inside].sum()))
-    return np.angle(turned * np.exp(-1j * np.median(np.angle(turned[inside]))))
-
-
 def _draw_map(axes: Axes, values: Array, region: Region, limits: Limits, cmap: str) -> Any:
     """Draw part of a map, its axes in pixels of the full map; NaN is light grey."""
     from matplotlib import colormaps
@@ -136,7 +131,9 @@ def _panel(
     _colour_bar(axes.figure, image, unit, ax=axes, fraction=0.05, pad=0.02)
 
 
-def _save_map(path: Path, values: Array, valid: Array, limits: Limits, cmap: str, unit: str) -> Path:
+def _save_map(
+    path: Path, values: Array, valid: Array, limits: Limits, cmap: str, unit: str, title: str
+) -> Path:
     """Write one map; each of its pixels becomes a whole number of picture pixels, so nothing is resampled."""
     region = _region(path.name, valid)
     shape = tuple(s.stop - s.start for s in region)
@@ -150,7 +147,7 @@ def _save_map(path: Path, values: Array, valid: Array, limits: Limits, cmap: str
     image = _draw_map(axes, np.where(valid, values, np.nan), region, limits, cmap)
     axes.locator_params(axis="y", nbins=int(np.clip(map_height // 50, 1, 6)))
     axes.locator_params(axis="x", nbins=int(np.clip(map_width // 80, 1, 6)))
-    axes.set_title(path.stem.replace("_", " ").capitalize(), fontsize=10)
+    axes.set_title(title, fontsize=10)
     axes.set_xlabel("x [px]", fontsize=9)
     axes.set_ylabel("y [px]", fontsize=9)
     bar = figure.add_axes(
@@ -166,19 +163,21 @@ def _save_pair(
     valid: NDArray[np.bool_],
     inside: NDArray[np.bool_],
     output_dir: str | Path,
-    phase_limits_rad: tuple[float | None, float | None] = (None, None),
+    view: PhaseView,
 ) -> tuple[Path, Path]:
     """Write both maps; colours follow the pixels ``inside`` where no limit is given."""
     folder = Path(output_dir)
     low, high = (
         chosen if given is None else given
-        for chosen, given in zip(_limits(phase_rad[inside]), phase_limits_rad, strict=True)
+        for chosen, given in zip(_limits(phase_rad[inside]), view.limits_rad, strict=True)
     )
     amplitude_png, phase_png = (folder / f"reconstructed_{name}.png" for name in ("amplitude", "phase"))
     limits = _limits(amplitude[inside])
     return (
-        _save_map(amplitude_png, amplitude, valid, limits, "gray", "transmission"),
-        _save_map(phase_png, phase_rad, valid, (low, high), "viridis", "rad"),
+        _save_map(amplitude_png, amplitude, valid, limits, "gray", "transmission", "Reconstructed amplitude"),
+        _save_map(
+            phase_png, phase_rad, valid, (low, high), "viridis", "rad", view.title("Reconstructed phase")
+        ),
     )
 
 
@@ -187,13 +186,13 @@ def save_reconstruction_pngs(
     output_dir: str | Path,
     *,
     coverage: Array | None = None,
-    phase_limits_rad: tuple[float | None, float | None] = (None, None),
+    view: PhaseView | None = None,
 ) -> tuple[Path, Path]:
     """Write ``reconstructed_amplitude.png`` (gray) and ``reconstructed_phase.png`` (viridis) at 150 dpi.
 
     The pictures show the bounding box of the covered pixels of ``obj`` (H, W); uncovered ones, where
     ``coverage`` (H, W) is not > 0, are light grey. Colours span the 0.5 to 99.5 percentile of the
-    well-covered pixels; an end of ``phase_limits_rad`` goes before it. The phase is centred on its median.
+    well-covered pixels; the limits of a ``view`` go before them. The phase is centred on its median.
     ``DataError`` where shapes differ, or no covered pixel is finite.
     """
     obj = _checked_image("reconstruction picture", obj)
@@ -201,8 +200,9 @@ def save_reconstruction_pngs(
     valid = (seen > 0) & np.isfinite(obj)
     _region("reconstruction picture", valid)
     inside = valid & (seen >= WELL_COVERED * np.median(seen[valid]))
-    phase = _phase_about_median(np.where(valid, obj, 0), inside)
-    return _save_pair(np.abs(obj), phase, valid, inside, output_dir, phase_limits_rad)
+    view = view or PhaseView()
+    phase = shown_phase(np.where(valid, obj, 0), valid, inside, seen, view)
+    return _save_pair(np.abs(obj), phase, valid, inside, output_dir, view)
 
 
 def save_individual_images(
@@ -215,7 +215,7 @@ def save_individual_images(
     amplitude = _checked_image("amplitude picture", amplitude)
     phase_rad = _checked_image("phase picture", phase_rad, amplitude)
     valid = np.isfinite(amplitude) & np.isfinite(phase_rad)
-    return _save_pair(amplitude, phase_rad, valid, valid, output_dir)
+    return _save_pair(amplitude, phase_rad, valid, valid, output_dir, PhaseView())
 
 
 def _score_line(scores: Mapping[str, float]) -> str:
@@ -231,12 +231,14 @@ def save_comparison_png(
     scores: Mapping[str, float] | None = None,
     mask: Array | None = None,
     names: tuple[str, str] = ("reconstruction", "truth"),
+    unwrap: bool = False,
 ) -> Path:
     """Write truth, reconstruction and difference side by side, amplitude above phase.
 
     The gauge of ``obj`` (H, W) is fitted already. Both share the truth's colour limits and are turned by its
-    mean phase; the phase difference is wrapped. ``mask`` (H, W) is what is shown, ``names`` what the two are
-    called, ``scores`` go to the title. ``DataError`` where shapes differ, or the mask holds no finite pixel.
+    mean phase; the phase difference is wrapped. With ``unwrap`` the truth is unwrapped, and the other one is
+    shown on its branch. ``mask`` (H, W) is what is shown, ``names`` what the two are called, ``scores`` go to
+    the title. ``DataError`` where shapes differ, or the mask holds no finite pixel.
     """
     obj = _checked_image("comparison", obj)
     truth = _checked_image("comparison", truth, obj)
@@ -246,10 +248,14 @@ def save_comparison_png(
     region = _region("comparison", valid)
     obj, truth = np.where(valid, obj, np.nan), np.where(valid, truth, np.nan)
     turn = np.exp(-1j * np.angle(truth[valid].sum()))
-    phase, amplitude = np.angle(truth * turn), np.abs(truth)
+    phase, amplitude, apart = np.angle(truth * turn), np.abs(truth), np.angle(obj * truth.conj())
+    found = np.angle(obj * turn)
+    if unwrap:
+        phase = np.where(valid, unwrapped(phase, valid), np.nan)
+        found = phase + apart
     rows = (
         ("amplitude", "transmission", "gray", amplitude, np.abs(obj), np.abs(obj) - amplitude),
-        ("phase", "rad", "viridis", phase, np.angle(obj * turn), np.angle(obj * truth.conj())),
+        ("phase", "rad", "viridis", phase, found, apart),
     )
     height, width = (s.stop - s.start for s in region)
     panel_height = 3.1 * float(np.clip(height / width, 0.4, 2.5))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ptycho.data.checks.overlap import step_px
 from ptycho.data.checks.statements import USUAL_STEPS, mistake_in_metres
 from ptycho.data.domain import DOMAIN_KEY
-from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, Optics, near_field_of
+from ptycho.data.frame_cut import FrameCut
+from ptycho.data.optics import GUESSED_PROBE, METADATA_KEY, NUMBERS, FileOptions, Optics, near_field_of
 from ptycho.data.prepare import checked
 from ptycho.data.raw import INDEX_KEY, OWN_PLACES, RawData
 from ptycho.data.scaling import NOT_MEASURED
@@ -88,7 +89,7 @@ def _likely_mistake(positions_yx_px: NDArray[np.float64], optics: Optics, n_px: 
     return f"It seems that {likely}" if likely else unknown
 
 
-def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
+def mean_pattern_probe(raw: RawData, options: FileOptions) -> NDArray[np.complex64]:
     r"""Return a starting probe for a file without one: the wave whose far or near field is the mean pattern.
 
     .. math:: P = \mathcal{D}^{-1} \sqrt{\overline{I}}
@@ -100,7 +101,7 @@ def mean_pattern_probe(raw: RawData) -> NDArray[np.complex64]:
         "better one comes from --product or --probe-key",
         raw.source,
     )
-    draft = checked(raw)
+    draft = checked(raw, options)
     usable = draft.usable
     rows = usable[np.linspace(0, len(usable) - 1, min(len(usable), PROBE_SAMPLE)).astype(np.int64)]
     total, times = np.zeros((2, raw.N, raw.N))
@@ -121,10 +122,11 @@ def make_raw_data(
     *,
     source: str,
     file_format: str,
+    options: FileOptions,
     obj: NDArray[Any] | None = None,
     bad_pixels: NDArray[np.bool_] | None = None,
     indexes: NDArray[np.int64] | None = None,
-    lengths: str | None = None,
+    cut: FrameCut | None = None,
     unused: Mapping[str, tuple[int, ...]] | None = None,
     places: Mapping[str, str] = OWN_PLACES,
 ) -> RawData:
@@ -133,10 +135,10 @@ def make_raw_data(
     ``patterns`` (M, N, N) are counts, ``positions_yx_px`` (M, 2) patch centres [object px], ``obj`` (H, W)
     lies in the pixel frame of the positions. ``probe`` (N, N) or (P, N, N) are incoherent modes; None makes
     a starting probe. ``bad_pixels`` (N, N) or (M, N, N) is True where nothing was measured, ``indexes`` (M,)
-    the number of each pattern in its file, ``lengths`` ('refuse', 'head') what happens where patterns and
-    positions differ in number, ``unused`` shape of arrays that are not read, ``places`` where the file holds
-    mask and patterns, and how another probe is used. ``DataError`` where an array breaks
-    ``specs/data_contracts.md``.
+    the number of each pattern in its file, ``options`` what the user says about the file, ``cut`` which part
+    of its frames the patterns are, by default the whole, ``unused`` shape of arrays that are not read,
+    ``places`` where the file holds mask and patterns, and how another probe is used. ``DataError`` where an
+    array breaks ``specs/data_contracts.md``.
     """
     metadata = {"source_format": file_format, DOMAIN_KEY: "counts", METADATA_KEY: optics.to_dict()}
     if indexes is not None and not np.array_equal(indexes, np.arange(len(patterns))):
@@ -147,9 +149,12 @@ def make_raw_data(
     y, x = positions_yx_px.T
     raw = RawData(
         x, y, None, None, patterns, probe, None, obj,
-        metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, lengths=lengths, source=source,
+        metadata=metadata, bad_pixels=bad_pixels, pattern_axis=0, lengths=options.match_lengths,
+        source=source,
     )  # fmt: skip
     raw.unused, raw.places = dict(unused or {}), places
+    if cut is not None:
+        raw.cut = cut.of(np.arange(raw.n_patterns))
     if probe is None:
-        raw.probeGuess = mean_pattern_probe(raw)
+        raw.probeGuess = mean_pattern_probe(raw, options)
     return raw

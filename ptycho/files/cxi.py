@@ -67,7 +67,7 @@ def _read(
     usual = EntryPaths("entry_1")
     return partial(
         make_raw_data, patterns, positions, probe, optics, source=where, file_format="cxi", bad_pixels=bad,
-        lengths=options.match_lengths, unused=unused,
+        options=options, cut=frames.cut(), unused=unused,
         places={**OWN_PLACES, "mask": usual.mask[0], "patterns": usual.patterns[0]},
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.canonical import blocks
+from ptycho.data.frame_cut import FrameCut
 from ptycho.data.optics import FileOptions
 from ptycho.errors import DataError
 from ptycho.files.arrays import length_m, metres_per_unit, read_array, read_number, size_m
@@ -208,6 +209,11 @@ class EntryFrames:
         None takes all. ``DataError`` where the frames are damaged or the mask does not fit.
         """
         return read_stack(self.dataset, self.window, rows), self._bad_pixels(rows)
+
+    def cut(self, rows: NDArray[np.int64] | None = None) -> FrameCut:
+        """Return which part of the frames :meth:`read` reads."""
+        window, kept = self.window, np.arange(self.count) if rows is None else rows
+        return FrameCut(self.dataset.shape[-2:], (window.y, window.x), window.side, self.count, kept)
 
     def _bad_pixels(self, rows: NDArray[np.int64] | None) -> NDArray[np.bool_]:
         mask, dataset, window = find_dataset(self.file, self.paths.mask), self.dataset, self.window

@@ -148,6 +148,7 @@ def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> N
         "--train_data_file": config.train_data_file,
         "--test_data_file": config.test_data_file,
         "--product": config.product_file,
+        "--mask": config.mask_file,
         **(also_read or {}),
     }
     check_outputs(inputs, _in_folder(config.output_dir, TRAINING_FILES))
@@ -158,12 +159,13 @@ def check_inference(config: InferenceConfig, also_read: Inputs | None = None) ->
 
     Arguments and error as :func:`check_training`.
     """
-    check_there(config.test_data_file, config.product_file)
+    check_there(config.test_data_file, config.product_file, config.mask_file)
     folder, model = Path(config.output_dir), Path(config.model_path)
     inputs = {
         "--test_data": config.test_data_file,
         "--model_path": model if model.is_file() else None,
         "--product": config.product_file,
+        "--mask": config.mask_file,
         **(also_read or {}),
     }
     outputs = _in_folder(folder, RECONSTRUCTION_FILES)

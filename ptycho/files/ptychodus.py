@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.canonical import canonical_column, canonical_patterns, pixel_mask
+from ptycho.data.frame_cut import FrameCut
 from ptycho.data.npz import read_npz
 from ptycho.data.optics import FileOptions, Optics
 from ptycho.data.raw import RawData
@@ -91,6 +92,7 @@ class _Frames:
     indexes: NDArray[np.int64]
     positions_yx_m: NDArray[np.float64]
     bad_pixels: NDArray[np.bool_] | None
+    cut: FrameCut
     detector_pixel_yx_m: tuple[float, float] | None = None
     unused: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -106,7 +108,7 @@ def _frames_from_cxi(file: File, product: Product, options: FileOptions) -> _Fra
     patterns, bad = frames.read(rows)
     read = [frames.dataset, find_dataset(file, paths.mask)]
     unused = unread_datasets(file, read, frames.window.side)
-    return _Frames(patterns, rows, positions, bad, frames.detector.pixel_yx_m, unused)
+    return _Frames(patterns, rows, positions, bad, frames.cut(rows), frames.detector.pixel_yx_m, unused)
 
 
 def _frames_from_hdf5(file: File, product: Product) -> _Frames:
@@ -119,7 +121,8 @@ def _frames_from_hdf5(file: File, product: Product) -> _Frames:
     rows, positions = pair_by_index(indexes, product, file.filename)
     patterns = read_stack(dataset, Window(0, 0, dataset.shape[-1]), rows)
     pixel = (float(sides[0]), float(sides[1])) if None not in sides and min(sides) > 0 else None
-    return _Frames(patterns, indexes[rows], positions, _of_rows(bad, rows), pixel, unread(file, dataset))
+    cut = FrameCut.whole(dataset.shape[-1], len(dataset), len(dataset)).of(rows)
+    return _Frames(patterns, indexes[rows], positions, _of_rows(bad, rows), cut, pixel, unread(file, dataset))
 
 
 def _frames_from_npz(headers: Headers, path: Path, product: Product) -> _Frames:
@@ -135,8 +138,9 @@ def _frames_from_npz(headers: Headers, path: Path, product: Product) -> _Frames:
     rows, positions = pair_by_index(indexes, product, str(path))
     unused = unused_arrays(headers, keys, stack.shape[-1])
     bad = pixel_mask(arrays["bad_pixels"], stack.shape, str(path)) if len(keys) == 3 else None
+    cut = FrameCut.whole(stack.shape[-1], len(stack), len(stack)).of(rows)
     stack = stack if len(rows) == len(stack) else stack[rows]
-    return _Frames(stack, indexes[rows], positions, _of_rows(bad, rows), unused=unused)
+    return _Frames(stack, indexes[rows], positions, _of_rows(bad, rows), cut, unused=unused)
 
 
 def _in_frame_of_product(product: Product, frames: _Frames, options: FileOptions, path: Path) -> RawData:
@@ -153,7 +157,7 @@ def _in_frame_of_product(product: Product, frames: _Frames, options: FileOptions
     return make_raw_data(
         frames.patterns, positions, product.probe, optics.completed(n_px), source=str(path),
         file_format="ptychodus", obj=product.obj, bad_pixels=frames.bad_pixels, indexes=frames.indexes,
-        unused=frames.unused, places=PLACES,
+        options=options, cut=frames.cut, unused=frames.unused, places=PLACES,
     )  # fmt: skip
 
 
@@ -218,7 +222,7 @@ class PtychodusTraining(PtychodusPair):
         return partial(
             make_raw_data, patterns, positions, probe, optics.completed(patterns.shape[-1]),
             source=file.filename, file_format="ptychodus training data", obj=obj, bad_pixels=bad,
-            unused=unused, places={**PLACES, "probe": "probe is used"},
+            options=options, unused=unused, places={**PLACES, "probe": "probe is used"},
         )  # fmt: skip
 
 

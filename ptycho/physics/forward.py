@@ -80,6 +80,31 @@ def diffracted_intensity(patches: Complex, probes: Complex, transfer: Complex | 
     return (field.real**2 + field.imag**2).sum(axis=1)
 
 
+def binned_intensity(patches: Complex, probes: Complex, upsampling: int) -> Real:
+    r"""Return the expected counts (J, N, N) of pixels that add what falls on k x k parts of each (eq. 5b).
+
+    .. math::
+
+        I_j = \frac{1}{k^2} \sum_u \sum_p
+        |\mathcal{F}_{\mathrm{ortho}}(e^{-2\pi i u \cdot r / N} P_p\,O_j)|^2
+
+    The parts lie symmetrically about the centre of the pixel, at :math:`u = (n - (k - 1)/2)/k` detector
+    pixels along each axis. This is the far field of a window k times as wide, around which nothing is lit.
+    """
+    if upsampling == 1:
+        return diffracted_intensity(patches, probes)
+    waves = exit_waves(patches, probes)
+    index = np.arange(waves.shape[-1]) / waves.shape[-1]
+    parts = (np.arange(upsampling) - (upsampling - 1) / 2) / upsampling
+    turns = np.exp(-2j * np.pi * np.multiply.outer(parts, index)).astype(waves.dtype)
+    total = np.zeros_like(waves[:, 0].real)
+    for along_y in turns:
+        for along_x in turns:
+            field = far_field(waves * (along_y[:, None] * along_x))
+            total += (field.real**2 + field.imag**2).sum(axis=1)
+    return total / upsampling**2
+
+
 def diffracted_amplitude(patches: Complex, probes: Complex, transfer: Complex | None = None) -> Real:
     r"""Return the expected amplitude, the root of :func:`diffracted_intensity` (eq. 6).
 

@@ -165,9 +165,11 @@ def split_halves(
 def _options(found: Reconstruction, asked: FileOptions) -> FileOptions:
     """Return what the user says about the data file, and for the rest what the run was told."""
     told = dict(found.stored.options) if found.stored is not None else {}
-    product = told.pop("product_file", None)
-    if product is not None and Path(product).is_file():
-        told["product_file"] = Path(product)
+    for name in ("product_file", "mask_file"):
+        # A mask that is gone is in the file of the reconstruction as well.
+        path = told.pop(name, None)
+        if path is not None and Path(path).is_file():
+            told[name] = Path(path)
     given = asked.given()
     if given.get("propagation") == "far" or given.keys() & set(OF_NEAR_FIELD):
         # What the run was told of its near field does not go with another one.
@@ -240,6 +242,7 @@ def _files_read(request: Request) -> dict[str, Path | None]:
         "--test-data": request.test_data,
         "--model-path": request.model_path,
         "--product": request.options.product_file,
+        "--mask": request.options.mask_file,
     }
 
 

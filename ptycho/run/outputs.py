@@ -30,6 +30,7 @@ from ptycho.evaluation.figures import (
 )
 from ptycho.evaluation.gauge import solve_gauge
 from ptycho.evaluation.metrics import score_aligned
+from ptycho.evaluation.phase import PhaseView
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.hdf5 import is_hdf5
 
@@ -150,7 +151,9 @@ def write_patch_stats(folder: Path, placed: PlacedReconstruction, limit: int | N
         part = slice(start, start + 256)
         patches = extract_patches(found.obj, corners[part], plan.patch_px)
         columns = [numbers[part], *positions[part].T]
-        for values in (np.abs(patches), np.angle(patches)):
+        # The phase about its mean direction, which a wrap does not move.
+        turn = np.angle((patches * weight).sum(axis=(1, 2)))[:, None, None]
+        for values in (np.abs(patches), turn + np.angle(patches * np.exp(-1j * turn))):
             mean = (values * weight).sum(axis=(1, 2))
             columns += [mean, np.sqrt(((values - mean[:, None, None]) ** 2 * weight).sum(axis=(1, 2)))]
         rows.append(np.stack(columns, axis=1))
@@ -171,19 +174,18 @@ def write_reconstruction(
     folder: Path,
     placed: PlacedReconstruction,
     data_file: Path | None,
-    phase_limits_rad: tuple[float | None, float | None] = (None, None),
+    view: PhaseView | None = None,
     *,
     verdict: Verdict | None = None,
 ) -> tuple[list[Path], dict[str, float]]:
     """Write pictures, ``reconstruction.npz``, and ``metrics.json`` with verdict and scores.
 
-    Scores and ``comparison.png`` need a ``data_file`` that holds the truth. The phase colours end at
-    ``phase_limits_rad``; None chooses from the picture. Return the files, the two pictures first, and the
-    scores.
+    Scores and ``comparison.png`` need a ``data_file`` that holds the truth. ``view`` says how the phase is
+    shown. Return the files, the two pictures first, and the scores.
     """
     found, count = placed.found, len(placed.rows)
     lit = np.where(found.scanned, found.coverage, 0.0)
-    files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, phase_limits_rad=phase_limits_rad)]
+    files = [*save_reconstruction_pngs(found.obj, folder, coverage=lit, view=view)]
     write_npz(
         folder / "reconstruction.npz",
         {
@@ -200,14 +202,15 @@ def write_reconstruction(
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
-    scores, pictures = _scored(folder, found, data_file)
+    unwrap = view is not None and view.unwrap
+    scores, pictures = _scored(folder, found, data_file, unwrap=unwrap)
     worth = {**({} if verdict is None else verdict.to_dict()), **scores}
     metrics = [write_json(folder / "metrics.json", worth)] if worth else []
     return [*files, *pictures, *metrics], scores
 
 
 def _scored(
-    folder: Path, found: Reconstruction, data_file: Path | None
+    folder: Path, found: Reconstruction, data_file: Path | None, *, unwrap: bool
 ) -> tuple[dict[str, float], list[Path]]:
     """Score an object against the truth of its data file and write the comparison; nothing without one."""
     known = truth_on_canvas(Path(data_file), found) if data_file is not None else None
@@ -221,5 +224,6 @@ def _scored(
         # A field too small to score must not cost the reconstruction.
         logger.warning("no scores against the truth: %s", error)
         return {}, []
-    picture = save_comparison_png(fit.obj, truth, folder / "comparison.png", scores=scores, mask=mask)
+    path = folder / "comparison.png"
+    picture = save_comparison_png(fit.obj, truth, path, scores=scores, mask=mask, unwrap=unwrap)
     return scores | fit.removed(), [picture]

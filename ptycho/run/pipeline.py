@@ -33,6 +33,7 @@ from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.data.selection import Bounds, subsample, training_groups
 from ptycho.errors import ConfigError, DataError
+from ptycho.evaluation.phase import PhaseView
 from ptycho.evaluation.verdict import Verdict, announce, judge
 from ptycho.files.export import collect, export_optics, write_export
 from ptycho.files.hdf5 import is_hdf5
@@ -123,7 +124,7 @@ def train(
     engine = load_engine(config.backend) if checked else check_training_settings(config, execution, native)
     choose_device(engine, execution, progress)
     if not checked:
-        check_there(config.train_data_file if scan is None else None, config.test_data_file)
+        check_there(config.train_data_file if scan is None else None, config.test_data_file, config.mask_file)
     check_training(config, also_read)
     with output_folder(config.output_dir) as folder:
         scan, test_scan = _training_scans(config, scan, progress)
@@ -276,8 +277,9 @@ def _write_object(
     training = isinstance(config, TrainingConfig)
     source = config.train_data_file if training else Path(config.test_data_file)
     limits = (None, None) if training else (config.phase_vmin, config.phase_vmax)
+    view = PhaseView(limits, config.unwrap, config.remove_ramp)
     truth = _truth_file(source, used, progress)
-    files, scores = write_reconstruction(folder, placed, truth, limits, verdict=verdict)
+    files, scores = write_reconstruction(folder, placed, truth, view, verdict=verdict)
     if config.log_patch_stats:
         files.append(write_patch_stats(folder, placed, config.patch_stats_limit))
     return files, scores, verdict

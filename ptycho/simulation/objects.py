@@ -129,6 +129,19 @@ def gaussian_random_field(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     return 0.5 + 0.5 * np.tanh(field)
 
 
+def lens(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw one wide, smooth body off the middle, finely textured: for phases of many turns that still show
+    which way they go from pixel to pixel."""
+    height, width = shape_yx
+    y, x = _grid(shape_yx)
+    middle = rng.uniform(0.46, 0.54, size=2)
+    radii = np.array([0.46 * height, 0.5 * width]) * rng.uniform(0.9, 1.0, size=2)
+    away = np.hypot((y - middle[0] * height) / radii[0], (x - middle[1] * width) / radii[1])
+    body = np.where(away < 1.0, np.cos(0.5 * np.pi * np.minimum(away, 1.0)) ** 2, 0.0)
+    texture = _leaves(shape_yx, rng, (3.0, 12.0))
+    return np.stack([0.5 * body + 0.5 * texture[0], 0.94 * body + 0.06 * texture[1]])
+
+
 def collage(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     """Draw a star, line pairs and a letter F on faint leaves: fine and coarse, no mirror symmetry."""
     height, width = shape_yx
@@ -196,7 +209,8 @@ def picture(
 
 
 SCENES: dict[str, Callable[[Shape, np.random.Generator], Maps]] = {
-    scene.__name__: scene for scene in (collage, dead_leaves, gaussian_random_field, lines, siemens_star)
+    scene.__name__: scene
+    for scene in (collage, dead_leaves, gaussian_random_field, lens, lines, siemens_star)
 }
 """Name of every test object and the function that draws it."""
 

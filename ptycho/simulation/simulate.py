@@ -21,7 +21,7 @@ from ptycho.data.optics import METADATA_KEY, Optics
 from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
-from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.physics import binned_intensity, diffracted_intensity, extract_patches, shift_field
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
@@ -39,12 +39,13 @@ RANGES = {
     "photons": (1e-3, 1e15),
     "probe_error_waves": (-100, 100),
     "background_counts": (0, 1e6),
+    "detector_upsampling": (1, 16),
     "seed": (0, 2**63 - 1),
     "n_positions": (1, 1e7),
     "fresnel_number": (1e-6, 1e6),
 }
 """Option -> its smallest and largest value."""
-WHOLE = ("n_px", "n_y", "n_x", "seed", "n_positions")
+WHOLE = ("n_px", "n_y", "n_x", "detector_upsampling", "seed", "n_positions")
 """Options that are whole numbers."""
 GOLDEN_ANGLE_RAD = np.pi * (3.0 - np.sqrt(5.0))
 
@@ -78,6 +79,7 @@ class SimulationOptions:
     mode_decay: float = 0.3  # power of a mode relative to the one before
     photons: float = 1e6  # per frame that an empty object would scatter, the sum of |probe|^2
     background_counts: float = 0.0  # mean counts per pixel that no probe explains
+    detector_upsampling: int = 1  # parts of a detector pixel along each axis, whose counts it adds
     seed: int = 0  # of the object, the jitter and the noise, which draw from separate streams
 
     def __post_init__(self) -> None:
@@ -225,9 +227,10 @@ def expected_counts(
     probes: NDArray[np.complex128],
     positions_yx_px: NDArray[np.float64],
     fresnel_number: float | None = None,
+    upsampling: int = 1,
 ) -> NDArray[np.float64]:
-    """Return the mean counts (J, N, N) of a scan, eq. 1 to 5 of specs/physics.md, or, with the Fresnel number
-    of an object pixel, those of the near field, eq. 22.
+    """Return the mean counts (J, N, N) of a scan, eq. 1 to 5b of specs/physics.md, with k = ``upsampling``,
+    or, with the Fresnel number of an object pixel, those of the near field, eq. 22.
 
     Zero frequency of a far field is at ``N // 2``. Whole pixels cut the patch, the fraction left moves the
     probe (P, N, N) [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at coordinate (0, 0); ``DataError``
@@ -237,7 +240,9 @@ def expected_counts(
     plan = lay_on_canvas(positions_yx_px, n_px, shape_yx=obj.shape, origin_yx_px=np.zeros(2))
     patches = extract_patches(obj, plan.corners_yx, n_px)
     shifts = plan.shifts_yx_px
-    transfer = None if fresnel_number is None else near_field_transfer(n_px, fresnel_number, shifts)
+    if fresnel_number is None:
+        return binned_intensity(patches, shift_field(probes, shifts), upsampling)
+    transfer = near_field_transfer(n_px, fresnel_number, shifts)
     return diffracted_intensity(patches, shift_field(probes, shifts), transfer)
 
 
@@ -248,6 +253,7 @@ def _draw_counts(
     background_counts: float,
     rng: np.random.Generator,
     fresnel_number: float | None = None,
+    upsampling: int = 1,
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return Poisson counts, shape (J, N, N), as uint16 where they fit, else as uint32."""
     n_px = probes.shape[-1]
@@ -255,8 +261,8 @@ def _draw_counts(
     largest = 0
     for start in range(0, len(counts), CHUNK_PATTERNS):
         chunk = slice(start, start + CHUNK_PATTERNS)
-        expected = expected_counts(obj, probes, positions_yx_px[chunk], fresnel_number)
-        drawn = rng.poisson(expected + background_counts)
+        mean = expected_counts(obj, probes, positions_yx_px[chunk], fresnel_number, upsampling)
+        drawn = rng.poisson(mean + background_counts)
         largest = max(largest, int(drawn.max()))
         if largest > np.iinfo(np.uint32).max:
             raise ConfigError(
@@ -303,6 +309,7 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         options.background_counts,
         np.random.default_rng(noise_seed),
         options.fresnel_number,
+        options.detector_upsampling,
     )
     arrays: dict[str, NDArray[Any]] = {
         "diff3d": counts,

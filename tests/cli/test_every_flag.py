@@ -173,6 +173,7 @@ def test_every_flag_of_a_simulation_counts_beside_every_other_or_is_refused(
     given = {item.option_strings[0]: walk(stage, entry_point, item).flags for item in entry_point.flags()}
     given = {name: flags for name, flags in given.items() if flags and name not in NO_ARRAYS}
     given["--phase-picture"]["--phase-picture"] = "@picture2.png"
+    given["--photons"]["--photons"] = "1e5"  # of three photons none shows how large a pixel is
     made: dict[str, Any] = {}
     stage.close()
     monkeypatch.setattr(home, "write_npz", lambda path, arrays, compressed: made.update(arrays))

@@ -116,6 +116,39 @@ def test_both_training_files_of_the_client_hold_the_same_scan(
     assert_same(RawData.from_file(tmp_path / "train.h5"), data)
 
 
+@pytest.mark.parametrize("plugin", ["tensorflow", "torch"])
+def test_what_the_client_filled_in_takes_no_part_in_a_training(
+    plugin: str, experiment: client.Experiment, tmp_path: Path
+) -> None:
+    """The client exports filled patterns and says which pixels they are."""
+    hole = np.zeros((32, 32), dtype=bool)
+    hole[15:18, 17:19] = True
+    chosen = client.reconstructor(plugin, {"tensorflow": "PINN", "torch": "Unsupervised"}[plugin])
+    client.export(chosen, experiment.input(bad_pixels=hole), tmp_path)
+    scan = open_scan(tmp_path / "train_data.npz")
+    np.testing.assert_array_equal(scan.raw.bad_pixels, hole)
+    assert (scan.raw.diff3d[:, hole] != experiment.patterns[:, hole]).any()
+    assert (scan.amplitude(np.arange(scan.n_patterns))[:, hole] < 0).all()
+
+
+def test_to_reconstruct_the_client_hands_over_filled_patterns_without_their_mask(
+    experiment: client.Experiment,
+) -> None:
+    """Here as in the pages; a client that names its bad pixels has a place for them."""
+    from ptychodus.model.ptychopinn._subprocess import _create_raw_data
+
+    hole = np.zeros((32, 32), dtype=bool)
+    hole[15:18, 17:19] = True
+    data = experiment.input(bad_pixels=hole)
+    raw = _create_raw_data(data)
+    assert raw.bad_pixels is None
+    assert (raw.diff3d[:, hole] != data.diffraction_patterns[:, hole]).any()
+    named = RawData.from_coords_without_pc(
+        raw.xcoords, raw.ycoords, raw.diff3d, raw.probeGuess, None, bad_pixels=hole
+    )
+    np.testing.assert_array_equal(named.bad_pixels, hole)
+
+
 def write_cxi_pair(folder: Path, data: ReconstructInput, bad_pixels: NDArray[np.bool_] | None = None) -> Path:
     """Let the client write both files as CXI; its diffraction file holds no positions."""
     count, height, width = data.diffraction_patterns.shape

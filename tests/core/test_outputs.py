@@ -14,6 +14,7 @@ from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
+from ptycho.evaluation.phase import PhaseView
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.reader import open_scan
 from ptycho.run.outputs import (
@@ -162,7 +163,9 @@ def test_a_reconstruction_is_written_with_scores_where_the_truth_is_known(
 
 
 def test_a_reconstruction_without_a_truth_has_no_scores(small_scan: Path, scan: Scan, tmp_path: Path) -> None:
-    files, scores = write_reconstruction(tmp_path, known_object(small_scan).in_scan(scan), None, (-1.0, 1.0))
+    files, scores = write_reconstruction(
+        tmp_path, known_object(small_scan).in_scan(scan), None, PhaseView((-1.0, 1.0))
+    )
     assert scores == {}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files}
     assert not (tmp_path / "metrics.json").exists()
@@ -206,3 +209,22 @@ def test_patch_statistics_are_those_of_a_loop_over_patches(
             assert float(row[f"{name}_mean{unit}"]) == pytest.approx(mean, rel=1e-4)
             spread = np.sqrt(((values - mean) ** 2 * weight).sum())
             assert float(row[f"{name}_std{unit}"]) == pytest.approx(spread, rel=1e-3)
+
+
+def test_a_wrap_does_not_move_the_mean_phase_of_a_patch(scan: Scan, tmp_path: Path) -> None:
+    columns = np.indices((90, 90))[1]
+    phase = 3.1 + 0.5 * np.cos(columns / 7)
+    found = Reconstruction(
+        obj=np.exp(1j * phase).astype(np.complex64), coverage=np.ones((90, 90), np.float32),
+        origin_yx_px=np.zeros(2), probe=scan.probe, indices=np.array([17]), seconds=0.0,
+    )  # fmt: skip
+    path = write_patch_stats(tmp_path, found.in_scan(scan), None)
+    with path.open(encoding="utf-8") as stream:
+        (row,) = csv.DictReader(stream)
+    weight = (np.abs(scan.probe) ** 2).sum(axis=0)
+    y, x = (int(np.floor(value - 15.5 + 0.5)) for value in scan.positions_yx_px[17])
+    mean = np.average(phase[y : y + 32, x : x + 32], weights=weight)
+    spread = np.sqrt(np.average((phase[y : y + 32, x : x + 32] - mean) ** 2, weights=weight))
+    turns = (float(row["phase_mean_rad"]) - mean) / (2 * np.pi)
+    assert turns == pytest.approx(round(turns), abs=1e-3)
+    assert float(row["phase_std_rad"]) == pytest.approx(spread, rel=1e-3)

@@ -66,6 +66,7 @@ BETTER: dict[str, Any] = {
     "object_pixel_m": 7e-8,
     "focus_distance_m": 3.6e-3,
     "fresnel_number": 0.15,
+    "saturation": 500.0,
 }
 """Values that a small scan and a short run notice, where the nearest ones would be too small or too large."""
 SYNONYMS = {

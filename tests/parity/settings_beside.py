@@ -14,6 +14,7 @@ from settings_worker import (
     BACKENDS,
     CPU,
     JUDGED_BY_THE_FILE,
+    MASK,
     SCANS,
     SITUATIONS,
     WITH_VALUE,
@@ -128,6 +129,7 @@ def evaluation(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
         "domain": "amplitude",
         "model_path": models[1],
         "product_file": scans["other"],
+        "mask_file": folder / MASK,
     }
     left_out = dict.fromkeys(("execution", "refine", "options"), "a section, walked over itself")
     left_out["backend"] = "the process that runs this has one; the walk is done with each"

@@ -33,6 +33,8 @@ from ptycho.run import orientation_search, pipeline
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver import refinement, schedule
 
+MASK = "mask.npy"
+"""File of bad pixels beside the scans."""
 BACKENDS = {"torch": "pytorch", "tf": "tensorflow"}
 OPTICS = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m", "object_pixel_m")
 NEAR = ("propagation", "focus_distance_m", "fresnel_number")
@@ -115,6 +117,7 @@ def write_scans(folder: Path) -> dict[str, Path]:
     made["near"] = simulate(replace(options, propagation="near", fresnel_number=0.1))
     del made["near"]["object_is_truth"]
     made["cube"] = simulate(replace(options, scan="spiral", n_positions=32))
+    np.save(folder / MASK, np.indices((32, 32)).sum(axis=0) % 9 == 0)
     paths = {}
     for name, arrays in made.items():
         paths[name] = folder / f"{name}.npz"
@@ -184,7 +187,7 @@ def training(name: str, folder: Path, scans: dict[str, Path], architecture: str)
     """Return the walk over a training run."""
     model, run = NETWORKS.get(architecture, SUPERVISED), folder / "run"
     paths = dict.fromkeys(("train_data_file", "test_data_file", "product_file"), scans["other"])
-    paths["output_dir"] = run / "elsewhere"
+    paths |= {"output_dir": run / "elsewhere", "mask_file": folder / MASK}
     if architecture == "supervised":
         return _supervised(name, run, paths, scans)
     parts = {"config": training_settings(name, model), "model": model, "execution": CPU}
@@ -223,7 +226,7 @@ def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str
     """Return the walk over an inference, with a model of its own."""
     run, models = folder / "run", trained_models(name, folder, scans, architecture)
     paths = {"test_data_file": scans["other"], "product_file": scans["other"], "model_path": models[1]}
-    paths |= {"output_dir": run / "elsewhere", "export": run / "product.h5"}
+    paths |= {"output_dir": run / "elsewhere", "export": run / "product.h5", "mask_file": folder / MASK}
     asked = InferenceConfig(ModelConfig(), models[0], None, backend=BACKENDS[name])
     parts = {"config": asked, "model": ModelConfig(), "execution": CPU}
     kind, left_out = f"inference {architecture}", dict(LEFT_OUT)

@@ -81,6 +81,26 @@ def load_scan(
     )
 
 
+@pytest.mark.parametrize("per_pattern", [False, True])
+def test_bad_pixels_that_a_caller_names_take_no_part(small_scan: Path, per_pattern: bool) -> None:
+    raw, manager = RawData.from_file(small_scan), single()
+    bad = np.random.default_rng(0).random(raw.diff3d.shape if per_pattern else (32, 32)) < 0.05
+    loaders = [
+        PtychoDataLoader.from_np(
+            np.where(bad, garbage, raw.diff3d.astype(np.float32)),
+            raw.probe_modes,
+            raw.positions_yx_px,
+            manager,
+            bad_pixels=bad,
+        )
+        for garbage in (65535.0, np.nan)
+    ]
+    model = new_model(manager)
+    one, two = (InferenceEngine(manager, model).predict_and_stitch(loader).numpy() for loader in loaders)
+    np.testing.assert_array_equal(loaders[0].scan.raw.bad_pixels, bad)
+    np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("extra", [0, 1])
 def test_the_middle_of_the_result_is_the_middle_of_all_positions(small_scan: Path, extra: int) -> None:
     """A scan dense at one end; with one more row at the other end the parity of the height changes."""

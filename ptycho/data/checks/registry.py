@@ -13,11 +13,12 @@ from ptycho.data.checks.beam import check_beam
 from ptycho.data.checks.centre import check_centre
 from ptycho.data.checks.findings import Draft, Finding
 from ptycho.data.checks.frames import check_frames
+from ptycho.data.checks.mask import check_mask, check_saturation
 from ptycho.data.checks.near_field import check_near_field
 from ptycho.data.checks.overlap import check_overlap
 from ptycho.data.checks.pixels import check_pixels, check_zingers
 from ptycho.data.checks.statements import check_contents, check_domain, check_optics, check_positions
-from ptycho.data.checks.unmeasured import check_mask, check_unmeasured
+from ptycho.data.checks.unmeasured import check_unmeasured
 from ptycho.data.optics import FileOptions
 from ptycho.data.scan import Scan
 
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 PATTERN_CHECKS: tuple[Callable[[Draft, FileOptions], Draft], ...] = (
     check_mask,
+    check_saturation,
     check_unmeasured,
     check_frames,
     check_centre,

@@ -241,7 +241,7 @@ def _neighbours_differ(scan: Scan) -> bool:
     here = _shape(scan, rows[chosen])
     neighbours, others = (_difference(here, _shape(scan, rows[found])) for found in (near, far))
     # Only pixels that hold photons have the noise of an amplitude, 1/4.
-    lit = float((scan.raw.diff3d[rows[chosen]] > 0).mean())
+    lit = float((scan.amplitude(rows[chosen]) > 0).mean())
     noise = 2 * 0.25 * lit / scan.record.mean_counts * scan.n_px**2
     if np.ptp(positions, axis=0).max() == 0.0:
         return others > max(4 * noise, 0.01)

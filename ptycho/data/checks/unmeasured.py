@@ -3,8 +3,6 @@
 Detectors and their converters mark a pixel without a measurement with not-a-number, a negative number, or the
 largest number of some integer type, which may have been cast since. So no number is taken for granted:
 photons never give the same one in every pattern, and the largest one is never the most frequent of its size.
-
-Before that, a mask that says the opposite of what it means, or leaves hardly anything to look at.
 """
 
 from __future__ import annotations
@@ -45,14 +43,6 @@ CODES = 3
 """Up to so many different whole numbers below 0 may be marks of the detector; more of them are noise."""
 BRIGHT = 8.0
 """Mean counts of the pixels around one from which on noise makes no number below 0 of it."""
-MOST_MASKED = 0.5
-"""Share of the pixels from which on a mask is looked at twice: detectors are good for the most part."""
-TURNED_COUNTS = 0.75
-"""Share of the counts on masked pixels from which on such a mask marks the good ones."""
-MOST_COUNTS = 0.9
-"""Share of the counts that no mask of bad pixels hides without a reason."""
-HARDLY_ANY = 0.9
-"""Share of masked pixels that is worth a word in any case."""
 
 
 @dataclass
@@ -72,62 +62,20 @@ class _Marks:
         return found[~self.always[found[:, 1], found[:, 2]]]
 
 
-def check_mask(draft: Draft, options: FileOptions) -> Draft:
-    """Turn a mask that marks the good pixels; warn of one that leaves few; refuse one that leaves none."""
-    raw = draft.raw
-    if raw.bad_pixels is None or not raw.bad_pixels.any():
-        return draft
-    masked = float(raw.bad_pixels.mean())
-    on_masked, on_rest = _masked_counts(raw)
-    share = on_masked / max(on_masked + on_rest, 1e-30)
-    held = f"the mask marks {masked:.3g} of the pixels, which hold {share:.3g} of the counts"
-    if on_masked > 0 and (on_rest == 0 or (masked > MOST_MASKED and share > TURNED_COUNTS)):
-        turned = copy.copy(raw)
-        turned.bad_pixels = None if raw.bad_pixels.all() else ~raw.bad_pixels
-        return draft.repaired("mask", f"{held}: it marks the good pixels, and is turned", turned)
-    if on_rest == 0:
-        raise DataError(
-            f"{raw.source}: bad_pixels leaves nothing (got no count on the {1 - masked:.3g} of the pixels "
-            "that are good, expected photons). Nonzero marks a bad pixel; correct the mask."
-        )
-    if masked > HARDLY_ANY or (masked > MOST_MASKED and share > 0.5) or share > MOST_COUNTS:
-        return draft.found("mask", f"{held}; check bad_pixels, where true means not measured")
-    return draft
-
-
-def _masked_counts(raw: RawData) -> tuple[float, float]:
-    """Return the sum of what masked and other pixels hold, without numbers that no photons made."""
-    first = raw.diff3d[0]
-    steady = np.ones(first.shape, dtype=bool)
-    on_masked, on_rest = np.zeros(first.shape), np.zeros(first.shape)
-    for rows in blocks(raw.n_patterns):
-        chunk, bad = raw.diff3d[rows], raw.bad_pixels_of(rows)
-        steady &= (chunk == first).all(axis=0)
-        counts = np.where(np.isfinite(chunk) & (chunk > 0), chunk.astype(np.float64), 0.0)
-        large = counts >= LOWEST_LIMIT
-        counts[large] *= ~np.isin(counts[large], (*LIMITS, *np.float32(LIMITS).tolist()))
-        on_masked += (counts * bad).sum(axis=0)
-        on_rest += (counts * ~bad).sum(axis=0)
-    varied = ~steady if raw.n_patterns > 1 and not steady.all() else np.ones_like(steady)
-    return float(on_masked[varied].sum()), float(on_rest[varied].sum())
-
-
 def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
     """Mark what was not measured as bad pixels, and set noise below zero to 0; ``DataError`` if all is."""
     raw = draft.raw
-    live = _live(raw.diff3d)
+    live = _live(raw)
     # What is known to be bad may hold anything, and is no news.
     known = np.zeros((raw.N, raw.N), dtype=bool) if raw.bad_pixels is None else raw.bad_pixels
     everywhere = known if known.ndim == 2 else known.all(axis=0)
-    marks = _Marks(_always(raw.diff3d, live) | everywhere)
+    marks = _Marks(_always(raw, live) | everywhere)
     always = marks.always & ~everywhere
-    _find_limits(raw.diff3d, live, marks)
+    _find_limits(raw, live, marks)
     if always.any():
         marks.numbers += np.unique(raw.diff3d[live[0]][always].astype(np.float64)).tolist()[:CODES]
-    noise, lowest = _find_negative(raw.diff3d, marks, known)
+    noise, lowest = _find_negative(raw, marks)
     singles = marks.singles
-    if known.ndim == 3:
-        singles = singles[~known[tuple(singles.T)]]
     if not always.any() and not len(singles) and not noise:
         return draft
     if marks.always.all():
@@ -145,25 +93,34 @@ def check_unmeasured(draft: Draft, options: FileOptions) -> Draft:
     return draft if options.keep_frames else _without_empty(draft, marks.always, singles)
 
 
-def _live(patterns: NDArray[Any]) -> NDArray[np.int64]:
+def _live(raw: RawData) -> NDArray[np.int64]:
     """Patterns whose values differ from pixel to pixel; others are at fault as a whole."""
-    flat = patterns.reshape(len(patterns), -1)
-    every = np.arange(len(flat))
-    live = [(chunk[:, :1] != chunk).any(1) & np.isfinite(chunk).any(1) for chunk in _blocks(flat, every)]
-    found = np.flatnonzero(np.concatenate(live))
-    return found if found.size else every
+    live = np.empty(raw.n_patterns, dtype=bool)
+    for rows in blocks(raw.n_patterns):
+        chunk, bad = raw.diff3d[rows].reshape(-1, raw.N**2), raw.bad_pixels_of(rows)
+        good = np.broadcast_to(True if bad is None else ~bad, (len(chunk), raw.N, raw.N)).reshape(chunk.shape)
+        first = np.take_along_axis(chunk, good.argmax(axis=1)[:, None], axis=1)
+        live[rows] = ((first != chunk) & good).any(1) & (np.isfinite(chunk) & good).any(1)
+    found = np.flatnonzero(live)
+    return found if found.size else np.arange(raw.n_patterns)
 
 
-def _blocks(patterns: NDArray[Any], rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
-    """Some patterns, a few at a time."""
-    return (patterns[rows[block]] for block in blocks(len(rows)))
+def _blocks(raw: RawData, rows: NDArray[np.int64]) -> Iterator[NDArray[Any]]:
+    """Some patterns, a few at a time, 0 where they are known to be bad."""
+    return (raw.good_values(rows[block]) for block in blocks(len(rows)))
 
 
-def _always(patterns: NDArray[Any], live: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _line(raw: RawData, y: int) -> NDArray[Any]:
+    """Return one row of the detector in all patterns (M, N), 0 where it is known to be bad."""
+    values, bad = raw.diff3d[:, y], raw.bad_pixels
+    return values if bad is None else np.where(bad[..., y, :], values.dtype.type(0), values)
+
+
+def _always(raw: RawData, live: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Pixels that measured nothing in any pattern: never a number, or one number too steady for photons."""
-    first = patterns[live[0]]
+    first = raw.good_values(live[:1])[0]
     steady, lost = np.ones(first.shape, dtype=bool), np.ones(first.shape, dtype=bool)
-    for chunk in _blocks(patterns, live):
+    for chunk in _blocks(raw, live):
         steady &= (chunk == first).all(axis=0)
         lost &= ~np.isfinite(chunk).any(axis=0)
     value = np.abs(np.where(lost, 0, first).astype(np.float64))
@@ -181,41 +138,41 @@ def _always(patterns: NDArray[Any], live: NDArray[np.int64]) -> NDArray[np.bool_
     return stuck | lost
 
 
-def _find_limits(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) -> None:
+def _find_limits(raw: RawData, live: NDArray[np.int64], marks: _Marks) -> None:
     """Add single values that are not finite, or at the limit of the detector."""
-    if patterns.dtype.kind == "f":
-        marks.single += _places(patterns, np.arange(len(patterns)), lambda chunk: ~np.isfinite(chunk))
+    if raw.diff3d.dtype.kind == "f":
+        marks.single += _places(raw, np.arange(raw.n_patterns), lambda chunk: ~np.isfinite(chunk))
     for _ in range(CODES):
-        top, at_top, near, alike, below = _largest(patterns, live, marks)
+        top, at_top, near, alike, below = _largest(raw, live, marks)
         limit = at_top >= FEWEST_ALIKE and top >= FEWEST_COUNTS and at_top > near
         limit |= at_top >= 2 * FEWEST_ALIKE and top >= FEWEST_COUNTS and at_top > FAR_ABOVE * alike
         limit |= top in LIMITS and below > 0 and top > FAR_ABOVE * below
         if not limit:
             break
-        marks.single += _places(patterns, live, lambda chunk, top=top: chunk == top)
+        marks.single += _places(raw, live, lambda chunk, top=top: chunk == top)
         marks.numbers.append(top)
-    for number in _frequent(patterns, live, marks):
-        marks.single += _places(patterns, live, lambda chunk, number=number: chunk == number)
+    for number in _frequent(raw, live, marks):
+        marks.single += _places(raw, live, lambda chunk, number=number: chunk == number)
         marks.numbers.append(number)
 
 
-def _places(patterns: NDArray[Any], rows: NDArray[np.int64], wrong: Any) -> list[NDArray[np.int64]]:
+def _places(raw: RawData, rows: NDArray[np.int64], wrong: Any) -> list[NDArray[np.int64]]:
     """Where single values are wrong, shape (K, 3)."""
     found = []
     for block in blocks(len(rows)):
         chosen = rows[block]
-        places = np.argwhere(wrong(patterns[chosen]))
+        places = np.argwhere(wrong(raw.good_values(chosen)))
         places[:, 0] = chosen[places[:, 0]]
         found.append(places)
     return found
 
 
 def _frequencies(
-    patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks, lowest: float | None = None
+    raw: RawData, live: NDArray[np.int64], marks: _Marks, lowest: float | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the values from the lowest, else the upper end of every block, and how often each occurs."""
     values, times = [np.empty(0)], [np.empty(0, np.int64)]
-    for block in _blocks(patterns, live):
+    for block in _blocks(raw, live):
         chunk = block[:, ~marks.always]
         chunk = chunk[np.isfinite(chunk) if lowest is None else chunk >= lowest]
         if marks.numbers:
@@ -230,11 +187,9 @@ def _frequencies(
     return merged, np.bincount(inverse, np.concatenate(times), len(merged)).astype(np.int64)
 
 
-def _largest(
-    patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks
-) -> tuple[float, int, int, int, float]:
+def _largest(raw: RawData, live: NDArray[np.int64], marks: _Marks) -> tuple[float, int, int, int, float]:
     """Return the largest value, its frequency, that of all near it, the highest of these, the next value."""
-    values, times = _frequencies(patterns, live, marks)
+    values, times = _frequencies(raw, live, marks)
     if not len(values):
         return 0.0, 0, 0, 0, 0.0
     near = times[(values >= NEAR_LIMIT * values[-1]) & (values < values[-1])]
@@ -242,9 +197,9 @@ def _largest(
     return float(values[-1]), int(times[-1]), int(near.sum()), int(near.max(initial=0)), below
 
 
-def _frequent(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) -> list[float]:
+def _frequent(raw: RawData, live: NDArray[np.int64], marks: _Marks) -> list[float]:
     """Return the limits of some integer type that occur far more often than any number near them."""
-    values, times = _frequencies(patterns, live, marks, NEAR_LIMIT * LOWEST_LIMIT)
+    values, times = _frequencies(raw, live, marks, NEAR_LIMIT * LOWEST_LIMIT)
     numbers = []
     for limit in LIMITS:
         count, share = int(times[values == limit].sum()), values / limit
@@ -254,23 +209,22 @@ def _frequent(patterns: NDArray[Any], live: NDArray[np.int64], marks: _Marks) ->
     return numbers
 
 
-def _find_negative(patterns: NDArray[Any], marks: _Marks, known: NDArray[np.bool_]) -> tuple[int, float]:
+def _find_negative(raw: RawData, marks: _Marks) -> tuple[int, float]:
     """Add negative values that no noise explains; return how many others there are, and the lowest."""
-    if patterns.dtype.kind == "u":
+    if raw.diff3d.dtype.kind == "u":
         return 0, 0.0
     lines = np.flatnonzero(
-        np.any([(patterns[rows] < 0).any(axis=(0, 2)) for rows in blocks(len(patterns))], axis=0)
+        np.any([(raw.good_values(rows) < 0).any(axis=(0, 2)) for rows in blocks(raw.n_patterns)], axis=0)
     )
     if not lines.size:
         return 0, 0.0
-    found = np.unique(np.concatenate([np.unique(patterns[:, y][patterns[:, y] < 0]) for y in lines]))
+    found = np.unique(np.concatenate([_negative(_line(raw, y)) for y in lines]))
     whole = len(found) <= CODES and bool((found == np.floor(found)).all())
-    codes = whole and _regardless_of_light(patterns, marks.always)
+    codes = whole and _regardless_of_light(raw, marks.always)
     noise, lowest = 0, 0.0
     for y in lines:
-        values = patterns[:, y].astype(np.float64)
+        values = _line(raw, y).astype(np.float64)
         values[:, marks.always[y]] = 0
-        values[np.broadcast_to(known, patterns.shape)[:, y]] = 0
         below = values < 0
         if not below.any():
             continue
@@ -289,12 +243,16 @@ def _find_negative(patterns: NDArray[Any], marks: _Marks, known: NDArray[np.bool
     return noise, lowest
 
 
-def _regardless_of_light(patterns: NDArray[Any], always: NDArray[np.bool_]) -> bool:
+def _negative(values: NDArray[Any]) -> NDArray[Any]:
+    return np.unique(values[values < 0])
+
+
+def _regardless_of_light(raw: RawData, always: NDArray[np.bool_]) -> bool:
     """Tell whether values below 0 are as likely between bright pixels as between dark ones."""
     from scipy.ndimage import uniform_filter
 
     seen, below = np.zeros(2), np.zeros(2)
-    for block in _blocks(patterns, np.arange(len(patterns))):
+    for block in _blocks(raw, np.arange(raw.n_patterns)):
         chunk = block.astype(np.float64)
         negative = (chunk < 0) & ~always
         light = np.where(np.isfinite(chunk) & (chunk > 0) & ~always, chunk, 0.0)
