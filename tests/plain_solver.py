@@ -17,6 +17,8 @@ MEASURED = [1.0 + 0.3 * ((7 * j) % 5) for j in range(COUNT)]
 CURVATURES = [1.0 + (j % 3) for j in range(COUNT)]
 BOUND = 5.0
 """Ratio of the curvature that the preconditioner assumes to the real one: one step does not arrive."""
+GAIN = 0.05
+"""How much further than its step an object goes, in one piece."""
 
 
 class Values(tuple[float, ...]):
@@ -28,6 +30,9 @@ class Values(tuple[float, ...]):
 
     def __add__(self, other: Any) -> Values:  # type: ignore[override]
         return self._each(other, lambda a, b: a + b)
+
+    def __radd__(self, other: Any) -> Values:
+        return self + other
 
     def __sub__(self, other: Any) -> Values:
         return self._each(other, lambda a, b: a - b)
@@ -52,6 +57,7 @@ class Scan:
         self.own, self.subsets, self.probe = list(own), most, 2.0
         self.shifts, self.frame_gain = Values([0.0] * len(own)), Values([1.0] * len(own))
         self.asked: list[tuple[int, int]] = []
+        self.log: list[str] = []
         self.changes: list[dict[str, Any]] = []
 
     @property
@@ -72,6 +78,27 @@ class Scan:
                 [MEASURED[self.own[row]] for row in chosen],
                 [CURVATURES[self.own[row]] for row in chosen],
             )
+
+    def position_steps(self, found: Any, ridge: float, limit_px: float, deformation: Any = None) -> Values:
+        self.log.append("positions")
+        steps = [0.0] * len(self.own)
+        for row, curvature, missed, _ in (row for part in found for row in part):
+            left = missed - (0.0 if deformation is None else deformation)
+            steps[row] = max(-limit_px, min(limit_px, left / (curvature + ridge)))
+        return Values(steps)
+
+    def deformation_sums(self, found: Any, *, affine: bool) -> Sums:
+        told = [row for part in found for row in part]
+        return {"deformation": sum(missed for _, _, missed, _ in told) * (0.5 if affine else 1.0)}
+
+    def deformation(self, sums: Sums) -> tuple[float, Values]:
+        """A field that grows along the scan."""
+        self.log.append("deformation")
+        return sums["deformation"] / COUNT, Values(0.01 * sums["deformation"] * j / COUNT for j in self.own)
+
+    def deformed(self, obj: float, deformation: float, offset_yx_px: float) -> float:
+        self.log.append("deformed")
+        return obj * (1 + 1e-3 * deformation - 1e-3 * offset_yx_px)
 
     def change(self, **values: Any) -> None:
         self.changes.append(values)
@@ -113,6 +140,15 @@ class Numbers:
         self.used.append("object")
         return gradient / (BOUND * illumination)
 
+    def phase_gain(self, obj: float, chunk: Piece, count: int) -> float:
+        return GAIN / count
+
+    def advanced(self, leading: float, step: float, illumination: float, gain: float) -> float:
+        return leading - (1 + gain) * step
+
+    def uphill(self, step: float, new: float, old: float) -> bool:
+        return step * (new - old) > 0
+
     def total_variation_gradient(self, obj: float) -> float:
         self.used.append("smoothing")
         return obj
@@ -123,12 +159,6 @@ class Numbers:
 
     def same_power(self, probe: float, reference: float) -> float:
         return probe * (0.5 + 0.5 * reference / probe)
-
-    def position_steps(self, found: Any, ridge: float, length: float, limit_px: float) -> Values:
-        self.used.append("positions")
-        told = sorted(row for part in found for row in part)
-        steps = (length * missed / (curvature + ridge) for _, curvature, missed, _ in told)
-        return Values(max(-limit_px, min(limit_px, step)) for step in steps)
 
     def frame_factors(self, found: Any, gain: Values, previous: Values, momentum: float) -> Values:
         self.used.append("frames")

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
-from ptycho.physics.propagation import Complex, Real, propagate
+from ptycho.physics.propagation import Complex, Real, far_field, propagate
 
 INTENSITY_FLOOR = 1e-8
 """Photons per pixel added under every square root and logarithm, to keep them finite; far below one count."""

@@ -124,6 +124,11 @@ class SimulationOptions:
                 f"simulation: fresnel_number belongs to the near field (got {number!r} with propagation "
                 f"{self.propagation!r}, expected near). Set propagation to near."
             )
+        if number is not None and self.detector_upsampling != 1:
+            raise ConfigError(
+                "simulation: parts of detector pixels are those of a far field (got detector_upsampling "
+                f"{self.detector_upsampling!r} with propagation near, expected 1). Leave it out."
+            )
         if number is not None and number * self.n_px < 1:
             raise ConfigError(
                 f"simulation: fresnel_number is out of range (got {number!r}, expected >= 1 / n_px = "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from plain_solver import BOUND, COUNT, MEASURED, Numbers, Scan
+from plain_solver import BOUND, COUNT, GAIN, MEASURED, Numbers, Scan
 
 from ptycho.process.progress import Phase, Progress
 from ptycho.solver import schedule
@@ -38,7 +38,9 @@ def run(options: RefineOptions, scan: Scan, **words: Any) -> Solution:
 # --- updates and their order ---
 
 
-def written_out(counts: Sequence[int], most_momentum: float = 1.0, tv: float = 0.0) -> tuple[float, float]:
+def written_out(
+    counts: Sequence[int], most_momentum: float = 1.0, tv: float = 0.0, *, restarts: bool = True
+) -> tuple[float, float]:
     """Return the last two objects of plain updates, spelled out."""
     obj, previous, update = 1.0, 1.0, 0
     for count in counts:
@@ -46,7 +48,9 @@ def written_out(counts: Sequence[int], most_momentum: float = 1.0, tv: float = 0
             seen = MEASURED[subset::count]
             leading = obj + min(update / (update + 3), most_momentum) * (obj - previous)
             step = sum(2 * (2 * leading - a) for a in seen) / (4 * len(seen) * BOUND)
-            previous, obj, update = obj, leading - step, update + 1
+            new = leading - (1 + GAIN / count) * step
+            update = 0 if restarts and step * (new - obj) > 0 else update + 1
+            previous, obj = obj, new
         obj -= tv * obj
     return obj, previous
 
@@ -61,13 +65,22 @@ def test_plain_updates_are_the_written_out_ones(n_steps: int) -> None:
         assert found != pytest.approx(written_out([1] * n_steps, most_momentum=0.0), rel=1e-6)
 
 
-def test_subsets_follow_the_schedule_and_bound_the_momentum() -> None:
+def test_subsets_follow_the_schedule_and_bound_the_momentum(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A momentum that begins anew would stay below the bound.
+    monkeypatch.setattr(Numbers, "uphill", lambda *_: False)
     scan = Scan()
     found = accelerated_steps(Numbers(), 1.0, scan, 4.0 * COUNT, 10, subsets=8)
     counts = [8, 8, 8, 8, 4, 4, 2, 2, 1, 1]
     assert scan.asked == [(subset, count) for count in counts for subset in range(count)]
-    assert found == pytest.approx(written_out(counts, schedule.SUBSET_MOMENTUM), rel=EXACT)
-    assert found != pytest.approx(written_out(counts), rel=1e-9)
+    expected = written_out(counts, schedule.SUBSET_MOMENTUM, restarts=False)
+    assert found == pytest.approx(expected, rel=EXACT)
+    assert found != pytest.approx(written_out(counts, restarts=False), rel=1e-9)
+
+
+def test_the_momentum_begins_anew_where_it_runs_uphill() -> None:
+    found = accelerated_steps(Numbers(), 1.0, Scan(), 4.0 * COUNT, 12)
+    assert found == pytest.approx(written_out([1] * 12), rel=EXACT)
+    assert found != pytest.approx(written_out([1] * 12, restarts=False), rel=1e-6)
 
 
 def test_smoothing_moves_the_object_once_an_iteration_and_leaves_its_momentum() -> None:
@@ -87,7 +100,10 @@ def test_an_iteration_looks_first_then_moves_the_object_then_everything_else_at_
     numbers, scan = Numbers(), Scan()
     solve(numbers, scan, 1.0, EVERYTHING, [1] * 10)
     last = numbers.used[len(numbers.used) - 1 - numbers.used[::-1][1:].index("smoothing") :]
-    assert last == ["sums"] * (COUNT // 2) + ["object", "positions", "frames", "probe", "smoothing"]
+    assert last == ["sums"] * (COUNT // 2) + ["object", "frames", "probe", "smoothing"]
+    # The positions are found together first, then each for itself, before anything moves.
+    deformed = ["deformation", "positions", "deformed", "deformed"]
+    assert scan.log == [*deformed, "positions", "positions"] * 2 + deformed
     assert len(scan.changes) == 10
 
 
@@ -95,11 +111,44 @@ def test_probe_and_positions_rest_at_first_and_frames_do_not() -> None:
     scan = Scan()
     run(EVERYTHING, scan)
     moved = [set(change) for change in scan.changes]
-    assert moved[:3] == [{"frame_gain"}] * schedule.PROBE_REST_STEPS
-    assert moved[3:8] == [{"frame_gain", "probe"}] * (schedule.POSITION_REST_STEPS - 3)
-    assert moved[8:] == [{"frame_gain", "probe", "shifts"}] * (EVERYTHING.steps - 8)
+    rest = schedule.POSITION_REST_STEPS
+    assert rest == schedule.PROBE_REST_STEPS
+    assert moved[:rest] == [{"frame_gain"}] * rest
+    assert moved[rest:] == [{"frame_gain", "probe", "shifts"}] * (EVERYTHING.steps - rest)
     assert abs(sum(scan.shifts)) < 1e-9
     assert sum(scan.frame_gain) / COUNT == pytest.approx(1.0, rel=EXACT)
+
+
+def test_all_positions_together_do_not_drift() -> None:
+    """Their mean belongs to the object; without taking it out the shifts of this scan all grow."""
+    scan = Scan()
+    found = run(RefineOptions(20, positions=True, start="flat"), scan)
+    assert max(scan.shifts) > 0.01
+    assert abs(sum(scan.shifts)) < 1e-9
+    assert found.obj == pytest.approx(found.previous, rel=0.1)
+
+
+def test_positions_move_with_their_subset_and_deform_in_whole_iterations() -> None:
+    scan = Scan()
+    options = RefineOptions(12, positions=True, start="flat")
+    counts = options.subset_counts(scan.subsets)
+    together = [options.deforming(iteration) for iteration in range(12)]
+    assert [index for index, yes in enumerate(together) if yes] == [3, 6, 9]
+    assert all(count == 1 for count, yes in zip(counts, together, strict=True) if yes)
+    assert max(counts[3:]) > 1
+    run(options, scan)
+    assert scan.log.count("positions") == sum(counts[3:])
+    assert scan.log.count("deformation") == 3
+
+
+def test_an_affine_refinement_moves_no_position_by_itself() -> None:
+    scan, options = Scan(), RefineOptions(12, affine=True, start="flat")
+    run(options, scan)
+    assert "positions" not in scan.log
+    assert scan.log.count("deformation") == 3
+    assert abs(sum(scan.shifts)) < 1e-9
+    steps = [b - a for a, b in zip(scan.shifts, scan.shifts[1:], strict=False)]
+    assert max(steps) == pytest.approx(min(steps), rel=1e-6)
 
 
 def test_what_rests_is_not_computed() -> None:
@@ -107,7 +156,8 @@ def test_what_rests_is_not_computed() -> None:
     solve(numbers, Scan(), 1.0, RefineOptions(9, probe=True, positions=True), [1] * 9)
     each = numbers.wanted[:: COUNT // 2]
     assert [wanted.probe for wanted in each] == [False] * 3 + [True] * 6
-    assert [wanted.positions for wanted in each] == [False] * 8 + [True]
+    assert [wanted.positions for wanted in each] == [False] * 3 + [True] * 6
+    assert [wanted.strains for wanted in each] == [False] * 3 + [True, False, False] * 2
     assert not any(wanted.frames for wanted in each)
 
 
@@ -218,8 +268,11 @@ UPDATE_SUMS = {"gradient", "error", "energy", "illumination"}
 def test_every_sum_over_patterns_passes_the_reduction() -> None:
     log: list[Sums] = []
     run(EVERYTHING, Scan(), reduce=watched(log))
-    # One for the update and one for the means of what moved, in every iteration.
-    assert len(log) == 2 * EVERYTHING.steps
+    # One for the update and one for the means of what moved, in every iteration, and one where positions
+    # deform together.
+    deforming = sum(EVERYTHING.deforming(iteration) for iteration in range(EVERYTHING.steps))
+    assert len(log) == 2 * EVERYTHING.steps + deforming
+    assert [set(sums) for sums in log].count({"deformation"}) == deforming == 3
     assert set(log[0]) == {*UPDATE_SUMS, "patterns"}
     assert set(log[1]) == {"factors"}
     assert set(log[-2]) == {*UPDATE_SUMS, "patterns", "probe_gradient", "object_power", "curvature"}
@@ -273,19 +326,33 @@ def difference(options: RefineOptions, lost: str = "") -> float:
     return worst
 
 
-@pytest.mark.parametrize("options", [RefineOptions(12, start="flat"), EVERYTHING], ids=["object", "all"])
+AFFINE = RefineOptions(12, affine=True, start="flat")
+
+
+@pytest.mark.parametrize(
+    "options", [RefineOptions(12, start="flat"), EVERYTHING, AFFINE], ids=["object", "all", "affine"]
+)
 def test_two_processes_find_what_one_finds(options: RefineOptions) -> None:
     assert difference(options) < 1e-9
 
 
 @pytest.mark.parametrize(
     "lost",
-    [*sorted(UPDATE_SUMS), "patterns", "probe_gradient", "object_power", "curvature", "steps", "factors"],
+    [
+        *sorted(UPDATE_SUMS),
+        "patterns",
+        "probe_gradient",
+        "object_power",
+        "curvature",
+        "steps",
+        "factors",
+        "deformation",
+        "field",
+    ],
 )
 def test_a_sum_that_is_not_added_is_noticed(lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # At its usual size the ridge is a thousandth of what it is added to.
     monkeypatch.setattr(schedule, "POSITION_RIDGE", 1.0)
-    monkeypatch.setattr(schedule, "POSITION_STEP", 0.1)
     monkeypatch.setattr(schedule, "has_converged", lambda misfit: False)
     assert difference(EVERYTHING) < 1e-9
     assert difference(EVERYTHING, lost) > 1e-6
