@@ -13,6 +13,7 @@ from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, lit_area_px, most
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.deformation import Deformation
 from ptycho.physics.propagation import near_field_transfer
+from ptycho.solver.schedule import NEAR_POSITION_STEP
 
 Array = Any
 
@@ -90,7 +91,9 @@ class ScanChunks:
             right = right + (normal[:, :, 2:] @ strain.reshape(-1, 4, 1))[:, :, 0]
         ridged = normal[:, :2, :2] + float(ridge) * np.eye(2)
         steps = np.zeros((len(self.indices), 2), np.float32)
-        steps[rows] = np.linalg.solve(ridged, right[:, :2, None])[:, :, 0].clip(-limit_px, limit_px)
+        length = 1.0 if self.store.fresnel_number is None else NEAR_POSITION_STEP
+        found_px = length * np.linalg.solve(ridged, right[:, :2, None])[:, :, 0]
+        steps[rows] = found_px.clip(-limit_px, limit_px)
         return self.tensor(steps)
 
     def deformation_sums(self, found: Sequence[Any], *, affine: bool) -> dict[str, Array]:

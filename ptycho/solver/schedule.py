@@ -37,6 +37,9 @@ CONVERGED, CONVERGED_STEPS = 2e-3, 10
 """A refinement ends when the misfit fell by less than this share over so many iterations."""
 POSITION_REST_STEPS, POSITION_LIMIT_PX = 3, 1.0
 """Positions rest at first, then move by their least-squares step, at most so far in one iteration."""
+NEAR_POSITION_STEP = 0.5
+"""The share of that step in the near field, whose images follow the sample: beside the momentum of the object
+a whole one goes to and fro."""
 DEFORM_EVERY, DEFORM_UNTIL = 3, 0.8
 """Every so many iterations the positions move together, with the object, until this share of them: the object
 then settles where it is."""
