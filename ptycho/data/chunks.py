@@ -47,6 +47,7 @@ class ScanChunks:
         self._keeps = len(indices) * plan.patch_px**2 <= KEPT_PIXELS
         self._kept: dict[int, Any] = {}
         self._fields: Deformation | None = None
+        self.position_step_px: float | None = None  # rms of how far positions moved last
 
     @property
     def probe(self) -> Array:
@@ -63,6 +64,8 @@ class ScanChunks:
         if probe is not None:
             self._probe = probe
         if shifts is not None:
+            moved = self.array(shifts) - self.array(self.shifts)
+            self.position_step_px = float(np.sqrt((moved**2).sum(axis=1).mean()))
             self.shifts, self._fixed = shifts, False
             self._laid = moved_plan(self.plan, self.array(shifts))
             self._rest = self.tensor(self._laid.shifts_yx_px.astype(np.float32))

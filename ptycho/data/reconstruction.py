@@ -87,6 +87,7 @@ class Reconstruction:
     # relative, in every step of the refinement and, as eq. 7a says, after the last
     misfit: tuple[float, ...] = ()
     positions_yx_px: NDArray[np.float64] | None = None  # (J, 2), refined patch centres [object px]
+    position_step_px: float | None = None  # rms of how far they moved in the last iteration
     fit: Fit | None = None  # beside what photon noise alone would leave
     # (J,), refined factor on the amplitude of every frame; None: ones
     frame_gain: NDArray[np.float32] | None = None

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ptycho.data.checks.findings import FOLLOW_BEAM
 from ptycho.data.reconstruction import Fit, PlacedReconstruction, Reconstruction
 from ptycho.evaluation.comparison import stored_fit
+from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.drift import BeamDrift, beam_drift
 from ptycho.process.progress import Progress
 
@@ -139,12 +140,15 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     fit = found.fit or stored_fit(placed)
     numbers = _fit_numbers(fit, 2 * int(found.scanned.sum()))
     numbers |= _object_numbers(found) | _scan_numbers(found, fit, positions)
+    correction = position_correction(placed)
+    numbers |= {} if correction is None else correction.numbers()
     drift = beam_drift(placed)
     numbers["beam_drift"], numbers["beam_drift_error"] = drift or (None, None)
     # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
     told = any(finding.check == "beam" for finding in scan.findings)
     warnings = [finding for finding in scan.findings if finding.level == "warning"]
-    if found.frame_gain is not None:
+    if found.frame_gain is not None or (correction is not None and not any(_drift_reasons(drift))):
+        # Patterns compared at wrong places also differ in brightness; the right ones have told.
         warnings = [finding for finding in warnings if finding.check != "beam"]
     bad = _bad_patterns(fit)
     numbers["bad_patterns"] = len(bad)
@@ -154,6 +158,7 @@ def judge(placed: PlacedReconstruction) -> Verdict:
         *([] if told else _drift_reasons(drift)),
         *_scan_reasons(numbers),
         *_bad_reasons(bad, fit, placed.numbers, positions),
+        *(("doubtful", doubt) for doubt in (correction.doubts() if correction is not None else ())),
         *(("doubtful", finding.message) for finding in warnings),
     ]
     words = {word for word, _ in reasons}

@@ -22,9 +22,11 @@ from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
 from ptycho.evaluation.comparison import laid_on_canvas
+from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.figures import (
     save_comparison_png,
     save_loss_png,
+    save_position_correction_png,
     save_probe_png,
     save_reconstruction_pngs,
 )
@@ -202,6 +204,10 @@ def write_reconstruction(
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
+    if (correction := position_correction(placed)) is not None:
+        places, path = placed.positions_yx_px, folder / "position_correction.png"
+        title = f"positions corrected by {correction.rms_px:.2g} px rms"
+        files.append(save_position_correction_png(places, correction.moved_yx_px, path, title))
     unwrap = view is not None and view.unwrap
     scores, pictures = _scored(folder, found, data_file, unwrap=unwrap)
     worth = {**({} if verdict is None else verdict.to_dict()), **scores}

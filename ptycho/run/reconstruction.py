@@ -141,6 +141,7 @@ def reconstruct(
         seconds=time.perf_counter() - start,
         misfit=tuple(misfit),
         positions_yx_px=chunks.positions_yx_px if refine is not None and refine.moves_positions else None,
+        position_step_px=chunks.position_step_px,
         fit=fit,
         frame_gain=backend.array(chunks.frame_gain) if refine is not None and refine.frames else None,
     )

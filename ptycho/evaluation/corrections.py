@@ -1,0 +1,94 @@
+"""How far refined positions lie from those of the scan, and whether that is to be trusted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.reconstruction import PlacedReconstruction
+
+RESTLESS_PX = 0.1
+"""Steps of the last iteration from which positions have not arrived; noise of 1e4 counts moves them less."""
+RESTLESS_SHARE = 0.1
+"""The same in units of the whole correction: a large one may end with larger steps."""
+FAR = 0.5
+"""Correction in units of the diameter of the spot from which a step no longer knows where it leads."""
+FAR_SHARE = 0.02
+"""Share of patterns that may have moved so far."""
+
+
+@dataclass(frozen=True)
+class PositionCorrection:
+    """Refined positions less those of the scan."""
+
+    moved_yx_px: NDArray[np.float64]  # (J, 2), of mean 0
+    spot_px: float  # diameter of the spot
+    last_step_px: float | None  # rms of the last iteration; None where a file does not say
+
+    @property
+    def rms_px(self) -> float:
+        """Root of the mean squared distance."""
+        return float(np.sqrt((self.moved_yx_px**2).sum(axis=1).mean()))
+
+    @property
+    def largest_px(self) -> float:
+        """Longest distance."""
+        return float(np.hypot(*self.moved_yx_px.T).max())
+
+    def affine(self, positions_yx_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return what is linear in the place: moved = place @ matrix, (2, 2), for places about their mean."""
+        places = positions_yx_px - positions_yx_px.mean(axis=0)
+        return np.linalg.lstsq(places, self.moved_yx_px, rcond=None)[0]
+
+    def line(self, positions_yx_px: NDArray[np.float64]) -> str:
+        """Return the correction in one line."""
+        matrix = self.affine(positions_yx_px)
+        turn = math.degrees((matrix[0, 1] - matrix[1, 0]) / 2)
+        shear = math.degrees(matrix[0, 1] + matrix[1, 0])
+        return (
+            f"positions corrected by {self.rms_px:.2g} px rms, {self.largest_px:.2g} px at most (scale of y "
+            f"{1 + matrix[0, 0]:.4f}, of x {1 + matrix[1, 1]:.4f}, rotation {turn:+.2f} deg, shear "
+            f"{shear:+.2f} deg)"
+        )
+
+    def numbers(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` says about it."""
+        return {
+            "position_rms_px": self.rms_px,
+            "position_largest_px": self.largest_px,
+            "position_last_step_px": self.last_step_px,
+        }
+
+    def doubts(self) -> Iterator[str]:
+        """Yield why it is not to be trusted."""
+        step = self.last_step_px
+        if step is not None and step > max(RESTLESS_PX, RESTLESS_SHARE * self.rms_px):
+            yield (
+                f"the positions still move by {step:.2g} px in an iteration, after {self.rms_px:.2g} px in "
+                "all; raise --refine"
+            )
+        far = np.hypot(*self.moved_yx_px.T) > FAR * self.spot_px
+        if far.mean() > FAR_SHARE:
+            yield (
+                f"{int(far.sum())} positions were moved by more than half a spot "
+                f"({FAR * self.spot_px:.2g} px) and may have gone astray"
+            )
+
+
+def position_correction(placed: PlacedReconstruction) -> PositionCorrection | None:
+    """Return the correction of a reconstruction; None where its positions are those of the scan."""
+    found = placed.found
+    if found.positions_yx_px is None:
+        return None
+    moved = placed.positions_yx_px - placed.scan.positions_yx_px[placed.rows]
+    moved = moved - moved.mean(axis=0)
+    if not np.abs(moved).max() > 1e-6:
+        return None
+    power = (np.abs(found.probe.astype(np.complex128)) ** 2).sum(axis=0)
+    area_px = power.sum() ** 2 / max(float((power**2).sum()), 1e-300)
+    return PositionCorrection(moved, 2 * math.sqrt(area_px / math.pi), found.position_step_px)
