@@ -108,8 +108,8 @@ class Primitives(Protocol):
         """Return the object (H, W) after a step, its slow phase further by the gain (eq. 24)."""
 
     def uphill(self, step: Array, new: Array, old: Array) -> Array:
-        """Return 1 where the way from ``old`` to ``new`` runs against the step, as momentum has overshot, else
-        0; a number that multiplies, in a compiled function one of the dtype of the object."""
+        """Return 1 where the way from ``old`` to ``new`` runs against the step, since the momentum has
+        overshot, else 0; in a compiled function a number of the dtype of the object."""
 
     def total_variation_gradient(self, obj: Array) -> Array:
         """Return the gradient of the total variation, smoothed below ``TV_SMOOTHING``, shape (H, W).
