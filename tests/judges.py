@@ -191,6 +191,41 @@ def plain_gradient(
     return gradient
 
 
+def plain_advance(
+    leading: NDArray[Any], step: NDArray[Any], weight: NDArray[Any], probe: NDArray[Any], count: int
+) -> NDArray[np.complex128]:
+    """Return eq. 24: the object after a step, its slow phase further by what the step falls short of.
+
+    Parameters
+    ----------
+    leading, step : complex array, shape (H, W)
+        Object before the step, and the step that is taken off [transmission].
+    weight : real array, shape (H, W)
+        Illumination [photons / pixel].
+    probe : complex array, shape (P, N, N)
+        Probe modes.
+    count : int
+        Subsets of the pass.
+
+    Returns
+    -------
+    complex128 array, shape (H, W)
+        Object.
+    """
+    (height, width), n_px = leading.shape, probe.shape[-1]
+    light, (rows, columns) = (np.abs(probe) ** 2).sum(axis=0), np.mgrid[:n_px, :n_px]
+    light = light / light.sum()
+    away = (rows - (light * rows).sum()) ** 2 + (columns - (light * columns).sum()) ** 2
+    length = 0.4 * np.sqrt((light * away).sum())
+    most = max(1.0, min(300.0, (max(height, width) / (2 * np.pi * length)) ** 2) / count)
+    ky, kx = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(side) for side in leading.shape), indexing="ij")
+    gain = np.maximum(1 / ((ky**2 + kx**2) * length**2 + 1 / most), 1) - 1
+    turned = np.imag(-step * leading.conj()) / np.maximum(np.abs(leading) ** 2, 0.05)
+    turned[weight <= 0.02 * weight.max()] = 0
+    further = np.fft.ifft2(gain * np.fft.fft2(turned)).real
+    return (leading - step) * np.exp(1j * np.clip(further, -0.5, 0.5))
+
+
 def plain_steps(
     corners_yx: NDArray[np.int64],
     probes: NDArray[Any],
@@ -198,8 +233,9 @@ def plain_steps(
     shape_yx: tuple[int, int],
     momenta: Sequence[float],
     damping: float,
+    learned: Sequence[float] = (),
 ) -> NDArray[np.complex128]:
-    """Return the object after one step of eq. 10 and 11 for each momentum, from an object of ones.
+    """Return the object after steps of eq. 10, 11 and 24 from an object of ones.
 
     Parameters
     ----------
@@ -212,9 +248,11 @@ def plain_steps(
     shape_yx : tuple of int
         Canvas shape (H, W) [px].
     momenta : sequence of float
-        Momentum of every step.
+        Momentum of every step; it begins anew after a step that ran uphill.
     damping : float
         Share of the strongest illumination added to the preconditioner.
+    learned : sequence of float
+        Momentum of more steps, of eq. 10 alone.
 
     Returns
     -------
@@ -226,10 +264,16 @@ def plain_steps(
     for (y, x), modes in zip(corners_yx, probes, strict=True):
         weight[y : y + n_px, x : x + n_px] += (np.abs(modes) ** 2).sum(axis=0)
     obj = previous = np.ones(shape_yx, dtype=np.complex128)
-    for momentum in momenta:
+    update = 0
+    for _ in momenta:
+        leading = obj + momenta[update] * (obj - previous)
+        step = plain_gradient(leading, corners_yx, probes, amplitude) / (weight + damping * weight.max())
+        previous, obj = obj, plain_advance(leading, step, weight, probes[0], 1)
+        update = 0 if np.vdot(step, obj - previous).real > 0 else update + 1
+    for momentum in learned:
         leading = obj + momentum * (obj - previous)
-        step = -plain_gradient(leading, corners_yx, probes, amplitude) / (weight + damping * weight.max())
-        previous, obj = obj, leading + step
+        step = plain_gradient(leading, corners_yx, probes, amplitude) / (weight + damping * weight.max())
+        previous, obj = obj, leading - step
     return obj
 
 
@@ -305,7 +349,7 @@ def plain_subset_steps(
     momentum: float,
     damping: float,
 ) -> NDArray[np.complex128]:
-    """Return the object after updates on subsets (eq. 19), from an object of ones.
+    """Return the object after updates on subsets (eq. 19, 24), from an object of ones.
 
     Parameters
     ----------
@@ -335,5 +379,6 @@ def plain_subset_steps(
             for (y, x), modes in zip(chosen[0], chosen[1], strict=True):
                 light[y : y + modes.shape[-2], x : x + modes.shape[-1]] += (np.abs(modes) ** 2).sum(axis=0)
             step = plain_gradient(leading, *chosen) / (light + damping * light.max())
-            previous, obj, update = obj, leading - step, update + 1
+            previous, obj = obj, plain_advance(leading, step, light, blocks[0][1][0], count)
+            update = 0 if np.vdot(step, obj - previous).real > 0 else update + 1
     return obj

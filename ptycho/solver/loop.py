@@ -98,16 +98,17 @@ def solve(
             wanted = asked._replace(illumination=(subset, count) not in known)
             part = patterns if count == 1 else patterns.part(subset, count)
             told: list[PerPattern] = []
-            raw, chunk = _visit(backend, part, leading, wanted, told)
+            raw, first = _visit(backend, part, leading, wanted, told)
             if count not in gains:
-                gains[count] = backend.phase_gain(obj, chunk, count)
+                gains[count] = backend.phase_gain(obj, first, count)
             sums = reduce(raw)
             if wanted.illumination:
                 known[subset, count] = sums.pop("illumination")  # eq. 8
             light = known[subset, count]
             step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
             new = backend.advanced(leading, step, light, gains[count])  # eq. 24
-            update = 0 if backend.uphill(step, new, obj) else update + 1
+            # A compiled backend knows only later whether it ran uphill, so this is no branch.
+            update = (update + 1) * (1 - backend.uphill(step, new, obj))
             obj, previous = new, obj
             if "positions" in moving:
                 companions.step_positions(sums, told, deforming=deforming)
@@ -138,15 +139,16 @@ def _add(totals: Sums, sums: Sums) -> None:
 def _visit(
     backend: Primitives, part: Iterable[Chunk], obj: Array, wanted: Wanted, found: list[PerPattern]
 ) -> tuple[Sums, Chunk]:
-    """Go once through some patterns; return their sums and the last chunk, and append what is told of each
+    """Go once through some patterns; return their sums and the first chunk, and append what is told of each
     pattern."""
     totals: Sums = {}
-    chunk: Chunk = None
+    first: Chunk = None
     for chunk in part:
+        first = chunk if first is None else first
         sums, per_pattern = backend.chunk_sums(obj, chunk, wanted)
         _add(totals, sums)
         found.append(per_pattern)
-    return totals, chunk
+    return totals, first
 
 
 class _Companions:

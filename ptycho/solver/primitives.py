@@ -102,13 +102,14 @@ class Primitives(Protocol):
 
     def phase_gain(self, obj: Array, chunk: Chunk, count: int) -> Array:
         """Return the gain on the slow phase of a step with one of ``count`` subsets, real (H, W) (eq. 24),
-        for the probe of a chunk."""
+        for the probe of the first pattern of a chunk."""
 
     def advanced(self, leading: Array, step: Array, illumination: Array, gain: Array) -> Array:
         """Return the object (H, W) after a step, its slow phase further by the gain (eq. 24)."""
 
-    def uphill(self, step: Array, new: Array, old: Array) -> bool:
-        """Tell whether the way from ``old`` to ``new`` runs against the step: the momentum has overshot."""
+    def uphill(self, step: Array, new: Array, old: Array) -> Array:
+        """Return 1 where the way from ``old`` to ``new`` runs against the step, since the momentum has
+        overshot, else 0; in a compiled function a number of the dtype of the object."""
 
     def total_variation_gradient(self, obj: Array) -> Array:
         """Return the gradient of the total variation, smoothed below ``TV_SMOOTHING``, shape (H, W).

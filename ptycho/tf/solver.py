@@ -135,6 +135,10 @@ def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
     return tf.gather(tf.concat([part[name] for part in found], 0), order)
 
 
+def _phase_gain(shape_yx: NDArray[np.int32], probes: NDArray[Any], *, count: int) -> NDArray[np.float64]:
+    return phase_gain((int(shape_yx[0]), int(shape_yx[1])), probes, count)
+
+
 @tf.function(reduce_retracing=True)
 def _advanced(leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
     power = tf.maximum(tf.math.real(leading) ** 2 + tf.math.imag(leading) ** 2, PHASE_FLOOR)
@@ -171,14 +175,19 @@ class TensorFlowPrimitives:
 
     def phase_gain(self, obj: Tensor, chunk: Chunk, count: int) -> Tensor:
         probe = chunk.probes[0] if len(chunk.probes.shape) == 4 else chunk.probes
-        gain = phase_gain(tuple(obj.shape), tf.stop_gradient(probe).numpy(), count)
-        return as_complex(tf.constant(gain, obj.dtype.real_dtype))
+        # A graph knows neither canvas nor probe when it is made, so NumPy is called when it runs.
+        gain = tf.numpy_function(
+            partial(_phase_gain, count=count), (tf.shape(obj), tf.stop_gradient(probe)), tf.float64
+        )
+        gain = tf.cast(tf.ensure_shape(gain, obj.shape), obj.dtype.real_dtype)
+        return as_complex(tf.stop_gradient(gain))
 
     def advanced(self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
         return _advanced(leading, step, illumination, gain)
 
-    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:
-        return bool(tf.reduce_sum(tf.math.real(tf.math.conj(step) * (new - old))) > 0)
+    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> int | Tensor:
+        runs = tf.reduce_sum(tf.math.real(tf.math.conj(step) * (new - old))) > 0
+        return int(runs) if tf.executing_eagerly() else tf.cast(runs, new.dtype)
 
     def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = tf.concat([obj[1:], obj[-1:]], 0) - obj
