@@ -20,7 +20,15 @@ from ptycho.physics import INTENSITY_FLOOR
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
-from ptycho.solver.schedule import PHASE_FLOOR, PHASE_STEP_RAD, POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
+from ptycho.solver.schedule import (
+    PHASE_FLOOR,
+    PHASE_SHRINK,
+    PHASE_STEP_RAD,
+    POISSON_FLOOR,
+    STEP_DAMPING,
+    TURNED,
+    TV_SMOOTHING,
+)
 from ptycho_torch import physics
 
 
@@ -123,12 +131,18 @@ class TorchPrimitives:
         gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count)
         return torch.from_numpy(gain).to(device=obj.device, dtype=obj.real.dtype)
 
-    def advanced(self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
+    def advanced(
+        self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor, slow: Any
+    ) -> tuple[Tensor, Any]:
         power = leading.abs().square().clamp(min=PHASE_FLOOR)
         lit = illumination > STEP_DAMPING * illumination.max()
         phase = torch.where(lit, -(step * leading.conj()).imag / power, 0.0)
-        further = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real.clamp(-PHASE_STEP_RAD, PHASE_STEP_RAD)
-        return (leading - step) * torch.polar(torch.ones_like(further), further)
+        further = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
+        last, trust = (further, torch.ones_like(further[0, 0])) if slow is None else slow
+        turned = ((further * last).sum() < 0) & (further.square().sum() > TURNED * last.square().sum())
+        trust = torch.where(turned, PHASE_SHRINK * trust, trust)
+        turn = (trust * further).clamp(-PHASE_STEP_RAD, PHASE_STEP_RAD)
+        return (leading - step) * torch.polar(torch.ones_like(turn), turn), (further, trust)
 
     def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:
         return bool((step.conj() * (new - old)).real.sum() > 0)

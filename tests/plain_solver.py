@@ -143,8 +143,11 @@ class Numbers:
     def phase_gain(self, obj: float, chunk: Piece, count: int) -> float:
         return GAIN / count
 
-    def advanced(self, leading: float, step: float, illumination: float, gain: float) -> float:
-        return leading - (1 + gain) * step
+    def advanced(
+        self, leading: float, step: float, illumination: float, gain: float, slow: int | None
+    ) -> tuple[float, int]:
+        assert slow is None or slow > 0
+        return leading - (1 + gain) * step, 1 if slow is None else slow + 1
 
     def uphill(self, step: float, new: float, old: float) -> bool:
         return step * (new - old) > 0

@@ -86,6 +86,7 @@ def solve(
     companions = _Companions(backend, patterns, options, reduce)
     misfit: list[float] = []
     gains: dict[int, Array] = {}
+    slow: Any = None
     update = whole = 0
     for iteration, count in enumerate(counts):
         moving, deforming = options.moving(iteration), options.deforming(iteration)
@@ -106,7 +107,10 @@ def solve(
                 known[subset, count] = sums.pop("illumination")  # eq. 8
             light = known[subset, count]
             step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
-            new = backend.advanced(leading, step, light, gains[count])  # eq. 24
+            # Subsets of a noisy scan turn each other's steps back; that tells nothing about the gain.
+            known_slow = slow if count == 1 else None
+            new, known_slow = backend.advanced(leading, step, light, gains[count], known_slow)  # eq. 24
+            slow = known_slow if count == 1 else slow
             # A compiled backend knows only later whether it ran uphill, so this is no branch.
             update = (update + 1) * (1 - backend.uphill(step, new, obj))
             obj, previous = new, obj

@@ -104,8 +104,11 @@ class Primitives(Protocol):
         """Return the gain on the slow phase of a step with one of ``count`` subsets, real (H, W) (eq. 24),
         for the probe of the first pattern of a chunk."""
 
-    def advanced(self, leading: Array, step: Array, illumination: Array, gain: Array) -> Array:
-        """Return the object (H, W) after a step, its slow phase further by the gain (eq. 24)."""
+    def advanced(
+        self, leading: Array, step: Array, illumination: Array, gain: Array, slow: Any
+    ) -> tuple[Array, Any]:
+        """Return the object (H, W) after a step, its slow phase further by the gain (eq. 24), and what the
+        next call is to be given as ``slow``, None at first: it notices a gain that is too large."""
 
     def uphill(self, step: Array, new: Array, old: Array) -> Array:
         """Return 1 where the way from ``old`` to ``new`` runs against the step, since the momentum has

@@ -50,6 +50,9 @@ POISSON_FLOOR = 0.1
 """Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
 PHASE_STEP_RAD = 0.5
 """Most that a pixel turns further in one update."""
+TURNED, PHASE_SHRINK = 0.9, 0.5
+"""Where the slow part of a step points back and is still of this power of the last one, the gain was too
+large, and this share of it stays."""
 PHASE_FLOOR = 0.05
 """Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2

@@ -17,7 +17,15 @@ from ptycho.physics import INTENSITY_FLOOR
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
-from ptycho.solver.schedule import PHASE_FLOOR, PHASE_STEP_RAD, POISSON_FLOOR, STEP_DAMPING, TV_SMOOTHING
+from ptycho.solver.schedule import (
+    PHASE_FLOOR,
+    PHASE_SHRINK,
+    PHASE_STEP_RAD,
+    POISSON_FLOOR,
+    STEP_DAMPING,
+    TURNED,
+    TV_SMOOTHING,
+)
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
 
@@ -140,13 +148,19 @@ def _phase_gain(shape_yx: NDArray[np.int32], probes: NDArray[Any], *, count: int
 
 
 @tf.function(reduce_retracing=True)
-def _advanced(leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
+def _advanced(
+    leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor, slow: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     power = tf.maximum(tf.math.real(leading) ** 2 + tf.math.imag(leading) ** 2, PHASE_FLOOR)
     lit = illumination > STEP_DAMPING * tf.reduce_max(illumination)
     phase = tf.where(lit, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
     further = tf.math.real(tf.signal.ifft2d(tf.signal.fft2d(as_complex(phase)) * gain))
-    further = tf.clip_by_value(further, -PHASE_STEP_RAD, PHASE_STEP_RAD)
-    return (leading - step) * tf.complex(tf.cos(further), tf.sin(further))
+    last, trust = (further, tf.ones((), further.dtype)) if slow is None else slow
+    size, before = tf.reduce_sum(further**2), tf.reduce_sum(last**2)
+    turned = (tf.reduce_sum(further * last) < 0) & (size > TURNED * before)
+    trust = tf.where(turned, PHASE_SHRINK * trust, trust)
+    turn = tf.clip_by_value(trust * further, -PHASE_STEP_RAD, PHASE_STEP_RAD)
+    return (leading - step) * tf.complex(tf.cos(turn), tf.sin(turn)), (further, trust)
 
 
 class TensorFlowPrimitives:
@@ -182,8 +196,10 @@ class TensorFlowPrimitives:
         gain = tf.cast(tf.ensure_shape(gain, obj.shape), obj.dtype.real_dtype)
         return as_complex(tf.stop_gradient(gain))
 
-    def advanced(self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
-        return _advanced(leading, step, illumination, gain)
+    def advanced(
+        self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor, slow: Any
+    ) -> tuple[Tensor, Any]:
+        return _advanced(leading, step, illumination, gain, slow)
 
     def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> int | Tensor:
         runs = tf.reduce_sum(tf.math.real(tf.math.conj(step) * (new - old))) > 0
