@@ -138,15 +138,16 @@ def _add(totals: Sums, sums: Sums) -> None:
 def _visit(
     backend: Primitives, part: Iterable[Chunk], obj: Array, wanted: Wanted, found: list[PerPattern]
 ) -> tuple[Sums, Chunk]:
-    """Go once through some patterns; return their sums and the last chunk, and append what is told of each
+    """Go once through some patterns; return their sums and the first chunk, and append what is told of each
     pattern."""
     totals: Sums = {}
-    chunk: Chunk = None
+    first: Chunk = None
     for chunk in part:
+        first = chunk if first is None else first
         sums, per_pattern = backend.chunk_sums(obj, chunk, wanted)
         _add(totals, sums)
         found.append(per_pattern)
-    return totals, chunk
+    return totals, first
 
 
 class _Companions:
