@@ -121,13 +121,15 @@ class TorchPrimitives:
     def phase_gain(self, obj: Tensor, chunk: Chunk, count: int) -> Tensor:
         probe = chunk.probes[0] if chunk.probes.ndim == 4 else chunk.probes
         gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count)
-        return torch.from_numpy(gain).to(device=obj.device, dtype=obj.real.dtype)
+        # In its own precision first: not every device knows double.
+        return torch.from_numpy(gain).to(obj.real.dtype).to(obj.device)
 
     def advanced(self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
         power = leading.abs().square().clamp(min=PHASE_FLOOR)
         lit = illumination > STEP_DAMPING * illumination.max()
         phase = torch.where(lit, -(step * leading.conj()).imag / power, 0.0)
         further = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real.clamp(-PHASE_STEP_RAD, PHASE_STEP_RAD)
+        further = torch.where(illumination > 0, further, 0.0)
         return (leading - step) * torch.polar(torch.ones_like(further), further)
 
     def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:

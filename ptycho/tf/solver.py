@@ -146,6 +146,7 @@ def _advanced(leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor)
     phase = tf.where(lit, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
     further = tf.math.real(tf.signal.ifft2d(tf.signal.fft2d(as_complex(phase)) * gain))
     further = tf.clip_by_value(further, -PHASE_STEP_RAD, PHASE_STEP_RAD)
+    further = tf.where(illumination > 0, further, 0.0)
     return (leading - step) * tf.complex(tf.cos(further), tf.sin(further))
 
 
