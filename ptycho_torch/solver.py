@@ -126,10 +126,10 @@ class TorchPrimitives:
 
     def advanced(self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
         power = leading.abs().square().clamp(min=PHASE_FLOOR)
-        lit = illumination > STEP_DAMPING * illumination.max()
-        phase = torch.where(lit, -(step * leading.conj()).imag / power, 0.0)
+        lit = illumination / (STEP_DAMPING * illumination.max())
+        phase = torch.where(lit > 1, -(step * leading.conj()).imag / power, 0.0)
         further = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real.clamp(-PHASE_STEP_RAD, PHASE_STEP_RAD)
-        further = torch.where(illumination > 0, further, 0.0)
+        further = further * lit.clamp(max=1)
         return (leading - step) * torch.polar(torch.ones_like(further), further)
 
     def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:

@@ -211,7 +211,7 @@ def plain_advance(
     gain : float array, shape (H, W)
         What a step falls short of at every frequency.
     damping : float
-        Share of the strongest illumination below which a phase does not count.
+        Share of the strongest illumination below which a phase does not count and a pixel turns less.
 
     Returns
     -------
@@ -219,10 +219,10 @@ def plain_advance(
         Object [transmission].
     """
     phase = (leading.conj() * -step).imag / np.maximum(np.abs(leading) ** 2, 0.05)
-    phase[light <= damping * light.max()] = 0
+    faint = light / (damping * light.max())
+    phase[faint <= 1] = 0
     further = np.fft.ifft2(gain * np.fft.fft2(phase)).real.clip(-0.5, 0.5)
-    further[light == 0] = 0
-    return (leading - step) * np.exp(1j * further)
+    return (leading - step) * np.exp(1j * further * np.minimum(faint, 1))
 
 
 def plain_steps(

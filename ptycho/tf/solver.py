@@ -142,11 +142,11 @@ def _phase_gain(shape_yx: NDArray[np.int32], probes: NDArray[Any], *, count: int
 @tf.function(reduce_retracing=True)
 def _advanced(leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor) -> Tensor:
     power = tf.maximum(tf.math.real(leading) ** 2 + tf.math.imag(leading) ** 2, PHASE_FLOOR)
-    lit = illumination > STEP_DAMPING * tf.reduce_max(illumination)
-    phase = tf.where(lit, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
+    lit = illumination / (STEP_DAMPING * tf.reduce_max(illumination))
+    phase = tf.where(lit > 1, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
     further = tf.math.real(tf.signal.ifft2d(tf.signal.fft2d(as_complex(phase)) * gain))
     further = tf.clip_by_value(further, -PHASE_STEP_RAD, PHASE_STEP_RAD)
-    further = tf.where(illumination > 0, further, 0.0)
+    further *= tf.minimum(lit, 1.0)
     return (leading - step) * tf.complex(tf.cos(further), tf.sin(further))
 
 
