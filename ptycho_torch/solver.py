@@ -129,19 +129,21 @@ class TorchPrimitives:
     def phase_gain(self, obj: Tensor, chunk: Chunk, count: int) -> Tensor:
         probe = chunk.probes[0] if chunk.probes.ndim == 4 else chunk.probes
         gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count)
-        return torch.from_numpy(gain).to(device=obj.device, dtype=obj.real.dtype)
+        # In its own precision first: not every device knows double.
+        return torch.from_numpy(gain).to(obj.real.dtype).to(obj.device)
 
     def advanced(
         self, leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor, slow: Any
     ) -> tuple[Tensor, Any]:
         power = leading.abs().square().clamp(min=PHASE_FLOOR)
-        lit = illumination > STEP_DAMPING * illumination.max()
-        phase = torch.where(lit, -(step * leading.conj()).imag / power, 0.0)
+        lit = illumination / (STEP_DAMPING * illumination.max())
+        phase = torch.where(lit > 1, -(step * leading.conj()).imag / power, 0.0)
         further = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
         last, trust = (further, torch.ones_like(further[0, 0])) if slow is None else slow
         turned = ((further * last).sum() < 0) & (further.square().sum() > TURNED * last.square().sum())
         trust = torch.where(turned, PHASE_SHRINK * trust, trust)
         turn = (trust * further).clamp(-PHASE_STEP_RAD, PHASE_STEP_RAD)
+        turn = turn * lit.clamp(max=1)
         return (leading - step) * torch.polar(torch.ones_like(turn), turn), (further, trust)
 
     def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:

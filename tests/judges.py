@@ -1,7 +1,8 @@
 """Judges shared by the tests: how far two arrays, two halves of an adjoint pair, or two gradients disagree.
 
-A judge knows no formula of the package. :func:`plain_gradient` and :func:`plain_steps` spell the equations of
-``specs/physics.md`` out once more, pattern by pattern and with ``fftshift``, as an independent opinion.
+A judge knows no formula of the package, but for the gain of eq. 24, which has facts of its own.
+:func:`plain_gradient` and :func:`plain_steps` spell the equations of ``specs/physics.md`` out once more,
+pattern by pattern and with ``fftshift``, as an independent opinion.
 :func:`small_scan` makes data for them from closed forms.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.geometry.canvas import plan_canvas
+from ptycho.physics.slow_phase import phase_gain
 
 FLOAT64 = 1e-10
 """Bar for two double-precision answers, relative to the largest value; rounding alone gives about 1e-15."""
@@ -192,38 +194,35 @@ def plain_gradient(
 
 
 def plain_advance(
-    leading: NDArray[Any], step: NDArray[Any], weight: NDArray[Any], probe: NDArray[Any], count: int
+    leading: NDArray[Any],
+    step: NDArray[Any],
+    light: NDArray[Any],
+    gain: NDArray[np.float64] | float,
+    damping: float,
 ) -> NDArray[np.complex128]:
-    """Return eq. 24: the object after a step, its slow phase further by what the step falls short of.
+    """Return the object after a step down a gradient, its slow phase further by a gain (eq. 24).
 
     Parameters
     ----------
     leading, step : complex array, shape (H, W)
-        Object before the step, and the step that is taken off [transmission].
-    weight : real array, shape (H, W)
+        Object with its momentum, and what is taken from it [transmission].
+    light : real array, shape (H, W)
         Illumination [photons / pixel].
-    probe : complex array, shape (P, N, N)
-        Probe modes.
-    count : int
-        Subsets of the pass.
+    gain : float array, shape (H, W)
+        What a step falls short of at every frequency.
+    damping : float
+        Share of the strongest illumination below which a phase does not count and a pixel turns less.
 
     Returns
     -------
     complex128 array, shape (H, W)
-        Object.
+        Object [transmission].
     """
-    (height, width), n_px = leading.shape, probe.shape[-1]
-    light, (rows, columns) = (np.abs(probe) ** 2).sum(axis=0), np.mgrid[:n_px, :n_px]
-    light = light / light.sum()
-    away = (rows - (light * rows).sum()) ** 2 + (columns - (light * columns).sum()) ** 2
-    length = 0.4 * np.sqrt((light * away).sum())
-    most = max(1.0, min(300.0, (max(height, width) / (2 * np.pi * length)) ** 2) / count)
-    ky, kx = np.meshgrid(*(2 * np.pi * np.fft.fftfreq(side) for side in leading.shape), indexing="ij")
-    gain = np.maximum(1 / ((ky**2 + kx**2) * length**2 + 1 / most), 1) - 1
-    turned = np.imag(-step * leading.conj()) / np.maximum(np.abs(leading) ** 2, 0.05)
-    turned[weight <= 0.02 * weight.max()] = 0
-    further = np.fft.ifft2(gain * np.fft.fft2(turned)).real
-    return (leading - step) * np.exp(1j * np.clip(further, -0.5, 0.5))
+    phase = (leading.conj() * -step).imag / np.maximum(np.abs(leading) ** 2, 0.05)
+    faint = light / (damping * light.max())
+    phase[faint <= 1] = 0
+    further = np.fft.ifft2(gain * np.fft.fft2(phase)).real.clip(-0.5, 0.5)
+    return (leading - step) * np.exp(1j * further * np.minimum(faint, 1))
 
 
 def plain_steps(
@@ -233,9 +232,10 @@ def plain_steps(
     shape_yx: tuple[int, int],
     momenta: Sequence[float],
     damping: float,
-    learned: Sequence[float] = (),
+    *,
+    learned: int = 0,
 ) -> NDArray[np.complex128]:
-    """Return the object after steps of eq. 10, 11 and 24 from an object of ones.
+    """Return the object after one step of eq. 10, 11 and 24 for each momentum, from an object of ones.
 
     Parameters
     ----------
@@ -248,32 +248,31 @@ def plain_steps(
     shape_yx : tuple of int
         Canvas shape (H, W) [px].
     momenta : sequence of float
-        Momentum of every step; it begins anew after a step that ran uphill.
+        Momentum of every step; they begin anew after a step that ran uphill.
     damping : float
         Share of the strongest illumination added to the preconditioner.
-    learned : sequence of float
-        Momentum of more steps, of eq. 10 alone.
+    learned : int
+        How many of the last steps are those of a network: their momentum is their own, their phase goes no
+        further.
 
     Returns
     -------
     complex128 array, shape (H, W)
         Object [transmission].
     """
-    n_px = amplitude.shape[-1]
+    n_px, update = amplitude.shape[-1], 0
+    gain = phase_gain(shape_yx, probes[0], 1)
     weight = np.zeros(shape_yx)
     for (y, x), modes in zip(corners_yx, probes, strict=True):
         weight[y : y + n_px, x : x + n_px] += (np.abs(modes) ** 2).sum(axis=0)
     obj = previous = np.ones(shape_yx, dtype=np.complex128)
-    update = 0
-    for _ in momenta:
-        leading = obj + momenta[update] * (obj - previous)
+    for index, own in enumerate(momenta):
+        plain = index < len(momenta) - learned
+        leading = obj + (momenta[update] if plain else own) * (obj - previous)
         step = plain_gradient(leading, corners_yx, probes, amplitude) / (weight + damping * weight.max())
-        previous, obj = obj, plain_advance(leading, step, weight, probes[0], 1)
-        update = 0 if np.vdot(step, obj - previous).real > 0 else update + 1
-    for momentum in learned:
-        leading = obj + momentum * (obj - previous)
-        step = plain_gradient(leading, corners_yx, probes, amplitude) / (weight + damping * weight.max())
-        previous, obj = obj, leading - step
+        new = plain_advance(leading, step, weight, gain if plain else 0.0, damping)
+        update = 0 if np.vdot(step, new - obj).real > 0 else update + 1
+        previous, obj = obj, new
     return obj
 
 
@@ -360,7 +359,7 @@ def plain_subset_steps(
     counts : sequence of int
         Subsets of every pass.
     momentum : float
-        Bound of the momentum k / (k + 3) of update k.
+        Bound of the momentum k / (k + 3) of update k, counted from the last one that ran uphill.
     damping : float
         Part of the largest illumination that is added.
 
@@ -372,6 +371,7 @@ def plain_subset_steps(
     obj = previous = np.ones(shape_yx, dtype=np.complex128)
     update = 0
     for count in counts:
+        gain = phase_gain(shape_yx, blocks[0][1][0], count)
         for subset in range(count):
             chosen = [np.concatenate(part) for part in zip(*blocks[subset::count], strict=True)]
             leading = obj + min(update / (update + 3), momentum) * (obj - previous)
@@ -379,6 +379,7 @@ def plain_subset_steps(
             for (y, x), modes in zip(chosen[0], chosen[1], strict=True):
                 light[y : y + modes.shape[-2], x : x + modes.shape[-1]] += (np.abs(modes) ** 2).sum(axis=0)
             step = plain_gradient(leading, *chosen) / (light + damping * light.max())
-            previous, obj = obj, plain_advance(leading, step, light, blocks[0][1][0], count)
-            update = 0 if np.vdot(step, obj - previous).real > 0 else update + 1
+            new = plain_advance(leading, step, light, gain, damping)
+            update = 0 if np.vdot(step, new - obj).real > 0 else update + 1
+            previous, obj = obj, new
     return obj

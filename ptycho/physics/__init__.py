@@ -17,7 +17,6 @@ else, its arguments are these:
 from ptycho.physics.filling import filled_amplitude, measured, measured_energy
 from ptycho.physics.forward import (
     INTENSITY_FLOOR,
-    binned_intensity,
     diffracted_amplitude,
     diffracted_intensity,
     exit_waves,

@@ -21,7 +21,8 @@ from ptycho.data.optics import METADATA_KEY, Optics
 from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
-from ptycho.physics import binned_intensity, diffracted_intensity, extract_patches, shift_field
+from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.physics.forward import binned_intensity
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.simulation.objects import check_scene, make_scene, picture
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons

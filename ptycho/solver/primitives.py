@@ -102,7 +102,7 @@ class Primitives(Protocol):
 
     def phase_gain(self, obj: Array, chunk: Chunk, count: int) -> Array:
         """Return the gain on the slow phase of a step with one of ``count`` subsets, real (H, W) (eq. 24),
-        for the probe of the first pattern of a chunk."""
+        for the probe of the first pattern of a chunk: it must not depend on how a scan is cut."""
 
     def advanced(
         self, leading: Array, step: Array, illumination: Array, gain: Array, slow: Any

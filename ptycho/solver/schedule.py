@@ -96,8 +96,11 @@ def subset_momentum(update: int, most: int) -> float:
 
 
 def has_converged(misfit: Sequence[float]) -> bool:
-    """Tell whether the relative amplitude misfit before every iteration so far fell by less than
-    ``CONVERGED`` over the last ``CONVERGED_STEPS``: a refinement may end."""
+    """Tell whether the least relative amplitude misfit before every iteration so far fell by less than
+    ``CONVERGED`` over the last ``CONVERGED_STEPS``: a refinement may end.
+
+    The least one, since momentum and frame factors can make the misfit go to and fro.
+    """
     if len(misfit) <= CONVERGED_STEPS:
         return False
-    return misfit[-1] > misfit[-1 - CONVERGED_STEPS] * (1 - CONVERGED)
+    return min(misfit[-CONVERGED_STEPS:]) > min(misfit[:-CONVERGED_STEPS]) * (1 - CONVERGED)

@@ -152,14 +152,15 @@ def _advanced(
     leading: Tensor, step: Tensor, illumination: Tensor, gain: Tensor, slow: tuple[Tensor, Tensor] | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     power = tf.maximum(tf.math.real(leading) ** 2 + tf.math.imag(leading) ** 2, PHASE_FLOOR)
-    lit = illumination > STEP_DAMPING * tf.reduce_max(illumination)
-    phase = tf.where(lit, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
+    lit = illumination / (STEP_DAMPING * tf.reduce_max(illumination))
+    phase = tf.where(lit > 1, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
     further = tf.math.real(tf.signal.ifft2d(tf.signal.fft2d(as_complex(phase)) * gain))
     last, trust = (further, tf.ones((), further.dtype)) if slow is None else slow
     size, before = tf.reduce_sum(further**2), tf.reduce_sum(last**2)
     turned = (tf.reduce_sum(further * last) < 0) & (size > TURNED * before)
     trust = tf.where(turned, PHASE_SHRINK * trust, trust)
     turn = tf.clip_by_value(trust * further, -PHASE_STEP_RAD, PHASE_STEP_RAD)
+    turn *= tf.minimum(lit, 1.0)
     return (leading - step) * tf.complex(tf.cos(turn), tf.sin(turn)), (further, trust)
 
 

@@ -9,10 +9,12 @@ from ptycho.geometry.batches import most_subsets, subset_order
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.schedule import (
     BLOCKS,
+    CONVERGED_STEPS,
     MIN_ITERATIONS,
     POSITION_REST_STEPS,
     PROBE_REST_STEPS,
     SUBSET_MOMENTUM,
+    has_converged,
     needed_iterations,
     nesterov_momentum,
     subset_momentum,
@@ -109,3 +111,16 @@ def test_what_else_is_refined_needs_whole_passes() -> None:
     assert positions[: POSITION_REST_STEPS + 1] == [8] * POSITION_REST_STEPS + [1]
     assert positions == [8, 8, 8, 1, 4, 4, 1, 2, 1, 1]
     assert RefineOptions(20, frames=True, probe=True, **flat).subset_counts(8) == [1] * 20
+
+
+def test_a_misfit_that_goes_to_and_fro_but_falls_has_not_converged() -> None:
+    falling = [0.9**k for k in range(30)]
+    swinging = [value * (1 + 0.5 * (k % 3 == 2)) for k, value in enumerate(0.98**k for k in range(30))]
+    for misfit in (falling, swinging):
+        assert not any(has_converged(misfit[:n]) for n in range(len(misfit) + 1))
+    # The last against the one ten before would end it.
+    assert any(swinging[n] > swinging[n - CONVERGED_STEPS] for n in range(CONVERGED_STEPS, 30))
+    ended = swinging + [swinging[-1]] * CONVERGED_STEPS
+    assert has_converged(ended)
+    assert not has_converged([1.0] * CONVERGED_STEPS)
+    assert has_converged([1.0] * (CONVERGED_STEPS + 1))

@@ -60,7 +60,10 @@ CONTEXTS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("persistent_workers", "prefetch_factor"), WORKER),
     "optimizer": {"weight_decay": 0.1},
     "momentum": {"optimizer": "sgd", "nepochs": 2},
-    **{f"refine_{name}": REFINED for name in ("probe", "positions", "frames", "likelihood", "tv", "start")},
+    **{
+        f"refine_{name}": REFINED
+        for name in ("probe", "positions", "affine", "frames", "likelihood", "tv", "start")
+    },
 }
 WITH_VALUE: dict[tuple[str, str | None], dict[str, Any]] = {
     ("scheduler", "Adaptive"): PLATEAU,

@@ -24,8 +24,7 @@ N_PATTERNS = 5
 SIZES = [16, 17, 32, 31]
 PRECISIONS = [(np.complex128, FLOAT64), (np.complex64, FLOAT32)]
 MOTION = 3
-"""The equations of motion divide by roots of faint intensities and multiply the result with itself: that is
-so many roundings."""
+"""Roundings of the equations of motion: they divide by roots of faint intensities, and square the result."""
 LOSSES = ["amplitude_loss", "mean_absolute_loss", "poisson_loss"]
 
 

@@ -168,10 +168,11 @@ def test_the_untrained_unrolled_network_is_plain_accelerated_steps(steps: int) -
     stored = float(np.float32(architectures.STEP_MOMENTUM))
     momenta = [k / (k + 3) for k in range(steps - learned)] + [stored] * learned
     arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
-    assert_twin(plain_steps(*arguments, momenta, STEP_DAMPING), found, FLOAT64)
+    assert_twin(plain_steps(*arguments, momenta, STEP_DAMPING, learned=learned), found, FLOAT64)
     if steps > 2:
-        with pytest.raises(AssertionError):
-            assert_twin(plain_steps(*arguments, momenta[:-1], STEP_DAMPING), found, 1e-4)
+        for wrong, last in ((momenta[:-1], learned), (momenta, learned - 1), (momenta, learned + 1)):
+            with pytest.raises(AssertionError):
+                assert_twin(plain_steps(*arguments, wrong, STEP_DAMPING, learned=last), found, 1e-4)
 
 
 def test_single_precision_is_close_to_double() -> None:
@@ -179,7 +180,7 @@ def test_single_precision_is_close_to_double() -> None:
     found = reconstruct(unrolled(), chunked(scan), scan.obj.shape)
     momenta = [0.0, 0.25, 0.4, 0.5, architectures.STEP_MOMENTUM, architectures.STEP_MOMENTUM]
     arguments = (scan.corners_yx, scan.probes, scan.amplitude, scan.obj.shape)
-    exact = plain_steps(*arguments, momenta, STEP_DAMPING)
+    exact = plain_steps(*arguments, momenta, STEP_DAMPING, learned=2)
     assert found.dtype == torch.complex64
     assert_twin(exact, found, STEPS * FLOAT32)
 
