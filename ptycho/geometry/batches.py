@@ -30,7 +30,7 @@ VALIDATION_TILES = 4
 """Most tiles that validate an epoch."""
 HELD_OUT_PART = 10
 """At most one pattern in this many validates and is not trained on."""
-MIN_OVERLAP = 2.0
+MIN_OVERLAP = 3.0
 """Patterns of a subset that must see a pixel on average."""
 _BITS = 16
 
