@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.reconstruction import PlacedReconstruction
+from ptycho.evaluation.figures import new_figure, save_figure
 
 RESTLESS_PX = 0.1
 """Steps of the last iteration from which positions have not arrived; noise of 1e4 counts moves them less."""
@@ -20,6 +22,8 @@ FAR = 0.5
 """Correction in units of the diameter of the spot from which a step no longer knows where it leads."""
 FAR_SHARE = 0.02
 """Share of patterns that may have moved so far."""
+MOST_ARROWS = 2000
+"""Patterns whose correction is drawn; of more, as many spread over the scan."""
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,32 @@ def position_correction(placed: PlacedReconstruction) -> PositionCorrection | No
     power = (np.abs(found.probe.astype(np.complex128)) ** 2).sum(axis=0)
     area_px = power.sum() ** 2 / max(float((power**2).sum()), 1e-300)
     return PositionCorrection(moved, 2 * math.sqrt(area_px / math.pi), found.position_step_px)
+
+
+def save_position_correction_png(
+    positions_yx_px: NDArray[np.float64], moved_yx_px: NDArray[np.float64], path: str | Path, title: str
+) -> Path:
+    """Draw how far refined positions (J, 2) moved, ``moved_yx_px`` (J, 2) [px], as arrows from where the scan
+    had them; arrows are drawn longer or shorter than they are, and the title says so."""
+    chosen = np.unique(np.linspace(0, len(moved_yx_px) - 1, MOST_ARROWS).astype(np.int64))
+    start, moved = (positions_yx_px - moved_yx_px)[chosen], moved_yx_px[chosen]
+    lengths = np.hypot(*moved.T)
+    spacing = float(np.sqrt(np.prod(np.maximum(np.ptp(start, axis=0), 1.0)) / len(start)))
+    factor = spacing / max(float(np.quantile(lengths, 0.9)), 1e-9)
+    factor = float(f"{factor:.1g}")
+    height, width = np.maximum(np.ptp(start, axis=0), 1.0)
+    figure = new_figure(6.4, float(np.clip(4.6 * height / width, 1.8, 9.0)) / 0.8)
+    axes = figure.add_axes((0.11, 0.1, 0.75, 0.8))
+    arrows = axes.quiver(
+        start[:, 1], start[:, 0], factor * moved[:, 1], factor * moved[:, 0], lengths,
+        angles="xy", scale_units="xy", scale=1.0, cmap="viridis", width=0.003,
+    )  # fmt: skip
+    room = 2 * spacing
+    axes.set_xlim(start[:, 1].min() - room, start[:, 1].max() + room)
+    axes.set_ylim(start[:, 0].max() + room, start[:, 0].min() - room)
+    axes.set_aspect("equal")
+    axes.set_xlabel("x [object px]")
+    axes.set_ylabel("y [object px]")
+    axes.set_title(f"{title}\narrows {factor:g} times their length", fontsize=9)
+    figure.colorbar(arrows, ax=axes, label="moved by [px]", fraction=0.05, pad=0.03)
+    return save_figure(figure, path)

@@ -36,7 +36,6 @@ LIMIT_PERCENTILES = (0.5, 99.5)
 WELL_COVERED = 0.5  # of the median coverage: the rim of a scan is noisy and must not set the colours
 MAX_PROBE_MODES = 8
 UNCOVERED_GREY = "0.85"
-MOST_ARROWS = 2000
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
@@ -377,33 +376,4 @@ def save_residual_map_png(
     axes.invert_yaxis()
     axes.margins(0.02 + 4 / extent)
     axes.set_title(f"Misfit of {len(misfit)} patterns, median {np.median(misfit):.3g}", fontsize=10)
-    return save_figure(figure, path)
-
-
-def save_position_correction_png(
-    positions_yx_px: RealArray, moved_yx_px: RealArray, path: str | Path, title: str
-) -> Path:
-    """Draw how far refined positions (J, 2) moved, ``moved_yx_px`` (J, 2) [px], as arrows from where the scan
-    had them; arrows are drawn longer or shorter than they are, and the title says so."""
-    chosen = np.unique(np.linspace(0, len(moved_yx_px) - 1, MOST_ARROWS).astype(np.int64))
-    start, moved = (positions_yx_px - moved_yx_px)[chosen], moved_yx_px[chosen]
-    lengths = np.hypot(*moved.T)
-    spacing = float(np.sqrt(np.prod(np.maximum(np.ptp(start, axis=0), 1.0)) / len(start)))
-    factor = spacing / max(float(np.quantile(lengths, 0.9)), 1e-9)
-    factor = float(f"{factor:.1g}")
-    height, width = np.maximum(np.ptp(start, axis=0), 1.0)
-    figure = new_figure(6.4, float(np.clip(4.6 * height / width, 1.8, 9.0)) / 0.8)
-    axes = figure.add_axes((0.11, 0.1, 0.75, 0.8))
-    arrows = axes.quiver(
-        start[:, 1], start[:, 0], factor * moved[:, 1], factor * moved[:, 0], lengths,
-        angles="xy", scale_units="xy", scale=1.0, cmap="viridis", width=0.003,
-    )  # fmt: skip
-    room = 2 * spacing
-    axes.set_xlim(start[:, 1].min() - room, start[:, 1].max() + room)
-    axes.set_ylim(start[:, 0].max() + room, start[:, 0].min() - room)
-    axes.set_aspect("equal")
-    axes.set_xlabel("x [object px]")
-    axes.set_ylabel("y [object px]")
-    axes.set_title(f"{title}\narrows {factor:g} times their length", fontsize=9)
-    figure.colorbar(arrows, ax=axes, label="moved by [px]", fraction=0.05, pad=0.03)
     return save_figure(figure, path)

@@ -22,11 +22,10 @@ from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
 from ptycho.evaluation.comparison import laid_on_canvas
-from ptycho.evaluation.corrections import position_correction
+from ptycho.evaluation.corrections import position_correction, save_position_correction_png
 from ptycho.evaluation.figures import (
     save_comparison_png,
     save_loss_png,
-    save_position_correction_png,
     save_probe_png,
     save_reconstruction_pngs,
 )

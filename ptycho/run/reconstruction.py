@@ -98,9 +98,8 @@ def reconstruct(
     ``centre_yx_px`` is the object coordinate [px] of the middle of the result, index
     ``((H-1)/2, (W-1)/2)``.
     """
-    start = time.perf_counter()
-    flat = refine is not None and refine.start == "flat"
-    uses_probe = not flat if refine is not None else backend.whole_canvas or fit_scale
+    start, asked = time.perf_counter(), refine or RefineOptions(0)
+    uses_probe = asked.start != "flat" if refine is not None else backend.whole_canvas or fit_scale
     choice = choose_probe(
         scan, backend.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
     )
@@ -112,7 +111,7 @@ def reconstruct(
             probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         illumination = backend.illumination(chunks)
-        if flat:
+        if asked.start == "flat":
             obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))
         elif backend.whole_canvas:
             obj = _canvas_object(backend.generator, chunks, illumination, progress)
@@ -121,16 +120,16 @@ def reconstruct(
             obj = _stitched(backend, chunks, window, scan.record.input_scale, batch_size, progress)
         obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or refine is not None)
         misfit: list[float] = []
-        if refine is not None:
+        if refine:
             refined = refine_shown(backend.primitives, chunks, obj, refine, progress)
             obj, misfit, illumination = refined.obj, refined.misfit, backend.illumination(chunks)
         tally = FitTally(len(indices), scan.n_px, photon_unit(scan))
         _pairs(backend, obj, chunks, tally.add)
         fit = tally.result()
     if misfit:
-        before, after = misfit[0], fit.relative
-        progress.note(f"refined in {len(misfit)} steps: misfit {before:.4g} before, {after:.4g} after")
         misfit.append(fit.relative)
+        told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
+        progress.note(f"refined in {len(misfit) - 1} steps: {told}")
     coverage = backend.array(illumination)
     return Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
@@ -140,10 +139,10 @@ def reconstruct(
         indices=indices,
         seconds=time.perf_counter() - start,
         misfit=tuple(misfit),
-        positions_yx_px=chunks.positions_yx_px if refine is not None and refine.moves_positions else None,
+        positions_yx_px=chunks.positions_yx_px if asked.moves_positions else None,
         position_step_px=chunks.position_step_px,
         fit=fit,
-        frame_gain=backend.array(chunks.frame_gain) if refine is not None and refine.frames else None,
+        frame_gain=backend.array(chunks.frame_gain) if asked.frames else None,
     )
 
 

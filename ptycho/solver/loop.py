@@ -81,48 +81,34 @@ def solve(
     it is known. Where the misfit is ``watched``, the loop stops when it no longer falls. ``on_iteration`` is
     called with index and misfit of each finished iteration; ``reduce`` adds the sums of all processes.
     """
-    obj = previous = backend.constant(obj)
+    obj = backend.constant(obj)
     known = {} if illumination is None else {(0, 1): backend.constant(illumination)}
+    moved = _Object(backend, obj, known, max(counts, default=1))
     companions = _Companions(backend, patterns, options, reduce)
     misfit: list[float] = []
-    gains: dict[int, Array] = {}
-    slow: Any = None
-    update = whole = 0
+    whole = 0
     for iteration, count in enumerate(counts):
         moving, deforming = options.moving(iteration), options.deforming(iteration)
         asked = Wanted(options.likelihood, misfit=watched, strains=deforming, **dict.fromkeys(moving, True))
         totals: Sums = {}
         found: list[PerPattern] = []
         for subset in range(count):
-            beta = schedule.subset_momentum(update, max(counts))
-            leading = obj + beta * (obj - previous)  # eq. 11
+            leading = moved.leading()
             wanted = asked._replace(illumination=(subset, count) not in known)
             part = patterns if count == 1 else patterns.part(subset, count)
             told: list[PerPattern] = []
             raw, first = _visit(backend, part, leading, wanted, told)
-            if count not in gains:
-                gains[count] = backend.phase_gain(obj, first, count)
             sums = reduce(raw)
-            if wanted.illumination:
-                known[subset, count] = sums.pop("illumination")  # eq. 8
-            light = known[subset, count]
-            step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
-            # Subsets of a noisy scan turn each other's steps back; that tells nothing about the gain.
-            known_slow = slow if count == 1 else None
-            new, known_slow = backend.advanced(leading, step, light, gains[count], known_slow)  # eq. 24
-            slow = known_slow if count == 1 else slow
-            # A compiled backend knows only later whether it ran uphill, so this is no branch.
-            update = (update + 1) * (1 - backend.uphill(step, new, obj))
-            obj, previous = new, obj
+            moved.step(leading, sums, subset, count, first)
             if "positions" in moving:
                 companions.step_positions(sums, told, deforming=deforming)
             found += told
             _add(totals, sums)
         if moving:
-            obj, previous = companions.move(moving, totals, found, (obj, previous))
+            moved.obj, moved.previous = companions.move(moving, totals, found, (moved.obj, moved.previous))
             known.clear()
         if options.tv:
-            obj = obj - options.tv * backend.total_variation_gradient(obj)
+            moved.obj = moved.obj - options.tv * backend.total_variation_gradient(moved.obj)
         if watched:
             error, energy = float(totals["error"]), float(totals["energy"])
             misfit.append(error / energy if energy > 0 else 0.0)  # 0 over no photon at all
@@ -132,7 +118,41 @@ def solve(
         whole += count == 1
         if schedule.has_converged(misfit[len(misfit) - whole :]):
             break
-    return Solution(obj, previous, misfit)
+    return Solution(moved.obj, moved.previous, misfit)
+
+
+class _Object:
+    """The object on its way: its last two iterates, the momentum, and what its steps need."""
+
+    def __init__(
+        self, backend: Primitives, obj: Array, known: dict[tuple[int, int], Array], most: int
+    ) -> None:
+        self.backend, self.obj, self.previous = backend, obj, obj
+        self.known, self.most = known, most  # illumination by subset and their number; most of an iteration
+        self.update: Any = 0
+        self.gains: dict[int, Array] = {}
+        self.slow: Any = None
+
+    def leading(self) -> Array:
+        """Return the object ahead by its momentum (eq. 11)."""
+        return self.obj + schedule.subset_momentum(self.update, self.most) * (self.obj - self.previous)
+
+    def step(self, leading: Array, sums: Sums, subset: int, count: int, chunk: Chunk) -> None:
+        """Take the step that the sums of a subset ask for; ``chunk`` is one of its chunks."""
+        backend = self.backend
+        if count not in self.gains:
+            self.gains[count] = backend.phase_gain(self.obj, chunk, count)
+        if "illumination" in sums:
+            self.known[subset, count] = sums.pop("illumination")  # eq. 8
+        light = self.known[subset, count]
+        step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
+        # Subsets of a noisy scan turn each other's steps back; that tells nothing about the gain.
+        slow = self.slow if count == 1 else None
+        new, slow = backend.advanced(leading, step, light, self.gains[count], slow)  # eq. 24
+        self.slow = slow if count == 1 else self.slow
+        # A compiled backend knows only later whether it ran uphill, so this is no branch.
+        self.update = (self.update + 1) * (1 - backend.uphill(step, new, self.obj))
+        self.obj, self.previous = new, self.obj
 
 
 def _add(totals: Sums, sums: Sums) -> None:
