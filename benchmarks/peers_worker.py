@@ -3,9 +3,9 @@
 usage: python benchmarks/peers_worker.py JOB.npz RESULT.npz
 
 The job holds ``counts`` (J, N, N), ``probe`` (P, N, N), ``corners_yx_px`` (J, 2), ``object`` (H, W) to start
-from, and ``settings``, a JSON text: program, algorithm, probe (whether it is refined), seconds, threads, and
-its own options. The clock runs while the program iterates; imports, set-up and the copies of the object are
-not counted. Nothing of the toolkit is imported here.
+from, on request ``bad_pixels`` (N, N), and ``settings``, a JSON text: program, algorithm, probe (whether it
+is refined), seconds, threads, and its own options. The clock runs while the program iterates; imports, set-up
+and the copies of the object are not counted. Nothing of the toolkit is imported here.
 """
 
 from __future__ import annotations
@@ -87,6 +87,9 @@ def run_ptychi(job: Arrays, settings: dict[str, Any]) -> Arrays:
 
     logging.disable(logging.WARNING)
     shape, n_px = job["object"].shape, job["probe"].shape[-1]
+    more = {}
+    if "bad_pixels" in job:
+        more["valid_pixel_mask"] = torch.from_numpy(~job["bad_pixels"])
     task = PtychographyTask(
         _ptychi_options(settings, shape, n_px),
         diffraction_data=torch.from_numpy(job["counts"].astype(np.float32)),
@@ -95,6 +98,7 @@ def run_ptychi(job: Arrays, settings: dict[str, Any]) -> Arrays:
         probe_data=torch.from_numpy((job["probe"] / n_px).astype(np.complex64))[None],
         probe_position_y_px=torch.from_numpy(job["corners_yx_px"][:, 0].astype(np.float32)),
         probe_position_x_px=torch.from_numpy(job["corners_yx_px"][:, 1].astype(np.float32)),
+        **more,
     )
     misfit = _ptychi_misfit(task, len(job["counts"]), job["counts"])
 
