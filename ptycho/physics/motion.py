@@ -17,8 +17,9 @@ def root_residual(intensity: Real, amplitude: Real) -> tuple[Real, Real]:
         e = m \left[(\sqrt{k} + \sqrt{k + u}) / 2 - \tilde A\right], \quad u = \min(1, \bar k)
 
     The plain root of a Poisson count is too small on average where hardly a photon falls, and a strain of the
-    object can take that in. This one (Freeman and Tukey, Ann. Math. Stat. 21, 607 (1950)) is not, and its
-    variance is 1/4 as well. ``intensity`` is [photons / pixel].
+    object can take that in. This one (Freeman and Tukey, Ann. Math. Stat. 21, 607 (1950)) is so by less than
+    half: from one count on, its mean is above -0.05 and its variance about 1/4. ``intensity`` is
+    [photons / pixel].
     """
     kept, counts = measured(amplitude), np.maximum(amplitude, 0) ** 2
     mean = counts.sum(axis=(1, 2), keepdims=True) / np.maximum(kept.sum(axis=(1, 2), keepdims=True), 1)
