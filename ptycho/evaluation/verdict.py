@@ -74,6 +74,9 @@ class Limits:
     """Spread of those factors below which they do no harm."""
     drift: float = 0.1
     """Logarithm of a drift from which it does harm: 0.02 of complex NRMSE. Spirals without one reach 0.05."""
+    drift_noise: float = 3.0
+    """What noise adds to that limit, in units of the misfit expected of it: an object takes in more of it
+    where fewer patterns overlap, as at the end of a spiral; honest ones at 1e4 photons reach 3.3."""
     drift_errors: float = 4.0
     """Standard errors of a drift so large: at most 0.9 in 100 honest scans, 2.2 in 60 with a wrong probe."""
     explained_power: float = 0.65
@@ -155,7 +158,7 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     reasons = [
         *_fit_reasons(numbers),
         *_pixel_reasons(numbers),
-        *([] if told else _drift_reasons(drift)),
+        *([] if told else _drift_reasons(drift, numbers["misfit_expected"])),
         *_scan_reasons(numbers),
         *_bad_reasons(bad, fit, placed.numbers, positions),
         *(("doubtful", doubt) for doubt in (correction.doubts() if correction is not None else ())),
@@ -264,8 +267,9 @@ def _pixel_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
         yield "doubtful", f"{what}; try {FOLLOW_BEAM}"
 
 
-def _drift_reasons(drift: BeamDrift | None) -> Iterator[Reason]:
-    if drift is None or drift.errors < LIMITS.drift_errors or abs(drift.log_factor) < LIMITS.drift:
+def _drift_reasons(drift: BeamDrift | None, noise_misfit: float | None) -> Iterator[Reason]:
+    least = LIMITS.drift + LIMITS.drift_noise * (noise_misfit or 0.0)
+    if drift is None or drift.errors < LIMITS.drift_errors or abs(drift.log_factor) < least:
         return
     change, error = math.expm1(drift.log_factor), math.exp(drift.log_factor) * drift.error
     what = f"the beam seems to drift by {change:+.0%} (+-{error:.0%}) from the first pattern to the last"
