@@ -126,9 +126,9 @@ class TorchPrimitives:
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / (illumination + STEP_DAMPING * illumination.max())
 
-    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int) -> Tensor:
+    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int, least: float) -> Tensor:
         probe = chunk.probes[0] if chunk.probes.ndim == 4 else chunk.probes
-        gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count)
+        gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count, least)
         # In its own precision first: not every device knows double.
         return torch.from_numpy(gain).to(obj.real.dtype).to(obj.device)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ptycho.geometry.canvas import plan_canvas
 from ptycho.physics.slow_phase import phase_gain
+from ptycho.solver.schedule import NETWORK_LEAST_GAIN
 
 FLOAT64 = 1e-10
 """Bar for two double-precision answers, relative to the largest value; rounding alone gives about 1e-15."""
@@ -261,7 +262,7 @@ def plain_steps(
         Object [transmission].
     """
     n_px, update = amplitude.shape[-1], 0
-    gain = phase_gain(shape_yx, probes[0], 1)
+    gain = phase_gain(shape_yx, probes[0], 1, NETWORK_LEAST_GAIN)
     weight = np.zeros(shape_yx)
     for (y, x), modes in zip(corners_yx, probes, strict=True):
         weight[y : y + n_px, x : x + n_px] += (np.abs(modes) ** 2).sum(axis=0)
@@ -371,7 +372,7 @@ def plain_subset_steps(
     obj = previous = np.ones(shape_yx, dtype=np.complex128)
     update = 0
     for count in counts:
-        gain = phase_gain(shape_yx, blocks[0][1][0], count)
+        gain = phase_gain(shape_yx, blocks[0][1][0], count, NETWORK_LEAST_GAIN)
         for subset in range(count):
             chosen = [np.concatenate(part) for part in zip(*blocks[subset::count], strict=True)]
             leading = obj + min(update / (update + 3), momentum) * (obj - previous)

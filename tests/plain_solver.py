@@ -140,7 +140,7 @@ class Numbers:
         self.used.append("object")
         return gradient / (BOUND * illumination)
 
-    def phase_gain(self, obj: float, chunk: Piece, count: int) -> float:
+    def phase_gain(self, obj: float, chunk: Piece, count: int, least: float) -> float:
         return GAIN / count
 
     def advanced(

@@ -37,12 +37,14 @@ def phase_scale_px(probes: Complex) -> float:
     return SLOW_PHASE_SCALE * float(np.sqrt(variance))
 
 
-def phase_gain(shape_yx: tuple[int, int], probes: Complex, count: int) -> Real:
+def phase_gain(shape_yx: tuple[int, int], probes: Complex, count: int, least: float = 1.0) -> Real:
     r"""Return the gain (H, W) for a canvas, probe modes (P, N, N), and steps with one of ``count`` subsets.
 
     The slowest wave of the canvas is L px long, so no phase needs more than :math:`(L / 2 \pi a)^2`; a subset
-    tells slow phases worse, by its number.
+    tells slow phases worse, by its number. A canvas that needs less than ``least`` gets none.
     """
     scale = phase_scale_px(probes)
     most = (max(shape_yx) / max(2 * np.pi * scale, 1e-6)) ** 2
-    return slow_phase_gain(shape_yx, scale, max(1.0, min(most, MOST_PHASE_GAIN) / count))
+    return slow_phase_gain(
+        shape_yx, scale, max(1.0, min(most, MOST_PHASE_GAIN) / count) if most >= least else 1.0
+    )

@@ -73,17 +73,19 @@ def solve(
     watched: bool = True,
     on_iteration: Callable[[int, float | None], None] | None = None,
     reduce: Reduce = unchanged,
+    least_gain: float = 1.0,
 ) -> Solution:
     """Run the loop from an object, complex (H, W) [transmission]; nothing of it is differentiated.
 
     ``counts`` are the subsets of every iteration. ``patterns`` hold the refined probe, positions and
     intensities afterwards. ``illumination``, real (H, W) [photons / pixel], is that of the whole scan where
     it is known. Where the misfit is ``watched``, the loop stops when it no longer falls. ``on_iteration`` is
-    called with index and misfit of each finished iteration; ``reduce`` adds the sums of all processes.
+    called with index and misfit of each finished iteration; ``reduce`` adds the sums of all processes. Slow
+    phases are taken further where the canvas needs a gain of ``least_gain`` (eq. 24).
     """
     obj = backend.constant(obj)
     known = {} if illumination is None else {(0, 1): backend.constant(illumination)}
-    moved = _Object(backend, obj, known, max(counts, default=1))
+    moved = _Object(backend, obj, known, max(counts, default=1), least_gain)
     companions = _Companions(backend, patterns, options, reduce)
     misfit: list[float] = []
     whole = 0
@@ -125,10 +127,16 @@ class _Object:
     """The object on its way: its last two iterates, the momentum, and what its steps need."""
 
     def __init__(
-        self, backend: Primitives, obj: Array, known: dict[tuple[int, int], Array], most: int
+        self,
+        backend: Primitives,
+        obj: Array,
+        known: dict[tuple[int, int], Array],
+        most: int,
+        least_gain: float,
     ) -> None:
         self.backend, self.obj, self.previous = backend, obj, obj
-        self.known, self.most = known, most  # illumination by subset and their number; most of an iteration
+        self.known, self.most, self.least_gain = known, most, least_gain
+        # illumination by subset and their number; most of an iteration
         self.update: Any = 0
         self.gains: dict[int, Array] = {}
         self.slow: Any = None
@@ -141,7 +149,7 @@ class _Object:
         """Take the step that the sums of a subset ask for; ``chunk`` is one of its chunks."""
         backend = self.backend
         if count not in self.gains:
-            self.gains[count] = backend.phase_gain(self.obj, chunk, count)
+            self.gains[count] = backend.phase_gain(self.obj, chunk, count, self.least_gain)
         if "illumination" in sums:
             self.known[subset, count] = sums.pop("illumination")  # eq. 8
         light = self.known[subset, count]

@@ -100,9 +100,10 @@ class Primitives(Protocol):
     def preconditioned(self, gradient: Array, illumination: Array) -> Array:
         """Return the gradient over the damped illumination, minus the step of eq. 10, shape (H, W)."""
 
-    def phase_gain(self, obj: Array, chunk: Chunk, count: int) -> Array:
+    def phase_gain(self, obj: Array, chunk: Chunk, count: int, least: float) -> Array:
         """Return the gain on the slow phase of a step with one of ``count`` subsets, real (H, W) (eq. 24),
-        for the probe of the first pattern of a chunk: it must not depend on how a scan is cut."""
+        for the probe of the first pattern of a chunk: it must not depend on how a scan is cut. A canvas that
+        needs less than ``least`` gets none."""
 
     def advanced(
         self, leading: Array, step: Array, illumination: Array, gain: Array, slow: Any

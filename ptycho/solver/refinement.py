@@ -8,7 +8,7 @@ from ptycho.process.progress import PROBE_PHASE, Progress
 from ptycho.solver.loop import Solution, solve, unchanged
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Array, Chunk, Patterns, Primitives, Reduce
-from ptycho.solver.schedule import PROBE_REFINE_STEPS, subset_schedule
+from ptycho.solver.schedule import NETWORK_LEAST_GAIN, PROBE_REFINE_STEPS, subset_schedule
 
 
 def accelerated_steps(
@@ -39,6 +39,7 @@ def accelerated_steps(
         counts,
         illumination=illumination,
         watched=False,
+        least_gain=NETWORK_LEAST_GAIN,
         on_iteration=done,
         reduce=reduce,
     )

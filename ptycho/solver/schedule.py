@@ -53,6 +53,9 @@ PHASE_STEP_RAD = 0.5
 TURNED, PHASE_SHRINK = 0.9, 0.5
 """Where the slow part of a step points back and is still of this power of the last one, the gain was too
 large, and this share of it stays."""
+NETWORK_LEAST_GAIN = 150.0
+"""Gain that a canvas has to need before the plain steps of a network take slow phases further: on fields as
+small as it was trained on, its learned steps know what plain ones leave."""
 PHASE_FLOOR = 0.05
 """Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2

@@ -143,8 +143,10 @@ def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
     return tf.gather(tf.concat([part[name] for part in found], 0), order)
 
 
-def _phase_gain(shape_yx: NDArray[np.int32], probes: NDArray[Any], *, count: int) -> NDArray[np.float64]:
-    return phase_gain((int(shape_yx[0]), int(shape_yx[1])), probes, count)
+def _phase_gain(
+    shape_yx: NDArray[np.int32], probes: NDArray[Any], *, count: int, least: float
+) -> NDArray[np.float64]:
+    return phase_gain((int(shape_yx[0]), int(shape_yx[1])), probes, count, least)
 
 
 @tf.function(reduce_retracing=True)
@@ -188,11 +190,13 @@ class TensorFlowPrimitives:
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))
 
-    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int) -> Tensor:
+    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int, least: float) -> Tensor:
         probe = chunk.probes[0] if len(chunk.probes.shape) == 4 else chunk.probes
         # A graph knows neither canvas nor probe when it is made, so NumPy is called when it runs.
         gain = tf.numpy_function(
-            partial(_phase_gain, count=count), (tf.shape(obj), tf.stop_gradient(probe)), tf.float64
+            partial(_phase_gain, count=count, least=least),
+            (tf.shape(obj), tf.stop_gradient(probe)),
+            tf.float64,
         )
         gain = tf.cast(tf.ensure_shape(gain, obj.shape), obj.dtype.real_dtype)
         return as_complex(tf.stop_gradient(gain))

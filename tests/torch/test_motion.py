@@ -134,11 +134,26 @@ def test_a_step_goes_further_as_written_out_and_turns_no_dark_pixel(size: float)
     gain = rng.uniform(0, 9, shape)
     gain += np.roll(gain[::-1, ::-1], 1, axis=(0, 1))
     expected = plain_advance(leading, step, light, gain, STEP_DAMPING)
-    found = solver.PRIMITIVES.advanced(*map(torch.from_numpy, (leading, step, light, gain)))
+    arguments = [torch.from_numpy(array) for array in (leading, step, light, gain)]
+    found, slow = solver.PRIMITIVES.advanced(*arguments, None)
     assert_twin(expected, found, FLOAT64)
     turn = np.angle(expected / (leading - step))
     assert np.abs(turn).max() == pytest.approx(0.5) if size > 1 else 0.01 < np.abs(turn).max() < 0.5
     np.testing.assert_allclose(found.numpy()[-4:], (leading - step)[-4:], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1.0, 1.0), (-0.5, 1.0), (-0.97, 0.5), (-3.0, 0.5)])
+def test_a_gain_that_turns_a_step_back_is_halved(factor: float, kept: float) -> None:
+    rng, shape = np.random.default_rng(6), (16, 18)
+    leading = torch.from_numpy(1 + 0.2 * random_complex(rng, *shape))
+    step, light = torch.from_numpy(1e-3 * random_complex(rng, *shape)), torch.ones(shape, dtype=torch.float64)
+    gain = torch.full(shape, 4.0, dtype=torch.float64)
+    plain, slow = solver.PRIMITIVES.advanced(leading, step, light, gain, None)
+    found, slow = solver.PRIMITIVES.advanced(leading, factor * step, light, gain, slow)
+    assert float(slow[1]) == kept
+    turn = (found / (leading - factor * step)).angle()
+    first = (plain / (leading - step)).angle()
+    assert_twin((factor * kept * first).numpy(), turn, FLOAT64 * 1e3)
 
 
 def test_a_way_along_the_gradient_is_uphill() -> None:
