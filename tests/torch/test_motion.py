@@ -135,7 +135,7 @@ def test_a_step_goes_further_as_written_out_and_turns_no_dark_pixel(size: float)
     gain += np.roll(gain[::-1, ::-1], 1, axis=(0, 1))
     expected = plain_advance(leading, step, light, gain, STEP_DAMPING)
     arguments = [torch.from_numpy(array) for array in (leading, step, light, gain)]
-    found, slow = solver.PRIMITIVES.advanced(*arguments, None)
+    found, _ = solver.PRIMITIVES.advanced(*arguments, None)
     assert_twin(expected, found, FLOAT64)
     turn = np.angle(expected / (leading - step))
     assert np.abs(turn).max() == pytest.approx(0.5) if size > 1 else 0.01 < np.abs(turn).max() < 0.5
