@@ -30,6 +30,7 @@ from ptycho.data.selection import training_groups
 from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
 from ptycho.networks.bundle import read_bundle, write_bundle
+from ptycho.physics.propagation import near_field_transfer
 from ptycho.process.progress import Progress
 from ptycho.run.job import TrainingJob
 from ptycho.run.outputs import truth_on_canvas
@@ -136,16 +137,22 @@ def physics_answers(backend: Backend, *, masked: bool = False) -> dict[str, Arra
         "residual": wave,
         "intensity": scan.amplitude[::-1] ** 2,
         "shifts_yx_px": rng.uniform(-1, 1, (len(wave), 2)).astype(np.float32),
+        "axis": 1,
+        "strains": True,
     }
+    near = near_field_transfer(n_px, 0.13, rng.uniform(-1, 1, (len(wave), 2))).astype(np.complex64)
     found = {}
     for name, function in inspect.getmembers(reference, inspect.isfunction):
         if name == "centring_phase" or not function.__module__.startswith(reference.__name__):
             continue
-        chosen = {key: arguments[key] for key in inspect.signature(function).parameters}
+        own = arguments | {"transfer": near if name.startswith("near_field") else None}
+        chosen = {key: own[key] for key in inspect.signature(function).parameters}
         if masked and "amplitude" not in chosen:
             continue
         tensors = {key: backend.tensor(v) if isinstance(v, np.ndarray) else v for key, v in chosen.items()}
-        found[f"physics/{name}"] = as_array(getattr(backend.physics, name)(**tensors))
+        answer = getattr(backend.physics, name)(**tensors)
+        several = answer if isinstance(answer, tuple) else (answer,)
+        found |= {f"physics/{name}/{k}": as_array(part) for k, part in enumerate(several)}
     return found
 
 
