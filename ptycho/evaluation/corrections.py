@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.reconstruction import PlacedReconstruction
 from ptycho.evaluation.figures import new_figure, save_figure
+from ptycho.geometry.batches import lit_area_px
 
 RESTLESS_PX = 0.1
 """Steps of the last iteration from which positions have not arrived; noise of 1e4 counts moves them less."""
@@ -93,9 +94,8 @@ def position_correction(placed: PlacedReconstruction) -> PositionCorrection | No
     moved = moved - moved.mean(axis=0)
     if not np.abs(moved).max() > 1e-6:
         return None
-    power = (np.abs(found.probe.astype(np.complex128)) ** 2).sum(axis=0)
-    area_px = power.sum() ** 2 / max(float((power**2).sum()), 1e-300)
-    return PositionCorrection(moved, 2 * math.sqrt(area_px / math.pi), found.position_step_px)
+    spot_px = 2 * math.sqrt(lit_area_px(found.probe) / math.pi)
+    return PositionCorrection(moved, spot_px, found.position_step_px)
 
 
 def save_position_correction_png(

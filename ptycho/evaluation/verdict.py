@@ -20,6 +20,7 @@ from ptycho.data.reconstruction import Fit, PlacedReconstruction, Reconstruction
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.drift import BeamDrift, beam_drift
+from ptycho.geometry.batches import lit_area_px
 from ptycho.process.progress import Progress
 
 Word = Literal["good", "doubtful", "failed"]
@@ -150,7 +151,8 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
     told = any(finding.check == "beam" for finding in scan.findings)
     warnings = [finding for finding in scan.findings if finding.level == "warning"]
-    if found.frame_gain is not None or (correction is not None and not any(_drift_reasons(drift))):
+    drifts = list(_drift_reasons(drift, numbers["misfit_expected"]))
+    if found.frame_gain is not None or (correction is not None and not drifts):
         # Patterns compared at wrong places also differ in brightness; the right ones have told.
         warnings = [finding for finding in warnings if finding.check != "beam"]
     bad = _bad_patterns(fit)
@@ -158,7 +160,7 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     reasons = [
         *_fit_reasons(numbers),
         *_pixel_reasons(numbers),
-        *([] if told else _drift_reasons(drift, numbers["misfit_expected"])),
+        *([] if told else drifts),
         *_scan_reasons(numbers),
         *_bad_reasons(bad, fit, placed.numbers, positions),
         *(("doubtful", doubt) for doubt in (correction.doubts() if correction is not None else ())),
@@ -295,13 +297,12 @@ def _object_numbers(found: Reconstruction) -> dict[str, float]:
 
 
 def _scan_numbers(found: Reconstruction, fit: Fit, positions_yx_px: NDArray[np.float64]) -> dict[str, Any]:
-    weight = (np.abs(found.probe.astype(np.complex128)) ** 2).sum(axis=0)
-    area = weight.sum() ** 2 / max((weight**2).sum(), 1e-30)
+    diameter_px = 2 * math.sqrt(lit_area_px(found.probe) / math.pi)
     photons = float(fit.energy.mean() * fit.photons) if fit.photons is not None else None
     count, overlap = len(positions_yx_px), None
     if count > 1:
         near = _nearest_px(positions_yx_px)
-        overlap = float(1 - np.median(near) / (2 * math.sqrt(area / math.pi)))
+        overlap = float(1 - np.median(near) / diameter_px)
     per_pixel = None if photons is None else photons * count / max(int(found.scanned.sum()), 1)
     return {"photons_per_pattern": photons, "photons_per_object_pixel": per_pixel, "overlap": overlap}
 
