@@ -21,6 +21,7 @@ from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
 from ptycho.solver.schedule import (
+    FULLY_TURNED,
     PHASE_FLOOR,
     PHASE_SHRINK,
     PHASE_STEP_RAD,
@@ -28,8 +29,12 @@ from ptycho.solver.schedule import (
     STEP_DAMPING,
     TURNED,
     TV_SMOOTHING,
+    UPHILL,
 )
 from ptycho_torch import physics
+
+TINY = 1e-30
+"""Smallest power that is divided by."""
 
 
 class Chunk(NamedTuple):
@@ -140,14 +145,18 @@ class TorchPrimitives:
         phase = torch.where(lit > 1, -(step * leading.conj()).imag / power, 0.0)
         further = torch.fft.ifft2(torch.fft.fft2(phase) * gain).real
         last, trust = (further, torch.ones_like(further[0, 0])) if slow is None else slow
-        turned = ((further * last).sum() < 0) & (further.square().sum() > TURNED * last.square().sum())
-        trust = torch.where(turned, PHASE_SHRINK * trust, trust)
+        back = -(further * last).sum() / last.square().sum().clamp(min=TINY)
+        turned = ((back - TURNED) / (FULLY_TURNED - TURNED)).clamp(0, 1)
+        trust = trust * (1 - (1 - PHASE_SHRINK) * turned)
         turn = (trust * further).clamp(-PHASE_STEP_RAD, PHASE_STEP_RAD)
         turn = turn * lit.clamp(max=1)
         return (leading - step) * torch.polar(torch.ones_like(turn), turn), (further, trust)
 
-    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> bool:
-        return bool((step.conj() * (new - old)).real.sum() > 0)
+    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> float:
+        way = new - old
+        size = step.abs().square().sum() * way.abs().square().sum()
+        cosine = (step.conj() * way).real.sum() / torch.sqrt(size).clamp(min=TINY)
+        return float((cosine / UPHILL).clamp(0, 1))
 
     def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = torch.diff(obj, dim=0, append=obj[-1:])

@@ -226,6 +226,18 @@ def plain_advance(
     return (leading - step) * np.exp(1j * further * np.minimum(faint, 1))
 
 
+def uphill_share(step: NDArray[Any], way: NDArray[Any]) -> float:
+    """Return 1 where a way runs along what a step took away, 0 where it does not; shares up to a cosine of
+    0.1 are in proportion."""
+    cosine = np.vdot(step, way).real / max(np.linalg.norm(step) * np.linalg.norm(way), 1e-30)
+    return float(np.clip(cosine / 0.1, 0, 1))
+
+
+def momenta_at(momenta: Sequence[float], update: float) -> float:
+    """Return the momentum after so many updates, between those of whole numbers along k / (k + 3)."""
+    return momenta[round(update)] if update == round(update) else update / (update + 3)
+
+
 def plain_steps(
     corners_yx: NDArray[np.int64],
     probes: NDArray[Any],
@@ -269,10 +281,10 @@ def plain_steps(
     obj = previous = np.ones(shape_yx, dtype=np.complex128)
     for index, own in enumerate(momenta):
         plain = index < len(momenta) - learned
-        leading = obj + (momenta[update] if plain else own) * (obj - previous)
+        leading = obj + (momenta_at(momenta, update) if plain else own) * (obj - previous)
         step = plain_gradient(leading, corners_yx, probes, amplitude) / (weight + damping * weight.max())
         new = plain_advance(leading, step, weight, gain if plain else 0.0, damping)
-        update = 0 if np.vdot(step, new - obj).real > 0 else update + 1
+        update = (update + 1) * (1 - uphill_share(step, new - obj))
         previous, obj = obj, new
     return obj
 
@@ -381,6 +393,6 @@ def plain_subset_steps(
                 light[y : y + modes.shape[-2], x : x + modes.shape[-1]] += (np.abs(modes) ** 2).sum(axis=0)
             step = plain_gradient(leading, *chosen) / (light + damping * light.max())
             new = plain_advance(leading, step, light, gain, damping)
-            update = 0 if np.vdot(step, new - obj).real > 0 else update + 1
+            update = (update + 1) * (1 - uphill_share(step, new - obj))
             previous, obj = obj, new
     return obj

@@ -113,7 +113,8 @@ class Primitives(Protocol):
 
     def uphill(self, step: Array, new: Array, old: Array) -> Array:
         """Return 1 where the way from ``old`` to ``new`` runs against the step, since the momentum has
-        overshot, else 0; in a compiled function a number of the dtype of the object."""
+        overshot, 0 where it does not, and in between where both are nearly at right angles; in a compiled
+        function a number of the dtype of the object."""
 
     def total_variation_gradient(self, obj: Array) -> Array:
         """Return the gradient of the total variation, smoothed below ``TV_SMOOTHING``, shape (H, W).

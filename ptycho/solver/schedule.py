@@ -50,9 +50,12 @@ POISSON_FLOOR = 0.1
 """Expected counts added in the Poisson step, so that one photon where none is expected does not rule."""
 PHASE_STEP_RAD = 0.5
 """Most that a pixel turns further in one update."""
-TURNED, PHASE_SHRINK = 0.9, 0.5
-"""Where the slow part of a step points back and is still of this power of the last one, the gain was too
-large, and this share of it stays."""
+UPHILL = 0.1
+"""Cosine of the angle between the way of an update and what its step took away from which the momentum begins
+anew; below it, it is kept in proportion, so that no rounding decides."""
+TURNED, FULLY_TURNED, PHASE_SHRINK = 0.8, 1.0, 0.5
+"""Where the slow part of a step takes back the first share of the last one, the gain was too large; from the
+second share on, this part of the gain stays."""
 NETWORK_LEAST_GAIN = 150.0
 """Gain that a canvas has to need before the plain steps of a network take slow phases further: on fields as
 small as it was trained on, its learned steps know what plain ones leave."""

@@ -18,6 +18,7 @@ from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
 from ptycho.solver.schedule import (
+    FULLY_TURNED,
     PHASE_FLOOR,
     PHASE_SHRINK,
     PHASE_STEP_RAD,
@@ -25,6 +26,7 @@ from ptycho.solver.schedule import (
     STEP_DAMPING,
     TURNED,
     TV_SMOOTHING,
+    UPHILL,
 )
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
@@ -158,9 +160,9 @@ def _advanced(
     phase = tf.where(lit > 1, -tf.math.imag(step * tf.math.conj(leading)) / power, 0.0)
     further = tf.math.real(tf.signal.ifft2d(tf.signal.fft2d(as_complex(phase)) * gain))
     last, trust = (further, tf.ones((), further.dtype)) if slow is None else slow
-    size, before = tf.reduce_sum(further**2), tf.reduce_sum(last**2)
-    turned = (tf.reduce_sum(further * last) < 0) & (size > TURNED * before)
-    trust = tf.where(turned, PHASE_SHRINK * trust, trust)
+    back = -tf.math.divide_no_nan(tf.reduce_sum(further * last), tf.reduce_sum(last**2))
+    turned = tf.clip_by_value((back - TURNED) / (FULLY_TURNED - TURNED), 0.0, 1.0)
+    trust *= 1 - (1 - PHASE_SHRINK) * turned
     turn = tf.clip_by_value(trust * further, -PHASE_STEP_RAD, PHASE_STEP_RAD)
     turn *= tf.minimum(lit, 1.0)
     return (leading - step) * tf.complex(tf.cos(turn), tf.sin(turn)), (further, trust)
@@ -206,9 +208,12 @@ class TensorFlowPrimitives:
     ) -> tuple[Tensor, Any]:
         return _advanced(leading, step, illumination, gain, slow)
 
-    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> int | Tensor:
-        runs = tf.reduce_sum(tf.math.real(tf.math.conj(step) * (new - old))) > 0
-        return int(runs) if tf.executing_eagerly() else tf.cast(runs, new.dtype)
+    def uphill(self, step: Tensor, new: Tensor, old: Tensor) -> float | Tensor:
+        way = new - old
+        along = tf.reduce_sum(tf.math.real(tf.math.conj(step) * way))
+        cosine = tf.math.divide_no_nan(along, tf.sqrt(_power(step) * _power(way)))
+        share = tf.clip_by_value(cosine / UPHILL, 0.0, 1.0)
+        return float(share) if tf.executing_eagerly() else as_complex(share)
 
     def total_variation_gradient(self, obj: Tensor) -> Tensor:
         down = tf.concat([obj[1:], obj[-1:]], 0) - obj

@@ -41,7 +41,7 @@ def reconstructed(run: Run, backend: str, scan: Path, out: Path, *flags: str) ->
     )
     assert done.returncode == 0, done.stderr
     with np.load(out / "reconstruction.npz") as found:
-        obj = found["object"]
+        obj = found["object"], found["coverage"]
     return obj, json.loads((out / "metrics.json").read_text())["complex_nrmse"], done.stdout
 
 
@@ -58,5 +58,8 @@ def test_a_wrong_probe_is_mended_before_the_network_sees_it(
     _, kept, told = reconstructed(run_python, "pytorch", scan, tmp_path / "kept", "--no-fit-probe")
     assert kept > 0.05
     assert "fitting probe" not in told
-    largest = np.abs(objects["pytorch"]).max()
-    assert np.abs(objects["pytorch"] - objects["tensorflow"]).max() < 1e-3 * largest
+    (torch_object, coverage), (tf_object, _) = objects["pytorch"], objects["tensorflow"]
+    apart = np.abs(torch_object - tf_object) / np.abs(torch_object).max()
+    assert apart[coverage > 0.05].max() < 1e-4
+    # In the dark beyond the rim rounding is what there is.
+    assert apart[coverage > 1e-3].max() < 1e-3
