@@ -199,10 +199,14 @@ def weighted_patches(
     return place_patches(patches * _mode_power(probes), corners_yx, shape_yx)
 
 
-def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+def count_quantum(amplitude: Tensor) -> Tensor:
     kept, counts = measured(amplitude), amplitude.clamp(min=0) ** 2
     mean = counts.sum(dim=(1, 2), keepdim=True) / kept.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    unit = mean.clamp(min=INTENSITY_FLOOR, max=1.0)
+    return mean.clamp(min=INTENSITY_FLOOR, max=1.0)
+
+
+def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+    kept, counts, unit = measured(amplitude), amplitude.clamp(min=0) ** 2, count_quantum(amplitude)
     root = torch.sqrt(intensity + unit / 4)
     return root, torch.where(kept, (torch.sqrt(counts) + torch.sqrt(counts + unit)) / 2 - root, 0.0)
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.networks.architectures import NOISE_FLOOR
-from ptycho.physics import INTENSITY_FLOOR
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
@@ -61,9 +60,7 @@ def poisson_residual(
     field = physics.propagate(physics.exit_waves(patches, probes), transfer)
     expected = (field.real**2 + field.imag**2).sum(dim=1)
     kept, counts = physics.measured(amplitude), amplitude.clamp(min=0) ** 2
-    mean = counts.sum(dim=(1, 2), keepdim=True) / kept.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
-    floor = POISSON_FLOOR * mean.clamp(min=INTENSITY_FLOOR, max=1.0)
+    floor = POISSON_FLOOR * physics.count_quantum(amplitude)
     missed = torch.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
     return physics.propagate_back(field * missed[:, None], transfer)
 

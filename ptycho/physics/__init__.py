@@ -37,7 +37,7 @@ from ptycho.physics.misfit import (
     softened_amplitude,
     wave_residual,
 )
-from ptycho.physics.motion import motion_equations, object_slope, root_residual
+from ptycho.physics.motion import count_quantum, motion_equations, object_slope, root_residual
 from ptycho.physics.propagation import (
     centring_phase,
     far_field,

@@ -10,6 +10,14 @@ from ptycho.physics.forward import INTENSITY_FLOOR, exit_waves, extract_patches
 from ptycho.physics.propagation import Complex, Real, propagate
 
 
+def count_quantum(amplitude: Real) -> Real:
+    """Return what one photon is in the unit of every pattern, (J, 1, 1): 1, or its mean count where that is
+    less, since patterns may come in units of less than a photon."""
+    kept, counts = measured(amplitude), np.maximum(amplitude, 0) ** 2
+    mean = counts.sum(axis=(1, 2), keepdims=True) / np.maximum(kept.sum(axis=(1, 2), keepdims=True), 1)
+    return np.clip(mean, INTENSITY_FLOOR, 1.0)
+
+
 def root_residual(intensity: Real, amplitude: Real) -> tuple[Real, Real]:
     r"""Return the root of the expected counts and what the measured ones exceed it by, (J, N, N).
 
@@ -21,10 +29,7 @@ def root_residual(intensity: Real, amplitude: Real) -> tuple[Real, Real]:
     half: from one count on, its mean is above -0.05 and its variance about 1/4. ``intensity`` is
     [photons / pixel].
     """
-    kept, counts = measured(amplitude), np.maximum(amplitude, 0) ** 2
-    mean = counts.sum(axis=(1, 2), keepdims=True) / np.maximum(kept.sum(axis=(1, 2), keepdims=True), 1)
-    # In units of less than a photon per pixel the quantum is not one.
-    unit = np.clip(mean, INTENSITY_FLOOR, 1.0)
+    kept, counts, unit = measured(amplitude), np.maximum(amplitude, 0) ** 2, count_quantum(amplitude)
     root = np.sqrt(intensity + unit / 4)
     return root, np.where(kept, (np.sqrt(counts) + np.sqrt(counts + unit)) / 2 - root, 0)
 

@@ -257,12 +257,17 @@ def weighted_patches(patches: Tensor, corners_yx: Tensor, probes: Tensor, shape_
     return place_patches(patches * weight, corners_yx, shape_yx)
 
 
-def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`ptycho.physics.root_residual`."""
+def count_quantum(amplitude: Tensor) -> Tensor:
+    """As :func:`ptycho.physics.count_quantum`."""
     kept, counts = measured(amplitude), tf.nn.relu(amplitude) ** 2
     seen = tf.reduce_sum(tf.cast(kept, counts.dtype), axis=(1, 2), keepdims=True)
     mean = tf.reduce_sum(counts, axis=(1, 2), keepdims=True) / tf.maximum(seen, 1.0)
-    unit = tf.clip_by_value(mean, INTENSITY_FLOOR, 1.0)
+    return tf.clip_by_value(mean, INTENSITY_FLOOR, 1.0)
+
+
+def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.root_residual`."""
+    kept, counts, unit = measured(amplitude), tf.nn.relu(amplitude) ** 2, count_quantum(amplitude)
     root = tf.sqrt(intensity + unit / 4)
     return root, tf.where(kept, (tf.sqrt(counts) + tf.sqrt(counts + unit)) / 2 - root, 0.0)
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.networks.architectures import NOISE_FLOOR
-from ptycho.physics import INTENSITY_FLOOR
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
@@ -78,10 +77,7 @@ def poisson_residual(
     field = physics.propagate(physics.exit_waves(patches, probes), transfer)
     expected = _power(field, axis=1)
     kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
-    seen = tf.reduce_sum(tf.cast(kept, counts.dtype), axis=(1, 2), keepdims=True)
-    mean = tf.reduce_sum(counts, axis=(1, 2), keepdims=True) / tf.maximum(seen, 1.0)
-    # Patterns in units of less than a photon per pixel keep their shape: the floor shrinks with them.
-    floor = POISSON_FLOOR * tf.clip_by_value(mean, INTENSITY_FLOOR, 1.0)
+    floor = POISSON_FLOOR * physics.count_quantum(amplitude)
     missed = tf.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
     return physics.propagate_back(field * as_complex(missed)[:, None], transfer)
 
