@@ -129,8 +129,8 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
     @staticmethod
     def _part(chunk: Chunk, rows: Tensor) -> Chunk:
         probes = chunk.probes if chunk.probes.ndim == 4 else chunk.probes.expand(len(rows), -1, -1, -1)
-        transfer = None if chunk.transfer is None else chunk.transfer[rows]
-        return Chunk(chunk.corners_yx[rows], probes[rows], chunk.amplitude[rows], transfer=transfer)
+        placed = chunk.corners_yx[rows], probes[rows], chunk.amplitude[rows]
+        return Chunk(*placed, detector=chunk.detector.of(rows))
 
     @property
     def gain(self) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ptycho.errors import DataError
-from ptycho.physics import INTENSITY_FLOOR, SOFTENING
+from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, SOFTENING, Detector
 from ptycho.physics import centring_phase as _reference_phase
+from ptycho.physics.background import ROOT_BIAS
 from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
 
 
@@ -104,12 +105,16 @@ def _mode_power(field: Tensor) -> Tensor:
     return (field.real**2 + field.imag**2).sum(dim=-3)
 
 
-def diffracted_intensity(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
-    return _mode_power(propagate(exit_waves(patches, probes), transfer))
+def diffracted_intensity(patches: Tensor, probes: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    return detector.counted(_mode_power(propagate(exit_waves(patches, probes), detector.transfer)))
 
 
-def diffracted_amplitude(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
-    return torch.sqrt(diffracted_intensity(patches, probes, transfer) + INTENSITY_FLOOR)
+def diffracted_amplitude(patches: Tensor, probes: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    return torch.sqrt(diffracted_intensity(patches, probes, detector) + INTENSITY_FLOOR)
+
+
+def with_background(amplitude: Tensor, detector: Detector) -> Tensor:
+    return amplitude if detector.background is None else torch.sqrt(detector.counted(amplitude**2))
 
 
 def measured(amplitude: Tensor) -> Tensor:
@@ -146,13 +151,13 @@ def illumination(probes: Tensor, corners_yx: Tensor, shape_yx: tuple[int, int]) 
 
 
 def wave_residual(
-    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), transfer)
-    predicted = softened_amplitude(_mode_power(field), amplitude)
+    field = propagate(exit_waves(patches, probes), detector.transfer)
+    predicted = softened_amplitude(detector.counted(_mode_power(field)), amplitude)
     missed = torch.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
-    return propagate_back(field * missed[:, None], transfer)
+    return propagate_back(field * missed[:, None], detector.transfer)
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
@@ -160,9 +165,9 @@ def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
 
 
 def object_gradient(
-    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
-    residual = wave_residual(obj, corners_yx, probes, amplitude, transfer)
+    residual = wave_residual(obj, corners_yx, probes, amplitude, detector)
     return place_patches((probes.conj() * residual).sum(dim=1), corners_yx, (obj.shape[-2], obj.shape[-1]))
 
 
@@ -211,6 +216,30 @@ def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]
     return root, torch.where(kept, (torch.sqrt(counts) + torch.sqrt(counts + unit)) / 2 - root, 0.0)
 
 
+def background_sums(
+    intensity: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD, likelihood: str = "amplitude"
+) -> tuple[Tensor, Tensor]:
+    unit, expected = count_quantum(amplitude), detector.counted(intensity)
+    weight = torch.where(measured(amplitude), 1 / (expected + unit), 0.0)
+    excess = amplitude**2 - expected
+    if likelihood == "amplitude":
+        excess = excess - ROOT_BIAS * unit * intensity / (expected + INTENSITY_FLOOR)
+    return (weight * excess).sum(dim=0), weight.sum(dim=0)
+
+
+def frame_fits(intensity: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    kept, background = measured(amplitude), detector.background
+    light = torch.where(kept, intensity + INTENSITY_FLOOR, 0.0)
+    if background is None:
+        seen, power = (torch.sqrt(light) * amplitude).sum(dim=(1, 2)), light.sum(dim=(1, 2))
+    else:
+        share = light / (light + background + INTENSITY_FLOOR)
+        seen = (share * (amplitude**2 - background)).sum(dim=(1, 2)).clamp(min=0)
+        power = (share * light).sum(dim=(1, 2))
+    fit = seen / torch.where(power > 0, power, 1.0)
+    return torch.where(power > 0, fit if background is None else torch.sqrt(fit), 1.0)
+
+
 def object_slope(obj: Tensor, axis: int) -> Tensor:
     def ahead(by: int) -> Tensor:
         return torch.roll(obj, -by, dims=axis)
@@ -223,20 +252,20 @@ def motion_equations(
     corners_yx: Tensor,
     probes: Tensor,
     amplitude: Tensor,
-    transfer: Tensor | None = None,
+    detector: Detector = FAR_FIELD,
     *,
     strains: bool = False,
 ) -> tuple[Tensor, Tensor]:
     n_px, kept = amplitude.shape[-1], measured(amplitude)
-    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), transfer)
-    root, missed = root_residual(_mode_power(field), amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector.transfer)
+    root, missed = root_residual(detector.counted(_mode_power(field)), amplitude)
     slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
     if strains:
         away = torch.arange(n_px, dtype=amplitude.dtype, device=amplitude.device) - (n_px - 1) / 2
         slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
     parts = []
     for slope in slopes:
-        moved = propagate(exit_waves(slope, probes), transfer)
+        moved = propagate(exit_waves(slope, probes), detector.transfer)
         along = (field.real * moved.real + field.imag * moved.imag).sum(dim=1) / root
         parts.append(torch.where(kept, along, 0.0).flatten(1))
     basis = torch.stack(parts, dim=1)

@@ -51,8 +51,9 @@ class TorchBackend:
 
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
-        predicted = physics.diffracted_amplitude(patches, chunk.probes, chunk.transfer)
-        return physics.smoothed_amplitude(predicted, sigma_px)
+        light = chunk.detector._replace(background=None)
+        predicted = physics.diffracted_amplitude(patches, chunk.probes, light)
+        return physics.with_background(physics.smoothed_amplitude(predicted, sigma_px), chunk.detector)
 
     def patch_sums(
         self,

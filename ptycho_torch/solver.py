@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.networks.architectures import NOISE_FLOOR
+from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, Detector
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
@@ -44,7 +45,7 @@ class Chunk(NamedTuple):
     amplitude: Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
     shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
     rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
-    transfer: Tensor | None = None  # (J, 2, N), of a detector in the near field (eq. 22); None: far field
+    detector: Detector = FAR_FIELD  # how far away it is, and what it counts beside the light
 
 
 def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Tensor:
@@ -53,37 +54,46 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Ten
 
 
 def poisson_residual(
-    patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+    patches: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     """Return half the Poisson residual of exit waves, shape (J, P, N, N); its curvature is that of the
     amplitude misfit (eq. 17)."""
-    field = physics.propagate(physics.exit_waves(patches, probes), transfer)
-    expected = (field.real**2 + field.imag**2).sum(dim=1)
+    field = physics.propagate(physics.exit_waves(patches, probes), detector.transfer)
+    expected = detector.counted((field.real**2 + field.imag**2).sum(dim=1))
     kept, counts = physics.measured(amplitude), amplitude.clamp(min=0) ** 2
     floor = POISSON_FLOOR * physics.count_quantum(amplitude)
     missed = torch.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
-    return physics.propagate_back(field * missed[:, None], transfer)
+    return physics.propagate_back(field * missed[:, None], detector.transfer)
 
 
 def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
-    corners, probes, amplitude, transfer = *chunk[:3], chunk.transfer
+    corners, probes, amplitude, detector = *chunk[:3], chunk.detector
     found, poisson = {}, wanted.likelihood == "poisson"
-    if wanted.probe or wanted.frames or poisson:
+    # Without a background the residual itself tells the misfit.
+    watched = wanted.misfit and detector.background is not None
+    if wanted.probe or wanted.frames or wanted.background or watched or poisson:
         patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    if wanted.frames or wanted.background or watched:
+        light = physics.diffracted_intensity(patches, probes, detector._replace(background=None))
     if wanted.misfit or not poisson:
-        residual = physics.wave_residual(obj, corners, probes, amplitude, transfer)
+        residual = physics.wave_residual(obj, corners, probes, amplitude, detector)
     if wanted.misfit:
-        found["error"] = residual.abs().square().sum()
+        found["error"] = (
+            _error(detector.counted(light), amplitude) if watched else residual.abs().square().sum()
+        )
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
-        told = physics.motion_equations(obj, corners, probes, amplitude, transfer, strains=wanted.strains)
+        told = physics.motion_equations(obj, corners, probes, amplitude, detector, strains=wanted.strains)
         found["normal"], found["right"] = told
         found["curvature"] = found["normal"][:, :2, :2].diagonal(dim1=1, dim2=2).sum() / 2
     if wanted.frames:
-        found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
+        found["fit"] = physics.frame_fits(light, amplitude, detector)
+    if wanted.background:
+        told = physics.background_sums(light, amplitude, detector, wanted.likelihood)
+        found["excess"], found["weight"] = told
     if poisson:
-        residual = poisson_residual(patches, probes, amplitude, transfer)
+        residual = poisson_residual(patches, probes, amplitude, detector)
     back = (probes.conj() * residual).sum(dim=1)
     found["gradient"] = physics.place_patches(back, corners, tuple(obj.shape))
     if wanted.probe:
@@ -92,12 +102,10 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     return found
 
 
-def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None) -> Tensor:
-    """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
-    predicted = physics.diffracted_amplitude(patches, probes, transfer)
-    predicted = torch.where(physics.measured(amplitude), predicted, 0.0)
-    power = predicted.square().sum(dim=(1, 2))
-    return torch.where(power > 0, (predicted * amplitude).sum(dim=(1, 2)) / power, 1.0)
+def _error(expected: Tensor, amplitude: Tensor) -> Tensor:
+    """Return the squared amplitude misfit of expected counts [photons]."""
+    missed = torch.sqrt(expected + INTENSITY_FLOOR) - amplitude
+    return torch.where(physics.measured(amplitude), missed, 0.0).square().sum()
 
 
 def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
@@ -205,7 +213,7 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     for chunk in chunks:
         patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
         kept = physics.measured(chunk.amplitude)
-        missed = chunk.amplitude - physics.diffracted_amplitude(patches, chunk.probes, chunk.transfer)
+        missed = chunk.amplitude - physics.diffracted_amplitude(patches, chunk.probes, chunk.detector)
         energy = energy + torch.where(kept, missed, 0.0).square().sum()
         count = count + kept.sum()
     return torch.sqrt(energy / count.clamp(min=1) / (weight + STEP_DAMPING * weight.max())) + NOISE_FLOOR

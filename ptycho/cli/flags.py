@@ -291,6 +291,8 @@ def _refinement(add: Flags) -> None:
     text = "refine scale, rotation and shear of the whole raster, not each position (default no)"
     add.switch("refine-affine", text)
     add.switch("refine-frames", "refine one intensity factor per frame too (default no)")
+    text = "refine what the detector counts beside the light too, smooth over it (default no)"
+    add.switch("refine-background", text)
     text = "what the steps descend on (default amplitude)"
     add.choice("refine-likelihood", choices.RefineLikelihood, text)
     text = (

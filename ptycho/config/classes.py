@@ -173,6 +173,7 @@ class InferenceConfig(ScanConfig):
     refine_positions: bool = False
     refine_affine: bool = False
     refine_frames: bool = False
+    refine_background: bool = False
     refine_likelihood: choices.RefineLikelihood = "amplitude"
     refine_tv: rules.BelowOne = 0.0  # [transmission]
     refine_start: choices.RefineStart = "network"

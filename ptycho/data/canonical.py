@@ -202,6 +202,25 @@ def pixel_mask(values: ArrayLike, shape: tuple[int, ...], where: str) -> NDArray
     return mask
 
 
+def checked_background(values: ArrayLike, n_px: int, where: str) -> NDArray[np.float64]:
+    """Return counts of every pattern that no light explains, (N, N), from (N, N) or one number, all >= 0."""
+    array = np.asarray(values)
+    shaped = array.size == 1 or array.shape == (n_px, n_px)
+    if not shaped or array.dtype.kind not in "iuf":
+        raise DataError(
+            f"{where}: background does not fit the patterns (got shape {array.shape}, dtype {array.dtype}, "
+            f"expected one number or ({n_px}, {n_px})). Save the mean counts of a pattern beside the light."
+        )
+    lowest = array.min() if np.isfinite(array).all() else np.nan
+    if not lowest >= 0:
+        raise DataError(
+            f"{where}: background holds values that are no counts (got {lowest:.4g}, expected finite counts "
+            ">= 0). Save the mean counts of a pattern beside the light."
+        )
+    shape = (n_px, n_px)
+    return np.broadcast_to(array.reshape(()) if array.size == 1 else array, shape).astype(np.float64)
+
+
 def checked_dose(value: Any, where: str) -> float:
     """Return the mean photons per pattern, one finite number > 0."""
     array = np.asarray(value)

@@ -12,8 +12,10 @@ from ptycho.data.scan import PatternStore
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, lit_area_px, most_subsets, subset_blocks
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.deformation import Deformation
+from ptycho.physics.background import background_step
+from ptycho.physics.detector import Detector
 from ptycho.physics.propagation import near_field_transfer
-from ptycho.solver.schedule import NEAR_POSITION_STEP
+from ptycho.solver.schedule import BACKGROUND_BLUR_PX, NEAR_POSITION_STEP
 
 Array = Any
 
@@ -30,7 +32,7 @@ class ScanChunks:
     take: Callable[[Array, NDArray[np.int64]], Array]  # some rows
     shifted: Callable[[Array, Array], Array]  # a probe (J, P, N, N) moved by each of the shifts (J, 2) [px]
     scaled: Callable[[Array, Array], Array]  # probes (J, P, N, N) times the factors (J,)
-    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows and transfer
+    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows and detector
 
     def __init__(
         self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
@@ -39,6 +41,7 @@ class ScanChunks:
         self.shifts = self.tensor(plan.shifts_yx_px.astype(np.float32))
         self.frame_gain = self.tensor(np.ones(len(indices), np.float32))
         self._fixed, self._even = plan.is_integer, True
+        self.background = None if store.background is None else self.tensor(store.background)
         self._laid, self._rest = plan, self.shifts
         self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)
         # Within a block rows ascend, so that reading goes forward through the file.
@@ -59,7 +62,14 @@ class ScanChunks:
         """Patch centres as they are now, shape (J, 2) [object px]."""
         return self._laid.positions_yx_px
 
-    def change(self, *, probe: Array = None, shifts: Array = None, frame_gain: Array = None) -> None:
+    def change(
+        self,
+        *,
+        probe: Array = None,
+        shifts: Array = None,
+        frame_gain: Array = None,
+        background: Array = None,
+    ) -> None:
         """Take refined values over, as ``ptycho.solver.primitives.Patterns.change``."""
         if probe is not None:
             self._probe = probe
@@ -71,8 +81,21 @@ class ScanChunks:
             self._rest = self.tensor(self._laid.shifts_yx_px.astype(np.float32))
         if frame_gain is not None:
             self.frame_gain, self._fixed, self._even = frame_gain, False, False
+        if background is not None:
+            self.background = background
+        probes_change = any(value is not None for value in (probe, shifts, frame_gain))
         for block, chunk in self._kept.items():
-            self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
+            if probes_change:
+                self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
+            else:
+                detector = chunk.detector._replace(background=self.background)
+                self._kept[block] = chunk._replace(detector=detector)
+
+    def next_background(self, sums: dict[str, Array]) -> Array:
+        """As ``ptycho.solver.primitives.Patterns.next_background``."""
+        excess, weight = self.array(sums["excess"]), self.array(sums["weight"])
+        before = 0.0 if self.background is None else self.array(self.background)
+        return self.tensor(background_step(before, excess, weight, BACKGROUND_BLUR_PX).astype(np.float32))
 
     def _told(self, found: Sequence[Any], name: str) -> NDArray[np.float64]:
         return np.concatenate([self.array(part[name]) for part in found]).astype(np.float64)
@@ -153,11 +176,12 @@ class ScanChunks:
             probes = self.shifted(self._probe, shifts)
         if not self._even:
             probes = self.scaled(probes, self.take(self.frame_gain, rows))
-        return self.chunk(corners, probes, amplitude, shifts, rows, self._transfer(rows))
+        return self.chunk(corners, probes, amplitude, shifts, rows, self._detector(rows))
 
-    def _transfer(self, rows: NDArray[np.int64]) -> Array | None:
-        """Return the transfer (J, 2, N) of some patterns where the detector is in the near field (eq. 22)."""
+    def _detector(self, rows: NDArray[np.int64]) -> Detector:
+        """Return how the detector saw some patterns (eq. 22, 25)."""
         if self.store.fresnel_number is None:
-            return None
+            return Detector(None, self.background)
         shifts = self._laid.shifts_yx_px[rows].astype(np.float32)
-        return self.tensor(near_field_transfer(self.plan.patch_px, self.store.fresnel_number, shifts))
+        transfer = near_field_transfer(self.plan.patch_px, self.store.fresnel_number, shifts)
+        return Detector(self.tensor(transfer), self.background)

@@ -1,7 +1,8 @@
 """Batches of a training run as NumPy arrays, the same for every backend.
 
 Every batch holds ``amplitude`` (..., N, N) [sqrt(photons)], the ``corners`` (J, 2) and ``shifts`` (J, 2) [px]
-of its patches on a canvas of ``shape`` (2,); in the near field the ``transfer`` (J, 2, N) (eq. 22); on
+of its patches on a canvas of ``shape`` (2,); in the near field the ``transfer`` (J, 2, N) (eq. 22); where
+the scan has one, the ``background`` (N, N) (eq. 25); on
 request the ``probe`` (P, N, N) [sqrt(photons)], the known patches ``labels`` (J, N, N), stored one by one, or
 cut from a known object when they are asked for, and which patterns are ``seen`` by the network and which
 ``validated`` on.
@@ -78,7 +79,7 @@ class _Source:
     ) -> None:
         self.store, self.n_px, self.labels = store, scan.n_px, labels
         self.probe = scan.probe if own_probe else None
-        self.fresnel_number = scan.fresnel_number
+        self.fresnel_number, self.background = scan.fresnel_number, scan.background
         self.signature: Signature = {
             "corners": ((None, 2), np.int64),
             "shifts": ((None, 2), np.float32),
@@ -87,6 +88,8 @@ class _Source:
         }
         if self.fresnel_number is not None:
             self.signature["transfer"] = ((None, 2, scan.n_px), np.complex64)
+        if self.background is not None:
+            self.signature["background"] = (self.background.shape, np.float32)
         if own_probe:
             self.signature["probe"] = (scan.probe.shape, np.complex64)
         if labels is not None:
@@ -102,6 +105,8 @@ class _Source:
         }
         if self.fresnel_number is not None:
             batch["transfer"] = near_field_transfer(self.n_px, self.fresnel_number, batch["shifts"])
+        if self.background is not None:
+            batch["background"] = self.background
         if self.probe is not None:
             batch["probe"] = self.probe
         if self.labels is not None:

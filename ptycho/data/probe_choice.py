@@ -127,6 +127,8 @@ def network_gain(scan: Scan, trained: TrainedProbe) -> float:
     """
     if trained.record is None or not trained.probe.any():
         return 1.0
-    through = scan.record.mean_counts / probe_power(scan.probe)
+    beside = 0.0 if scan.background is None else float(scan.background.sum())
+    light = max(scan.record.mean_counts - beside, 0.0)
+    through = light / probe_power(scan.probe)
     through_training = trained.record.mean_counts / probe_power(trained.first)
     return float((through / through_training) ** 0.5)

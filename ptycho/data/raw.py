@@ -20,6 +20,7 @@ from ptycho.data.canonical import (
     canonical_patterns,
     canonical_probe,
     check_patterns,
+    checked_background,
     checked_dose,
     match_lengths,
     patches_or_none,
@@ -30,7 +31,8 @@ from ptycho.data.npz import write_npz
 from ptycho.errors import DataError
 
 COLUMNS = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
-OPTIONAL_KEYS = (*COLUMNS[2:], "objectGuess", "Y", "norm_Y_I", "bad_pixels", "nphotons", "label", "_metadata")
+_LATER_KEYS = ("bad_pixels", "background", "nphotons", "label", "_metadata")
+OPTIONAL_KEYS = (*COLUMNS[2:], "objectGuess", "Y", "norm_Y_I", *_LATER_KEYS)
 OWN_PLACES = {"mask": "mask or bad_pixels", "patterns": "diff3d", "probe": "--probe-key {key} uses it"}
 """Where an NPZ file of ours holds what is read, and how another probe is used."""
 INDEX_KEY = "pattern_indexes"
@@ -57,8 +59,9 @@ class RawData:
     (M, N, N) or (M, N, N, 1), are known object patches, ignored with a warning when there is not one per
     pattern; ``norm_Y_I`` is kept as given. ``bad_pixels``, bool or numbers, (N, N), or (M, N, N) for each
     pattern its own, is nonzero where nothing was measured: what the patterns hold there takes no part in
-    anything. ``nphotons`` > 0 is the mean photons per pattern, by default ``physics_parameters.nphotons`` of
-    ``metadata``, which describe the data set.
+    anything. ``background``, real (N, N) or one number >= 0, is what every pattern counts beside the light
+    [counts / pixel]; it is never subtracted. ``nphotons`` > 0 is the mean photons per pattern, by default
+    ``physics_parameters.nphotons`` of ``metadata``, which describe the data set.
 
     ``lengths`` ('refuse', 'head') says what happens where patterns and positions differ in number, see
     :func:`ptycho.data.canonical.match_lengths`; ``source`` is the name used in messages. ``DataError`` where
@@ -80,6 +83,7 @@ class RawData:
         metadata: dict[str, Any] | None = None,
         *,
         bad_pixels: ArrayLike | None = None,
+        background: ArrayLike | None = None,
         nphotons: float | None = None,
         label: ArrayLike | None = None,
         pattern_axis: int | None = None,
@@ -101,6 +105,7 @@ class RawData:
                 flags = canonical_patterns((flags != 0).astype(np.uint8), n_positions, pattern_axis, source)
             bad_pixels = pixel_mask(flags, self.diff3d.shape, source)
         self.bad_pixels = bad_pixels
+        self.background = None if background is None else checked_background(background, self.N, source)
         check_patterns(self.diff3d, source)
         count, kept = self.n_patterns, match_lengths(table, self.n_patterns, source, lengths)
         table = {key: column[:kept] for key, column in table.items()}
@@ -135,10 +140,11 @@ class RawData:
         objectGuess: ArrayLike | None = None,
         *,
         bad_pixels: ArrayLike | None = None,
+        background: ArrayLike | None = None,
     ) -> RawData:
         """Build a data set whose nominal positions are its positions; parameters as for the class."""
         given = (xcoords, ycoords, None, None, diff3d, probeGuess, scan_index, objectGuess)
-        return cls(*given, bad_pixels=bad_pixels)
+        return cls(*given, bad_pixels=bad_pixels, background=background)
 
     def to_file(self, path: str | Path) -> None:
         """Write an NPZ file (``specs/data_contracts.md``) that appears whole or not at all."""
@@ -152,7 +158,7 @@ class RawData:
         """Return a data set of some patterns, in this order; they keep their numbers in the file."""
         rows = np.asarray(rows, dtype=np.int64)
         columns = {key: getattr(self, key) for key in (*COLUMNS, "diff3d", "Y", "label")}
-        shared = ("probeGuess", "objectGuess", "norm_Y_I", "nphotons", "source")
+        shared = ("probeGuess", "objectGuess", "norm_Y_I", "background", "nphotons", "source")
         made = type(self)(
             **{key: None if column is None else column[rows] for key, column in columns.items()},
             **{key: getattr(self, key) for key in shared},

@@ -13,6 +13,7 @@ from ptycho.data.scaling import ScaleRecord, measured_amplitude
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
+from ptycho.physics.detector import Detector
 from ptycho.physics.propagation import near_field_transfer
 
 SCANNED_SHARE = 0.05
@@ -91,6 +92,8 @@ class Reconstruction:
     fit: Fit | None = None  # beside what photon noise alone would leave
     # (J,), refined factor on the amplitude of every frame; None: ones
     frame_gain: NDArray[np.float32] | None = None
+    # (N, N), what every pattern counts beside the light [photons / pixel]; None: as the scan says
+    background: NDArray[np.float32] | None = None
     stored: StoredFacts | None = None  # what only its file knows, where it was read from one
 
     @property
@@ -143,10 +146,16 @@ class PlacedReconstruction:
     positions_yx_px: NDArray[np.float64]  # (J, 2), refined places, else those of the scan [object px]
     plan: CanvasPlan  # where the patches lie on the canvas, as the run laid them
 
-    def transfer(self, chosen: NDArray[np.int64]) -> NDArray[np.complex64] | None:
-        """Return the transfer (B, 2, N) of ``chosen`` (B,) of the J patterns; None in the far field."""
+    @property
+    def background(self) -> NDArray[np.float32] | None:
+        """What every pattern counts beside the light, (N, N) [photons / pixel]: as found, else as given."""
+        return self.scan.background if self.found.background is None else self.found.background
+
+    def detector(self, chosen: NDArray[np.int64]) -> Detector:
+        """Return how the detector saw ``chosen`` (B,) of the J patterns (eq. 22, 25)."""
         number, shifts = self.scan.fresnel_number, self.plan.shifts_yx_px[chosen].astype(np.float32)
-        return None if number is None else near_field_transfer(self.scan.n_px, number, shifts)
+        transfer = None if number is None else near_field_transfer(self.scan.n_px, number, shifts)
+        return Detector(transfer, self.background)
 
     def measured_amplitude(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what was measured in ``chosen`` (B,) of the J patterns, (B, N, N) [sqrt(photons)].

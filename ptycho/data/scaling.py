@@ -103,7 +103,7 @@ def make_scale_record(
         reason=reason,
         mean_counts=mean_counts,
         max_counts=max_counts,
-        probe_gain=1.0 if keep_probe_power else _probe_gain(raw, mean_counts, share),
+        probe_gain=1.0 if keep_probe_power else _probe_gain(raw, _light(raw, rows, total, gain), share),
         input_scale=1.0 / intensity_scale,
         intensity_scale=intensity_scale,
         amplitude_gain=gain,
@@ -135,6 +135,13 @@ def scaled_probe(raw: RawData, record: ScaleRecord) -> NDArray[np.complex64]:
     return (raw.probe_modes * np.float32(record.probe_gain)).astype(np.complex64)
 
 
+def scaled_background(raw: RawData, record: ScaleRecord) -> NDArray[np.float32] | None:
+    """Return the background (N, N) of a file as photons of its patterns (eq. 25); None where it has none."""
+    if raw.background is None:
+        return None
+    return (raw.background * record.amplitude_gain**2).astype(np.float32)
+
+
 def _chunks(raw: RawData, rows: NDArray[np.int64], domain: Domain) -> Iterator[NDArray[np.float64]]:
     """Counts of some patterns, or the squares of stored amplitude, 0 where nothing was measured."""
     for block in blocks(len(rows)):
@@ -157,12 +164,20 @@ def _measured_share(raw: RawData, domain: Domain, rows: NDArray[np.int64]) -> fl
         return 1.0
     total = sum(counts.sum(axis=0) for counts in _chunks(raw, rows, domain))
     good = raw.good_share(rows)
+    if raw.background is not None:
+        total = np.maximum(total - raw.background * good * len(rows), 0)
     number = near_field_of(raw)
     transfer = None if number is None else near_field_transfer(raw.N, number, np.zeros((1, 2)))
     beam = (np.abs(propagate(raw.probe_modes[None].astype(np.complex128), transfer)) ** 2).sum(axis=(0, 1))
     mean, seen = total / np.maximum(good, 1 / len(rows)), good > 0
     bright = (beam * mean)[seen].sum() / max(float((beam[seen] ** 2).sum()), np.finfo(float).tiny)
     return float(total.sum() / np.where(seen, mean, bright * beam).sum())
+
+
+def _light(raw: RawData, rows: NDArray[np.int64], total: float, gain: float) -> float:
+    """Mean photons on the measured pixels of one pattern, less its background."""
+    beside = 0.0 if raw.background is None else float((raw.background * raw.good_share(rows)).sum())
+    return max(total - beside, 0.0) * gain**2
 
 
 def _probe_gain(raw: RawData, mean_counts: float, share: float) -> float:

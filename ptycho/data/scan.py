@@ -18,7 +18,7 @@ from ptycho.data.canonical import blocks
 from ptycho.data.checks.findings import Finding
 from ptycho.data.optics import FileOptions, near_field_of
 from ptycho.data.raw import RawData
-from ptycho.data.scaling import ScaleRecord, measured_amplitude
+from ptycho.data.scaling import ScaleRecord, measured_amplitude, scaled_background
 from ptycho.process.progress import Progress
 
 
@@ -52,6 +52,11 @@ class Scan:
         return near_field_of(self.raw)
 
     @property
+    def background(self) -> NDArray[np.float32] | None:
+        """What every pattern counts beside the light, (N, N) [photons / pixel] (eq. 25); None: nothing."""
+        return scaled_background(self.raw, self.record)
+
+    @property
     def pattern_numbers(self) -> NDArray[np.int64]:
         """Number of each pattern in its file, shape (M,)."""
         return self.raw.pattern_numbers
@@ -75,6 +80,7 @@ class PatternStore(AbstractContextManager["PatternStore"]):
     def __init__(self, scan: Scan, progress: Progress) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ptychopinn-", ignore_cleanup_errors=True)
         self.folder, self.fresnel_number = Path(self._scratch.name), scan.fresnel_number
+        self.background = scan.background
         count, n_px = scan.n_patterns, scan.n_px
         shape, path = (count, n_px, n_px), self.folder / "amplitude.memmap"
         self.patterns: Any = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)

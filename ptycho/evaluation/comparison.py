@@ -27,7 +27,7 @@ REQUIRED = {
     "object": 2, "coverage": 2, "origin_yx_px": 1, "probe": 3, "positions_yx_px": 2, "pattern_index": 1
 }  # fmt: skip
 """Keys of a ``reconstruction.npz`` that are needed, and the number of axes of each."""
-OPTIONAL = ("frame_gain", "misfit", "scale_record", "bad_pixels", "file_options")
+OPTIONAL = ("frame_gain", "misfit", "scale_record", "bad_pixels", "background", "file_options")
 """Keys that an older one lacks."""
 CHUNK = 64
 """Patterns compared at a time."""
@@ -65,6 +65,7 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         misfit=tuple(found.get("misfit", np.zeros(0)).tolist()),
         positions_yx_px=found["positions_yx_px"],
         frame_gain=found.get("frame_gain"),
+        background=found.get("background"),
         stored=StoredFacts(_stored_record(found), found.get("bad_pixels"), _stored_options(found)),
     )
 
@@ -145,7 +146,7 @@ def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -
             probes = shift_field(found.probe, plan.shifts_yx_px[rows])
             if found.frame_gain is not None:
                 probes = probes * found.frame_gain[rows, None, None, None]
-            predicted = diffracted_amplitude(patches, probes, placed.transfer(rows))
+            predicted = diffracted_amplitude(patches, probes, placed.detector(rows))
             tally.add(rows, predicted, placed.measured_amplitude(rows))
             phase.update(int(rows[-1]) + 1)
     return tally.result()

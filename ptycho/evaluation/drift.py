@@ -131,9 +131,10 @@ def _projected(
     if found.frame_gain is not None:
         probes = probes * found.frame_gain[rows, None, None, None]
     waves = probes * extract_patches(found.obj, plan.corners_yx[rows], plan.patch_px)[:, None]
-    transfer = placed.transfer(rows)
+    detector = placed.detector(rows)
+    transfer = detector.transfer
     field, change = propagate(waves, transfer), propagate(waves * local[:, None], transfer)
-    predicted = np.sqrt((field.real**2 + field.imag**2).sum(axis=1))
+    predicted = np.sqrt(detector.counted((field.real**2 + field.imag**2).sum(axis=1)))
     measured = placed.measured_amplitude(rows)
     slope = (field.real * change.real + field.imag * change.imag).sum(axis=1)
     slope = np.where(measured >= 0, slope / np.maximum(predicted, 1e-6), 0.0)

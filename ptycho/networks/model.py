@@ -14,6 +14,7 @@ from ptycho.data.probe_choice import TrainedProbe
 from ptycho.data.scaling import ScaleRecord
 from ptycho.networks.bundle import Bundle
 from ptycho.networks.schedule import TrainedEpoch
+from ptycho.physics.detector import Detector
 from ptycho.physics.losses import LossTerms, monitored_loss
 
 Array = Any
@@ -29,6 +30,10 @@ class Prediction(NamedTuple):
     patches: Array | None  # (J, N, N), in the frame of their own positions, where labels ask for them
     labels: Array | None  # (J, N, N), known patches
     patch_illumination: Array  # (N, N), illumination of a patch [photons / pixel]
+
+
+def _detector(batch: dict[str, Array]) -> Detector:
+    return Detector(batch.get("transfer"), batch.get("background"))
 
 
 def total_loss(terms: LossTerms, found: Prediction, losses: ModuleType) -> Array:
@@ -159,26 +164,29 @@ class PatternModel:
         """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
         return self._flat(self.network_patches(batch["amplitude"]))
 
+    def _expected(self, patches: Array, probes: Array, detector: Detector, sigma_px: float = 0.0) -> Array:
+        """Return the expected amplitude (J, N, N) [sqrt(photons)]; gain and smoothing are of the light."""
+        predicted = self.physics.diffracted_amplitude(patches, probes, detector._replace(background=None))
+        if sigma_px > 0:
+            predicted = self.physics.smoothed_amplitude(predicted, sigma_px)
+        return self.physics.with_background(predicted * self.gain, detector)
+
     def _predict_patches(self, batch: dict[str, Array]) -> Prediction:
         """Merge the patches of every group, where groups are merged, and predict its patterns."""
         patches, illumination = self._own_patches(batch), self._illumination(batch)
         probes, corners = self._probes(batch), batch["corners"]
         obj = self.merge(patches, corners, batch["shifts"], probes, self._shape(batch))
         seen = self.physics.extract_patches(obj, corners, self.core_config.N)
-        predicted = self.physics.diffracted_amplitude(seen, probes, batch.get("transfer"))
         sigma_px = self.core_config.gaussian_smoothing_sigma
-        if sigma_px > 0:
-            predicted = self.physics.smoothed_amplitude(predicted, sigma_px)
+        predicted = self._expected(seen, probes, _detector(batch), sigma_px)
         measured, labels = self._flat(batch["amplitude"]), batch.get("labels")
-        return Prediction(
-            predicted * self.gain, measured, patches, illumination, patches, labels, illumination
-        )
+        return Prediction(predicted, measured, patches, illumination, patches, labels, illumination)
 
     def _predict_canvas(self, batch: dict[str, Array]) -> Prediction:
         """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
         shifts, labels = batch["shifts"], batch.get("labels")
         seen = self.chunk(batch["corners"], self._probes(batch), batch["amplitude"])
-        seen = validated = seen._replace(transfer=batch.get("transfer"))
+        seen = validated = seen._replace(detector=_detector(batch))
         if "validated" in batch:
             chosen = batch["validated"]
             seen, validated = self._part(seen, batch["seen"]), self._part(seen, chosen)
@@ -186,9 +194,7 @@ class PatternModel:
         illumination = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
         obj = self.generator([seen], illumination)
         patches = self.physics.extract_patches(obj, validated.corners_yx, self.core_config.N)
-        predicted = (
-            self.physics.diffracted_amplitude(patches, validated.probes, validated.transfer) * self.gain
-        )
+        predicted = self._expected(patches, validated.probes, validated.detector)
         own = None if labels is None else self.physics.shift_field(patches[:, None], -shifts)[:, 0]
         return Prediction(
             predicted, validated.amplitude, obj, illumination, own, labels, self._illumination(batch)

@@ -12,8 +12,11 @@ else, its arguments are these:
 - ``amplitude``: real (J, N, N), measured, negative where nothing was measured; ``predicted``: expected, both
   [sqrt(photons)]
 - ``transfer``: complex (J, 2, N), of a near field (``propagation.near_field_transfer``); None: far field
+- ``detector``: the transfer, and what is counted beside the light (``detector.Detector``)
 """
 
+from ptycho.physics.background import background_sums, frame_fits
+from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.filling import filled_amplitude, measured, measured_energy
 from ptycho.physics.forward import (
     INTENSITY_FLOOR,
@@ -26,6 +29,7 @@ from ptycho.physics.forward import (
     place_patches,
     smoothed_amplitude,
     weighted_patches,
+    with_background,
 )
 from ptycho.physics.misfit import (
     SOFTENING,

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.errors import DataError
+from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.propagation import Complex, Real, far_field, propagate
 
 INTENSITY_FLOOR = 1e-8
@@ -69,15 +70,16 @@ def exit_waves(patches: Complex, probes: Complex) -> Complex:
     return patches[:, None] * probes
 
 
-def diffracted_intensity(patches: Complex, probes: Complex, transfer: Complex | None = None) -> Real:
+def diffracted_intensity(patches: Complex, probes: Complex, detector: Detector = FAR_FIELD) -> Real:
     r"""Return the expected counts (J, N, N) [photons / pixel] (eq. 5): probe modes add incoherently.
 
     .. math:: I_j = \sum_p |\mathcal{D}(P_p\,O_j)|^2
 
-    The detector is in the far field, or with a ``transfer`` in the near field (eq. 2, 22).
+    The detector is in the far field, or with a ``transfer`` in the near field (eq. 2, 22); what it counts
+    beside the light is added (eq. 25).
     """
-    field = propagate(exit_waves(patches, probes), transfer)
-    return (field.real**2 + field.imag**2).sum(axis=1)
+    field = propagate(exit_waves(patches, probes), detector.transfer)
+    return detector.counted((field.real**2 + field.imag**2).sum(axis=1))
 
 
 def binned_intensity(patches: Complex, probes: Complex, upsampling: int) -> Real:
@@ -105,12 +107,20 @@ def binned_intensity(patches: Complex, probes: Complex, upsampling: int) -> Real
     return total / upsampling**2
 
 
-def diffracted_amplitude(patches: Complex, probes: Complex, transfer: Complex | None = None) -> Real:
+def diffracted_amplitude(patches: Complex, probes: Complex, detector: Detector = FAR_FIELD) -> Real:
     r"""Return the expected amplitude, the root of :func:`diffracted_intensity` (eq. 6).
 
     .. math:: A_j = \sqrt{I_j + \epsilon}
     """
-    return np.sqrt(diffracted_intensity(patches, probes, transfer) + INTENSITY_FLOOR)
+    return np.sqrt(diffracted_intensity(patches, probes, detector) + INTENSITY_FLOOR)
+
+
+def with_background(amplitude: Real, detector: Detector) -> Real:
+    r"""Return the expected amplitude (J, N, N) from that of the light alone, :math:`\sqrt{A^2 + b}` (eq. 25).
+
+    It serves where a gain or a smoothing acts on the light before it is counted.
+    """
+    return amplitude if detector.background is None else np.sqrt(detector.counted(amplitude**2))
 
 
 def smoothed_amplitude(amplitude: Real, sigma_px: float) -> Real:

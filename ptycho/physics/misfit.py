@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.filling import measured, measured_energy
 from ptycho.physics.forward import INTENSITY_FLOOR, exit_waves, extract_patches, place_patches
 from ptycho.physics.propagation import Complex, Real, propagate, propagate_back, shift_field
@@ -32,20 +33,21 @@ def wave_residual(
     corners_yx: NDArray[np.int64],
     probes: Complex,
     amplitude: Real,
-    transfer: Complex | None = None,
+    detector: Detector = FAR_FIELD,
 ) -> Complex:
     r"""Return by how much the exit waves (J, P, N, N) [sqrt(photons)] miss the measured amplitude (eq. 9).
 
     .. math:: \chi_{j,p} = \mathcal{D}^\dagger
         \left[m_j\,(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
 
-    Its energy is the squared amplitude misfit, except where hardly any light was expected.
+    Its energy is the squared amplitude misfit, except where hardly any light was expected; with a background,
+    that share of it which the light has in the expected counts.
     """
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), transfer)
-    predicted = softened_amplitude((field.real**2 + field.imag**2).sum(axis=1), amplitude)
+    field = propagate(exit_waves(patches, probes), detector.transfer)
+    predicted = softened_amplitude(detector.counted((field.real**2 + field.imag**2).sum(axis=1)), amplitude)
     missed = np.where(measured(amplitude), 1 - amplitude / predicted, 0)
-    return propagate_back(field * missed[:, None], transfer)
+    return propagate_back(field * missed[:, None], detector.transfer)
 
 
 def object_gradient(
@@ -53,7 +55,7 @@ def object_gradient(
     corners_yx: NDArray[np.int64],
     probes: Complex,
     amplitude: Real,
-    transfer: Complex | None = None,
+    detector: Detector = FAR_FIELD,
 ) -> Complex:
     r"""Return the gradient with respect to the object (H, W) [photons] (eq. 9).
 
@@ -61,7 +63,7 @@ def object_gradient(
 
     Divided by the illumination (eq. 8) it is a step in units of the object.
     """
-    residual = wave_residual(obj, corners_yx, probes, amplitude, transfer)
+    residual = wave_residual(obj, corners_yx, probes, amplitude, detector)
     return place_patches((np.conj(probes) * residual).sum(axis=1), corners_yx, obj.shape[-2:])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.filling import measured
 from ptycho.physics.forward import INTENSITY_FLOOR, exit_waves, extract_patches
 from ptycho.physics.propagation import Complex, Real, propagate
@@ -49,7 +50,7 @@ def motion_equations(
     corners_yx: NDArray[np.int64],
     probes: Complex,
     amplitude: Real,
-    transfer: Complex | None = None,
+    detector: Detector = FAR_FIELD,
     *,
     strains: bool = False,
 ) -> tuple[Real, Real]:
@@ -63,15 +64,15 @@ def motion_equations(
     the middle of the patch; K is then 6.
     """
     n_px, kept = amplitude.shape[-1], measured(amplitude)
-    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), transfer)
-    root, missed = root_residual((field.real**2 + field.imag**2).sum(axis=1), amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector.transfer)
+    root, missed = root_residual(detector.counted((field.real**2 + field.imag**2).sum(axis=1)), amplitude)
     slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
     if strains:
         away = np.arange(n_px) - (n_px - 1) / 2
         slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
     parts = []
     for slope in slopes:
-        moved = propagate(exit_waves(slope, probes), transfer)
+        moved = propagate(exit_waves(slope, probes), detector.transfer)
         along = (field.real * moved.real + field.imag * moved.imag).sum(axis=1) / root
         parts.append(np.where(kept, along, 0).reshape(len(along), -1))
     basis = np.stack(parts, axis=1)

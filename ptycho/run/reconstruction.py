@@ -14,12 +14,13 @@ from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
 from ptycho.data.prepare import masked
 from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
-from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.reconstruction import Fit, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
+from ptycho.physics.background import light_sums
 from ptycho.process.progress import Progress
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Primitives
@@ -123,9 +124,7 @@ def reconstruct(
         if refine:
             refined = refine_shown(backend.primitives, chunks, obj, refine, progress)
             obj, misfit, illumination = refined.obj, refined.misfit, backend.illumination(chunks)
-        tally = FitTally(len(indices), scan.n_px, photon_unit(scan))
-        _pairs(backend, obj, chunks, tally.add)
-        fit = tally.result()
+        fit = _fit(backend, obj, chunks, photon_unit(scan))
     if misfit:
         misfit.append(fit.relative)
         told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
@@ -143,6 +142,7 @@ def reconstruct(
         position_step_px=chunks.position_step_px,
         fit=fit,
         frame_gain=backend.array(chunks.frame_gain) if asked.frames else None,
+        background=None if chunks.background is None else backend.array(chunks.background),
     )
 
 
@@ -191,19 +191,32 @@ def _pairs(backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[...,
         take(chunk.rows, predicted, backend.array(chunk.amplitude))
 
 
+def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None) -> Fit:
+    """Return what an object leaves unexplained; ``photons`` per unit of counts is None where unknown."""
+    tally = FitTally(len(chunks.indices), chunks.plan.patch_px, photons)
+    _pairs(backend, obj, chunks, tally.add)
+    return tally.result()
+
+
 def _gain(backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, *, fitted: bool) -> float:
     """Return the factor on the object: fitted in least squares to the amplitudes, else that of the model."""
     if not fitted:
         own = 1.0 if backend.whole_canvas else network_gain(scan, backend.trained_probe)
         return backend.gain() * own
-    sums = np.zeros(2)
+    sums, background = np.zeros(2), chunks.store.background
 
     def add(_: Any, predicted: NDArray[np.float32], measured: NDArray[np.float32]) -> None:
         seen = np.where(measured >= 0, predicted, 0.0)
         sums[:] += np.vdot(seen, measured), np.vdot(seen, seen)
 
-    _pairs(backend, obj, chunks, add)
-    return float(sums[0] / sums[1]) if sums[1] > 0 else 1.0
+    def add_light(_: Any, predicted: NDArray[np.float32], measured: NDArray[np.float32]) -> None:
+        light = np.where(measured >= 0, np.maximum(predicted**2 - background, 0.0), 0.0)
+        sums[:] += [part.sum() for part in light_sums(light, measured, background)]
+
+    _pairs(backend, obj, chunks, add if background is None else add_light)
+    if not min(sums) > 0:
+        return 1.0
+    return float(sums[0] / sums[1]) if background is None else float(np.sqrt(sums[0] / sums[1]))
 
 
 def _canvas_object(generator: Any, chunks: ScanChunks, illumination: Array, progress: Progress) -> Array:

@@ -22,6 +22,7 @@ from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
 from ptycho.physics import diffracted_intensity, extract_patches, shift_field
+from ptycho.physics.detector import Detector
 from ptycho.physics.forward import binned_intensity
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.simulation.objects import check_scene, make_scene, picture
@@ -249,7 +250,7 @@ def expected_counts(
     if fresnel_number is None:
         return binned_intensity(patches, shift_field(probes, shifts), upsampling)
     transfer = near_field_transfer(n_px, fresnel_number, shifts)
-    return diffracted_intensity(patches, shift_field(probes, shifts), transfer)
+    return diffracted_intensity(patches, shift_field(probes, shifts), Detector(transfer))
 
 
 def _draw_counts(

@@ -1,8 +1,8 @@
 r"""The reconstruction loop: preconditioned, accelerated gradient descent with ordered subsets.
 
 It minimises the amplitude least squares (eq. 7a) or the Poisson likelihood (eq. 7c) of all patterns over the
-object and, on request, over the probe modes, the positions and one intensity factor per frame. Equations are
-those of specs/physics.md. In the notation of a paper::
+object and, on request, over the probe modes, the positions, one intensity factor per frame and the
+background of the detector. Equations are those of specs/physics.md. In the notation of a paper::
 
     O, O' = start
     for every iteration k
@@ -17,6 +17,7 @@ those of specs/physics.md. In the notation of a paper::
         positions, O deform together                  now and then             eq. 23
         frame gain *= least-squares factor            with momentum            eq. 21
         P          -= gamma h / max |O|^2             with heavy-ball momentum eq. 13, 14
+        b          += mean excess, weighted, smooth   never below 0            eq. 25
         O          -= tau grad TV(O)
         stop if the misfit of eq. 7a no longer falls
 
@@ -108,7 +109,8 @@ def solve(
             _add(totals, sums)
         if moving:
             moved.obj, moved.previous = companions.move(moving, totals, found, (moved.obj, moved.previous))
-            known.clear()
+            if moving != {"background"}:
+                known.clear()
         if options.tv:
             moved.obj = moved.obj - options.tv * backend.total_variation_gradient(moved.obj)
         if watched:
@@ -184,7 +186,7 @@ def _visit(
 
 
 class _Companions:
-    """What moves beside the object: probe modes, positions and frame factors."""
+    """What moves beside the object: probe modes, positions, frame factors and background."""
 
     def __init__(
         self, backend: Primitives, patterns: Patterns, options: RefineOptions, reduce: Reduce
@@ -221,6 +223,8 @@ class _Companions:
             changed |= more
         if "probe" in moving:
             changed["probe"] = self._moved_probe(sums)
+        if "background" in moving:
+            changed["background"] = self.patterns.next_background(sums)
         self.patterns.change(**changed)
         return objects
 

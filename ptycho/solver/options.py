@@ -22,6 +22,7 @@ class RefineOptions:
     likelihood: str = "amplitude"  # or poisson: what the updates descend on
     tv: float = 0.0  # strength of total-variation smoothing per iteration, in [0, 1) [transmission]; 0: off
     start: str = "network"  # or flat: the object to start from
+    background: bool = False  # refine what the detector counts beside the light too
     affine: bool = False  # refine scale, rotation and shear of the scan positions alone
 
     def __post_init__(self) -> None:
@@ -75,10 +76,11 @@ class RefineOptions:
 
         An object that is good already gets two subsets at most: more would make it noisy. What else is
         refined needs the whole scan from the moment it moves, and frame intensities, which trade with the
-        object at once, from the first. Positions move with their subset, but for those that move together.
+        object at once, from the first. Positions move with their subset, but for those that move together; a
+        background takes the sums of all subsets.
         """
         counts = list(subset_schedule(self.steps, most if self.start == "flat" else min(2, most)))
         return [
-            1 if self.moving(iteration) - {"positions"} or self.deforming(iteration) else count
+            1 if self.moving(iteration) - {"positions", "background"} or self.deforming(iteration) else count
             for iteration, count in enumerate(counts)
         ]

@@ -29,6 +29,7 @@ class Wanted(NamedTuple):
     probe: bool = False  # what moves in this iteration
     positions: bool = False
     frames: bool = False
+    background: bool = False
     strains: bool = False  # the positions move together
     illumination: bool = False  # the illumination of these patterns is not known yet
 
@@ -54,8 +55,19 @@ class Patterns(Protocol):
     def part(self, index: int, count: int) -> Iterable[Chunk]:
         """Return the chunks of subset ``index`` of ``count``; each subset covers the canvas."""
 
-    def change(self, *, probe: Array = None, shifts: Array = None, frame_gain: Array = None) -> None:
+    def change(
+        self,
+        *,
+        probe: Array = None,
+        shifts: Array = None,
+        frame_gain: Array = None,
+        background: Array = None,
+    ) -> None:
         """Take over what was refined; the next chunks have it."""
+
+    def next_background(self, sums: Sums) -> Array:
+        """Return the background (N, N) [photons / pixel] that ``excess`` and ``weight`` of an iteration ask
+        for (eq. 25)."""
 
     def position_steps(
         self, found: Sequence[PerPattern], ridge: Array, limit_px: float, deformation: Any = None
@@ -92,7 +104,8 @@ class Primitives(Protocol):
         ``energy``, numerator and denominator of eq. 7a [photons]. With ``probe``: ``probe_gradient``
         (P, N, N), eq. 13, and ``object_power`` (N, N), the sum of ``|O_j|**2``. With ``positions``:
         ``curvature``, the sum of the mean diagonal of the normal matrices of eq. 16; they tell of
-        ``strains`` too where these are wanted. With ``positions`` or
+        ``strains`` too where these are wanted. With ``background``: ``excess`` and ``weight`` (N, N),
+        eq. 25. With ``positions`` or
         ``frames``: ``patterns``, their number. With ``illumination``: ``illumination`` (H, W), eq. 8
         [photons / pixel].
         """

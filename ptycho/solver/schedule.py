@@ -63,7 +63,14 @@ PHASE_FLOOR = 0.05
 """Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2
 """Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
-REST_STEPS = {"probe": PROBE_REST_STEPS, "positions": POSITION_REST_STEPS, "frames": 0}
+BACKGROUND_REST_STEPS, BACKGROUND_BLUR_PX = 3, 3.0
+"""Iterations in which the background still rests; how far its steps are smoothed, rms of a Gaussian."""
+REST_STEPS = {
+    "probe": PROBE_REST_STEPS,
+    "positions": POSITION_REST_STEPS,
+    "frames": 0,
+    "background": BACKGROUND_REST_STEPS,
+}
 """What moves beside the object -> iterations in which it rests, so that a poor start does not spoil it."""
 
 

@@ -76,8 +76,8 @@ class PtychoPINN(PatternModel):
     def _part(chunk: Chunk, rows: Tensor) -> Chunk:
         shape = tf.concat([tf.shape(chunk.amplitude)[:1], tf.shape(chunk.probes)[1:]], 0)
         probes = tf.broadcast_to(chunk.probes, shape)
-        transfer = None if chunk.transfer is None else chunk.transfer[rows]
-        return Chunk(chunk.corners_yx[rows], probes[rows], chunk.amplitude[rows], transfer=transfer)
+        placed = chunk.corners_yx[rows], probes[rows], chunk.amplitude[rows]
+        return Chunk(*placed, detector=chunk.detector.of(rows))
 
     @property
     def gain(self) -> Tensor:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from ptycho.errors import DataError
-from ptycho.physics import INTENSITY_FLOOR, SOFTENING
+from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, SOFTENING, Detector
 from ptycho.physics import centring_phase as _reference_phase
+from ptycho.physics.background import ROOT_BIAS
 from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
 from ptycho.tf.runtime import Tensor, as_complex, tf
 
@@ -143,14 +144,20 @@ def _intensity(field: Tensor) -> Tensor:
     return tf.math.real(field) ** 2 + tf.math.imag(field) ** 2
 
 
-def diffracted_intensity(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
+def diffracted_intensity(patches: Tensor, probes: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
     """As :func:`ptycho.physics.diffracted_intensity`."""
-    return tf.reduce_sum(_intensity(propagate(exit_waves(patches, probes), transfer)), axis=1)
+    field = propagate(exit_waves(patches, probes), detector.transfer)
+    return detector.counted(tf.reduce_sum(_intensity(field), axis=1))
 
 
-def diffracted_amplitude(patches: Tensor, probes: Tensor, transfer: Tensor | None = None) -> Tensor:
+def diffracted_amplitude(patches: Tensor, probes: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
     """As :func:`ptycho.physics.diffracted_amplitude`."""
-    return tf.sqrt(diffracted_intensity(patches, probes, transfer) + INTENSITY_FLOOR)
+    return tf.sqrt(diffracted_intensity(patches, probes, detector) + INTENSITY_FLOOR)
+
+
+def with_background(amplitude: Tensor, detector: Detector) -> Tensor:
+    """As :func:`ptycho.physics.with_background`."""
+    return amplitude if detector.background is None else tf.sqrt(detector.counted(amplitude**2))
 
 
 def measured(amplitude: Tensor) -> Tensor:
@@ -196,14 +203,14 @@ def illumination(probes: Tensor, corners_yx: Tensor, shape_yx: Shape) -> Tensor:
 
 
 def wave_residual(
-    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     """As :func:`ptycho.physics.wave_residual`."""
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), transfer)
-    predicted = softened_amplitude(tf.reduce_sum(_intensity(field), axis=1), amplitude)
+    field = propagate(exit_waves(patches, probes), detector.transfer)
+    predicted = softened_amplitude(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
     missed = tf.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
-    return propagate_back(field * as_complex(missed)[:, None], transfer)
+    return propagate_back(field * as_complex(missed)[:, None], detector.transfer)
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
@@ -212,10 +219,10 @@ def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
 
 
 def object_gradient(
-    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+    obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     """As :func:`ptycho.physics.object_gradient`."""
-    residual = wave_residual(obj, corners_yx, probes, amplitude, transfer)
+    residual = wave_residual(obj, corners_yx, probes, amplitude, detector)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     return place_patches(back, corners_yx, tf.shape(obj)[-2:])
 
@@ -272,6 +279,32 @@ def root_residual(intensity: Tensor, amplitude: Tensor) -> tuple[Tensor, Tensor]
     return root, tf.where(kept, (tf.sqrt(counts) + tf.sqrt(counts + unit)) / 2 - root, 0.0)
 
 
+def background_sums(
+    intensity: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD, likelihood: str = "amplitude"
+) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.background_sums`."""
+    unit, expected = count_quantum(amplitude), detector.counted(intensity)
+    weight = tf.where(measured(amplitude), 1 / (expected + unit), 0.0)
+    excess = amplitude**2 - expected
+    if likelihood == "amplitude":
+        excess -= ROOT_BIAS * unit * intensity / (expected + INTENSITY_FLOOR)
+    return tf.reduce_sum(weight * excess, axis=0), tf.reduce_sum(weight, axis=0)
+
+
+def frame_fits(intensity: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    """As :func:`ptycho.physics.frame_fits`."""
+    kept, background = measured(amplitude), detector.background
+    light = tf.where(kept, intensity + INTENSITY_FLOOR, 0.0)
+    if background is None:
+        seen, power = tf.reduce_sum(tf.sqrt(light) * amplitude, (1, 2)), tf.reduce_sum(light, (1, 2))
+    else:
+        share = light / (light + background + INTENSITY_FLOOR)
+        seen = tf.nn.relu(tf.reduce_sum(share * (amplitude**2 - background), (1, 2)))
+        power = tf.reduce_sum(share * light, (1, 2))
+    fit = tf.math.divide_no_nan(seen, power)
+    return tf.where(power > 0, fit if background is None else tf.sqrt(fit), 1.0)
+
+
 def object_slope(obj: Tensor, axis: int) -> Tensor:
     """As :func:`ptycho.physics.object_slope`."""
 
@@ -286,21 +319,21 @@ def motion_equations(
     corners_yx: Tensor,
     probes: Tensor,
     amplitude: Tensor,
-    transfer: Tensor | None = None,
+    detector: Detector = FAR_FIELD,
     *,
     strains: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`ptycho.physics.motion_equations`."""
     n_px, kept = amplitude.shape[-1], measured(amplitude)
-    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), transfer)
-    root, missed = root_residual(tf.reduce_sum(_intensity(field), axis=1), amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector.transfer)
+    root, missed = root_residual(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
     slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
     if strains:
         away = as_complex(tf.range(n_px, dtype=amplitude.dtype) - (n_px - 1) / 2)
         slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
     flat, parts = (tf.shape(amplitude)[0], n_px**2), []
     for slope in slopes:
-        moved = propagate(exit_waves(slope, probes), transfer)
+        moved = propagate(exit_waves(slope, probes), detector.transfer)
         along = tf.reduce_sum(tf.math.real(tf.math.conj(field) * moved), axis=1) / root
         parts.append(tf.reshape(tf.where(kept, along, 0.0), flat))
     basis = tf.stack(parts, axis=1)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
+from ptycho.physics import Detector
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
 from ptycho.run.reconstruction import reconstruct as reconstruct_with
@@ -25,12 +26,13 @@ def _predicted(
     corners: Tensor,
     probes: Tensor,
     amplitude: Tensor,
-    transfer: Tensor | None,
+    detector: Detector,
     sigma_px: float,
 ) -> Tensor:
     """Return the expected amplitude of one chunk."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
-    return physics.smoothed_amplitude(physics.diffracted_amplitude(patches, probes, transfer), sigma_px)
+    predicted = physics.diffracted_amplitude(patches, probes, detector._replace(background=None))
+    return physics.with_background(physics.smoothed_amplitude(predicted, sigma_px), detector)
 
 
 class TensorflowBackend:
@@ -55,7 +57,7 @@ class TensorflowBackend:
 
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
         function = compiled(_predicted, chunk)
-        return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.transfer, sigma_px)
+        return function(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.detector, sigma_px)
 
     def patch_sums(
         self,

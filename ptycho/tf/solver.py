@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.networks.architectures import NOISE_FLOOR
+from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, Detector
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
 from ptycho.solver.primitives import Wanted
@@ -43,7 +44,7 @@ class Chunk(NamedTuple):
     amplitude: Tensor  # (J, N, N), measured [sqrt(photons)]; negative where nothing was measured (eq. 20)
     shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
     rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
-    transfer: Tensor | None = None  # (J, 2, N), of a detector in the near field (eq. 22); None: far field
+    detector: Detector = FAR_FIELD  # how far away it is, and what it counts beside the light
 
 
 def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
@@ -71,15 +72,15 @@ def scan_illumination(chunks: Iterable[Chunk], shape_yx: physics.Shape) -> Tenso
 
 
 def poisson_residual(
-    patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+    patches: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     """As :func:`ptycho_torch.solver.poisson_residual`."""
-    field = physics.propagate(physics.exit_waves(patches, probes), transfer)
-    expected = _power(field, axis=1)
+    field = physics.propagate(physics.exit_waves(patches, probes), detector.transfer)
+    expected = detector.counted(_power(field, axis=1))
     kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
     floor = POISSON_FLOOR * physics.count_quantum(amplitude)
     missed = tf.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
-    return physics.propagate_back(field * as_complex(missed)[:, None], transfer)
+    return physics.propagate_back(field * as_complex(missed)[:, None], detector.transfer)
 
 
 def _power(field: Tensor, axis: int | None = None) -> Tensor:
@@ -93,25 +94,33 @@ def _found(
     corners: Tensor,
     probes: Tensor,
     amplitude: Tensor,
-    transfer: Tensor | None = None,
+    detector: Detector = FAR_FIELD,
     shifts: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
     found, poisson = {}, wanted.likelihood == "poisson"
-    if wanted.probe or wanted.frames or poisson:
+    # Without a background the residual itself tells the misfit.
+    watched = wanted.misfit and detector.background is not None
+    if wanted.probe or wanted.frames or wanted.background or watched or poisson:
         patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    if wanted.frames or wanted.background or watched:
+        light = physics.diffracted_intensity(patches, probes, detector._replace(background=None))
     if wanted.misfit or not poisson:
-        residual = physics.wave_residual(obj, corners, probes, amplitude, transfer)
+        residual = physics.wave_residual(obj, corners, probes, amplitude, detector)
     if wanted.misfit:
-        found["error"], found["energy"] = _power(residual), physics.measured_energy(amplitude)
+        found["error"] = _error(detector.counted(light), amplitude) if watched else _power(residual)
+        found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
-        told = physics.motion_equations(obj, corners, probes, amplitude, transfer, strains=wanted.strains)
+        told = physics.motion_equations(obj, corners, probes, amplitude, detector, strains=wanted.strains)
         found["normal"], found["right"] = told
         found["curvature"] = tf.reduce_sum(tf.linalg.diag_part(found["normal"])[:, :2]) / 2
     if wanted.frames:
-        found["fit"] = _frame_fits(patches, probes, amplitude, transfer)
+        found["fit"] = physics.frame_fits(light, amplitude, detector)
+    if wanted.background:
+        told = physics.background_sums(light, amplitude, detector, wanted.likelihood)
+        found["excess"], found["weight"] = told
     if poisson:
-        residual = poisson_residual(patches, probes, amplitude, transfer)
+        residual = poisson_residual(patches, probes, amplitude, detector)
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     found["gradient"] = physics.place_patches(back, corners, tf.shape(obj))
     if wanted.probe:
@@ -126,13 +135,10 @@ def _finding(wanted: Wanted) -> Callable[..., dict[str, Tensor]]:
     return partial(_found, wanted)
 
 
-def _frame_fits(patches: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None) -> Tensor:
-    """Return the factor on every frame that fits its measured pixels best, shape (J,); 1 without any."""
-    predicted = physics.diffracted_amplitude(patches, probes, transfer)
-    predicted = tf.where(physics.measured(amplitude), predicted, 0.0)
-    power = tf.reduce_sum(predicted**2, (1, 2))
-    fit = tf.math.divide_no_nan(tf.reduce_sum(predicted * amplitude, (1, 2)), power)
-    return tf.where(power > 0, fit, 1.0)
+def _error(expected: Tensor, amplitude: Tensor) -> Tensor:
+    """Return the squared amplitude misfit of expected counts [photons]."""
+    missed = tf.where(physics.measured(amplitude), tf.sqrt(expected + INTENSITY_FLOOR) - amplitude, 0.0)
+    return tf.reduce_sum(missed**2)
 
 
 def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
@@ -177,7 +183,7 @@ class TensorFlowPrimitives:
         probes, corners = tf.stop_gradient(chunk.probes), chunk.corners_yx
         shifts = (chunk.shifts_yx_px,) if wanted.probe else ()
         finding = compiled(_finding(wanted._replace(illumination=False)), chunk)
-        found = finding(obj, corners, probes, chunk.amplitude, chunk.transfer, *shifts)
+        found = finding(obj, corners, probes, chunk.amplitude, chunk.detector, *shifts)
         own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
         if own:
             found["patterns"] = len(chunk.amplitude)
@@ -244,7 +250,7 @@ refine = partial(refinement.refine, PRIMITIVES)
 def chunk_gradient(obj: Tensor, chunk: Chunk, likelihood: str = "amplitude") -> Tensor:
     """Return the object gradient of one chunk, shape (H, W) [photons] (eq. 9, or 17 for ``poisson``)."""
     finding = compiled(_finding(Wanted(likelihood)), chunk)
-    return finding(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.transfer)["gradient"]
+    return finding(obj, chunk.corners_yx, chunk.probes, chunk.amplitude, chunk.detector)["gradient"]
 
 
 def preconditioned_step(
@@ -255,12 +261,12 @@ def preconditioned_step(
 
 
 def _missed_power(
-    obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None
+    obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector
 ) -> tuple[Tensor, Tensor]:
     """Return the squared amplitude that an object leaves unexplained [photons], and on how many pixels."""
     patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
     kept = physics.measured(amplitude)
-    missed = tf.where(kept, amplitude - physics.diffracted_amplitude(patches, probes, transfer), 0.0)
+    missed = tf.where(kept, amplitude - physics.diffracted_amplitude(patches, probes, detector), 0.0)
     return tf.reduce_sum(missed**2), tf.reduce_sum(tf.cast(kept, amplitude.dtype))
 
 
@@ -269,7 +275,7 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     obj, energy, count = tf.stop_gradient(obj), 0.0, 0.0
     for chunk in chunks:
         probes, missed = tf.stop_gradient(chunk.probes), compiled(_missed_power, chunk)
-        power, pixels = missed(obj, chunk.corners_yx, probes, chunk.amplitude, chunk.transfer)
+        power, pixels = missed(obj, chunk.corners_yx, probes, chunk.amplitude, chunk.detector)
         energy, count = energy + power, count + pixels
     level = tf.sqrt(energy / tf.maximum(count, 1.0) / (weight + STEP_DAMPING * tf.reduce_max(weight)))
     return tf.stop_gradient(level + NOISE_FLOOR)

@@ -136,6 +136,7 @@ class PtychoDataLoader:
         config_manager: ConfigManager,
         *,
         bad_pixels: ArrayLike | None = None,
+        background: ArrayLike | None = None,
     ) -> PtychoDataLoader:
         """Hold all patterns of a scan in memory as ``.scan``; Ptychodus 1.7 calls it to reconstruct.
 
@@ -151,13 +152,16 @@ class PtychoDataLoader:
             Settings of the trained model; ``DataError`` if the arrays do not fit it, or each other.
         bad_pixels : array, shape (N, N) or (M, N, N), optional
             Nonzero where nothing was measured: it takes no part. Ptychodus 1.7 fills it in and does not say.
+        background : array, shape (N, N), or a number, optional
+            Counts >= 0 of every pattern and pixel that no light explains; the patterns still hold them.
         """
         made = cls.__new__(cls)
         made.data_format, made.config_manager = DataloaderFormats.NUMPY, config_manager
         made.data_dir = made.output_dir = None
         y, x = np.asarray(positions, dtype=np.float64).reshape(-1, 2).T
         given = (x, y, None, None, np.asarray(diff_patterns), probe, None)
-        raw = RawData(*given, bad_pixels=bad_pixels, pattern_axis=0, source="scan")
+        known = {"bad_pixels": bad_pixels, "background": background}
+        raw = RawData(*given, **known, pattern_axis=0, source="scan")
         model = to_model_config(config_manager.data_config, config_manager.model_config)
         made.scan = prepare_scan(raw, mask=mask_of(model))
         check_size(made.scan, model.N, "the trained model")

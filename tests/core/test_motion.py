@@ -18,6 +18,7 @@ from ptycho.physics import (
     propagate,
     root_residual,
 )
+from ptycho.physics.detector import Detector
 from ptycho.physics.propagation import near_field_transfer
 
 Array = NDArray[Any]
@@ -60,7 +61,7 @@ def scan(*, near: bool, masked: bool, photons: float = 60.0) -> tuple[Array, Arr
     probes = np.stack([mode, 0.3j * x / 3 * mode]) * (1 + 0.05 * random_complex(rng, 3, 2, 1, 1))
     transfer = near_field_transfer(N_PX, 0.2, rng.uniform(-0.5, 0.5, (3, 2))) if near else None
     patches = moved_patches(0, 0.3) * np.exp(0.1j)
-    amplitude = np.sqrt(rng.poisson(diffracted_intensity(patches, probes, transfer)))
+    amplitude = np.sqrt(rng.poisson(diffracted_intensity(patches, probes, Detector(transfer))))
     if masked:
         amplitude[rng.random(amplitude.shape) < 0.2] = NOT_MEASURED
     return probes, amplitude, transfer
@@ -78,7 +79,7 @@ def residual(patches: Array, probes: Array, amplitude: Array, transfer: Array | 
 def test_equations_are_the_slopes_of_the_residual(near: bool, masked: bool, strains: bool) -> None:
     probes, amplitude, transfer = scan(near=near, masked=masked)
     obj = obj_at(*np.indices(SHAPE))
-    normal, right = motion_equations(obj, CORNERS, probes, amplitude, transfer, strains=strains)
+    normal, right = motion_equations(obj, CORNERS, probes, amplitude, Detector(transfer), strains=strains)
     count = 6 if strains else 2
     ahead, behind = (
         [residual(moved_patches(k, sign * STEP), probes, amplitude, transfer) for k in range(count)]
@@ -101,7 +102,7 @@ def test_a_step_finds_a_displacement() -> None:
     # Expected counts in place of drawn ones: only many of them leave the residual even.
     probes, _, _ = scan(near=False, masked=False, photons=6e4)
     for axis in (0, 1):
-        amplitude = np.sqrt(diffracted_intensity(moved_patches(axis, 0.01), probes, None))
+        amplitude = np.sqrt(diffracted_intensity(moved_patches(axis, 0.01), probes))
         normal, right = motion_equations(obj_at(*np.indices(SHAPE)), CORNERS, probes, amplitude)
         found = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
         np.testing.assert_allclose(found, np.tile(0.01 * np.eye(2)[axis], (3, 1)), atol=3e-4)

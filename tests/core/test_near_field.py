@@ -18,6 +18,7 @@ from ptycho.data.optics import METADATA_KEY, FileOptions, Optics, near_field_of
 from ptycho.errors import ConfigError, DataError
 from ptycho.files.export import export_optics
 from ptycho.files.reader import open_scan
+from ptycho.physics.detector import Detector
 from ptycho.physics.propagation import focus_of, near_field_transfer
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, expected_counts, write_scan
@@ -120,7 +121,7 @@ def test_a_sample_between_pixels_makes_the_image_of_a_sample_that_moved_under_th
     shifted = physics.shift_field(probe[None], fraction[None])
     patch = picture[corner[0] : corner[0] + n_px, corner[1] : corner[1] + n_px]
     with pytest.raises(AssertionError):
-        assert_twin(expected, physics.diffracted_intensity(patch[None], shifted, unmoved)[0], 1e-2)
+        assert_twin(expected, physics.diffracted_intensity(patch[None], shifted, Detector(unmoved))[0], 1e-2)
 
 
 @pytest.mark.parametrize("n_px", [8, 9])
@@ -132,12 +133,14 @@ def test_the_object_gradient_is_that_of_the_misfit(n_px: int) -> None:
     amplitude = rng.uniform(1, 3, (3, n_px, n_px))
 
     def loss(o: NDArray[Any]) -> float:
-        counts = physics.diffracted_intensity(physics.extract_patches(o, corners, n_px), probes, transfer)
+        counts = physics.diffracted_intensity(
+            physics.extract_patches(o, corners, n_px), probes, Detector(transfer)
+        )
         softened = physics.softened_amplitude(counts, amplitude)
         return float((1 + physics.SOFTENING**2) / 2 * ((softened - amplitude) ** 2).sum())
 
     def gradient(o: NDArray[Any]) -> NDArray[Any]:
-        return physics.object_gradient(o, corners, probes, amplitude, transfer)
+        return physics.object_gradient(o, corners, probes, amplitude, Detector(transfer))
 
     assert gradient_mismatch(loss, gradient, obj) < SMALL_SLOPE
     assert gradient_mismatch(loss, lambda o: gradient(o).conj(), obj) > 1e-2

@@ -30,6 +30,7 @@ from ptycho.data.selection import training_groups
 from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
 from ptycho.networks.bundle import read_bundle, write_bundle
+from ptycho.physics.detector import Detector
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.process.progress import Progress
 from ptycho.run.job import TrainingJob
@@ -139,6 +140,8 @@ def physics_answers(backend: Backend, *, masked: bool = False) -> dict[str, Arra
         "shifts_yx_px": rng.uniform(-1, 1, (len(wave), 2)).astype(np.float32),
         "axis": 1,
         "strains": True,
+        "likelihood": "amplitude",
+        "detector": Detector(None, backend.tensor(rng.uniform(0, 4, (n_px, n_px)).astype(np.float32))),
     }
     near = near_field_transfer(n_px, 0.13, rng.uniform(-1, 1, (len(wave), 2))).astype(np.complex64)
     found = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptycho import physics as reference
 from ptycho.errors import DataError
+from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.tf import physics as candidate
 from ptycho.tf.runtime import tf
@@ -26,6 +28,10 @@ PRECISIONS = [(np.complex128, FLOAT64), (np.complex64, FLOAT32)]
 MOTION = 3
 """Roundings of the equations of motion: they divide by roots of faint intensities, and square the result."""
 LOSSES = ["amplitude_loss", "mean_absolute_loss", "poisson_loss"]
+
+
+BACKGROUND = 4
+"""How much less exact sums are in which counts and expected ones cancel."""
 
 
 def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) -> dict[str, Any]:
@@ -47,6 +53,9 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "shape_yx": SHAPE,
         "sigma_px": 0.7,
         "transfer": near_field_transfer(n_px, 0.13, rng.uniform(-1, 1, (N_PATTERNS, 2))).astype(dtype),
+        "detector": FAR_FIELD,
+        "background": rng.uniform(0, 4, (n_px, n_px)).astype(real),
+        "likelihood": "amplitude",
         "corners_yx": corners,
         "shifts_yx_px": rng.uniform(-1.5, 1.5, (N_PATTERNS, 2)).astype(real),
         "obj": obj.astype(dtype),
@@ -71,19 +80,25 @@ def public_functions(module: ModuleType) -> dict[str, list[str]]:
 
 
 def tensors(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {key: tf.constant(v) if isinstance(v, np.ndarray) else v for key, v in arguments.items()}
+    return {key: converted(tf.constant, v) for key, v in arguments.items()}
+
+
+def converted(convert: Callable[[Array], Any], value: Any) -> Any:
+    """Convert an array, or those of a detector."""
+    if isinstance(value, Detector):
+        return Detector(*(converted(convert, part) for part in value))
+    return convert(value) if isinstance(value, np.ndarray) else value
+
+
+def precise(array: Array) -> Array:
+    return array.astype(np.result_type(array, np.float64)) if array.dtype.kind in "fc" else array
 
 
 def both(name: str, arguments: dict[str, Any]) -> tuple[Array, Any]:
     """Answers of the reference in its highest precision and of the twin in the precision of the arguments."""
     function = getattr(reference, name)
     chosen = {key: arguments[key] for key in inspect.signature(function).parameters if key in arguments}
-    exact = {
-        key: v.astype(np.result_type(v, np.float64))
-        if isinstance(v, np.ndarray) and v.dtype.kind in "fc"
-        else v
-        for key, v in chosen.items()
-    }
+    exact = {key: converted(precise, v) for key, v in chosen.items()}
     return function(**exact), getattr(candidate, name)(**tensors(chosen))
 
 
@@ -94,7 +109,9 @@ def all_of(answer: Any) -> tuple[Any, ...]:
 
 TWINS = sorted(set(public_functions(reference)) - {"centring_phase"})
 NEAR_ALONE = ("near_field", "near_field_adjoint")
-NEAR_TOO = sorted(name for name in TWINS if "transfer" in public_functions(reference)[name])
+SEES_DETECTOR = sorted(name for name in TWINS if "detector" in public_functions(reference)[name])
+AFTER_PROPAGATION = ("background_sums", "frame_fits", "with_background")
+NEAR_TOO = ("propagate", "propagate_back", *NEAR_ALONE, *sorted({*SEES_DETECTOR} - {*AFTER_PROPAGATION}))
 
 
 def test_both_modules_have_the_same_functions_and_arguments() -> None:
@@ -124,11 +141,28 @@ def test_twins_agree(name: str, n_px: int, dtype: type, bar: float, modes: int, 
 @pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
 def test_twins_agree_in_the_near_field(name: str, n_px: int, dtype: type, bar: float) -> None:
     arguments = scan(n_px, dtype, per_position=True)
-    moved = arguments | {"transfer": arguments["transfer"][::-1].copy()}
+    arguments["detector"] = Detector(arguments["transfer"])
+    other_way = arguments["transfer"][::-1].copy()
+    moved = arguments | {"transfer": other_way, "detector": Detector(other_way)}
     (expected, found), (_, other) = both(name, arguments), both(name, moved)
     factor = MOTION if name == "motion_equations" else 1
     for right, own, wrong in zip(*map(all_of, (expected, found, other)), strict=True):
         assert_twin(right, own, factor * bar)
+        with pytest.raises(AssertionError):
+            assert_twin(right, wrong, 1e-3)
+
+
+@pytest.mark.parametrize("name", SEES_DETECTOR)
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
+def test_twins_agree_with_a_background(name: str, near: bool, dtype: type, bar: float) -> None:
+    arguments = scan(17, dtype, per_position=True)
+    detector = Detector(arguments["transfer"] if near else None, arguments["background"])
+    blind = arguments | {"detector": detector._replace(background=None)}
+    expected, found = both(name, arguments | {"detector": detector})
+    other = both(name, blind)[1]
+    for right, own, wrong in zip(*map(all_of, (expected, found, other)), strict=True):
+        assert_twin(right, own, BACKGROUND * bar)
         with pytest.raises(AssertionError):
             assert_twin(right, wrong, 1e-3)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ptycho import physics as reference
 from ptycho.errors import DataError
+from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.propagation import near_field_transfer
 from ptycho_torch import physics as candidate
 
@@ -25,6 +27,10 @@ N_PATTERNS = 5
 SIZES = [16, 17, 32, 31]
 PRECISIONS = [(np.complex128, FLOAT64), (np.complex64, FLOAT32)]
 LOSSES = ["amplitude_loss", "mean_absolute_loss", "poisson_loss"]
+
+
+BACKGROUND = 4
+"""How much less exact sums are in which counts and expected ones cancel."""
 
 
 def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) -> dict[str, Any]:
@@ -46,6 +52,9 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "axis": 1,
         "strains": True,
         "transfer": near_field_transfer(n_px, 0.13, rng.uniform(-1, 1, (N_PATTERNS, 2))).astype(dtype),
+        "detector": FAR_FIELD,
+        "background": rng.uniform(0, 4, (n_px, n_px)).astype(real),
+        "likelihood": "amplitude",
         "corners_yx": corners,
         "shifts_yx_px": rng.uniform(-1.5, 1.5, (N_PATTERNS, 2)).astype(real),
         "obj": obj.astype(dtype),
@@ -70,19 +79,25 @@ def public_functions(module: ModuleType) -> dict[str, list[str]]:
 
 
 def tensors(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in arguments.items()}
+    return {key: converted(torch.from_numpy, v) for key, v in arguments.items()}
+
+
+def converted(convert: Callable[[Array], Any], value: Any) -> Any:
+    """Convert an array, or those of a detector."""
+    if isinstance(value, Detector):
+        return Detector(*(converted(convert, part) for part in value))
+    return convert(value) if isinstance(value, np.ndarray) else value
+
+
+def precise(array: Array) -> Array:
+    return array.astype(np.result_type(array, np.float64)) if array.dtype.kind in "fc" else array
 
 
 def both(name: str, arguments: dict[str, Any]) -> tuple[Any, Any]:
     """Answers of the reference in its highest precision and of the twin in the precision of the arguments."""
     function = getattr(reference, name)
     chosen = {key: arguments[key] for key in inspect.signature(function).parameters if key in arguments}
-    exact = {
-        key: v.astype(np.result_type(v, np.float64))
-        if isinstance(v, np.ndarray) and v.dtype.kind in "fc"
-        else v
-        for key, v in chosen.items()
-    }
+    exact = {key: converted(precise, v) for key, v in chosen.items()}
     return function(**exact), getattr(candidate, name)(**tensors(chosen))
 
 
@@ -93,14 +108,16 @@ def all_of(answer: Any) -> tuple[Any, ...]:
 
 TWINS = sorted(set(public_functions(reference)) - {"centring_phase"})
 NEAR_ALONE = ("near_field", "near_field_adjoint")
-NEAR_TOO = sorted(name for name in TWINS if "transfer" in public_functions(reference)[name])
+SEES_DETECTOR = sorted(name for name in TWINS if "detector" in public_functions(reference)[name])
+AFTER_PROPAGATION = ("background_sums", "frame_fits", "with_background")
+NEAR_TOO = ("propagate", "propagate_back", *NEAR_ALONE, *sorted({*SEES_DETECTOR} - {*AFTER_PROPAGATION}))
 
 
 def test_both_modules_have_the_same_functions_and_arguments() -> None:
     expected, found = public_functions(reference), public_functions(candidate)
     assert found["centring_phase"].pop() == "device"
     assert found == expected
-    assert len(expected) == 31
+    assert len(expected) == 34
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -124,12 +141,29 @@ def test_twins_agree(name: str, n_px: int, dtype: type, bar: float, modes: int, 
 @pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
 def test_twins_agree_in_the_near_field(name: str, n_px: int, dtype: type, bar: float) -> None:
     arguments = scan(n_px, dtype, per_position=True)
-    moved = arguments | {"transfer": arguments["transfer"][::-1].copy()}
+    arguments["detector"] = Detector(arguments["transfer"])
+    other_way = arguments["transfer"][::-1].copy()
+    moved = arguments | {"transfer": other_way, "detector": Detector(other_way)}
     answers = zip(*map(all_of, (*both(name, arguments), both(name, moved)[1])), strict=True)
     for expected, found, wrong in answers:
         assert_twin(expected, found, bar)
         with pytest.raises(AssertionError):
             assert_twin(expected, wrong, 1e-3)
+
+
+@pytest.mark.parametrize("name", SEES_DETECTOR)
+@pytest.mark.parametrize("near", [False, True])
+@pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
+def test_twins_agree_with_a_background(name: str, near: bool, dtype: type, bar: float) -> None:
+    arguments = scan(17, dtype, per_position=True)
+    detector = Detector(arguments["transfer"] if near else None, arguments["background"])
+    blind = arguments | {"detector": detector._replace(background=None)}
+    expected, found = both(name, arguments | {"detector": detector})
+    other = both(name, blind)[1]
+    for right, own, wrong in zip(*map(all_of, (expected, found, other)), strict=True):
+        assert_twin(right, own, BACKGROUND * bar)
+        with pytest.raises(AssertionError):
+            assert_twin(right, wrong, 1e-3)
 
 
 @pytest.mark.parametrize("shape", [(17, 17), (3, 16, 16), (N_PATTERNS, 3, 17, 17)])
@@ -223,13 +257,14 @@ def test_the_tensor_shift_has_the_opposite_shift_as_adjoint() -> None:
 @pytest.mark.parametrize("near", [False, True])
 def test_the_object_gradient_is_what_autograd_finds(n_px: int, per_position: bool, near: bool) -> None:
     t = tensors(scan(n_px, np.complex128, per_position=per_position))
-    obj, transfer = t["obj"].requires_grad_(), t["transfer"] if near else None
+    obj = t["obj"].requires_grad_()
+    detector = Detector(t["transfer"] if near else None, t["background"])
     patches = candidate.extract_patches(obj, t["corners_yx"], n_px)
-    counts = candidate.diffracted_intensity(patches, t["probes"], transfer)
+    counts = candidate.diffracted_intensity(patches, t["probes"], detector)
     misfit = candidate.softened_amplitude(counts, t["amplitude"]) - t["amplitude"]
     # Autograd returns dL/dRe + i dL/dIm = 2 dL/dO*; with L half the squared misfit this is eq. 9.
     (found,) = torch.autograd.grad(0.5 * (1 + reference.SOFTENING**2) * (misfit**2).sum(), obj)
-    written = candidate.object_gradient(obj.detach(), t["corners_yx"], t["probes"], t["amplitude"], transfer)
+    written = candidate.object_gradient(obj.detach(), t["corners_yx"], t["probes"], t["amplitude"], detector)
     assert_twin(found, written, FLOAT64)
     with pytest.raises(AssertionError):
         assert_twin(found, written / 2, 1e-3)

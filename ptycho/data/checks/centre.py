@@ -163,6 +163,8 @@ def _moved(raw: RawData, offset: NDArray[np.int64]) -> RawData:
         bad = bad | np.roll(raw.bad_pixels, tuple(-offset), axis=(-2, -1))
     moved.bad_pixels = bad if bad.any() else None
     np.copyto(moved.diff3d, 0, where=bad)
+    if raw.background is not None:
+        moved.background = np.roll(raw.background, tuple(-offset), axis=(0, 1))
     return moved
 
 
