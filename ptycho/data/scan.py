@@ -5,9 +5,10 @@ Its amplitudes are in a memory-mapped file, so that memory does not grow with th
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,14 @@ class Scan:
     def background(self) -> NDArray[np.float32] | None:
         """What every pattern counts beside the light, (N, N) [photons / pixel] (eq. 25); None: nothing."""
         return scaled_background(self.raw, self.record)
+
+    def with_background(self, background: NDArray[np.float32] | None) -> Scan:
+        """Return the scan with another background (N, N) [photons / pixel]; None: its own."""
+        if background is None:
+            return self
+        raw = copy.copy(self.raw)
+        raw.background = background.astype(np.float64) / self.record.amplitude_gain**2
+        return replace(self, raw=raw)
 
     @property
     def pattern_numbers(self) -> NDArray[np.int64]:

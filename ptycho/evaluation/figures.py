@@ -311,6 +311,12 @@ def save_probe_png(probe: ComplexArray, path: str | Path) -> Path:
     return save_figure(figure, path)
 
 
+def save_map_png(values: RealArray, path: str | Path, title: str, unit: str) -> Path:
+    """Write a map of detector pixels (N, N), from 0 to its largest value."""
+    limits = (0.0, float(values.max()) or 1.0)
+    return _save_map(Path(path), values, np.ones(values.shape, bool), limits, "viridis", unit, title)
+
+
 def _chart(height_in: float, x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = new_figure(6.4, height_in)
     figure.set_layout_engine("constrained")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.checks.findings import FOLLOW_BEAM
 from ptycho.data.reconstruction import Fit, PlacedReconstruction, Reconstruction
+from ptycho.evaluation.background import background_numbers
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.drift import BeamDrift, beam_drift
@@ -146,6 +147,7 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     numbers |= _object_numbers(found) | _scan_numbers(found, fit, positions)
     correction = position_correction(placed)
     numbers |= {} if correction is None else correction.numbers()
+    numbers |= background_numbers(placed)
     drift = beam_drift(placed)
     numbers["beam_drift"], numbers["beam_drift_error"] = drift or (None, None)
     # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
@@ -262,7 +264,7 @@ def _pixel_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
         yield "doubtful", f"{share} lies in 4 detector pixels, as with hot or dead ones"
     elif common > LIMITS.common_misfit:
         what = f"every pattern is off in the same way by {100 * common:.2g} % of its photons"
-        yield "doubtful", f"{what}, as with a wrong probe or a background"
+        yield "doubtful", f"{what}, as with a wrong probe or a background; try --refine-background"
     spread = numbers["frame_gain_spread"]
     if numbers["frame_gain_share"] > LIMITS.gain_share and spread > LIMITS.gain_spread:
         what = f"the amplitude changes by {100 * spread:.2g} % from frame to frame"

@@ -100,7 +100,8 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
     with output_folder(output_dir) as folder:
         halves = None
         if scan is not None and request.model_path is not None:
-            halves = split_halves(request.model_path, scan, request, progress, probe=found.probe)
+            known = scan.with_background(found.background)
+            halves = split_halves(request.model_path, known, request, progress, probe=found.probe)
         for reference in references:
             name = reference.name
             names, title = ("reconstruction", name), f"against the {name}"

@@ -21,6 +21,7 @@ from ptycho.data.npz import atomic_path, npz_headers, read_npz, write_npz
 from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
+from ptycho.evaluation.background import save_background_png
 from ptycho.evaluation.comparison import laid_on_canvas
 from ptycho.evaluation.corrections import position_correction, save_position_correction_png
 from ptycho.evaluation.figures import (
@@ -198,11 +199,14 @@ def write_reconstruction(
             "frame_gain": np.ones(count, np.float32) if found.frame_gain is None else found.frame_gain,
             "misfit": np.array(found.misfit),
             "pattern_index": placed.numbers,
+            **({} if placed.background is None else {"background": placed.background}),
             "scale_record": np.array(json.dumps(placed.scan.record.to_dict())),
             **_measurement(placed),
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
+    if placed.background is not None:
+        files.append(save_background_png(placed.background, folder / "background.png"))
     if (correction := position_correction(placed)) is not None:
         places, path = placed.positions_yx_px, folder / "position_correction.png"
         title = f"positions corrected by {correction.rms_px:.2g} px rms"

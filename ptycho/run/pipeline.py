@@ -33,6 +33,7 @@ from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.data.selection import Bounds, subsample, training_groups
 from ptycho.errors import ConfigError, DataError
+from ptycho.evaluation.background import background_line
 from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.phase import PhaseView
 from ptycho.evaluation.verdict import Verdict, announce, judge
@@ -277,6 +278,8 @@ def _write_object(
     verdict = judge(placed)
     if (correction := position_correction(placed)) is not None:
         progress.note(correction.line(placed.scan.positions_yx_px[placed.rows]))
+    if (told := background_line(placed)) is not None:
+        progress.note(told)
     training = isinstance(config, TrainingConfig)
     source = config.train_data_file if training else Path(config.test_data_file)
     limits = (None, None) if training else (config.phase_vmin, config.phase_vmax)
