@@ -171,6 +171,7 @@ INFERENCE = {
     "refine_positions": False,
     "refine_affine": False,
     "refine_frames": False,
+    "refine_background": False,
     "refine_likelihood": "amplitude",
     "refine_tv": 0.0,
     "refine_start": "network",
