@@ -62,6 +62,10 @@ def _gap(scan: Arrays, rng: np.random.Generator) -> None:
     scan["diff3d"] = np.where(bad, 0, scan["diff3d"])
 
 
+def _background(scan: Arrays, rng: np.random.Generator) -> None:
+    scan["diff3d"] = scan["diff3d"] + rng.poisson(2.0, scan["diff3d"].shape).astype(np.uint16)
+
+
 def _moved(scan: Arrays, by_yx_px: NDArray[np.float64]) -> None:
     for name, column in zip(("ycoords", "xcoords"), by_yx_px.T, strict=True):
         scan[name] = scan[name] + column
@@ -87,6 +91,7 @@ def _affine(scan: Arrays, rng: np.random.Generator) -> None:
 FAULTS = {
     "clean": Fault("nothing wrong", _clean),
     "gap": Fault("a gap of 4 rows and 4 columns, 1 % dead pixels", _gap),
+    "background": Fault("2 counts of background per pixel", _background, {"background": True}),
     "rms1": Fault("positions off by 1 px rms in x and y", _random(1.0), {"positions": True}, OPTIMIZED),
     "rms2": Fault("positions off by 2 px rms in x and y", _random(2.0), {"positions": True}, OPTIMIZED),
     "drift": Fault("positions drift, 1.5 px rms", _drift, {"positions": True}, OPTIMIZED),

@@ -183,6 +183,12 @@ def test_a_file_gives_a_number_or_a_map(arrays: dict[str, Any], background: Any,
     np.testing.assert_allclose(scan.amplitude(slice(0, 3)) ** 2, arrays["diff3d"][:3], rtol=1e-6)
 
 
+def test_a_caller_gives_it_as_a_file_does(arrays: dict[str, Any]) -> None:
+    given = (arrays[key] for key in ("xcoords", "ycoords", "diff3d", "probeGuess"))
+    raw = RawData.from_coords_without_pc(*given, None, background=20)
+    np.testing.assert_array_equal(raw.background, np.full((32, 32), 20.0))
+
+
 @pytest.mark.parametrize(
     ("background", "said"),
     [

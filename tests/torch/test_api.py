@@ -101,6 +101,16 @@ def test_bad_pixels_that_a_caller_names_take_no_part(small_scan: Path, per_patte
     np.testing.assert_array_equal(one, two)
 
 
+def test_a_background_that_a_caller_names_is_that_of_the_scan(small_scan: Path) -> None:
+    raw = RawData.from_file(small_scan)
+    arrays = raw.diff3d, raw.probe_modes, raw.positions_yx_px
+    loader = PtychoDataLoader.from_np(*arrays, single(), background=2)
+    assert loader.scan is not None
+    np.testing.assert_array_equal(loader.scan.background, np.full((32, 32), 2, np.float32))
+    with pytest.raises(DataError, match="scan: background holds values that are no counts"):
+        PtychoDataLoader.from_np(*arrays, single(), background=-2)
+
+
 @pytest.mark.parametrize("extra", [0, 1])
 def test_the_middle_of_the_result_is_the_middle_of_all_positions(small_scan: Path, extra: int) -> None:
     """A scan dense at one end; with one more row at the other end the parity of the height changes."""
