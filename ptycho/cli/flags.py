@@ -291,6 +291,16 @@ def _refinement(add: Flags) -> None:
     text = "refine scale, rotation and shear of the whole raster, not each position (default no)"
     add.switch("refine-affine", text)
     add.switch("refine-frames", "refine one intensity factor per frame too (default no)")
+    text = (
+        "with --refine-probe: refine P incoherent modes of the probe, as for a stage that moves during the "
+        "exposure (default: as many as the file has)"
+    )
+    add("probe-modes", int, "P", text)
+    text = (
+        "with --refine-probe: modes by which the probe changes from pattern to pattern, as one that drifts "
+        "or jumps (default 0)"
+    )
+    add("probe-variation", int, "K", text)
     text = "what the steps descend on (default amplitude)"
     add.choice("refine-likelihood", choices.RefineLikelihood, text)
     text = (

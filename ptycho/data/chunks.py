@@ -8,14 +8,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.reconstruction import ProbeVariation
 from ptycho.data.scan import PatternStore
+from ptycho.data.variation import VaryingProbe
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, lit_area_px, most_subsets, subset_blocks
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.deformation import Deformation
 from ptycho.physics.propagation import near_field_transfer
-from ptycho.solver.schedule import NEAR_POSITION_STEP
+from ptycho.solver.schedule import (
+    NEAR_POSITION_STEP,
+)
 
 Array = Any
+
+
+def _power(field: NDArray[Any]) -> float:
+    return float((field.real**2 + field.imag**2).sum(dtype=np.float64))
 
 
 class ScanChunks:
@@ -30,7 +38,9 @@ class ScanChunks:
     take: Callable[[Array, NDArray[np.int64]], Array]  # some rows
     shifted: Callable[[Array, Array], Array]  # a probe (J, P, N, N) moved by each of the shifts (J, 2) [px]
     scaled: Callable[[Array, Array], Array]  # probes (J, P, N, N) times the factors (J,)
-    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows and transfer
+    # probes (J, P, N, N) from one (P, N, N), variable modes (K, N, N) and weights (J, 1 + K) (eq. 26)
+    varied: Callable[[Array, Array, Array], Array]
+    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows, transfer and variation
 
     def __init__(
         self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
@@ -48,6 +58,7 @@ class ScanChunks:
         self._kept: dict[int, Any] = {}
         self._fields: Deformation | None = None
         self.position_step_px: float | None = None  # rms of how far positions moved last
+        self.varying: VaryingProbe | None = None
 
     @property
     def probe(self) -> Array:
@@ -73,6 +84,49 @@ class ScanChunks:
             self.frame_gain, self._fixed, self._even = frame_gain, False, False
         for block, chunk in self._kept.items():
             self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
+
+    def start_variation(self, count: int) -> None:
+        """As ``ptycho.solver.primitives.Patterns.start_variation``."""
+        self.varying = VaryingProbe(len(self.indices), count, self.plan.patch_px)
+        self._modes = self.tensor(self.varying.modes.astype(np.complex64))
+        self.change()
+
+    def vary(self, sums: dict[str, Array], found: Sequence[Any]) -> dict[str, Array]:
+        """As ``ptycho.solver.primitives.Patterns.vary``."""
+        rows = np.concatenate([part["rows"] for part in found])
+        gradient, power = (self.array(sums[f"variation_{name}"]) for name in ("gradient", "power"))
+        equations = (self._told(found, f"variation_{name}") for name in ("normal", "right"))
+        self.varying.step(gradient, power, rows, *equations)
+        return {name: self.tensor(value) for name, value in self.varying.moments().items()}
+
+    def settle(
+        self, sums: dict[str, Array], count: Array, probe: Array, before: Array, start: Array
+    ) -> tuple[Array, Array]:
+        """As ``ptycho.solver.primitives.Patterns.settle``."""
+        moments = {name: self.array(value) for name, value in sums.items()}
+        new, old = self.array(probe).copy(), self.array(before).copy()
+        offset = self.varying.settle(moments, float(count), new)
+        new[0] += offset
+        old[0] += offset
+        factor = np.sqrt(_power(self.array(start)) / _power(new))
+        self.varying.scale(factor)
+        self._modes = self.tensor(self.varying.modes.astype(np.complex64))
+        return self.tensor((factor * new).astype(np.complex64)), self.tensor(old)
+
+    @property
+    def variation(self) -> ProbeVariation | None:
+        """How the probe changes from pattern to pattern, where it does."""
+        if self.varying is None:
+            return None
+        modes, weights = self._variation(np.arange(len(self.indices)))
+        return ProbeVariation(self.array(modes), self.array(weights))
+
+    def _variation(self, rows: NDArray[np.int64]) -> tuple[Array, Array] | None:
+        """Return the variable modes and the weights of some patterns, where the probe changes."""
+        if self.varying is None:
+            return None
+        weights = self.varying.weights(rows, _power(self.array(self._probe)[0]))
+        return self._modes, self.tensor(weights.astype(np.float32))
 
     def _told(self, found: Sequence[Any], name: str) -> NDArray[np.float64]:
         return np.concatenate([self.array(part[name]) for part in found]).astype(np.float64)
@@ -148,12 +202,15 @@ class ScanChunks:
 
     def _placed(self, rows: NDArray[np.int64], amplitude: Array) -> Any:
         corners, shifts = self.tensor(self._laid.corners_yx[rows]), self.take(self._rest, rows)
-        probes = self._probe
+        probes, variation = self._probe, self._variation(rows)
+        if variation is not None:
+            probes = self.varied(probes, *variation)
         if not self._fixed:
-            probes = self.shifted(self._probe, shifts)
+            probes = self.shifted(probes, shifts)
         if not self._even:
             probes = self.scaled(probes, self.take(self.frame_gain, rows))
-        return self.chunk(corners, probes, amplitude, shifts, rows, self._transfer(rows))
+        transfer = self._transfer(rows)
+        return self.chunk(corners, probes, amplitude, shifts, rows, transfer, variation=variation)
 
     def _transfer(self, rows: NDArray[np.int64]) -> Array | None:
         """Return the transfer (J, 2, N) of some patterns where the detector is in the near field (eq. 22)."""

@@ -20,6 +20,7 @@ from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
+from ptycho.physics.variation import probe_of_modes
 from ptycho.process.progress import Progress
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Primitives
@@ -106,7 +107,7 @@ def reconstruct(
     progress.note(choice.summary)
     plan, kept = _canvas(scan.positions_yx_px[indices], scan.n_px, centre_yx_px)
     with PatternStore(scan, progress) as store:
-        probe = choice.probe
+        probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
         if choice.fit:
             probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
@@ -131,7 +132,7 @@ def reconstruct(
         told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
         progress.note(f"refined in {len(misfit) - 1} steps: {told}")
     coverage = backend.array(illumination)
-    return Reconstruction(
+    found = Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
         coverage=(coverage / coverage.max())[kept].astype(np.float32),
         origin_yx_px=plan.origin_yx_px,
@@ -143,7 +144,12 @@ def reconstruct(
         position_step_px=chunks.position_step_px,
         fit=fit,
         frame_gain=backend.array(chunks.frame_gain) if asked.frames else None,
+        variation=chunks.variation,
     )
+    if (share := found.varying_share) is not None:
+        where = f"in {len(found.variation.modes)} variable modes, {100 * share:.2g} % of its power"
+        progress.note(f"the probe changes from pattern to pattern: {where}")
+    return found
 
 
 def fitted_probe(
