@@ -58,7 +58,9 @@ class ScanChunks:
         self._kept: dict[int, Any] = {}
         self._fields: Deformation | None = None
         self.position_step_px: float | None = None  # rms of how far positions moved last
-        self.varying: VaryingProbe | None = None
+        self._varying: VaryingProbe | None = None
+        self._modes: Array = None
+        self._weights: NDArray[np.float32] | None = None  # of mean probe and variable modes, (J, 1 + K)
 
     @property
     def probe(self) -> Array:
@@ -85,19 +87,23 @@ class ScanChunks:
         for block, chunk in self._kept.items():
             self._kept[block] = self._placed(self._blocks[block], chunk.amplitude)
 
-    def start_variation(self, count: int) -> None:
+    def start_variation(self, count: int, search_steps: int) -> None:
         """As ``ptycho.solver.primitives.Patterns.start_variation``."""
-        self.varying = VaryingProbe(len(self.indices), count, self.plan.patch_px)
-        self._modes = self.tensor(self.varying.modes.astype(np.complex64))
+        self._varying = VaryingProbe(len(self.indices), count, self.plan.patch_px, search_steps)
+        self._take_varied(self._varying, self.array(self._probe))
         self.change()
+
+    def _take_varied(self, varying: VaryingProbe, probe: NDArray[Any]) -> None:
+        weights = varying.weights(_power(probe[0])).astype(np.float32)
+        self.variation = ProbeVariation(varying.modes.astype(np.complex64), weights)
 
     def vary(self, sums: dict[str, Array], found: Sequence[Any]) -> dict[str, Array]:
         """As ``ptycho.solver.primitives.Patterns.vary``."""
         rows = np.concatenate([part["rows"] for part in found])
         gradient, power = (self.array(sums[f"variation_{name}"]) for name in ("gradient", "power"))
         equations = (self._told(found, f"variation_{name}") for name in ("normal", "right"))
-        self.varying.step(gradient, power, rows, *equations)
-        return {name: self.tensor(value) for name, value in self.varying.moments().items()}
+        self._varying.step(gradient, power, rows, *equations)
+        return {name: self.tensor(value) for name, value in self._varying.moments().items()}
 
     def settle(
         self, sums: dict[str, Array], count: Array, probe: Array, before: Array, start: Array
@@ -105,28 +111,26 @@ class ScanChunks:
         """As ``ptycho.solver.primitives.Patterns.settle``."""
         moments = {name: self.array(value) for name, value in sums.items()}
         new, old = self.array(probe).copy(), self.array(before).copy()
-        offset = self.varying.settle(moments, float(count), new)
+        offset = self._varying.settle(moments, float(count), new)
         new[0] += offset
         old[0] += offset
         factor = np.sqrt(_power(self.array(start)) / _power(new))
-        self.varying.scale(factor)
-        self._modes = self.tensor(self.varying.modes.astype(np.complex64))
+        self._varying.scale(factor)
+        self._take_varied(self._varying, factor * new)
         return self.tensor((factor * new).astype(np.complex64)), self.tensor(old)
 
     @property
     def variation(self) -> ProbeVariation | None:
-        """How the probe changes from pattern to pattern, where it does."""
-        if self.varying is None:
-            return None
-        modes, weights = self._variation(np.arange(len(self.indices)))
-        return ProbeVariation(self.array(modes), self.array(weights))
+        """How the probe changes from pattern to pattern, where it does; given before the scan is read."""
+        return None if self._weights is None else ProbeVariation(self.array(self._modes), self._weights)
+
+    @variation.setter
+    def variation(self, found: ProbeVariation) -> None:
+        self._modes, self._weights = self.tensor(found.modes), found.weights
 
     def _variation(self, rows: NDArray[np.int64]) -> tuple[Array, Array] | None:
         """Return the variable modes and the weights of some patterns, where the probe changes."""
-        if self.varying is None:
-            return None
-        weights = self.varying.weights(rows, _power(self.array(self._probe)[0]))
-        return self._modes, self.tensor(weights.astype(np.float32))
+        return None if self._weights is None else (self._modes, self.tensor(self._weights[rows]))
 
     def _told(self, found: Sequence[Any], name: str) -> NDArray[np.float64]:
         return np.concatenate([self.array(part[name]) for part in found]).astype(np.float64)

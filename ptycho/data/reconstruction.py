@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,10 @@ class ProbeVariation:
     modes: NDArray[np.complex64]  # (K, N, N) [sqrt(photons)]
     # (J, 1 + K), of the first mode of the probe and of these in every pattern
     weights: NDArray[np.float32]
+
+    def of(self, rows: NDArray[np.int64]) -> ProbeVariation:
+        """Return the variation in some of the patterns."""
+        return replace(self, weights=self.weights[rows])
 
     @property
     def power(self) -> float:

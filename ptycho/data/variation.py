@@ -11,7 +11,6 @@ from ptycho.physics.variation import orthogonal_variation, without
 from ptycho.solver.schedule import (
     VARIATION_MOMENTUM,
     VARIATION_MORE_MODES,
-    VARIATION_MORE_STEPS,
     VARIATION_RIDGE,
     VARIATION_SHARE,
     VARIATION_STEP,
@@ -29,11 +28,11 @@ class VaryingProbe:
 
     The modes start dark, with coefficients that are part smooth and part random in time: the first gradient
     finds what changes with them, as the first step of a randomised principal component analysis does. Some
-    more modes than asked for take part at first, so that the right ones are among them.
+    more modes than asked for take part in ``search_steps``, so that the right ones are among them.
     """
 
-    def __init__(self, n_patterns: int, count: int, n_px: int) -> None:
-        self.count, self._steps = count, 0
+    def __init__(self, n_patterns: int, count: int, n_px: int, search_steps: int) -> None:
+        self.count, self._steps, self._search_steps = count, 0, search_steps
         count += VARIATION_MORE_MODES
         time = (np.arange(n_patterns) + 0.5) / n_patterns
         smooth = np.sqrt(2) * np.cos(np.pi * np.arange(1, count + 1) * time[:, None])
@@ -42,13 +41,12 @@ class VaryingProbe:
         self.modes: NDArray[np.complex128] = np.zeros((count, n_px, n_px), np.complex128)
         self._velocity = np.zeros_like(self.modes)
 
-    def weights(self, rows: NDArray[np.int64], power: float) -> NDArray[np.float64]:
-        """Return the weights (B, 1 + K) of the mean probe, whose first mode has a ``power`` [photons], and of
-        the variable modes in some patterns: those of a probe whose power stays."""
+    def weights(self, power: float) -> NDArray[np.float64]:
+        """Return the weights (J, 1 + K) of the mean probe, whose first mode has a ``power`` [photons], and of
+        the variable modes in every pattern: those of a probe whose power stays."""
         own = (np.abs(self.modes) ** 2).sum(axis=(1, 2)) / max(power, TINY)
-        chosen = self.coefficients[rows]
-        length = np.sqrt(1 + chosen**2 @ own)[:, None]
-        return np.concatenate([np.ones_like(length), chosen], axis=1) / length
+        length = np.sqrt(1 + self.coefficients**2 @ own)[:, None]
+        return np.concatenate([np.ones_like(length), self.coefficients], axis=1) / length
 
     def step(
         self,
@@ -84,7 +82,7 @@ class VaryingProbe:
         first = probe[0] + offset
         modes, velocity = without(self.modes, first), without(self._velocity, first)
         of_modes, of_coefficients = orthogonal_variation(modes, moment)
-        if self._steps > VARIATION_MORE_STEPS:
+        if self._steps > self._search_steps:
             of_modes, of_coefficients = of_modes[: self.count], of_coefficients[:, : self.count]
         self.coefficients = (self.coefficients - mean) @ of_coefficients
         self.modes, self._velocity = (np.einsum("kl,lyx->kyx", of_modes, part) for part in (modes, velocity))

@@ -14,7 +14,7 @@ from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
 from ptycho.data.prepare import masked
 from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
-from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.reconstruction import ProbeVariation, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
@@ -86,6 +86,7 @@ def reconstruct(
     refine: RefineOptions | None = None,
     fit_probe: bool | None = None,
     given_probe: NDArray[np.complex64] | None = None,
+    given_variation: ProbeVariation | None = None,
     centre_yx_px: tuple[float, float] | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a model and the arithmetic of a backend, from the patterns
@@ -95,7 +96,8 @@ def reconstruct(
     ``probe``, or ``uniform``, which counts the middle half of each alike. ``fit_scale`` multiplies the object
     with the one factor that fits the measured amplitudes best; ``refine`` refines it by the forward model.
     ``fit_probe`` fits the probe of the file to the scan before the network sees it, or not; by default that
-    is decided, see ``ptycho.data.probe_choice``. ``given_probe`` (P, N, N) [sqrt(photons)] is used as it is.
+    is decided, see ``ptycho.data.probe_choice``. ``given_probe`` (P, N, N) [sqrt(photons)] is used as it is,
+    with the ``given_variation`` of its first mode, of the J patterns.
     ``centre_yx_px`` is the object coordinate [px] of the middle of the result, index
     ``((H-1)/2, (W-1)/2)``.
     """
@@ -111,6 +113,8 @@ def reconstruct(
         if choice.fit:
             probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
+        if given_variation is not None:
+            chunks.variation = given_variation
         illumination = backend.illumination(chunks)
         if asked.start == "flat":
             obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))

@@ -192,7 +192,8 @@ class _Companions:
         self, backend: Primitives, patterns: Patterns, options: RefineOptions, reduce: Reduce
     ) -> None:
         self.backend, self.patterns, self.reduce = backend, patterns, reduce
-        self.affine, self.variation = options.affine, options.probe_variation
+        self.affine, self.variation = options.affine, (options.probe_variation, options.search_steps)
+        self.varies = False
         self.steps: Array = 0.0
         self.deformation: Any = None
         if options.probe:
@@ -202,9 +203,9 @@ class _Companions:
 
     def prepare(self, moving: frozenset[str]) -> None:
         """Let the probe change from pattern to pattern from the first iteration in which it may."""
-        if "variation" in moving and self.variation:
-            self.patterns.start_variation(self.variation)
-            self.variation = 0
+        if "variation" in moving and not self.varies:
+            self.patterns.start_variation(*self.variation)
+            self.varies = True
 
     def step_positions(self, sums: Sums, found: list[PerPattern], *, deforming: bool) -> None:
         """Find out how far the positions of an update are to move (eq. 16), all together at first where they

@@ -88,10 +88,15 @@ class RefineOptions:
             found.add("variation")
         return frozenset(found | {"positions"} if self.deforming(iteration) else found)
 
+    @property
+    def search_steps(self) -> int:
+        """Iterations in which modes by which the probe changes are looked for, at most half of them."""
+        return max(0, min(VARIATION_MORE_STEPS, (self.steps - VARIATION_REST_STEPS) // 2))
+
     def searching(self, iteration: int) -> bool:
         """Tell whether modes by which the probe changes are still looked for in an iteration, from 0, so
         that the misfit tells nothing about the end (eq. 26)."""
-        return bool(self.probe_variation) and iteration <= VARIATION_REST_STEPS + VARIATION_MORE_STEPS
+        return bool(self.probe_variation) and iteration <= VARIATION_REST_STEPS + self.search_steps
 
     def deforming(self, iteration: int) -> bool:
         """Tell whether the positions move together with the object in an iteration, from 0 (eq. 23)."""

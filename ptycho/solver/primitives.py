@@ -60,8 +60,9 @@ class Patterns(Protocol):
     def change(self, *, probe: Array = None, shifts: Array = None, frame_gain: Array = None) -> None:
         """Take over what was refined; the next chunks have it."""
 
-    def start_variation(self, count: int) -> None:
-        """Let the probe change from pattern to pattern by so many modes, dark at first (eq. 26)."""
+    def start_variation(self, count: int, search_steps: int) -> None:
+        """Let the probe change from pattern to pattern by so many modes, dark at first (eq. 26); some more
+        are tried in the first steps."""
 
     def vary(self, sums: Sums, found: Sequence[PerPattern]) -> Sums:
         """Move variable modes and coefficients by what an iteration found; return the sums over patterns that

@@ -58,6 +58,9 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "amplitude": measured.astype(real),
         "predicted": predicted.astype(real),
         "intensity": (predicted[::-1] ** 2).astype(real),
+        "probe": random_complex(rng, modes, n_px, n_px).astype(dtype),
+        "modes": random_complex(rng, 2, n_px, n_px).astype(dtype),
+        "weights": rng.uniform(-1, 1, (N_PATTERNS, 3)).astype(real),
     }
 
 
