@@ -125,8 +125,9 @@ class ScanChunks:
         return None if self._weights is None else ProbeVariation(self.array(self._modes), self._weights)
 
     @variation.setter
-    def variation(self, found: ProbeVariation) -> None:
-        self._modes, self._weights = self.tensor(found.modes), found.weights
+    def variation(self, found: ProbeVariation | None) -> None:
+        if found is not None:
+            self._modes, self._weights = self.tensor(found.modes), found.weights
 
     def _variation(self, rows: NDArray[np.int64]) -> tuple[Array, Array] | None:
         """Return the variable modes and the weights of some patterns, where the probe changes."""

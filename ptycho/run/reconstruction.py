@@ -113,8 +113,7 @@ def reconstruct(
         if choice.fit:
             probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
-        if given_variation is not None:
-            chunks.variation = given_variation
+        chunks.variation = given_variation
         illumination = backend.illumination(chunks)
         if asked.start == "flat":
             obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))
@@ -131,10 +130,6 @@ def reconstruct(
         tally = FitTally(len(indices), scan.n_px, photon_unit(scan))
         _pairs(backend, obj, chunks, tally.add)
         fit = tally.result()
-    if misfit:
-        misfit.append(fit.relative)
-        told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
-        progress.note(f"refined in {len(misfit) - 1} steps: {told}")
     coverage = backend.array(illumination)
     found = Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
@@ -143,16 +138,25 @@ def reconstruct(
         probe=backend.array(chunks.probe).astype(np.complex64),
         indices=indices,
         seconds=time.perf_counter() - start,
-        misfit=tuple(misfit),
+        misfit=(*misfit, fit.relative) if misfit else (),
         positions_yx_px=chunks.positions_yx_px if asked.moves_positions else None,
         position_step_px=chunks.position_step_px,
         fit=fit,
         frame_gain=backend.array(chunks.frame_gain) if asked.frames else None,
         variation=chunks.variation,
     )
-    if (share := found.varying_share) is not None:
-        where = f"in {len(found.variation.modes)} variable modes, {100 * share:.2g} % of its power"
-        progress.note(f"the probe changes from pattern to pattern: {where}")
+    return _told(found, progress)
+
+
+def _told(found: Reconstruction, progress: Progress) -> Reconstruction:
+    """Say what a refinement found, and return it."""
+    if misfit := found.misfit:
+        told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
+        progress.note(f"refined in {len(misfit) - 1} steps: {told}")
+    if found.variation is not None:
+        count, share = len(found.variation.modes), 100 * found.varying_share
+        named = f"{count} variable mode" + ("s" if count > 1 else "")
+        progress.note(f"the probe changes from pattern to pattern: {named} with {share:.2g} % of its power")
     return found
 
 

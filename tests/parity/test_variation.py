@@ -66,7 +66,7 @@ def test_a_probe_that_drifts_is_followed(backend: str, tmp_path: Path) -> None:
     found, error = run(path, backend, 40, notes, probe_variation=2)
     assert error < 0.6 * blurred
     assert found.varying_share > 0.02
-    assert "in 2 variable modes" in notes[-1]
+    assert "2 variable modes with" in notes[-1]
     # The strongest mode follows the time.
     time = np.arange(len(found.indices))
     assert abs(np.corrcoef(time, found.variation.weights[:, 1])[0, 1]) > 0.95

@@ -129,7 +129,7 @@ def test_twins_agree_in_the_near_field(name: str, n_px: int, dtype: type, bar: f
     arguments = scan(n_px, dtype, per_position=True)
     moved = arguments | {"transfer": arguments["transfer"][::-1].copy()}
     (expected, found), (_, other) = both(name, arguments), both(name, moved)
-    factor = MOTION if name == "motion_equations" else 1
+    factor = MOTION if name in ("motion_equations", "variation_equations") else 1
     for right, own, wrong in zip(*map(all_of, (expected, found, other)), strict=True):
         assert_twin(right, own, factor * bar)
         with pytest.raises(AssertionError):

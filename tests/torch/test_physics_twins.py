@@ -115,7 +115,8 @@ def test_twins_agree(name: str, n_px: int, dtype: type, bar: float, modes: int, 
     if name not in NEAR_ALONE:
         del arguments["transfer"]
     for expected, found in zip(*map(all_of, both(name, arguments)), strict=True):
-        assert_twin(expected, found, bar)
+        # A sum over pixels whose terms cancel.
+        assert_twin(expected, found, 3 * bar if name == "variation_equations" else bar)
         if found.is_complex():
             assert found.dtype == torch.from_numpy(np.empty(0, dtype)).dtype
         elif found.is_floating_point():
