@@ -103,7 +103,9 @@ class ScanChunks:
         gradient, power = (self.array(sums[f"variation_{name}"]) for name in ("gradient", "power"))
         equations = (self._told(found, f"variation_{name}") for name in ("normal", "right"))
         self._varying.step(gradient, power, rows, *equations)
-        return {name: self.tensor(value) for name, value in self._varying.moments().items()}
+        # In single precision: not every device knows double.
+        moments = self._varying.moments()
+        return {name: self.tensor(value.astype(np.float32)) for name, value in moments.items()}
 
     def settle(
         self, sums: dict[str, Array], count: Array, probe: Array, before: Array, start: Array
