@@ -77,6 +77,7 @@ class ScanChunks(chunks.ScanChunks):
 
     chunk = Chunk
     shifted = staticmethod(physics.shift_field)
+    varied = staticmethod(physics.varied_probes)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._probe.device)

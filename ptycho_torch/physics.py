@@ -175,6 +175,36 @@ def probe_gradient(patches: Tensor, residual: Tensor, shifts_yx_px: Tensor) -> T
     return shift_field(patches.conj()[:, None] * residual, -shifts_yx_px).sum(dim=0)
 
 
+def varied_probes(probe: Tensor, modes: Tensor, weights: Tensor) -> Tensor:
+    first = torch.einsum("jk,kyx->jyx", weights.to(modes.dtype), torch.cat([probe[:1], modes]))
+    return torch.cat([first[:, None], probe[1:].expand(len(first), *probe[1:].shape)], dim=1)
+
+
+def variation_gradient(
+    patches: Tensor, residual: Tensor, shifts_yx_px: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    own = shift_field(patches.conj()[:, None] * residual[:, :1], -shifts_yx_px)[:, 0]
+    power = patches.real**2 + patches.imag**2
+    gradient = torch.einsum("jk,jyx->kyx", weights[:, 1:].to(own.dtype), own)
+    return gradient, torch.einsum("jk,jyx->kyx", weights[:, 1:] ** 2, power)
+
+
+def variation_equations(
+    patches: Tensor,
+    probes: Tensor,
+    amplitude: Tensor,
+    modes: Tensor,
+    shifts_yx_px: Tensor,
+    detector: Detector = FAR_FIELD,
+) -> tuple[Tensor, Tensor]:
+    field = propagate(exit_waves(patches, probes), detector.transfer)
+    root, missed = root_residual(detector.counted(_mode_power(field)), amplitude)
+    moved = propagate(exit_waves(patches, shift_field(modes, shifts_yx_px)), detector.transfer)
+    along = (field[:, :1].real * moved.real + field[:, :1].imag * moved.imag) / root[:, None]
+    basis = torch.where(measured(amplitude)[:, None], along, 0.0).flatten(2)
+    return basis @ basis.transpose(1, 2), (basis @ missed.flatten(1)[:, :, None])[:, :, 0]
+
+
 def amplitude_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     missed = torch.where(measured(amplitude), predicted - amplitude, 0.0)
     return _per(missed**2, measured_energy(amplitude))

@@ -19,7 +19,7 @@ from ptycho.networks.architectures import NOISE_FLOOR
 from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, Detector
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
-from ptycho.solver.primitives import Wanted
+from ptycho.solver.primitives import PER_PATTERN, Wanted
 from ptycho.solver.schedule import (
     FULLY_TURNED,
     PHASE_FLOOR,
@@ -46,6 +46,8 @@ class Chunk(NamedTuple):
     shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
     rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
     detector: Detector = FAR_FIELD  # how far away it is, and what it counts beside the light
+    # Variable modes (K, N, N) of the probe, and the weights (J, 1 + K) of all, where it changes (eq. 26)
+    variation: tuple[Tensor, Tensor] | None = None
 
 
 def scan_illumination(chunks: Iterable[Chunk], shape_yx: tuple[int, int]) -> Tensor:
@@ -99,6 +101,12 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     if wanted.probe:
         found["probe_gradient"] = physics.probe_gradient(patches, residual, chunk.shifts_yx_px)
         found["object_power"] = patches.abs().square().sum(dim=0)
+    if wanted.variation:
+        modes, weights = chunk.variation
+        told = physics.variation_gradient(patches, residual, chunk.shifts_yx_px, weights)
+        found["variation_gradient"], found["variation_power"] = told
+        told = physics.variation_equations(patches, probes, amplitude, modes, chunk.shifts_yx_px, detector)
+        found["variation_normal"], found["variation_right"] = told
     return found
 
 
@@ -126,7 +134,7 @@ class TorchPrimitives:
         self, obj: Tensor, chunk: Chunk, wanted: Wanted
     ) -> tuple[dict[str, Tensor | int], dict[str, Any]]:
         found = _found(obj, chunk, wanted)
-        own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
+        own = {name: found.pop(name) for name in PER_PATTERN if name in found}
         if own:
             found["patterns"] = len(chunk.amplitude)
         if wanted.illumination:

@@ -87,6 +87,17 @@ class Scan:
             steps[row] = max(-limit_px, min(limit_px, left / (curvature + ridge)))
         return Values(steps)
 
+    def start_variation(self, count: int, search_steps: int) -> None:
+        self.log.append("variation")
+
+    def vary(self, sums: Sums, found: Any) -> Sums:
+        return {"varied": sum(missed for part in found for _, _, missed, _ in part)}
+
+    def settle(
+        self, sums: Sums, count: float, probe: float, before: float, start: float
+    ) -> tuple[float, float]:
+        return probe + 0.1 * sums["varied"] / count, before
+
     def deformation_sums(self, found: Any, *, affine: bool) -> Sums:
         told = [row for part in found for row in part]
         return {"deformation": sum(missed for _, _, missed, _ in told) * (0.5 if affine else 1.0)}
@@ -129,7 +140,7 @@ class Numbers:
             sums |= {"probe_gradient": sum(obj * r for r in missed), "object_power": len(missed) * obj**2}
         if wanted.positions:
             sums["curvature"] = sum(chunk.curvature)
-        if wanted.positions or wanted.frames:
+        if wanted.positions or wanted.frames or wanted.variation:
             sums["patterns"] = len(missed)
         if wanted.illumination:
             sums["illumination"] = sum(d * d for d in chunk.drive)

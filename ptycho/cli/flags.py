@@ -293,6 +293,16 @@ def _refinement(add: Flags) -> None:
     add.switch("refine-frames", "refine one intensity factor per frame too (default no)")
     text = "refine what the detector counts beside the light too, smooth over it (default no)"
     add.switch("refine-background", text)
+    text = (
+        "with --refine-probe: refine P incoherent modes of the probe, as for a stage that moves during the "
+        "exposure (default: as many as the file has)"
+    )
+    add("probe-modes", int, "P", text)
+    text = (
+        "with --refine-probe: modes by which the probe changes from pattern to pattern, as one that drifts "
+        "or jumps (default 0)"
+    )
+    add("probe-variation", int, "K", text)
     text = "what the steps descend on (default amplitude)"
     add.choice("refine-likelihood", choices.RefineLikelihood, text)
     text = (

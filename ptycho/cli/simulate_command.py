@@ -60,6 +60,8 @@ def _add_scan_flags(add: Flags) -> None:
     either("grid", _grid, "NYxNX", "rows and columns (default 20x20)")
     either("positions", int, "N", "points of the spiral", dest="n_positions")
     add("jitter", float, "PX", "largest random displacement along each axis (default 1)", dest="jitter_px")
+    text = "way along x that the sample moves during an exposure, in object pixels (default 0)"
+    add("fly-scan", float, "PX", text, dest="fly_scan_px")
     add.mark("integer-positions", "put every patch on whole pixels")
 
 
@@ -75,6 +77,8 @@ def _add_beam_flags(add: Flags) -> None:
     add("fresnel-number", float, "F", text)
     text = "store a starting probe with this defocus error, and the true one besides"
     add("probe-error", float, "WAVES", text, dest="probe_error_waves")
+    text = "defocus that the probe takes on from the first pattern to the last (default 0)"
+    add("probe-drift", float, "WAVES", text, dest="probe_drift_waves")
     add("modes", int, "P", "incoherent probe modes (default 1)", dest="n_modes")
     add("mode-decay", float, "F", "power of a mode relative to the one before (default 0.3)")
     add("photons", float, "N", "photons per frame that an empty object would scatter (default 1e6)")

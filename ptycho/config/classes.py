@@ -177,6 +177,8 @@ class InferenceConfig(ScanConfig):
     refine_likelihood: choices.RefineLikelihood = "amplitude"
     refine_tv: rules.BelowOne = 0.0  # [transmission]
     refine_start: choices.RefineStart = "network"
+    probe_modes: rules.CountOrZero = 0  # incoherent modes that are refined, 0 = as many as there are
+    probe_variation: rules.CountOrZero = 0  # modes by which the probe changes from pattern to pattern
     export: Path | None = None  # Ptychodus product (.h5) or CXI file to write too
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.reconstruction import ProbeVariation
 from ptycho.data.scan import PatternStore
+from ptycho.data.variation import VaryingProbe
 from ptycho.geometry.batches import CHUNK_PIXELS, KEPT_PIXELS, lit_area_px, most_subsets, subset_blocks
 from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.deformation import Deformation
@@ -18,6 +20,10 @@ from ptycho.physics.propagation import near_field_transfer
 from ptycho.solver.schedule import BACKGROUND_BLUR_PX, NEAR_POSITION_STEP
 
 Array = Any
+
+
+def _power(field: NDArray[Any]) -> float:
+    return float((field.real**2 + field.imag**2).sum(dtype=np.float64))
 
 
 class ScanChunks:
@@ -32,7 +38,9 @@ class ScanChunks:
     take: Callable[[Array, NDArray[np.int64]], Array]  # some rows
     shifted: Callable[[Array, Array], Array]  # a probe (J, P, N, N) moved by each of the shifts (J, 2) [px]
     scaled: Callable[[Array, Array], Array]  # probes (J, P, N, N) times the factors (J,)
-    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows and detector
+    # probes (J, P, N, N) from one (P, N, N), variable modes (K, N, N) and weights (J, 1 + K) (eq. 26)
+    varied: Callable[[Array, Array, Array], Array]
+    chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows, detector and variation
 
     def __init__(
         self, store: PatternStore, plan: CanvasPlan, indices: NDArray[np.int64], probe: Array
@@ -51,6 +59,9 @@ class ScanChunks:
         self._kept: dict[int, Any] = {}
         self._fields: Deformation | None = None
         self.position_step_px: float | None = None  # rms of how far positions moved last
+        self._varying: VaryingProbe | None = None
+        self._modes: Array = None
+        self._weights: NDArray[np.float32] | None = None  # of mean probe and variable modes, (J, 1 + K)
 
     @property
     def probe(self) -> Array:
@@ -96,6 +107,54 @@ class ScanChunks:
         excess, weight = self.array(sums["excess"]), self.array(sums["weight"])
         before = 0.0 if self.background is None else self.array(self.background)
         return self.tensor(background_step(before, excess, weight, BACKGROUND_BLUR_PX).astype(np.float32))
+
+    def start_variation(self, count: int, search_steps: int) -> None:
+        """As ``ptycho.solver.primitives.Patterns.start_variation``."""
+        self._varying = VaryingProbe(len(self.indices), count, self.plan.patch_px, search_steps)
+        self._take_varied(self._varying, self.array(self._probe))
+        self.change(probe=self._probe)
+
+    def _take_varied(self, varying: VaryingProbe, probe: NDArray[Any]) -> None:
+        weights = varying.weights(_power(probe[0])).astype(np.float32)
+        self.variation = ProbeVariation(varying.modes.astype(np.complex64), weights)
+
+    def vary(self, sums: dict[str, Array], found: Sequence[Any]) -> dict[str, Array]:
+        """As ``ptycho.solver.primitives.Patterns.vary``."""
+        rows = np.concatenate([part["rows"] for part in found])
+        gradient, power = (self.array(sums[f"variation_{name}"]) for name in ("gradient", "power"))
+        equations = (self._told(found, f"variation_{name}") for name in ("normal", "right"))
+        self._varying.step(gradient, power, rows, *equations)
+        # In single precision: not every device knows double.
+        moments = self._varying.moments()
+        return {name: self.tensor(value.astype(np.float32)) for name, value in moments.items()}
+
+    def settle(
+        self, sums: dict[str, Array], count: Array, probe: Array, before: Array, start: Array
+    ) -> tuple[Array, Array]:
+        """As ``ptycho.solver.primitives.Patterns.settle``."""
+        moments = {name: self.array(value) for name, value in sums.items()}
+        new, old = self.array(probe).copy(), self.array(before).copy()
+        offset = self._varying.settle(moments, float(count), new)
+        new[0] += offset
+        old[0] += offset
+        factor = np.sqrt(_power(self.array(start)) / _power(new))
+        self._varying.scale(factor)
+        self._take_varied(self._varying, factor * new)
+        return self.tensor((factor * new).astype(np.complex64)), self.tensor(old)
+
+    @property
+    def variation(self) -> ProbeVariation | None:
+        """How the probe changes from pattern to pattern, where it does; given before the scan is read."""
+        return None if self._weights is None else ProbeVariation(self.array(self._modes), self._weights)
+
+    @variation.setter
+    def variation(self, found: ProbeVariation | None) -> None:
+        if found is not None:
+            self._modes, self._weights = self.tensor(found.modes), found.weights
+
+    def _variation(self, rows: NDArray[np.int64]) -> tuple[Array, Array] | None:
+        """Return the variable modes and the weights of some patterns, where the probe changes."""
+        return None if self._weights is None else (self._modes, self.tensor(self._weights[rows]))
 
     def _told(self, found: Sequence[Any], name: str) -> NDArray[np.float64]:
         return np.concatenate([self.array(part[name]) for part in found]).astype(np.float64)
@@ -171,12 +230,15 @@ class ScanChunks:
 
     def _placed(self, rows: NDArray[np.int64], amplitude: Array) -> Any:
         corners, shifts = self.tensor(self._laid.corners_yx[rows]), self.take(self._rest, rows)
-        probes = self._probe
+        probes, variation = self._probe, self._variation(rows)
+        if variation is not None:
+            probes = self.varied(probes, *variation)
         if not self._fixed:
-            probes = self.shifted(self._probe, shifts)
+            probes = self.shifted(probes, shifts)
         if not self._even:
             probes = self.scaled(probes, self.take(self.frame_gain, rows))
-        return self.chunk(corners, probes, amplitude, shifts, rows, self._detector(rows))
+        detector = self._detector(rows)
+        return self.chunk(corners, probes, amplitude, shifts, rows, detector, variation=variation)
 
     def _detector(self, rows: NDArray[np.int64]) -> Detector:
         """Return how the detector saw some patterns (eq. 22, 25)."""

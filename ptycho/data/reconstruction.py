@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
 from ptycho.physics.detector import Detector
-from ptycho.physics.propagation import near_field_transfer
+from ptycho.physics.propagation import near_field_transfer, shift_field
+from ptycho.physics.variation import varied_probes
 
 SCANNED_SHARE = 0.05
 """Share of the strongest illumination above which a canvas pixel counts as scanned."""
@@ -75,6 +76,25 @@ class StoredFacts:
 
 
 @dataclass(frozen=True)
+class ProbeVariation:
+    """How the first mode of a probe changes from pattern to pattern (eq. 26)."""
+
+    modes: NDArray[np.complex64]  # (K, N, N) [sqrt(photons)]
+    # (J, 1 + K), of the first mode of the probe and of these in every pattern
+    weights: NDArray[np.float32]
+
+    def of(self, rows: NDArray[np.int64]) -> ProbeVariation:
+        """Return the variation in some of the patterns."""
+        return replace(self, weights=self.weights[rows])
+
+    @property
+    def power(self) -> float:
+        """Mean power of the variable modes [photons]."""
+        own = (np.abs(self.modes) ** 2).sum(axis=(1, 2))
+        return float((self.weights[:, 1:] ** 2).mean(axis=0) @ own)
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """A stitched object and where it lies."""
 
@@ -95,6 +115,15 @@ class Reconstruction:
     # (N, N), what every pattern counts beside the light [photons / pixel]; None: as the scan says
     background: NDArray[np.float32] | None = None
     stored: StoredFacts | None = None  # what only its file knows, where it was read from one
+    variation: ProbeVariation | None = None  # of the probe, where it changes from pattern to pattern
+
+    @property
+    def varying_share(self) -> float | None:
+        """Share of the power of the probe that changes from pattern to pattern; None where none may."""
+        if self.variation is None:
+            return None
+        varying = self.variation.power
+        return varying / max(varying + float((np.abs(self.probe) ** 2).sum()), 1e-30)
 
     @property
     def scanned(self) -> NDArray[np.bool_]:
@@ -156,6 +185,15 @@ class PlacedReconstruction:
         number, shifts = self.scan.fresnel_number, self.plan.shifts_yx_px[chosen].astype(np.float32)
         transfer = None if number is None else near_field_transfer(self.scan.n_px, number, shifts)
         return Detector(transfer, self.background)
+
+    def probes(self, chosen: NDArray[np.int64]) -> NDArray[np.complex64]:
+        """Return the probe of each of ``chosen`` (B,) of the J patterns, (B, P, N, N) [sqrt(photons)], moved
+        by the sub-pixel parts of their positions."""
+        found, probe = self.found, self.found.probe
+        if found.variation is not None:
+            probe = varied_probes(probe, found.variation.modes, found.variation.weights[chosen])
+        probe = shift_field(probe, self.plan.shifts_yx_px[chosen])
+        return probe if found.frame_gain is None else probe * found.frame_gain[chosen, None, None, None]
 
     def measured_amplitude(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what was measured in ``chosen`` (B,) of the J patterns, (B, N, N) [sqrt(photons)].

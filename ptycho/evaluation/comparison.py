@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.reconstruction import Fit, PlacedReconstruction, Reconstruction, StoredFacts
+from ptycho.data.reconstruction import Fit, PlacedReconstruction, ProbeVariation, Reconstruction, StoredFacts
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
 from ptycho.evaluation.gauge import gauge_fit_region
@@ -27,7 +27,10 @@ REQUIRED = {
     "object": 2, "coverage": 2, "origin_yx_px": 1, "probe": 3, "positions_yx_px": 2, "pattern_index": 1
 }  # fmt: skip
 """Keys of a ``reconstruction.npz`` that are needed, and the number of axes of each."""
-OPTIONAL = ("frame_gain", "misfit", "scale_record", "bad_pixels", "background", "file_options")
+OPTIONAL = (
+    "frame_gain", "misfit", "scale_record", "bad_pixels", "background", "file_options", "variable_modes",
+    "probe_weights",
+)  # fmt: skip
 """Keys that an older one lacks."""
 CHUNK = 64
 """Patterns compared at a time."""
@@ -54,6 +57,15 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         if key in headers and headers[key][0] != rows:
             rule = f"{rows}, one row for each pattern"
             raise _other_file(path, f"{key} has shape {headers[key][0]}, expected {rule}")
+    variable = headers.get("variable_modes", ((0, *headers["probe"][0][1:]),))[0]
+    fits = {
+        "variable_modes": (variable[0], *headers["probe"][0][1:]),
+        "probe_weights": (count, 1 + variable[0]),
+    }
+    for key, shape in fits.items() if fits.keys() & headers.keys() else ():
+        if key not in headers or headers[key][0] != shape:
+            what = f"has shape {headers[key][0]}" if key in headers else "is missing"
+            raise _other_file(path, f"{key} {what}, expected {shape}, as the other arrays have it")
     found = read_npz(path, [*REQUIRED, *(key for key in OPTIONAL if key in headers)])
     return Reconstruction(
         obj=found["object"],
@@ -66,6 +78,11 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         positions_yx_px=found["positions_yx_px"],
         frame_gain=found.get("frame_gain"),
         background=found.get("background"),
+        variation=(
+            ProbeVariation(found["variable_modes"], found["probe_weights"])
+            if "variable_modes" in found
+            else None
+        ),
         stored=StoredFacts(_stored_record(found), found.get("bad_pixels"), _stored_options(found)),
     )
 
@@ -134,7 +151,7 @@ def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -
     pixels of that file. Amplitude misfits are relative to the energy (eq. 7a); noise alone leaves a quarter
     of the lit detector pixels over the counts.
     """
-    from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
+    from ptycho.physics import diffracted_amplitude, extract_patches
 
     found, scan, plan = placed.found, placed.scan, placed.plan
     count = len(plan.corners_yx)
@@ -143,10 +160,7 @@ def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -
         for start in range(0, count, CHUNK):
             rows = np.arange(start, min(start + CHUNK, count))
             patches = extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)
-            probes = shift_field(found.probe, plan.shifts_yx_px[rows])
-            if found.frame_gain is not None:
-                probes = probes * found.frame_gain[rows, None, None, None]
-            predicted = diffracted_amplitude(patches, probes, placed.detector(rows))
+            predicted = diffracted_amplitude(patches, placed.probes(rows), placed.detector(rows))
             tally.add(rows, predicted, placed.measured_amplitude(rows))
             phase.update(int(rows[-1]) + 1)
     return tally.result()

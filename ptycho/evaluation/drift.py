@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.reconstruction import PlacedReconstruction, Reconstruction
 from ptycho.geometry.canvas import CanvasPlan
-from ptycho.physics import extract_patches, propagate, shift_field
+from ptycho.physics import extract_patches, propagate
 
 FEWEST_PATTERNS = 25
 """Fewer say nothing."""
@@ -127,10 +127,7 @@ def _projected(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the residual along the drift, and the power of the drift, of some patterns."""
     found, plan = placed.found, placed.plan
-    probes = shift_field(found.probe, plan.shifts_yx_px[rows])
-    if found.frame_gain is not None:
-        probes = probes * found.frame_gain[rows, None, None, None]
-    waves = probes * extract_patches(found.obj, plan.corners_yx[rows], plan.patch_px)[:, None]
+    waves = placed.probes(rows) * extract_patches(found.obj, plan.corners_yx[rows], plan.patch_px)[:, None]
     detector = placed.detector(rows)
     transfer = detector.transfer
     field, change = propagate(waves, transfer), propagate(waves * local[:, None], transfer)

@@ -143,7 +143,9 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     if not np.isfinite(found.obj).all() or not np.isfinite(found.probe).all():
         return Verdict("failed", ("the object holds values that are no numbers",), {"misfit": math.nan})
     fit = found.fit or stored_fit(placed)
-    numbers = _fit_numbers(fit, 2 * int(found.scanned.sum()))
+    varied = 0 if found.variation is None else found.variation.modes.size * 2 + found.variation.weights.size
+    numbers = _fit_numbers(fit, 2 * int(found.scanned.sum()) + varied)
+    numbers |= {} if found.variation is None else {"varying_probe_share": found.varying_share}
     numbers |= _object_numbers(found) | _scan_numbers(found, fit, positions)
     correction = position_correction(placed)
     numbers |= {} if correction is None else correction.numbers()

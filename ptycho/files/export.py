@@ -21,7 +21,7 @@ from ptycho.data.reconstruction import PlacedReconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError, MissingPackageError
 from ptycho.files.hdf5 import File
-from ptycho.files.product import FRAME_PHOTONS, Product
+from ptycho.files.product import FRAME_PHOTONS, VARIATION_WEIGHTS, Product
 
 SUFFIXES = {".h5": "product", ".hdf5": "product", ".cxi": "cxi"}
 """Ending of an exported file -> its format."""
@@ -40,6 +40,15 @@ class Export(Product):
     def photons(self) -> float:
         """Photons that a frame sends through an empty object."""
         return float((np.abs(self.probe) ** 2).sum())
+
+    @property
+    def components(self) -> NDArray[np.complex64]:
+        """The mean probe, and the modes by which its first one changes, (1 + K, P, N, N)."""
+        if self.variation is None:
+            return self.probe[None]
+        found = np.zeros((1 + len(self.variation.modes), *self.probe.shape), self.probe.dtype)
+        found[0], found[1:, 0] = self.probe, self.variation.modes
+        return found
 
     @property
     def frame_photons(self) -> NDArray[np.float64] | None:
@@ -87,7 +96,7 @@ def collect(placed: PlacedReconstruction, optics: Optics) -> Export:
     positions_m, centre_m = optics.to_metres(placed.positions_yx_px), optics.to_metres(middle_px)
     return Export(
         placed.numbers, positions_m, found.probe, found.obj, tuple(centre_m), optics, found.frame_gain,
-        name=Path(placed.scan.name).stem, misfit=found.misfit,
+        variation=found.variation, name=Path(placed.scan.name).stem, misfit=found.misfit,
     )  # fmt: skip
 
 
@@ -140,12 +149,13 @@ def _write_product(file: File, content: Export) -> None:
         "probe_position_indexes": content.indexes,
         "probe_position_x_m": content.positions_yx_m[:, 1],
         "probe_position_y_m": content.positions_yx_m[:, 0],
-        "probe": content.probe[None],
+        "probe": content.components,
         "object": content.obj[None],
         "object_layer_spacing_m": np.zeros(0),
         "loss_epochs": np.arange(len(content.misfit)),
         "loss_values": np.asarray(content.misfit, dtype=np.float64),
         FRAME_PHOTONS: content.frame_photons,
+        VARIATION_WEIGHTS: None if content.variation is None else content.variation.weights,
     }
     for name, array in arrays.items():
         if array is not None:

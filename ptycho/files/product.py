@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import Optics
-from ptycho.data.reconstruction import Reconstruction, StoredFacts
+from ptycho.data.reconstruction import ProbeVariation, Reconstruction, StoredFacts
 from ptycho.errors import DataError
 from ptycho.files.arrays import energy_eV, length_m, read_array, read_number
 from ptycho.files.cxi_layout import EntryPaths, entry_of
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 WRITE_AGAIN = "Write it again with Ptychodus."
 FRAME_PHOTONS = "probe_photon_counts"
 """Key of the photons that each position sends through an empty object, where a product has them."""
+VARIATION_WEIGHTS = "opr_weights"
+"""Key of the weights (M, components) that a position gives the first mode of every component of the probe."""
 OPTICS_KEYS = ("photon_energy_eV", "detector_object_distance_m")
 PLACE_KEYS = ("pixel_height_m", "pixel_width_m", "center_x_m", "center_y_m")
 NEAR_KEYS = ("far_field", "focus_object_distance_m")
@@ -54,6 +56,7 @@ class Product:
     centre_yx_m: tuple[float, float]  # middle of the object, pixel ((H - 1) / 2, (W - 1) / 2)
     optics: Optics
     frame_gain: NDArray[np.float64] | None = None  # (M,), factor on the amplitude of the probe
+    variation: ProbeVariation | None = None  # of its first mode, of M positions
 
 
 def find_product(diffraction: Path, named: Path | None) -> Path:
@@ -82,10 +85,11 @@ def sibling_product(diffraction: Path) -> Path | None:
     return None
 
 
-def read_product(path: Path) -> Product:
+def read_product(path: Path, *, varying: bool = False) -> Product:
     """Read an HDF5, NPZ or CXI product, with one index and two coordinates for each position.
 
-    ``DataError`` where something is missing or has the wrong shape.
+    It warns of a probe that varies from position to position unless that is ``varying``, what the caller
+    makes use of. ``DataError`` where something is missing or has the wrong shape.
     """
     if is_hdf5(path):
         with opened(path) as file:
@@ -99,7 +103,9 @@ def read_product(path: Path) -> Product:
             f"{path}: positions and their indexes do not match (got {x_m.shape}, {y_m.shape}, "
             f"{indexes.shape}, expected one of each). {WRITE_AGAIN}"
         )
-    probe, obj = incoherent_modes(arrays["probe"], path), first_layer(arrays["object"], path)
+    variation = _variation(arrays.get(VARIATION_WEIGHTS), arrays["probe"], len(indexes), path)
+    used = varying and variation is not None
+    probe, obj = incoherent_modes(arrays["probe"], path, warn=not used), first_layer(arrays["object"], path)
     optics = Optics(
         *(numbers[key] or None for key in OPTICS_KEYS),
         None,
@@ -116,7 +122,21 @@ def read_product(path: Path) -> Product:
     positions = np.stack([y_m, x_m], axis=1).astype(np.float64)
     centre = (numbers["center_y_m"], numbers["center_x_m"])
     gain = _frame_gain(arrays.get(FRAME_PHOTONS), probe, len(positions), path)
-    return Product(indexes.astype(np.int64), positions, probe, obj, centre, optics, gain)
+    return Product(indexes.astype(np.int64), positions, probe, obj, centre, optics, gain, variation)
+
+
+def _variation(
+    weights: NDArray[Any] | None, probe: NDArray[Any], count: int, path: Path
+) -> ProbeVariation | None:
+    """Return how the first mode of a probe (components, P, N, N) varies from position to position."""
+    if weights is None or probe.ndim != 4 or len(probe) < 2:
+        return None
+    if weights.shape != (count, len(probe)) or not np.isfinite(weights).all():
+        raise DataError(
+            f"{path}: '{VARIATION_WEIGHTS}' does not fit (got shape {weights.shape}, expected "
+            f"{(count, len(probe))}, finite numbers for each position). {WRITE_AGAIN}"
+        )
+    return ProbeVariation(probe[1:, 0].astype(np.complex64), weights.astype(np.float32))
 
 
 def _frame_gain(
@@ -147,7 +167,8 @@ def _from_hdf5(file: File) -> Parts:
         if key not in found["object"].attrs:
             raise missing(file, [f"/object@{key}"], f"the attribute {key} of the object", WRITE_AGAIN)
         numbers[key] = float(found["object"].attrs[key])
-    found[FRAME_PHOTONS] = find_dataset(file, [FRAME_PHOTONS])
+    for key in (FRAME_PHOTONS, VARIATION_WEIGHTS):
+        found[key] = find_dataset(file, [key])
     return {key: _array(item) for key, item in found.items() if item is not None}, numbers
 
 
@@ -194,14 +215,15 @@ def _from_npz(path: Path) -> Parts:
                 f"{WRITE_AGAIN}"
             )
     prefixed |= {key: key for key in NEAR_KEYS if key in headers}
-    extra = [key for key in (FRAME_PHOTONS,) if key in headers]
+    extra = [key for key in (FRAME_PHOTONS, VARIATION_WEIGHTS) if key in headers]
     arrays = read_npz(path, [*PRODUCT_KEYS, *prefixed.values(), *extra])
     return arrays, {name: float(arrays[key]) for name, key in prefixed.items()}
 
 
-def incoherent_modes(probe: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Return the modes (N, N) or (P, N, N) of a probe; of (components, P, N, N), those of the first."""
-    if probe.ndim == 4 and probe.shape[0] > 1:
+def incoherent_modes(probe: NDArray[Any], path: Path, *, warn: bool = True) -> NDArray[Any]:
+    """Return the modes (N, N) or (P, N, N) of a probe; of (components, P, N, N), those of the first, with a
+    warning."""
+    if warn and probe.ndim == 4 and probe.shape[0] > 1:
         varies = "the probe varies from position to position"
         logger.warning("%s: %s (%d components); the first is used", path, varies, len(probe))
     modes = probe[0] if probe.ndim == 4 else probe
@@ -264,7 +286,7 @@ def read_answer(path: Path) -> Reconstruction:
     It has positions of its own; its coverage is the illumination of its probe. ``DataError`` where the file
     is damaged, or holds no object.
     """
-    product = read_product(path)
+    product = read_product(path, varying=True)
     if product.obj is None:
         raise DataError(
             f"{path}: it holds no object (got an empty one, expected a reconstruction). Name the file that "
@@ -291,4 +313,5 @@ def read_answer(path: Path) -> Reconstruction:
         positions_yx_px=positions,
         frame_gain=None if product.frame_gain is None else product.frame_gain.astype(np.float32),
         stored=StoredFacts(),
+        variation=product.variation,
     )

@@ -52,3 +52,4 @@ from ptycho.physics.propagation import (
     propagate_back,
     shift_field,
 )
+from ptycho.physics.variation import variation_equations, variation_gradient, varied_probes

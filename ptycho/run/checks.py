@@ -21,7 +21,7 @@ from ptycho.files.export import check_target
 from ptycho.run.engines import load_engine
 from ptycho.run.job import Engine
 from ptycho.run.orientation_search import check_search
-from ptycho.solver.options import RefineOptions
+from ptycho.solver.options import RefineOptions, setting_of
 
 
 def check_training_settings(
@@ -61,7 +61,7 @@ def refinement(config: InferenceConfig) -> RefineOptions | None:
     ``ConfigError`` where a number is out of range, something is to be refined in no steps, or the model
     smooths exit waves."""
     names = [item.name for item in fields(RefineOptions)]
-    options = RefineOptions(**{name: getattr(config, f"refine_{name}") for name in names})
+    options = RefineOptions(**{name: getattr(config, setting_of(name)) for name in names})
     if not options.steps:
         return None
     sigma_px = config.model.gaussian_smoothing_sigma

@@ -14,7 +14,7 @@ from ptycho.config.config import PyTorchExecutionConfig, validate_execution_conf
 from ptycho.config.effects import refuse_changed
 from ptycho.data.npz import atomic_path
 from ptycho.data.optics import OF_NEAR_FIELD, FileOptions
-from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.reconstruction import ProbeVariation, Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
 from ptycho.evaluation.comparison import (
@@ -101,7 +101,7 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
         halves = None
         if scan is not None and request.model_path is not None:
             known = scan.with_background(found.background)
-            halves = split_halves(request.model_path, known, request, progress, probe=found.probe)
+            halves = split_halves(request.model_path, known, request, progress, found=found)
         for reference in references:
             name = reference.name
             names, title = ("reconstruction", name), f"against the {name}"
@@ -133,10 +133,10 @@ def _scan_of(found: Reconstruction, path: Path, request: Request) -> Scan:
 
 
 def split_halves(
-    model_path: Path, scan: Scan, request: Request, progress: Progress, *, probe: NDArray[np.complex64]
+    model_path: Path, scan: Scan, request: Request, progress: Progress, *, found: Reconstruction
 ) -> tuple[Reconstruction, Reconstruction]:
-    """Reconstruct a scan from each random half of its patterns. The ``probe`` (P, N, N) [sqrt(photons)] stays
-    as it is. Raise ``PtychoError`` where there is no model, or it does not fit the patterns."""
+    """Reconstruct a scan from each random half of its patterns. The probe of the whole, ``found``, stays.
+    Raise ``PtychoError`` where there is no model, or it does not fit the patterns."""
     engine = load_engine(request.backend)
     model = engine.load(find_model(model_path, request.backend))
     model = fitted_model(engine, model, scan, f"the model {model_path}")
@@ -146,6 +146,7 @@ def split_halves(
             f"{scan.name}: too few patterns for two halves (got {len(scan.usable)}, expected at least "
             f"{2 * needed}). Leave --model-path out."
         )
+    variation = _variation_in(found, scan)
     order = np.random.default_rng(request.seed).permutation(scan.usable)
     middle = len(order) // 2
     one, two = (
@@ -156,11 +157,23 @@ def split_halves(
             execution=request.execution,
             progress=progress,
             refine=request.refine,
-            given_probe=probe,
+            given_probe=found.probe,
+            given_variation=None if variation is None else variation.of(np.sort(half)),
         )
         for half in (order[:middle], order[middle:])
     )
     return one, two
+
+
+def _variation_in(found: Reconstruction, scan: Scan) -> ProbeVariation | None:
+    """Return how the probe varies over a whole scan; it is the mean one where the reconstruction took no part
+    of the patterns."""
+    if found.variation is None:
+        return None
+    weights = np.zeros((scan.n_patterns, 1 + len(found.variation.modes)), np.float32)
+    weights[:, 0] = 1
+    weights[found.in_scan(scan).rows] = found.variation.weights
+    return ProbeVariation(found.variation.modes, weights)
 
 
 def _options(found: Reconstruction, asked: FileOptions) -> FileOptions:

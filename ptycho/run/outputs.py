@@ -172,6 +172,13 @@ def _measurement(placed: PlacedReconstruction) -> dict[str, NDArray[Any]]:
     return found
 
 
+def _variation(found: Reconstruction) -> dict[str, NDArray[Any]]:
+    """Return how the probe changes from pattern to pattern, where it does."""
+    if found.variation is None:
+        return {}
+    return {"variable_modes": found.variation.modes, "probe_weights": found.variation.weights}
+
+
 def write_reconstruction(
     folder: Path,
     placed: PlacedReconstruction,
@@ -202,6 +209,7 @@ def write_reconstruction(
             **({} if placed.background is None else {"background": placed.background}),
             "scale_record": np.array(json.dumps(placed.scan.record.to_dict())),
             **_measurement(placed),
+            **_variation(found),
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]

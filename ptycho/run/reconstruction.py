@@ -14,13 +14,14 @@ from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
 from ptycho.data.prepare import masked
 from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
-from ptycho.data.reconstruction import Fit, Reconstruction
+from ptycho.data.reconstruction import Fit, ProbeVariation, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
 from ptycho.physics.background import light_sums
+from ptycho.physics.variation import probe_of_modes
 from ptycho.process.progress import Progress
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Primitives
@@ -86,6 +87,7 @@ def reconstruct(
     refine: RefineOptions | None = None,
     fit_probe: bool | None = None,
     given_probe: NDArray[np.complex64] | None = None,
+    given_variation: ProbeVariation | None = None,
     centre_yx_px: tuple[float, float] | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a model and the arithmetic of a backend, from the patterns
@@ -95,7 +97,8 @@ def reconstruct(
     ``probe``, or ``uniform``, which counts the middle half of each alike. ``fit_scale`` multiplies the object
     with the one factor that fits the measured amplitudes best; ``refine`` refines it by the forward model.
     ``fit_probe`` fits the probe of the file to the scan before the network sees it, or not; by default that
-    is decided, see ``ptycho.data.probe_choice``. ``given_probe`` (P, N, N) [sqrt(photons)] is used as it is.
+    is decided, see ``ptycho.data.probe_choice``. ``given_probe`` (P, N, N) [sqrt(photons)] is used as it is,
+    with the ``given_variation`` of its first mode, of the J patterns.
     ``centre_yx_px`` is the object coordinate [px] of the middle of the result, index
     ``((H-1)/2, (W-1)/2)``.
     """
@@ -107,10 +110,11 @@ def reconstruct(
     progress.note(choice.summary)
     plan, kept = _canvas(scan.positions_yx_px[indices], scan.n_px, centre_yx_px)
     with PatternStore(scan, progress) as store:
-        probe = choice.probe
+        probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
         if choice.fit:
             probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
+        chunks.variation = given_variation
         illumination = backend.illumination(chunks)
         if asked.start == "flat":
             obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))
@@ -125,25 +129,35 @@ def reconstruct(
             refined = refine_shown(backend.primitives, chunks, obj, refine, progress)
             obj, misfit, illumination = refined.obj, refined.misfit, backend.illumination(chunks)
         fit = _fit(backend, obj, chunks, photon_unit(scan))
-    if misfit:
-        misfit.append(fit.relative)
-        told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
-        progress.note(f"refined in {len(misfit) - 1} steps: {told}")
     coverage = backend.array(illumination)
-    return Reconstruction(
+    found = Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
         coverage=(coverage / coverage.max())[kept].astype(np.float32),
         origin_yx_px=plan.origin_yx_px,
         probe=backend.array(chunks.probe).astype(np.complex64),
         indices=indices,
         seconds=time.perf_counter() - start,
-        misfit=tuple(misfit),
+        misfit=(*misfit, fit.relative) if misfit else (),
         positions_yx_px=chunks.positions_yx_px if asked.moves_positions else None,
         position_step_px=chunks.position_step_px,
         fit=fit,
         frame_gain=backend.array(chunks.frame_gain) if asked.frames else None,
         background=None if chunks.background is None else backend.array(chunks.background),
+        variation=chunks.variation,
     )
+    return _told(found, progress)
+
+
+def _told(found: Reconstruction, progress: Progress) -> Reconstruction:
+    """Say what a refinement found, and return it."""
+    if misfit := found.misfit:
+        told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
+        progress.note(f"refined in {len(misfit) - 1} steps: {told}")
+    if found.variation is not None:
+        count, share = len(found.variation.modes), 100 * found.varying_share
+        named = f"{count} variable mode" + ("s" if count > 1 else "")
+        progress.note(f"the probe changes from pattern to pattern: {named} with {share:.2g} % of its power")
+    return found
 
 
 def fitted_probe(

@@ -30,6 +30,8 @@ from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_freq
 
 CHUNK_PATTERNS = 64
 """Patterns that are computed at once; bounds the memory, the result does not depend on it."""
+FLY_PARTS = 5
+"""Places that an exposure is cut into while the sample moves."""
 SCANS = ("raster", "spiral")
 RANGES = {
     "n_px": (8, 4096),
@@ -42,6 +44,8 @@ RANGES = {
     "probe_error_waves": (-100, 100),
     "background_counts": (0, 1e6),
     "detector_upsampling": (1, 16),
+    "fly_scan_px": (0, 100),
+    "probe_drift_waves": (-100, 100),
     "seed": (0, 2**63 - 1),
     "n_positions": (1, 1e7),
     "fresnel_number": (1e-6, 1e6),
@@ -82,6 +86,8 @@ class SimulationOptions:
     photons: float = 1e6  # per frame that an empty object would scatter, the sum of |probe|^2
     background_counts: float = 0.0  # mean counts per pixel that no probe explains
     detector_upsampling: int = 1  # parts of a detector pixel along each axis, whose counts it adds
+    fly_scan_px: float = 0.0  # way along x that the sample moves during an exposure [object px]
+    probe_drift_waves: float = 0.0  # defocus from the first pattern to the last, on average none
     seed: int = 0  # of the object, the jitter and the noise, which draw from separate streams
 
     def __post_init__(self) -> None:
@@ -140,7 +146,8 @@ class SimulationOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values; those of the near field only where the scan is in it."""
         far = {"propagation", "fresnel_number"} if self.fresnel_number is None else set()
-        return {name: value for name, value in asdict(self).items() if name not in far}
+        steady = {name for name in ("fly_scan_px", "probe_drift_waves") if getattr(self, name) == 0}
+        return {name: value for name, value in asdict(self).items() if name not in far | steady}
 
     @property
     def count(self) -> int:
@@ -235,32 +242,47 @@ def expected_counts(
     positions_yx_px: NDArray[np.float64],
     fresnel_number: float | None = None,
     upsampling: int = 1,
+    fly_px: float = 0.0,
 ) -> NDArray[np.float64]:
     """Return the mean counts (J, N, N) of a scan, eq. 1 to 5b of specs/physics.md, with k = ``upsampling``,
-    or, with the Fresnel number of an object pixel, those of the near field, eq. 22.
+    or, with the Fresnel number of an object pixel, those of the near field, eq. 22. They are the mean over
+    ``FLY_PARTS`` places along x where the sample moves by ``fly_px`` during an exposure.
 
     Zero frequency of a far field is at ``N // 2``. Whole pixels cut the patch, the fraction left moves the
-    probe (P, N, N) [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at coordinate (0, 0); ``DataError``
-    where a patch reaches outside of it.
+    probe (P, N, N), or (J, P, N, N) of every pattern [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at
+    coordinate (0, 0); ``DataError`` where a patch reaches outside of it.
     """
     n_px = probes.shape[-1]
     plan = lay_on_canvas(positions_yx_px, n_px, shape_yx=obj.shape, origin_yx_px=np.zeros(2))
     patches = extract_patches(obj, plan.corners_yx, n_px)
-    shifts = plan.shifts_yx_px
-    if fresnel_number is None:
-        return binned_intensity(patches, shift_field(probes, shifts), upsampling)
-    transfer = near_field_transfer(n_px, fresnel_number, shifts)
-    return diffracted_intensity(patches, shift_field(probes, shifts), Detector(transfer))
+    parts = fly_px * ((np.arange(FLY_PARTS) + 0.5) / FLY_PARTS - 0.5) if fly_px else np.zeros(1)
+    total = 0.0
+    for part in parts:
+        shifts = plan.shifts_yx_px + np.array([0.0, part])
+        moved = shift_field(probes, shifts)
+        if fresnel_number is None:
+            total = total + binned_intensity(patches, moved, upsampling)
+        else:
+            transfer = near_field_transfer(n_px, fresnel_number, shifts)
+            total = total + diffracted_intensity(patches, moved, Detector(transfer))
+    return total / len(parts)
+
+
+def _drifting(
+    options: SimulationOptions, probes: NDArray[np.complex128], chunk: slice
+) -> NDArray[np.complex128]:
+    """Return the probes (B, P, N, N) of some patterns of a beam that goes out of focus."""
+    time = (np.arange(options.count)[chunk] + 0.5) / options.count - 0.5
+    rim = rim_frequency(options.diameter_px, options.defocus_waves)
+    return np.stack([refocus(probes, options.probe_drift_waves * share, rim) for share in time])
 
 
 def _draw_counts(
     obj: NDArray[np.complex128],
     probes: NDArray[np.complex128],
     positions_yx_px: NDArray[np.float64],
-    background_counts: float,
+    options: SimulationOptions,
     rng: np.random.Generator,
-    fresnel_number: float | None = None,
-    upsampling: int = 1,
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return Poisson counts, shape (J, N, N), as uint16 where they fit, else as uint32."""
     n_px = probes.shape[-1]
@@ -268,8 +290,10 @@ def _draw_counts(
     largest = 0
     for start in range(0, len(counts), CHUNK_PATTERNS):
         chunk = slice(start, start + CHUNK_PATTERNS)
-        mean = expected_counts(obj, probes, positions_yx_px[chunk], fresnel_number, upsampling)
-        drawn = rng.poisson(mean + background_counts)
+        used = _drifting(options, probes, chunk) if options.probe_drift_waves else probes
+        how = (options.fresnel_number, options.detector_upsampling, options.fly_scan_px)
+        mean = expected_counts(obj, used, positions_yx_px[chunk], *how)
+        drawn = rng.poisson(mean + options.background_counts)
         largest = max(largest, int(drawn.max()))
         if largest > np.iinfo(np.uint32).max:
             raise ConfigError(
@@ -313,10 +337,8 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         obj.astype(np.complex128),
         probe.astype(np.complex128),
         positions,
-        options.background_counts,
+        options,
         np.random.default_rng(noise_seed),
-        options.fresnel_number,
-        options.detector_upsampling,
     )
     arrays: dict[str, NDArray[Any]] = {
         "diff3d": counts,

@@ -18,6 +18,7 @@ background of the detector. Equations are those of specs/physics.md. In the nota
         frame gain *= least-squares factor            with momentum            eq. 21
         P          -= gamma h / max |O|^2             with heavy-ball momentum eq. 13, 14
         b          += mean excess, weighted, smooth   never below 0            eq. 25
+        P_j        = P + sum_k c_jk V_k               where the probe changes  eq. 26
         O          -= tau grad TV(O)
         stop if the misfit of eq. 7a no longer falls
 
@@ -92,6 +93,7 @@ def solve(
     whole = 0
     for iteration, count in enumerate(counts):
         moving, deforming = options.moving(iteration), options.deforming(iteration)
+        companions.prepare(moving)
         asked = Wanted(options.likelihood, misfit=watched, strains=deforming, **dict.fromkeys(moving, True))
         totals: Sums = {}
         found: list[PerPattern] = []
@@ -119,7 +121,7 @@ def solve(
         if on_iteration is not None:
             on_iteration(iteration, misfit[-1] if watched else None)
         # Subsets differ by their noise: only iterations in one piece tell whether the misfit still falls.
-        whole += count == 1
+        whole = 0 if options.searching(iteration) else whole + (count == 1)
         if schedule.has_converged(misfit[len(misfit) - whole :]):
             break
     return Solution(moved.obj, moved.previous, misfit)
@@ -192,13 +194,20 @@ class _Companions:
         self, backend: Primitives, patterns: Patterns, options: RefineOptions, reduce: Reduce
     ) -> None:
         self.backend, self.patterns, self.reduce = backend, patterns, reduce
-        self.affine = options.affine
+        self.affine, self.variation = options.affine, (options.probe_variation, options.search_steps)
+        self.varies = False
         self.steps: Array = 0.0
         self.deformation: Any = None
         if options.probe:
             self.start = self.previous_probe = backend.constant(patterns.probe)
         if options.frames:
             self.previous_gain = backend.constant(patterns.frame_gain)
+
+    def prepare(self, moving: frozenset[str]) -> None:
+        """Let the probe change from pattern to pattern from the first iteration in which it may."""
+        if "variation" in moving and not self.varies:
+            self.patterns.start_variation(*self.variation)
+            self.varies = True
 
     def step_positions(self, sums: Sums, found: list[PerPattern], *, deforming: bool) -> None:
         """Find out how far the positions of an update are to move (eq. 16), all together at first where they
@@ -222,7 +231,7 @@ class _Companions:
             more, objects = self._moved_patterns(moving, sums, found, objects)
             changed |= more
         if "probe" in moving:
-            changed["probe"] = self._moved_probe(sums)
+            changed["probe"] = self._moved_probe(sums, found, varying="variation" in moving)
         if "background" in moving:
             changed["background"] = self.patterns.next_background(sums)
         self.patterns.change(**changed)
@@ -255,11 +264,16 @@ class _Companions:
             self.previous_gain, changed["frame_gain"] = gain, new / (mean if mean > 0 else 1.0)
         return changed, objects
 
-    def _moved_probe(self, sums: Sums) -> Array:
-        """Return the next probe (eq. 14)."""
+    def _moved_probe(self, sums: Sums, found: list[PerPattern], *, varying: bool) -> Array:
+        """Return the next probe (eq. 14), the mean one where it changes (eq. 26)."""
         probe = self.patterns.probe
         step = self.backend.probe_step(sums["probe_gradient"], sums["object_power"])
         momentum = schedule.PROBE_MOMENTUM * (probe - self.previous_probe)
         self.previous_probe = probe
         # Object and probe share one scale; it stays with the probe that came in.
-        return self.backend.same_power(probe - schedule.PROBE_STEP * step + momentum, self.start)
+        new = probe - schedule.PROBE_STEP * step + momentum
+        if not varying:
+            return self.backend.same_power(new, self.start)
+        moments = self.reduce(self.patterns.vary(sums, found))
+        new, self.previous_probe = self.patterns.settle(moments, sums["patterns"], new, probe, self.start)
+        return new

@@ -14,6 +14,8 @@ Array = Any
 Chunk = Any
 PerPattern = Any
 """What a chunk tells of each of its patterns; it stays with whoever holds the patterns."""
+PER_PATTERN = ("normal", "right", "fit", "variation_normal", "variation_right")
+"""Names of what may be in it."""
 Sums = dict[str, Array]
 """Sums over patterns by name, see :meth:`Primitives.chunk_sums`; they add up over chunks and processes."""
 Reduce = Callable[[Sums], Sums]
@@ -30,6 +32,7 @@ class Wanted(NamedTuple):
     positions: bool = False
     frames: bool = False
     background: bool = False
+    variation: bool = False  # with the probe alone
     strains: bool = False  # the positions move together
     illumination: bool = False  # the illumination of these patterns is not known yet
 
@@ -69,6 +72,21 @@ class Patterns(Protocol):
         """Return the background (N, N) [photons / pixel] that ``excess`` and ``weight`` of an iteration ask
         for (eq. 25)."""
 
+    def start_variation(self, count: int, search_steps: int) -> None:
+        """Let the probe change from pattern to pattern by so many modes, dark at first (eq. 26); some more
+        are tried in the first steps."""
+
+    def vary(self, sums: Sums, found: Sequence[PerPattern]) -> Sums:
+        """Move variable modes and coefficients by what an iteration found; return the sums over patterns that
+        :meth:`settle` needs."""
+
+    def settle(
+        self, sums: Sums, count: Array, probe: Array, before: Array, start: Array
+    ) -> tuple[Array, Array]:
+        """Bring the variation into its gauge; return the probe (P, N, N), and the one before, with what
+        the gauge moves into them. The former has the power of ``start``; ``count`` patterns went into
+        ``sums``."""
+
     def position_steps(
         self, found: Sequence[PerPattern], ridge: Array, limit_px: float, deformation: Any = None
     ) -> Array:
@@ -102,11 +120,13 @@ class Primitives(Protocol):
 
         The sums are ``gradient`` (H, W): by the object, eq. 9 or 17 [photons]. With ``misfit``: ``error`` and
         ``energy``, numerator and denominator of eq. 7a [photons]. With ``probe``: ``probe_gradient``
-        (P, N, N), eq. 13, and ``object_power`` (N, N), the sum of ``|O_j|**2``. With ``positions``:
+        (P, N, N), eq. 13, and ``object_power`` (N, N), the sum of ``|O_j|**2``. With ``variation``:
+        ``variation_gradient`` and ``variation_power`` (K, N, N), eq. 26, and of each pattern the equations of
+        its coefficients. With ``positions``:
         ``curvature``, the sum of the mean diagonal of the normal matrices of eq. 16; they tell of
         ``strains`` too where these are wanted. With ``background``: ``excess`` and ``weight`` (N, N),
-        eq. 25. With ``positions`` or
-        ``frames``: ``patterns``, their number. With ``illumination``: ``illumination`` (H, W), eq. 8
+        eq. 25. With ``positions``, ``frames`` or ``variation``: ``patterns``, their number. With
+        ``illumination``: ``illumination`` (H, W), eq. 8
         [photons / pixel].
         """
 

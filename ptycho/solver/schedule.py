@@ -30,6 +30,15 @@ PROBE_REST_STEPS = 3
 """Iterations in which the probe still rests."""
 PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
 """Length and momentum of a probe step, relative to the steepest safe one."""
+VARIATION_REST_STEPS = 5
+"""Iterations in which the probe is the same for all patterns: the object has to be there first."""
+VARIATION_STEP, VARIATION_MOMENTUM = 1.0, 0.8
+"""Length and momentum of a step of the variable modes of a probe, relative to the steepest safe one."""
+VARIATION_RIDGE, VARIATION_SHARE = 1e-3, 0.5
+"""Share of the mean curvature of the coefficients added to that of each, and of their least-squares step that
+is taken: beside object and modes, which take in the same, a whole one goes to and fro."""
+VARIATION_MORE_MODES, VARIATION_MORE_STEPS = 4, 12
+"""More modes than asked for that take part at first, and for how many steps: they find the strongest ones."""
 FRAME_MOMENTUM = 0.9
 """Momentum of the intensity factors of frames. Without it object and factors push each other to and fro, and
 a drift that both can take in hardly moves."""

@@ -40,6 +40,7 @@ class ScanChunks(chunks.ScanChunks):
 
     chunk = Chunk
     shifted = staticmethod(physics.shift_field)
+    varied = staticmethod(physics.varied_probes)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)

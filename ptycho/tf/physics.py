@@ -232,6 +232,41 @@ def probe_gradient(patches: Tensor, residual: Tensor, shifts_yx_px: Tensor) -> T
     return tf.reduce_sum(shift_field(tf.math.conj(patches)[:, None] * residual, -shifts_yx_px), axis=0)
 
 
+def varied_probes(probe: Tensor, modes: Tensor, weights: Tensor) -> Tensor:
+    """As :func:`ptycho.physics.varied_probes`."""
+    first = tf.einsum("jk,kyx->jyx", as_complex(weights), tf.concat([probe[:1], modes], 0))
+    rest = tf.repeat(probe[None, 1:], tf.shape(first)[0], axis=0)
+    return tf.concat([first[:, None], rest], 1)
+
+
+def variation_gradient(
+    patches: Tensor, residual: Tensor, shifts_yx_px: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.variation_gradient`."""
+    own = shift_field(tf.math.conj(patches)[:, None] * residual[:, :1], -shifts_yx_px)[:, 0]
+    gradient = tf.einsum("jk,jyx->kyx", as_complex(weights[:, 1:]), own)
+    return gradient, tf.einsum("jk,jyx->kyx", weights[:, 1:] ** 2, _intensity(patches))
+
+
+def variation_equations(
+    patches: Tensor,
+    probes: Tensor,
+    amplitude: Tensor,
+    modes: Tensor,
+    shifts_yx_px: Tensor,
+    detector: Detector = FAR_FIELD,
+) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.variation_equations`."""
+    field = propagate(exit_waves(patches, probes), detector.transfer)
+    root, missed = root_residual(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
+    moved = propagate(exit_waves(patches, shift_field(modes, shifts_yx_px)), detector.transfer)
+    along = tf.math.real(tf.math.conj(field[:, :1]) * moved) / root[:, None]
+    along = tf.where(measured(amplitude)[:, None], along, 0.0)
+    basis = tf.reshape(along, (tf.shape(along)[0], tf.shape(along)[1], amplitude.shape[-1] ** 2))
+    flat = tf.reshape(missed, (tf.shape(missed)[0], amplitude.shape[-1] ** 2, 1))
+    return tf.matmul(basis, basis, transpose_b=True), tf.matmul(basis, flat)[:, :, 0]
+
+
 def amplitude_loss(predicted: Tensor, amplitude: Tensor) -> Tensor:
     """As :func:`ptycho.physics.amplitude_loss`."""
     missed = tf.where(measured(amplitude), predicted - amplitude, 0.0)

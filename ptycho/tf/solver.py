@@ -16,7 +16,7 @@ from ptycho.networks.architectures import NOISE_FLOOR
 from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, Detector
 from ptycho.physics.slow_phase import phase_gain
 from ptycho.solver import refinement
-from ptycho.solver.primitives import Wanted
+from ptycho.solver.primitives import PER_PATTERN, Wanted
 from ptycho.solver.schedule import (
     FULLY_TURNED,
     PHASE_FLOOR,
@@ -45,6 +45,8 @@ class Chunk(NamedTuple):
     shifts_yx_px: Tensor | None = None  # (J, 2), sub-pixel parts, where the probe is to be refined [px]
     rows: NDArray[np.int64] | None = None  # (J,), which patterns of a ``ScanChunks`` these are
     detector: Detector = FAR_FIELD  # how far away it is, and what it counts beside the light
+    # Variable modes (K, N, N) of the probe, and the weights (J, 1 + K) of all, where it changes (eq. 26)
+    variation: tuple[Tensor, Tensor] | None = None
 
 
 def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
@@ -96,6 +98,8 @@ def _found(
     amplitude: Tensor,
     detector: Detector = FAR_FIELD,
     shifts: Tensor | None = None,
+    modes: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return all that a chunk tells but its illumination: sums, and arrays over its patterns."""
     found, poisson = {}, wanted.likelihood == "poisson"
@@ -126,6 +130,11 @@ def _found(
     if wanted.probe:
         found["probe_gradient"] = physics.probe_gradient(patches, residual, shifts)
         found["object_power"] = _power(patches, axis=0)
+    if wanted.variation:
+        told = physics.variation_gradient(patches, residual, shifts, weights)
+        found["variation_gradient"], found["variation_power"] = told
+        told = physics.variation_equations(patches, probes, amplitude, modes, shifts, detector)
+        found["variation_normal"], found["variation_right"] = told
     return found
 
 
@@ -182,9 +191,10 @@ class TensorFlowPrimitives:
         # A tape records what it can reach: cutting the inputs off keeps these steps out of its memory.
         probes, corners = tf.stop_gradient(chunk.probes), chunk.corners_yx
         shifts = (chunk.shifts_yx_px,) if wanted.probe else ()
+        shifts += chunk.variation if wanted.variation else ()
         finding = compiled(_finding(wanted._replace(illumination=False)), chunk)
         found = finding(obj, corners, probes, chunk.amplitude, chunk.detector, *shifts)
-        own = {name: found.pop(name) for name in ("normal", "right", "fit") if name in found}
+        own = {name: found.pop(name) for name in PER_PATTERN if name in found}
         if own:
             found["patterns"] = len(chunk.amplitude)
         if wanted.illumination:

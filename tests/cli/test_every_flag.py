@@ -44,7 +44,10 @@ TAKEN = {
     **dict.fromkeys(
         [("--probe-key", MADE_UP), ("--run-id", MADE_UP)], "any word; what it names is looked up later"
     ),
-    **dict.fromkeys([("--phase-vmin", "-3"), ("--phase-vmax", "-3"), ("--probe-error", "-3")], "signed"),
+    **dict.fromkeys(
+        [("--phase-vmin", "-3"), ("--phase-vmax", "-3"), ("--probe-drift", "-3"), ("--probe-error", "-3")],
+        "signed",
+    ),
     ("--output-dir", MISSING): "made",
     ("--mlruns", MISSING): "MLflow is asked last; MLFLOW_TRACKING_URI may stand for it",
 }

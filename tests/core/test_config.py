@@ -175,6 +175,8 @@ INFERENCE = {
     "refine_likelihood": "amplitude",
     "refine_tv": 0.0,
     "refine_start": "network",
+    "probe_modes": 0,
+    "probe_variation": 0,
     "export": None,
 }
 EXECUTION = {

@@ -62,6 +62,10 @@ def test_what_cannot_be_refined_is_refused(settings: dict[str, Any], message: st
         ({"steps": 5, "start": "cold"}, r"refine_start is 'cold', expected one of network, flat"),
         ({"steps": 5, "probe": "no"}, r"refine_probe is 'no', expected True or False"),
         ({"steps": 0, "frames": True}, r"--refine-frames needs steps"),
+        ({"steps": 0, "probe_modes": 2}, r"--probe-modes needs steps"),
+        ({"steps": 5, "probe_modes": 2}, r"--probe-modes needs a probe that is refined"),
+        ({"steps": 5, "probe_variation": 1}, r"--probe-variation needs a probe that is refined"),
+        ({"steps": 5, "probe": True, "probe_variation": -1}, r"probe_variation is -1, expected an integer"),
     ],
 )
 def test_options_are_refused_where_they_are_made(values: dict[str, Any], message: str) -> None:

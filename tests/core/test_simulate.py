@@ -291,7 +291,8 @@ def test_counts_are_poisson_over_repeated_seeds() -> None:
     obj, probe = scan["objectGuess"].astype(complex), scan["probeGuess"].astype(complex)[None]
     place = np.array([[scan["ycoords"][7], scan["xcoords"][7]]])
     streams = [np.random.default_rng(seed) for seed in range(300)]
-    draws = np.concatenate([_draw_counts(obj, probe, place, 2.0, stream) for stream in streams])
+    options = dataclasses.replace(SMALL, background_counts=2.0)
+    draws = np.concatenate([_draw_counts(obj, probe, place, options, stream) for stream in streams])
     mean, variance = draws.mean(axis=0), draws.var(axis=0, ddof=1)
     # Over 300 draws a single ratio scatters by sqrt(2 / 299) = 8 %; the mean over 1024 pixels by 0.3 %.
     assert (variance / mean).mean() == pytest.approx(1.0, abs=0.02)

@@ -358,6 +358,34 @@ def test_a_sum_that_is_not_added_is_noticed(lost: str, monkeypatch: pytest.Monke
     assert difference(EVERYTHING, lost) > 1e-6
 
 
+VARYING = RefineOptions(14, probe=True, probe_variation=1, start="flat")
+
+
+@pytest.mark.parametrize(("lost", "noticed"), [("", False), ("varied", True)])
+def test_processes_share_the_variation_of_the_probe(
+    lost: str, noticed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "has_converged", lambda misfit: False)
+    assert (difference(VARYING, lost) > 1e-6) == noticed
+
+
+def test_a_probe_varies_once_the_object_is_there() -> None:
+    scan, backend = Scan(), Numbers()
+    solve(backend, scan, 1.0, VARYING, [1] * VARYING.steps)
+    pieces = len(backend.wanted) // VARYING.steps
+    asked = [wanted.variation for wanted in backend.wanted[::pieces]]
+    rest = schedule.VARIATION_REST_STEPS
+    assert asked == [False] * rest + [True] * (VARYING.steps - rest)
+    assert scan.log.count("variation") == 1
+
+
+def test_a_search_for_modes_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(schedule, "has_converged", lambda misfit: bool(seen.append(len(misfit))))
+    run(VARYING, Scan())
+    assert seen == [0] * (schedule.VARIATION_REST_STEPS + VARYING.search_steps + 1) + [1, 2, 3, 4]
+
+
 def test_one_process_adds_nothing() -> None:
     sums = {"gradient": 1.0}
     assert unchanged(sums) is sums

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -11,7 +11,7 @@ from ptycho.config import validation as v
 from ptycho.config.effects import changed
 from ptycho.data.optics import FileOptions
 from ptycho.errors import PtychoError
-from ptycho.solver.options import RefineOptions
+from ptycho.solver.options import RefineOptions, setting_of
 from ptycho_torch import config_params as native
 
 RULES: dict[type, dict[str, v.Rule]] = {
@@ -21,9 +21,7 @@ RULES: dict[type, dict[str, v.Rule]] = {
     c.PyTorchExecutionConfig: v.EXECUTION_RULES,
     FileOptions: v.TRAINING_RULES,
     native.TrainingConfig: v.TRAINING_RULES,
-    RefineOptions: {
-        name.removeprefix("refine_"): rule for name, rule in v.INFERENCE_RULES.items() if "refine_" in name
-    },
+    RefineOptions: {field.name: v.INFERENCE_RULES[setting_of(field.name)] for field in fields(RefineOptions)},
 }
 WORDS: dict[str, tuple[str, ...]] = {
     "architecture": c.ARCHITECTURES,

@@ -64,6 +64,7 @@ CONTEXTS: dict[str, dict[str, Any]] = {
         f"refine_{name}": REFINED
         for name in ("probe", "positions", "affine", "frames", "likelihood", "tv", "start")
     },
+    **{key: {"refine_steps": 8, "refine_probe": True} for key in ("probe_modes", "probe_variation")},
 }
 WITH_VALUE: dict[tuple[str, str | None], dict[str, Any]] = {
     ("scheduler", "Adaptive"): PLATEAU,

@@ -67,6 +67,9 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "amplitude": measured.astype(real),
         "predicted": predicted.astype(real),
         "intensity": (predicted[::-1] ** 2).astype(real),
+        "probe": random_complex(rng, modes, n_px, n_px).astype(dtype),
+        "modes": random_complex(rng, 2, n_px, n_px).astype(dtype),
+        "weights": rng.uniform(-1, 1, (N_PATTERNS, 3)).astype(real),
     }
 
 
@@ -145,7 +148,7 @@ def test_twins_agree_in_the_near_field(name: str, n_px: int, dtype: type, bar: f
     other_way = arguments["transfer"][::-1].copy()
     moved = arguments | {"transfer": other_way, "detector": Detector(other_way)}
     (expected, found), (_, other) = both(name, arguments), both(name, moved)
-    factor = MOTION if name == "motion_equations" else 1
+    factor = MOTION if name in ("motion_equations", "variation_equations") else 1
     for right, own, wrong in zip(*map(all_of, (expected, found, other)), strict=True):
         assert_twin(right, own, factor * bar)
         with pytest.raises(AssertionError):

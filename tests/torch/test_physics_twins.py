@@ -66,6 +66,9 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "amplitude": measured.astype(real),
         "predicted": predicted.astype(real),
         "intensity": (predicted[::-1] ** 2).astype(real),
+        "probe": random_complex(rng, modes, n_px, n_px).astype(dtype),
+        "modes": random_complex(rng, 2, n_px, n_px).astype(dtype),
+        "weights": rng.uniform(-1, 1, (N_PATTERNS, 3)).astype(real),
     }
 
 
@@ -129,7 +132,8 @@ def test_twins_agree(name: str, n_px: int, dtype: type, bar: float, modes: int, 
     if name not in NEAR_ALONE:
         del arguments["transfer"]
     for expected, found in zip(*map(all_of, both(name, arguments)), strict=True):
-        assert_twin(expected, found, bar)
+        # A sum over pixels whose terms cancel.
+        assert_twin(expected, found, 3 * bar if name == "variation_equations" else bar)
         if found.is_complex():
             assert found.dtype == torch.from_numpy(np.empty(0, dtype)).dtype
         elif found.is_floating_point():
