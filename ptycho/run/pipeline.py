@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from ptycho.config.config import (
     update_legacy_dict,
 )
 from ptycho.config.effects import refuse_other_network, with_execution
+from ptycho.data.joined import check_same_beam, join_scans
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions, Orientation
 from ptycho.data.prepare import mask_of
@@ -58,15 +59,17 @@ from ptycho.run.engines import (
     resume_advice,
 )
 from ptycho.run.job import Engine, TrainingJob, TrainingResult
-from ptycho.run.orientation_search import find_orientation, turned_scan
+from ptycho.run.orientation_search import Trial, find_orientation, turned_scan
 from ptycho.run.outputs import (
     TRUTH_FLAG,
     output_folder,
+    scan_results,
     write_patch_stats,
     write_reconstruction,
     write_run_record,
     write_training_curves,
 )
+from ptycho.run.scan_alignment import aligned_scan
 
 
 @dataclass
@@ -216,14 +219,16 @@ def infer(
     options = refinement(config)
     with output_folder(config.output_dir) as folder:
         update_legacy_dict(params.cfg, config)
-        scan = _open(config.test_data_file, config)
+        scans = _opened(config.test_data_file, config)
+        scan = scans[0]
         model = fitted_model(engine, model, scan, f"the model {path}")
         config.model = engine.core_config(model)
         populate_legacy(config, progress)
         used = FileOptions.of(config).orientation
         if config.find_orientation:
             used = _found_orientation(engine, scan, execution, progress)
-            scan = turned_scan(scan, used)
+            scans = [turned_scan(item, used) for item in scans]
+        scan = _joined(engine, scans, config, execution, progress)
         optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
         _note_scale(scan, config, progress)
         if (epoch := engine.to_bundle(model).trained_epoch) is not None:
@@ -275,6 +280,9 @@ def _write_object(
 ) -> tuple[list[Path], dict[str, float], Verdict]:
     """Write a reconstruction; return the files, the scores against a known truth, and the verdict."""
     verdict = judge(placed)
+    if parts := scan_results(placed):
+        told = ", ".join(f"{item['file']} {item['misfit'] or 0.0:.4g}" for item in parts)
+        progress.note(f"scans: misfit of {told}")
     if (correction := position_correction(placed)) is not None:
         progress.note(correction.line(placed.scan.positions_yx_px[placed.rows]))
     training = isinstance(config, TrainingConfig)
@@ -292,11 +300,31 @@ def _found_orientation(
     engine: Engine, scan: Scan, execution: PyTorchExecutionConfig, progress: Progress
 ) -> Orientation:
     """Find out which way the positions run; as they are where that is not clear."""
-    model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
-    how = {"execution": execution, "progress": Progress(), "fit_probe": False}
-    search = find_orientation(scan, partial(engine.reconstruct, model, **how), progress)
+    search = find_orientation(scan, _trial(engine, scan, execution), progress)
     progress.note(search.line())
     return search.best if search.clear else Orientation()
+
+
+def _trial(engine: Engine, scan: Scan, execution: PyTorchExecutionConfig) -> Trial:
+    """Return the reconstruction of trials that start from a flat object, without a word."""
+    model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
+    how = {"execution": execution, "progress": Progress(), "fit_probe": False}
+    return partial(engine.reconstruct, model, **how)
+
+
+def _joined(
+    engine: Engine,
+    scans: Sequence[Scan],
+    config: InferenceConfig,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+) -> Scan:
+    """Return the scans of an inference as one; a single one as it is."""
+    if len(scans) == 1 or not config.align_scans:
+        return join_scans(scans)
+    for other in scans[1:]:
+        check_same_beam(scans[0], other)
+    return aligned_scan(scans, _trial(engine, scans[0], execution), progress)
 
 
 def _truth_file(path: Path | None, used: Orientation, progress: Progress) -> Path | None:
@@ -317,6 +345,11 @@ def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool
         pattern_axis=config.pattern_axis,
         options=FileOptions.of(config, product=product),
     )
+
+
+def _opened(path: Path, config: TrainingConfig | InferenceConfig) -> list[Scan]:
+    """Open the scan of a run and the further ones; a product belongs to the first."""
+    return [_open(path, config), *(_open(item, config, product=False) for item in config.further_scans)]
 
 
 def _note_scale(scan: Scan, config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
