@@ -64,16 +64,21 @@ class _Amplitudes:
         return self.scan.amplitude(rows)
 
 
-def check_same_beam(first: Scan, other: Scan) -> None:
-    """Refuse two scans whose patterns do not belong to one beam on one detector by a ``DataError``."""
+def check_same_kind(first: Scan, other: Scan) -> None:
+    """Refuse two scans that no one network sees by a ``DataError``: of patterns of another size or field."""
     if other.n_px != first.n_px:
         raise _unlike(first, other, "size of the patterns", f"{other.n_px} px", f"{first.n_px} px")
+    names = ["far" if scan.fresnel_number is None else "near" for scan in (other, first)]
+    if names[0] != names[1]:
+        raise _unlike(first, other, "field of the detector", *names)
+
+
+def check_same_beam(first: Scan, other: Scan) -> None:
+    """Refuse two scans whose patterns do not belong to one beam on one detector by a ``DataError``."""
+    check_same_kind(first, other)
     found = [
         Optics.from_metadata(scan.raw.metadata, scan.name).completed(scan.n_px) for scan in (first, other)
     ]
-    if found[0].is_near != found[1].is_near:
-        names = ["near" if optics.is_near else "far" for optics in found]
-        raise _unlike(first, other, "field of the detector", *names[::-1])
     for what, unit, values in (
         ("photon energy", "eV", [optics.photon_energy_eV for optics in found]),
         ("height of an object pixel", "m", [(optics.object_pixel_yx_m or (None,))[0] for optics in found]),
@@ -88,7 +93,7 @@ def check_same_beam(first: Scan, other: Scan) -> None:
 def _unlike(first: Scan, other: Scan, what: str, got: str, expected: str) -> DataError:
     return DataError(
         f"{other.name}: the {what} is not that of {first.name} (got {got}, expected {expected}). "
-        "Reconstruct them one by one."
+        "Leave one of them out."
     )
 
 

@@ -157,7 +157,7 @@ class PatternModel:
 
     def _own_patches(self, batch: dict[str, Array]) -> Array:
         """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
-        return self._flat(self.network_patches(batch["amplitude"]))
+        return self._flat(self.network_patches(batch["amplitude"], batch.get("input_scale")))
 
     def _predict_patches(self, batch: dict[str, Array]) -> Prediction:
         """Merge the patches of every group, where groups are merged, and predict its patterns."""

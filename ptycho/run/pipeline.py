@@ -26,7 +26,7 @@ from ptycho.config.config import (
     update_legacy_dict,
 )
 from ptycho.config.effects import refuse_other_network, with_execution
-from ptycho.data.joined import check_same_beam, join_scans
+from ptycho.data.joined import check_same_beam, check_same_kind, join_scans
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions, Orientation
 from ptycho.data.prepare import mask_of
@@ -58,7 +58,7 @@ from ptycho.run.engines import (
     replacing_model,
     resume_advice,
 )
-from ptycho.run.job import Engine, TrainingJob, TrainingResult
+from ptycho.run.job import Engine, TrainingJob, TrainingPart, TrainingResult
 from ptycho.run.orientation_search import Trial, find_orientation, turned_scan
 from ptycho.run.outputs import (
     TRUTH_FLAG,
@@ -128,16 +128,23 @@ def train(
     engine = load_engine(config.backend) if checked else check_training_settings(config, execution, native)
     choose_device(engine, execution, progress)
     if not checked:
-        check_there(config.train_data_file if scan is None else None, config.test_data_file, config.mask_file)
+        named = (config.train_data_file if scan is None else None, *config.further_scans)
+        check_there(*named, config.test_data_file, config.mask_file)
     check_training(config, also_read)
     with output_folder(config.output_dir) as folder:
-        scan, test_scan = _training_scans(config, scan, progress)
+        scans, test_scan = _training_scans(config, scan, progress)
+        scan = scans[0]
         with progress.phase("grouping", 1) as phase:
-            validate = test_scan is None
-            groups, validation = training_groups(scan, config, validate=validate, bounds_yx=bounds_yx)
-            phase.update(1, groups=len(groups.indices))
-        native = native or {}
-        job = TrainingJob(config, execution, scan, groups, validation, test_scan, native, progress, resume)
+            how = {"validate": test_scan is None, "bounds_yx": bounds_yx}
+            parts = [TrainingPart(item, *training_groups(item, config, **how)) for item in scans]
+            phase.update(1, groups=sum(len(part.groups.indices) for part in parts))
+        options = {
+            "native": native or {},
+            "progress": progress,
+            "resume": resume,
+            "further": tuple(parts[1:]),
+        }
+        job = TrainingJob(config, execution, *parts[0], test_scan, **options)
         result = _fitted(engine, job)
         write_run_record(folder, config, execution, scan.record)
         bundle = write_bundle(folder / BUNDLE_NAME, engine.to_bundle(result.model))
@@ -157,8 +164,8 @@ def train(
 
 def _training_scans(
     config: TrainingConfig, scan: Scan | None, progress: Progress
-) -> tuple[Scan, Scan | None]:
-    """Open the scan to train on, unless it is open already, and the one that validates."""
+) -> tuple[list[Scan], Scan | None]:
+    """Open the scans to train on, the first unless it is open already, and the one that validates."""
     if scan is None:
         if config.train_data_file is None:
             raise ConfigError(
@@ -167,13 +174,18 @@ def _training_scans(
             )
         scan = _open(config.train_data_file, config)
     check_size(scan, config.model.N, "the settings")
-    check_near_field(scan, config.model)
-    _note_scale(scan, config, progress)
+    scans = [scan, *_further(config)]
+    for item in scans:
+        check_same_kind(scan, item)
+        check_near_field(item, config.model)
+        _note_scale(item, config, progress)
+    if len(scans) > 1:
+        progress.note(f"training on {len(scans)} scans; the reconstruction is that of {scan.name}")
     if config.test_data_file is None:
-        return scan, None
+        return scans, None
     test_scan = _open(config.test_data_file, config, product=False)
     check_size(test_scan, scan.n_px, str(config.train_data_file))
-    return scan, test_scan
+    return scans, test_scan
 
 
 def _fitted(engine: Engine, job: TrainingJob) -> TrainingResult:
@@ -219,7 +231,7 @@ def infer(
     options = refinement(config)
     with output_folder(config.output_dir) as folder:
         update_legacy_dict(params.cfg, config)
-        scans = _opened(config.test_data_file, config)
+        scans = [_open(config.test_data_file, config), *_further(config)]
         scan = scans[0]
         model = fitted_model(engine, model, scan, f"the model {path}")
         config.model = engine.core_config(model)
@@ -347,9 +359,9 @@ def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool
     )
 
 
-def _opened(path: Path, config: TrainingConfig | InferenceConfig) -> list[Scan]:
-    """Open the scan of a run and the further ones; a product belongs to the first."""
-    return [_open(path, config), *(_open(item, config, product=False) for item in config.further_scans)]
+def _further(config: TrainingConfig | InferenceConfig) -> list[Scan]:
+    """Open the further scans of a run; a product that is named belongs to the first."""
+    return [_open(Path(item), config, product=False) for item in config.further_scans]
 
 
 def _note_scale(scan: Scan, config: TrainingConfig | InferenceConfig, progress: Progress) -> None:
