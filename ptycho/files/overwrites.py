@@ -139,7 +139,7 @@ def _refuse_run(folder: Path, what: str) -> None:
     )
 
 
-def _numbered(flag: str, paths: Iterable[Path]) -> dict[str, Path]:
+def numbered(flag: str, paths: Iterable[Path]) -> dict[str, Path]:
     """Return further files of a flag, which the first file has taken, by their place."""
     return {f"{flag} {place}": path for place, path in enumerate(paths, 2)}
 
@@ -151,7 +151,7 @@ def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> N
     """
     inputs = {
         "--train_data_file": config.train_data_file,
-        **_numbered("--train_data_file", config.further_scans),
+        **numbered("--train_data_file", config.further_scans),
         "--test_data_file": config.test_data_file,
         "--product": config.product_file,
         "--mask": config.mask_file,
@@ -169,7 +169,7 @@ def check_inference(config: InferenceConfig, also_read: Inputs | None = None) ->
     folder, model = Path(config.output_dir), Path(config.model_path)
     inputs = {
         "--test_data": config.test_data_file,
-        **_numbered("--test_data", config.further_scans),
+        **numbered("--test_data", config.further_scans),
         "--model_path": model if model.is_file() else None,
         "--product": config.product_file,
         "--mask": config.mask_file,

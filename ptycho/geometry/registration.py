@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 CLEAR = 1.5
 """Evidence of the best place over that of the next from which it counts; two of noise differ by 1.2."""
+CERTAIN = 0.99
+"""Square of a correlation from which more of it is no further evidence for one place against another."""
 LEAST_OVERLAP = 2.0
 """Spots that two pictures must share."""
 STEPS = 12
@@ -58,8 +60,10 @@ def match(reference: Picture, other: Picture, spot_px: float) -> Match | None:
     peak = np.unravel_index(int(np.argmax(evidence)), evidence.shape)
     lag = np.array(peak) - np.array(other.obj.shape) + 1
     distance = np.hypot(*np.ogrid[tuple(slice(-p, n - p) for p, n in zip(peak, evidence.shape, strict=True))])
-    second = float(evidence[distance > max(spot_px, 2.0)].max(initial=0.0))
-    found = float(evidence[peak])
+    # Two places that both fit to the last digit are not told apart by that digit.
+    limited = evidence * np.minimum(1.0, np.log(1 - CERTAIN) / np.log1p(-(correlation**2).clip(CERTAIN)))
+    second = float(limited[distance > max(spot_px, 2.0)].max(initial=0.0))
+    found = float(limited[peak])
     exact = _exact_lag(*details, *weights, lag.astype(np.float64))
     return Match(
         offset_yx_px=np.asarray(reference.origin_yx_px, np.float64) - other.origin_yx_px + exact,
