@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data import chunks
-from ptycho.data.feed import GroupSource, TileSource
+from ptycho.data.feed import Source
 from ptycho.run.job import Feed
 from ptycho_torch import physics
 from ptycho_torch.solver import Chunk
@@ -25,7 +25,7 @@ Batch = dict[str, Tensor]
 class FeedDataset(Dataset[Batch]):
     """Batches of a source of ``ptycho.data.feed`` as tensors."""
 
-    def __init__(self, source: TileSource | GroupSource) -> None:
+    def __init__(self, source: Source) -> None:
         self.source = source
 
     def __len__(self) -> int:

@@ -287,10 +287,13 @@ class Stage(contextlib.ExitStack):
         return Outcome(status, self.calls, process, err.getvalue(), self.read)
 
     def words(self, flags: Flags) -> list[str]:
-        """Spell flags; files are named by their place on this stage."""
+        """Spell flags; files, several with a space between, are named by their place on this stage."""
         found = []
         for name, value in flags.items():
-            found += [name] if value is None else [f"{name}={self.place(value)}"]
+            if value is not None and " @" in value:
+                found += [name, *map(self.place, value.split())]
+            else:
+                found += [name] if value is None else [f"{name}={self.place(value)}"]
         return found
 
     def place(self, value: str) -> str:
@@ -341,6 +344,7 @@ BASES: tuple[Flags, ...] = (
     {"--ptycho-dir": "@folder", "--output-dir": "@out"},
     {"--model-path": "pretrained", "--test-data": "@scan.npz", "--output-dir": "@out"},
     {"--model-path": "@cnn.h5.zip", "--test-data": "@scan.npz", "--output-dir": "@out"},
+    {"--model-path": "pretrained", "--test-data": "@scan.npz @scan2.npz", "--output-dir": "@out"},
     {"--run-id": "run", "--infer-dir": "@folder2", "--output-dir": "@out"},
     {"--reconstruction": "@recon.npz", "--truth": "@scan.npz", "--output-dir": "@out"},
     {"--reconstruction": "@recon.npz", "--test-data": "@scan.npz", "--output-dir": "@out"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.cli.console import ConsoleProgress, Parser, run_main
-from ptycho.cli.flags import EPILOG, Flags, add_file_flags, add_pattern_axis
+from ptycho.cli.flags import EPILOG, Files, Flags, add_file_flags, add_pattern_axis
 from ptycho.cli.settings import DEFAULT_BACKEND, execution_settings, settle_domain
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
@@ -27,7 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("output-dir", Path, "DIR", "where the numbers and pictures go (required)")
     add("truth", Path, "NPZ", "data file that holds the known truth")
     add("reference", Path, "PATH", "another reconstruction to compare with")
-    add("test-data", Path, "FILE", "data file it was made from: misfit of every pattern")
+    text = "data file it was made from, or all of them in their order: misfit of every pattern"
+    add("test-data", Path, "FILE", text, nargs="+", action=Files)
     text = "counts or amplitude; by default as when the reconstruction was made"
     add("measurement-domain", str, "NAME", text)
     add("probe-key", str, "KEY", "key of the data file that holds the probe (default probeGuess)")
@@ -55,6 +56,9 @@ def _run(values: dict[str, Any]) -> None:
         if name not in values:
             flag = name.replace("_", "-")
             raise ConfigError(f"--{flag} is missing (got nothing, expected a path). Name it.")
+    if isinstance(values.get("test_data"), list):
+        values["test_data"], *further = values["test_data"]
+        values["further_scans"] = tuple(further)
     quiet = values.pop("quiet", False)
     settle_domain(values)
     domain = values.pop("measurement_domain", None)

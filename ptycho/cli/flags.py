@@ -38,6 +38,16 @@ def _yes_no(text: str) -> bool:
     return SWITCHES[text.lower()]
 
 
+class Files(argparse.Action):
+    """Keeps one file as it is, several as a list."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None
+    ) -> None:
+        """Take the words of the flag."""
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
 class Flags:
     """Adds flags to a parser, or to a new group of it; what a flag says is kept under its first name."""
 
@@ -154,7 +164,8 @@ def training_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     add = Flags(parser, "files")
-    add("train-data-file", Path, "FILE", "scan to train on (required)")
+    text = "scan to train on (required); several, each of its own object, train one network"
+    add("train-data-file", Path, "FILE", text, nargs="+", action=Files)
     add("test-data-file", Path, "FILE", "scan that validates the training")
     add("output-dir", Path, "DIR", "where everything is written (required)")
     add("config", Path, "FILE", "settings in YAML; flags win over them")
@@ -249,7 +260,8 @@ def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser
     add = Flags(parser, "files")
     text = "output folder of a training run, a model file, or pretrained: the network of the package"
     add("model-path", Path, "PATH", text)
-    add("test-data", Path, "FILE", "scan to reconstruct", dest="test_data_file")
+    text = "scan to reconstruct; several of one sample become one object, in the frame of the first"
+    add("test-data", Path, "FILE", text, dest="test_data_file", nargs="+", action=Files)
     add("output-dir", Path, "DIR", "where everything is written")
     add("export", Path, "FILE", "also write a Ptychodus product (.h5, .hdf5) or a CXI file (.cxi)")
     add("config", Path, "FILE", "settings in YAML; flags win over them")
@@ -274,6 +286,11 @@ def _reconstruction(add: Flags) -> None:
         "scan but that of the training)"
     )
     add.switch("fit-probe", text)
+    text = (
+        "find offset and intensity of every further scan from what it shares with another one; false: as the "
+        "files say (default yes)"
+    )
+    add.switch("align-scans", text)
     text = (
         "try the eight orientations of the positions on a part of the scan, say which fits and by how much, "
         "and use it where that is clear (default no)"

@@ -52,7 +52,10 @@ def training_settings(
     config, in_file = read_settings(TrainingConfig, values, settings_file, defaults, required, USAGE)
     if execution is not None:
         check_training_settings(config, execution, any_batch=False)
-    check_there(config.train_data_file, config.test_data_file, config.product_file, config.mask_file)
+    further = config.further_scans
+    check_there(
+        config.train_data_file, *further, config.test_data_file, config.product_file, config.mask_file
+    )
     size = pattern_size(config.train_data_file, config.probe_key, FileOptions.of(config))
     if "N" not in in_file:
         config.model.N = size

@@ -62,6 +62,7 @@ class ScanConfig:
     """What a training run and an inference are both told: the scan, how it is read, what takes part."""
 
     default_n_groups: ClassVar[int | None] = None
+    scan_field: ClassVar[str]  # setting that names the scan
 
     model: ModelConfig = field(kw_only=False)
     n_groups: rules.Count | None = None  # None = all; of training: DEFAULT_N_GROUPS, on construction
@@ -76,6 +77,7 @@ class ScanConfig:
     measurement_domain: choices.MeasurementDomain | None = None  # of the patterns, None = found from the file
     probe_key: rules.Word | None = None  # key of the probe in the data file, None = probeGuess
     pattern_axis: rules.Axis | None = None  # axis that counts the patterns, None = found from the shape
+    further_scans: rules.Paths = ()  # files beside that of the scan: of its object, or to train on too
     product_file: Path | None = None  # Ptychodus product of the scan, None = found by its name
     photon_energy_eV: rules.Positive | None = None  # these four win over the data file
     detector_distance_m: rules.Positive | None = None
@@ -101,7 +103,14 @@ class ScanConfig:
     patch_stats_limit: rules.Count | None = None  # first patterns only
 
     def __post_init__(self) -> None:
-        """Honour the old name of ``n_groups``; the new name wins when both are given."""
+        """Honour the old name of ``n_groups``, the new one wins where both are given; part several scans."""
+        if isinstance(scans := getattr(self, self.scan_field), list | tuple):
+            first, *others = scans or (None,)
+            setattr(self, self.scan_field, Path(first) if isinstance(first, str) else first)
+            self.further_scans = (*others, *self.further_scans)
+        if isinstance(self.further_scans, list | tuple):
+            found = (Path(item) if isinstance(item, str) else item for item in self.further_scans)
+            self.further_scans = tuple(found)
         if self.n_images is not None:
             # Frames to the caller: this function, the generated __init__, then the user's line.
             warnings.warn(
@@ -119,6 +128,7 @@ class TrainingConfig(ScanConfig):
     """One training run."""
 
     default_n_groups: ClassVar[int | None] = DEFAULT_N_GROUPS
+    scan_field: ClassVar[str] = "train_data_file"
 
     train_data_file: Path | None = None
     test_data_file: Path | None = None
@@ -158,10 +168,13 @@ class TrainingConfig(ScanConfig):
 class InferenceConfig(ScanConfig):
     """One reconstruction with a trained model."""
 
+    scan_field: ClassVar[str] = "test_data_file"
+
     model_path: Path
     test_data_file: Path
     debug: bool = False
     output_dir: Path = Path("inference_outputs")
+    align_scans: bool = True  # find how further_scans lie to the scan, else as their files say
     find_orientation: bool = False  # try the eight ways to take the positions, use what clearly fits best
     patch_weighting: choices.PatchWeighting = "probe"  # how the patches of cnn are merged
     varpro_scaling: bool = False  # scale the object to fit the counts best

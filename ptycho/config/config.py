@@ -73,7 +73,10 @@ def dataclass_to_legacy_dict(obj: Any) -> dict[str, Any]:
             flat.update(dataclass_to_legacy_dict(value))
         else:
             key = KEY_MAPPINGS.get(item.name, item.name)
-            flat[key] = str(value) if isinstance(value, PurePath) else value
+            paths = isinstance(value, tuple) and all(isinstance(part, PurePath) for part in value)
+            flat[key] = (
+                str(value) if isinstance(value, PurePath) else tuple(map(str, value)) if paths else value
+            )
     return flat
 
 

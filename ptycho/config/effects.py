@@ -31,6 +31,7 @@ NEEDED: dict[str, str] = {
     "neighbor_pool_size": "enable_oversampling",
     "patch_stats_limit": "log_patch_stats",
     "gradient_clip_algorithm": "gradient_clip_val",
+    "align_scans": "further_scans",
 }
 """Setting -> the one without which it does nothing."""
 NEEDED_CHOICES: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -52,6 +52,13 @@ Indices = Annotated[
         lambda v: isinstance(v, list | tuple) and all(_is_int(item) and item >= 0 for item in v),
     ),
 ]
+Paths = Annotated[
+    tuple[Path, ...],
+    (
+        "a list of paths",
+        lambda v: isinstance(v, list | tuple) and all(isinstance(item, str | PurePath) for item in v),
+    ),
+]
 BoolOrWarn = Annotated[
     bool | Literal["warn"], ("True, False or 'warn'", lambda v: isinstance(v, bool) or v == "warn")
 ]

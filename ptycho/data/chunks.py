@@ -47,8 +47,9 @@ class ScanChunks:
     ) -> None:
         self.store, self.plan, self.indices, self._probe = store, plan, indices, probe
         self.shifts = self.tensor(plan.shifts_yx_px.astype(np.float32))
-        self.frame_gain = self.tensor(np.ones(len(indices), np.float32))
-        self._fixed, self._even = plan.is_integer, True
+        known = store.frame_gain
+        self.frame_gain = self.tensor(np.ones(len(indices), np.float32) if known is None else known[indices])
+        self._fixed, self._even = plan.is_integer and known is None, known is None
         self.background = None if store.background is None else self.tensor(store.background)
         self._laid, self._rest = plan, self.shifts
         self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)

@@ -2,14 +2,15 @@
 
 Every batch holds ``amplitude`` (..., N, N) [sqrt(photons)], the ``corners`` (J, 2) and ``shifts`` (J, 2) [px]
 of its patches on a canvas of ``shape`` (2,); in the near field the ``transfer`` (J, 2, N) (eq. 22); where
-the scan has one, the ``background`` (N, N) (eq. 25); on
-request the ``probe`` (P, N, N) [sqrt(photons)], the known patches ``labels`` (J, N, N), stored one by one, or
-cut from a known object when they are asked for, and which patterns are ``seen`` by the network and which
-``validated`` on.
+the scan has one, the ``background`` (N, N) (eq. 25); on request the ``probe`` (P, N, N) [sqrt(photons)] and
+the ``input_scale`` () of its scan, the known patches ``labels`` (J, N, N), stored one by one, or cut from a
+known object when they are asked for, and which patterns are ``seen`` by the network and which ``validated``
+on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +76,12 @@ class _Source:
         scan: Scan,
         lead: tuple[int | None, ...],
         own_probe: bool,
+        own_scale: bool,
         labels: Labels | None,
     ) -> None:
         self.store, self.n_px, self.labels = store, scan.n_px, labels
         self.probe = scan.probe if own_probe else None
+        self.input_scale = np.array(scan.record.input_scale, np.float32) if own_scale else None
         self.fresnel_number, self.background = scan.fresnel_number, scan.background
         self.signature: Signature = {
             "corners": ((None, 2), np.int64),
@@ -89,11 +92,18 @@ class _Source:
         if self.fresnel_number is not None:
             self.signature["transfer"] = ((None, 2, scan.n_px), np.complex64)
         if self.background is not None:
-            self.signature["background"] = (self.background.shape, np.float32)
+            self.announce_background(self.background)
         if own_probe:
             self.signature["probe"] = (scan.probe.shape, np.complex64)
+        if own_scale:
+            self.signature["input_scale"] = ((), np.float32)
         if labels is not None:
             self.signature["labels"] = ((None, scan.n_px, scan.n_px), np.complex64)
+
+    def announce_background(self, background: NDArray[np.float32]) -> None:
+        """Put a background (N, N) [photons / pixel] into every batch."""
+        self.background = background
+        self.signature["background"] = (background.shape, np.float32)
 
     def _batch(self, indices: NDArray[np.int64], plan: CanvasPlan) -> Batch:
         """Return the patterns at their places, and what is asked for beside them."""
@@ -109,6 +119,8 @@ class _Source:
             batch["background"] = self.background
         if self.probe is not None:
             batch["probe"] = self.probe
+        if self.input_scale is not None:
+            batch["input_scale"] = self.input_scale
         if self.labels is not None:
             batch["labels"] = self.labels.of(indices)
         return batch
@@ -118,7 +130,8 @@ class TileSource(_Source):
     """Square tiles of a scan, one around each of the patterns ``indices`` (T,): for a network of the canvas.
 
     Patterns ``held_out`` validate and are not seen by the network; without any, it validates on what it sees.
-    ``own_probe`` sends the probe of the scan along, where the model was made for another scan.
+    ``own_probe`` sends the probe of the scan along, where the model was made for another scan, ``own_scale``
+    the scale of its patterns, where several are trained on.
     """
 
     def __init__(
@@ -129,9 +142,10 @@ class TileSource(_Source):
         *,
         held_out: NDArray[np.int64] | None = None,
         own_probe: bool = False,
+        own_scale: bool = False,
         labels: Labels | None = None,
     ) -> None:
-        super().__init__(store, scan, (None,), own_probe, labels)
+        super().__init__(store, scan, (None,), own_probe, own_scale, labels)
         self.indices = np.sort(indices)
         self.positions = scan.positions_yx_px[self.indices]
         self.validated = np.isin(self.indices, held_out) if held_out is not None else None
@@ -168,9 +182,10 @@ class GroupSource(_Source):
         *,
         merge: bool,
         own_probe: bool = False,
+        own_scale: bool = False,
         labels: Labels | None = None,
     ) -> None:
-        super().__init__(store, scan, (None, groups.indices.shape[1]), own_probe, labels)
+        super().__init__(store, scan, (None, groups.indices.shape[1]), own_probe, own_scale, labels)
         self.groups, self.merge = groups, merge
 
     def __len__(self) -> int:
@@ -180,3 +195,31 @@ class GroupSource(_Source):
         """Return the groups of a batch."""
         indices, plan = group_plan(self.groups, rows, self.n_px, merge=self.merge)
         return self._batch(indices, plan)
+
+
+class JoinedSource:
+    """Batches of several sources, one for each scan; the items of one follow those of the one before."""
+
+    def __init__(self, sources: Sequence[TileSource | GroupSource]) -> None:
+        known = [source.background for source in sources if source.background is not None]
+        for source in sources:
+            # Batches of one run hold the same: a scan without a background counts none.
+            if known and source.background is None:
+                source.announce_background(np.zeros_like(known[0]))
+        self.sources, self.signature = tuple(sources), sources[0].signature
+        self.ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def start(self, number: int) -> int:
+        """Return the item that is the first one of a source."""
+        return int(self.ends[number]) - len(self.sources[number])
+
+    def __getitem__(self, item: Any) -> Batch:
+        """Return the batch of an item, or of the items of one source."""
+        number = int(np.searchsorted(self.ends, np.min(item), side="right"))
+        return self.sources[number][np.asarray(item) - self.start(number)]
+
+
+Source = TileSource | GroupSource | JoinedSource

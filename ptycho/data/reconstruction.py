@@ -67,12 +67,22 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class JoinedFrom:
+    """Of which scans a reconstruction was made; S of them."""
+
+    names: tuple[str, ...]  # of their files, (S,)
+    offsets_yx_px: NDArray[np.float64]  # (S, 2), added to the positions of the files [object px]
+    gain: NDArray[np.float64]  # (S,), factor on the amplitude of the beam
+
+
+@dataclass(frozen=True)
 class StoredFacts:
     """What the file of a reconstruction says about the measurement it was made from."""
 
     record: ScaleRecord | None = None  # scale of the scan; None where the file does not say
     bad_pixels: NDArray[np.bool_] | None = None  # (N, N) or (J, N, N), not measured
     options: Mapping[str, Any] = field(default_factory=dict)  # names of ``FileOptions`` -> what the user said
+    joined: JoinedFrom | None = None  # None where it was one scan
 
 
 @dataclass(frozen=True)

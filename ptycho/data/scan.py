@@ -24,6 +24,17 @@ from ptycho.process.progress import Progress
 
 
 @dataclass(frozen=True)
+class ScanParts:
+    """Of which of several scans, joined by ``ptycho.data.joined``, the patterns of one are; S were joined."""
+
+    names: tuple[str, ...]  # of their files, (S,)
+    index: NDArray[np.int64]  # (M,), scan of every pattern, from 0
+    first_number: NDArray[np.int64]  # (S,), number of pattern 0 of the file among those of all
+    offsets_yx_px: NDArray[np.float64]  # (S, 2), added to the positions of the file [object px]
+    gain: NDArray[np.float64]  # (S,), factor on the amplitude of the beam, 1 on average over the patterns
+
+
+@dataclass(frozen=True)
 class Scan:
     """Patterns with everything the forward model needs."""
 
@@ -36,6 +47,7 @@ class Scan:
     left_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     findings: tuple[Finding, ...] = ()  # mended faults and warnings of the checks
     options: FileOptions = field(default_factory=FileOptions)  # what the user said about the file
+    parts: ScanParts | None = None  # where several scans were joined
 
     @property
     def n_px(self) -> int:
@@ -75,6 +87,13 @@ class Scan:
         """Patterns that take part, ascending."""
         return np.setdiff1d(np.arange(self.n_patterns), self.left_out)
 
+    @property
+    def frame_gain(self) -> NDArray[np.float32] | None:
+        """Known factor (M,) on the amplitude of the beam in every pattern; None where it is one beam."""
+        if self.parts is None or bool((self.parts.gain == 1).all()):
+            return None
+        return self.parts.gain[self.parts.index].astype(np.float32)
+
     def amplitude(self, rows: Any) -> NDArray[np.float32]:
         """Return what was measured in some patterns [sqrt(photons)], negative where nothing was."""
         return measured_amplitude(self.raw.diff3d[rows], self.record, self.raw.bad_pixels_of(rows))
@@ -90,6 +109,7 @@ class PatternStore(AbstractContextManager["PatternStore"]):
         self._scratch = tempfile.TemporaryDirectory(prefix="ptychopinn-", ignore_cleanup_errors=True)
         self.folder, self.fresnel_number = Path(self._scratch.name), scan.fresnel_number
         self.background = scan.background
+        self.frame_gain = scan.frame_gain  # (M,), known factor on the amplitude of the beam, or None
         count, n_px = scan.n_patterns, scan.n_px
         shape, path = (count, n_px, n_px), self.folder / "amplitude.memmap"
         self.patterns: Any = np.memmap(path, dtype=np.float32, mode="w+", shape=shape)

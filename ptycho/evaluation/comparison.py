@@ -13,7 +13,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ptycho.data.npz import npz_headers, read_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.reconstruction import Fit, PlacedReconstruction, ProbeVariation, Reconstruction, StoredFacts
+from ptycho.data.reconstruction import (
+    Fit,
+    JoinedFrom,
+    PlacedReconstruction,
+    ProbeVariation,
+    Reconstruction,
+    StoredFacts,
+)
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import DataError
 from ptycho.evaluation.gauge import gauge_fit_region
@@ -27,9 +34,11 @@ REQUIRED = {
     "object": 2, "coverage": 2, "origin_yx_px": 1, "probe": 3, "positions_yx_px": 2, "pattern_index": 1
 }  # fmt: skip
 """Keys of a ``reconstruction.npz`` that are needed, and the number of axes of each."""
+JOINED = ("scan_files", "scan_offsets_yx_px", "scan_gain")
+"""Keys of one that was made of several scans, (S,), (S, 2) and (S,)."""
 OPTIONAL = (
     "frame_gain", "misfit", "scale_record", "bad_pixels", "background", "file_options", "variable_modes",
-    "probe_weights",
+    "probe_weights", *JOINED,
 )  # fmt: skip
 """Keys that an older one lacks."""
 CHUNK = 64
@@ -83,8 +92,17 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
             if "variable_modes" in found
             else None
         ),
-        stored=StoredFacts(_stored_record(found), found.get("bad_pixels"), _stored_options(found)),
+        stored=StoredFacts(
+            _stored_record(found), found.get("bad_pixels"), _stored_options(found), _joined_from(found)
+        ),
     )
+
+
+def _joined_from(found: Mapping[str, NDArray[Any]]) -> JoinedFrom | None:
+    if not all(key in found for key in JOINED):
+        return None
+    names, offsets, gain = (found[key] for key in JOINED)
+    return JoinedFrom(tuple(map(str, names)), offsets, gain)
 
 
 def _other_file(path: Path, why: str) -> DataError:

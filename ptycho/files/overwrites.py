@@ -139,6 +139,11 @@ def _refuse_run(folder: Path, what: str) -> None:
     )
 
 
+def numbered(flag: str, paths: Iterable[Path]) -> dict[str, Path]:
+    """Return further files of a flag, which the first file has taken, by their place."""
+    return {f"{flag} {place}": path for place, path in enumerate(paths, 2)}
+
+
 def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> None:
     """Refuse a training run that would replace what it reads; one may follow another in the same folder.
 
@@ -146,6 +151,7 @@ def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> N
     """
     inputs = {
         "--train_data_file": config.train_data_file,
+        **numbered("--train_data_file", config.further_scans),
         "--test_data_file": config.test_data_file,
         "--product": config.product_file,
         "--mask": config.mask_file,
@@ -159,10 +165,11 @@ def check_inference(config: InferenceConfig, also_read: Inputs | None = None) ->
 
     Arguments and error as :func:`check_training`.
     """
-    check_there(config.test_data_file, config.product_file, config.mask_file)
+    check_there(config.test_data_file, *config.further_scans, config.product_file, config.mask_file)
     folder, model = Path(config.output_dir), Path(config.model_path)
     inputs = {
         "--test_data": config.test_data_file,
+        **numbered("--test_data", config.further_scans),
         "--model_path": model if model.is_file() else None,
         "--product": config.product_file,
         "--mask": config.mask_file,

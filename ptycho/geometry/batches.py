@@ -114,6 +114,11 @@ def batch_rows(
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
+def batch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the order of the batches of an epoch that come from several scans."""
+    return np.random.default_rng((seed, epoch, count)).permutation(count)
+
+
 def tile_plan(
     positions_yx_px: NDArray[np.float64], centre: int, n_px: int
 ) -> tuple[NDArray[np.int64], CanvasPlan]:

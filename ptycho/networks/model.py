@@ -162,7 +162,7 @@ class PatternModel:
 
     def _own_patches(self, batch: dict[str, Array]) -> Array:
         """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
-        return self._flat(self.network_patches(batch["amplitude"]))
+        return self._flat(self.network_patches(batch["amplitude"], batch.get("input_scale")))
 
     def _expected(self, patches: Array, probes: Array, detector: Detector, sigma_px: float = 0.0) -> Array:
         """Return the expected amplitude (J, N, N) [sqrt(photons)]; gain and smoothing are of the light."""

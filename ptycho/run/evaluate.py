@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ptycho.config.choices import MeasurementDomain, allowed
 from ptycho.config.config import PyTorchExecutionConfig, validate_execution_config
 from ptycho.config.effects import refuse_changed
+from ptycho.data.joined import join_scans
 from ptycho.data.npz import atomic_path
 from ptycho.data.optics import OF_NEAR_FIELD, FileOptions
 from ptycho.data.reconstruction import ProbeVariation, Reconstruction
@@ -29,7 +30,7 @@ from ptycho.evaluation.figures import save_comparison_png, save_frc_png, save_re
 from ptycho.evaluation.gauge import solve_gauge
 from ptycho.evaluation.metrics import score_aligned
 from ptycho.evaluation.verdict import Verdict, announce, judge
-from ptycho.files.overwrites import check_evaluation
+from ptycho.files.overwrites import check_evaluation, numbered
 from ptycho.files.reader import open_scan
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
@@ -68,6 +69,7 @@ class Request:
     truth: Path | None = None  # data file whose objectGuess is the known truth
     reference: Path | None = None  # another reconstruction
     test_data: Path | None = None  # data file it was made from: gives the misfit of every pattern
+    further_scans: tuple[Path, ...] = ()  # beside test_data, where it was made of several, in their order
     model_path: Path | None = None  # with test_data, two half scans give a resolution without any truth
     backend: str = "pytorch"  # engine of the half scans
     execution: PyTorchExecutionConfig = field(  # accelerator of the half scans
@@ -120,14 +122,27 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
 
 
 def _scan_of(found: Reconstruction, path: Path, request: Request) -> Scan:
-    """Open the data file of a reconstruction and see that its patterns are there."""
-    scan = open_scan(
-        path,
-        domain=request.domain or stored_domain(request.reconstruction),
-        probe_key=request.probe_key,
-        pattern_axis=request.pattern_axis,
-        options=_options(found, request.options),
-    )
+    """Open the data files of a reconstruction and see that its patterns are there."""
+    options, paths = _options(found, request.options), (path, *request.further_scans)
+    joined = None if found.stored is None else found.stored.joined
+    if len(paths) != (1 if joined is None else len(joined.names)):
+        made = "one scan" if joined is None else f"{len(joined.names)} scans: {', '.join(joined.names)}"
+        raise DataError(
+            f"{path}: the object was made of other files (got {len(paths)} --test-data, expected {made}). "
+            "Name them all, in this order."
+        )
+    scans = [
+        open_scan(
+            item,
+            # Scans that were joined may differ in what they hold; all of them say the same of it.
+            domain=request.domain or (stored_domain(request.reconstruction) if joined is None else None),
+            probe_key=request.probe_key,
+            pattern_axis=request.pattern_axis,
+            options=options if item == path else replace(options, product_file=None),
+        )
+        for item in paths
+    ]
+    scan = scans[0] if joined is None else join_scans(scans, joined.offsets_yx_px, joined.gain)
     found.in_scan(scan)
     return scan
 
@@ -223,7 +238,8 @@ def _check_request(request: Request) -> None:
         refuse_changed(request.execution, ("accelerator",), where, why, action)
     if request.test_data is None:
         where, action = "evaluation without patterns", " or pass --test-data"
-        refuse_changed(request, ("domain", "probe_key", "pattern_axis"), where, why, action)
+        names = ("further_scans", "domain", "probe_key", "pattern_axis")
+        refuse_changed(request, names, where, why, action)
         refuse_changed(request.options, FileOptions.names(), where, why, action)
     # The probe of the reconstruction counts, and its power with it.
     refuse_changed(request.options, ("keep_probe_power",), "evaluation", why, "")
@@ -254,6 +270,7 @@ def _files_read(request: Request) -> dict[str, Path | None]:
         "--reference": None if reference is None else reconstruction_file(reference),
         "--truth": request.truth,
         "--test-data": request.test_data,
+        **numbered("--test-data", request.further_scans),
         "--model-path": request.model_path,
         "--product": request.options.product_file,
         "--mask": request.options.mask_file,

@@ -179,6 +179,44 @@ def _variation(found: Reconstruction) -> dict[str, NDArray[Any]]:
     return {"variable_modes": found.variation.modes, "probe_weights": found.variation.weights}
 
 
+def scan_results(placed: PlacedReconstruction) -> list[dict[str, Any]]:
+    """Return name, offset [px], intensity and misfit (eq. 7a) of every scan that was joined; none of one."""
+    parts, fit = placed.scan.parts, placed.found.fit
+    if parts is None:
+        return []
+    index, power = parts.index[placed.rows], (parts.gain / parts.gain[0]) ** 2
+    found = []
+    for number, name in enumerate(parts.names):
+        own = index == number
+        misfit = None
+        if fit is not None and own.any():
+            misfit = float(fit.misfit[own].sum() / max(fit.energy[own].sum(), 1e-30))
+        found.append(
+            {
+                "file": name,
+                "patterns": int(own.sum()),
+                "offset_yx_px": parts.offsets_yx_px[number].tolist(),
+                "intensity": float(power[number]),
+                "misfit": misfit,
+            }
+        )
+    return found
+
+
+def _scans(placed: PlacedReconstruction) -> dict[str, NDArray[Any]]:
+    """Return which scan each pattern was of, where several were joined."""
+    parts = placed.scan.parts
+    if parts is None:
+        return {}
+    return {
+        "scan_index": parts.index[placed.rows],
+        "scan_files": np.array(parts.names),
+        "scan_first_pattern": parts.first_number,
+        "scan_offsets_yx_px": parts.offsets_yx_px,
+        "scan_gain": parts.gain,
+    }
+
+
 def write_reconstruction(
     folder: Path,
     placed: PlacedReconstruction,
@@ -210,6 +248,7 @@ def write_reconstruction(
             "scale_record": np.array(json.dumps(placed.scan.record.to_dict())),
             **_measurement(placed),
             **_variation(found),
+            **_scans(placed),
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
@@ -222,6 +261,8 @@ def write_reconstruction(
     unwrap = view is not None and view.unwrap
     scores, pictures = _scored(folder, found, data_file, unwrap=unwrap)
     worth = {**({} if verdict is None else verdict.to_dict()), **scores}
+    if parts := scan_results(placed):
+        worth["scans"] = parts
     metrics = [write_json(folder / "metrics.json", worth)] if worth else []
     return [*files, *pictures, *metrics], scores
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from ptycho.config.config import (
     update_legacy_dict,
 )
 from ptycho.config.effects import refuse_other_network, with_execution
+from ptycho.data.joined import check_same_beam, check_same_kind, join_scans
 from ptycho.data.npz import npz_headers
 from ptycho.data.optics import NUMBERS, FileOptions, Orientation
 from ptycho.data.prepare import mask_of
@@ -58,16 +59,18 @@ from ptycho.run.engines import (
     replacing_model,
     resume_advice,
 )
-from ptycho.run.job import Engine, TrainingJob, TrainingResult
-from ptycho.run.orientation_search import find_orientation, turned_scan
+from ptycho.run.job import Engine, TrainingJob, TrainingPart, TrainingResult
+from ptycho.run.orientation_search import Trial, find_orientation, turned_scan
 from ptycho.run.outputs import (
     TRUTH_FLAG,
     output_folder,
+    scan_results,
     write_patch_stats,
     write_reconstruction,
     write_run_record,
     write_training_curves,
 )
+from ptycho.run.scan_alignment import aligned_scan
 
 
 @dataclass
@@ -126,16 +129,23 @@ def train(
     engine = load_engine(config.backend) if checked else check_training_settings(config, execution, native)
     choose_device(engine, execution, progress)
     if not checked:
-        check_there(config.train_data_file if scan is None else None, config.test_data_file, config.mask_file)
+        named = (config.train_data_file if scan is None else None, *config.further_scans)
+        check_there(*named, config.test_data_file, config.mask_file)
     check_training(config, also_read)
     with output_folder(config.output_dir) as folder:
-        scan, test_scan = _training_scans(config, scan, progress)
+        scans, test_scan = _training_scans(config, scan, progress)
+        scan = scans[0]
         with progress.phase("grouping", 1) as phase:
-            validate = test_scan is None
-            groups, validation = training_groups(scan, config, validate=validate, bounds_yx=bounds_yx)
-            phase.update(1, groups=len(groups.indices))
-        native = native or {}
-        job = TrainingJob(config, execution, scan, groups, validation, test_scan, native, progress, resume)
+            how = {"validate": test_scan is None, "bounds_yx": bounds_yx}
+            parts = [TrainingPart(item, *training_groups(item, config, **how)) for item in scans]
+            phase.update(1, groups=sum(len(part.groups.indices) for part in parts))
+        options = {
+            "native": native or {},
+            "progress": progress,
+            "resume": resume,
+            "further": tuple(parts[1:]),
+        }
+        job = TrainingJob(config, execution, *parts[0], test_scan, **options)
         result = _fitted(engine, job)
         write_run_record(folder, config, execution, scan.record)
         bundle = write_bundle(folder / BUNDLE_NAME, engine.to_bundle(result.model))
@@ -155,8 +165,8 @@ def train(
 
 def _training_scans(
     config: TrainingConfig, scan: Scan | None, progress: Progress
-) -> tuple[Scan, Scan | None]:
-    """Open the scan to train on, unless it is open already, and the one that validates."""
+) -> tuple[list[Scan], Scan | None]:
+    """Open the scans to train on, the first unless it is open already, and the one that validates."""
     if scan is None:
         if config.train_data_file is None:
             raise ConfigError(
@@ -165,13 +175,18 @@ def _training_scans(
             )
         scan = _open(config.train_data_file, config)
     check_size(scan, config.model.N, "the settings")
-    check_near_field(scan, config.model)
-    _note_scale(scan, config, progress)
+    scans = [scan, *_further(config)]
+    for item in scans:
+        check_same_kind(scan, item)
+        check_near_field(item, config.model)
+        _note_scale(item, config, progress)
+    if len(scans) > 1:
+        progress.note(f"training on {len(scans)} scans; the reconstruction is that of {scan.name}")
     if config.test_data_file is None:
-        return scan, None
+        return scans, None
     test_scan = _open(config.test_data_file, config, product=False)
     check_size(test_scan, scan.n_px, str(config.train_data_file))
-    return scan, test_scan
+    return scans, test_scan
 
 
 def _fitted(engine: Engine, job: TrainingJob) -> TrainingResult:
@@ -217,14 +232,16 @@ def infer(
     options = refinement(config)
     with output_folder(config.output_dir) as folder:
         update_legacy_dict(params.cfg, config)
-        scan = _open(config.test_data_file, config)
+        scans = [_open(config.test_data_file, config), *_further(config)]
+        scan = scans[0]
         model = fitted_model(engine, model, scan, f"the model {path}")
         config.model = engine.core_config(model)
         populate_legacy(config, progress)
         used = FileOptions.of(config).orientation
         if config.find_orientation:
             used = _found_orientation(engine, scan, execution, progress)
-            scan = turned_scan(scan, used)
+            scans = [turned_scan(item, used) for item in scans]
+        scan = _joined(engine, scans, config, execution, progress)
         optics = None if config.export is None else export_optics(scan, FileOptions.of(config))
         _note_scale(scan, config, progress)
         if (epoch := engine.to_bundle(model).trained_epoch) is not None:
@@ -276,6 +293,9 @@ def _write_object(
 ) -> tuple[list[Path], dict[str, float], Verdict]:
     """Write a reconstruction; return the files, the scores against a known truth, and the verdict."""
     verdict = judge(placed)
+    if parts := scan_results(placed):
+        told = ", ".join(f"{item['file']} {item['misfit'] or 0.0:.4g}" for item in parts)
+        progress.note(f"scans: misfit of {told}")
     if (correction := position_correction(placed)) is not None:
         progress.note(correction.line(placed.scan.positions_yx_px[placed.rows]))
     if (told := background_line(placed)) is not None:
@@ -295,11 +315,31 @@ def _found_orientation(
     engine: Engine, scan: Scan, execution: PyTorchExecutionConfig, progress: Progress
 ) -> Orientation:
     """Find out which way the positions run; as they are where that is not clear."""
-    model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
-    how = {"execution": execution, "progress": Progress(), "fit_probe": False}
-    search = find_orientation(scan, partial(engine.reconstruct, model, **how), progress)
+    search = find_orientation(scan, _trial(engine, scan, execution), progress)
     progress.note(search.line())
     return search.best if search.clear else Orientation()
+
+
+def _trial(engine: Engine, scan: Scan, execution: PyTorchExecutionConfig) -> Trial:
+    """Return the reconstruction of trials that start from a flat object, without a word."""
+    model = fitted_model(engine, engine.load(PRETRAINED_FILE), scan, "the pre-trained network")
+    how = {"execution": execution, "progress": Progress(), "fit_probe": False}
+    return partial(engine.reconstruct, model, **how)
+
+
+def _joined(
+    engine: Engine,
+    scans: Sequence[Scan],
+    config: InferenceConfig,
+    execution: PyTorchExecutionConfig,
+    progress: Progress,
+) -> Scan:
+    """Return the scans of an inference as one; a single one as it is."""
+    if len(scans) == 1 or not config.align_scans:
+        return join_scans(scans)
+    for other in scans[1:]:
+        check_same_beam(scans[0], other)
+    return aligned_scan(scans, _trial(engine, scans[0], execution), progress)
 
 
 def _truth_file(path: Path | None, used: Orientation, progress: Progress) -> Path | None:
@@ -320,6 +360,11 @@ def _open(path: Path, config: TrainingConfig | InferenceConfig, *, product: bool
         pattern_axis=config.pattern_axis,
         options=FileOptions.of(config, product=product),
     )
+
+
+def _further(config: TrainingConfig | InferenceConfig) -> list[Scan]:
+    """Open the further scans of a run; a product that is named belongs to the first."""
+    return [_open(Path(item), config, product=False) for item in config.further_scans]
 
 
 def _note_scale(scan: Scan, config: TrainingConfig | InferenceConfig, progress: Progress) -> None:

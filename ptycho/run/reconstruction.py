@@ -141,7 +141,7 @@ def reconstruct(
         positions_yx_px=chunks.positions_yx_px if asked.moves_positions else None,
         position_step_px=chunks.position_step_px,
         fit=fit,
-        frame_gain=backend.array(chunks.frame_gain) if asked.frames else None,
+        frame_gain=backend.array(chunks.frame_gain) if asked.frames or scan.frame_gain is not None else None,
         background=None if chunks.background is None else backend.array(chunks.background),
         variation=chunks.variation,
     )
@@ -257,6 +257,9 @@ def _stitched(
         for first in range(0, len(indices), size):
             rows = groups.indices[first : first + size]
             amplitude = chunks.store.amplitude(indices[rows])
+            if (beam := chunks.store.frame_gain) is not None:
+                # The network sees every pattern as under one beam.
+                amplitude = amplitude / beam[indices[rows]][..., None, None]
             places = plan.corners_yx[rows[:, 0]], plan.shifts_yx_px[rows[:, 0]]
             sums = backend.patch_sums(amplitude, input_scale, window, *places, plan.shape_yx)
             total, weight = total + sums[0], weight + sums[1]

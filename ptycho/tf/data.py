@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data import chunks
-from ptycho.data.feed import GroupSource, Signature, TileSource
+from ptycho.data.feed import Signature, Source
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk
@@ -21,7 +21,7 @@ def specs(signature: Signature) -> dict[str, tf.TensorSpec]:
     return {name: tf.TensorSpec(shape, dtype) for name, (shape, dtype) in signature.items()}
 
 
-def stream(source: TileSource | GroupSource, order: Sequence[Any]) -> Iterator[dict[str, Tensor]]:
+def stream(source: Source, order: Sequence[Any]) -> Iterator[dict[str, Tensor]]:
     """Yield the batches of an epoch, in this order; the next one is prepared while one is computed."""
 
     def batch(item: Any) -> dict[str, Tensor]:

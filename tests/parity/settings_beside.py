@@ -132,6 +132,7 @@ def evaluation(name: str, folder: Path, scans: dict[str, Path]) -> Walk:
         "mask_file": folder / MASK,
     }
     left_out = dict.fromkeys(("execution", "refine", "options"), "a section, walked over itself")
+    left_out["further_scans"] = "an object of one scan has none; tests of several scans look at it"
     left_out["backend"] = "the process that runs this has one; the walk is done with each"
     without_probe = {"unusual_probe": plain["probeGuess"], **plain}
     del without_probe["probeGuess"]

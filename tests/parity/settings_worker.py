@@ -109,6 +109,7 @@ def write_scans(folder: Path) -> dict[str, Path]:
     del plain["object_is_truth"]  # scores take longer than the run
     plain["other_probe"] = plain["probeGuess"] * np.exp(1j * np.linspace(0, 1, 32))
     made: dict[str, dict[str, Any]] = {"plain": plain, "other": simulate(replace(options, seed=4))}
+    made["beside"] = {**plain, "xcoords": plain["xcoords"] + 2.5}
     made["uneven"] = {**plain, "diff3d": plain["diff3d"][:-1]}
     made["moved"] = {**plain, "diff3d": np.roll(plain["diff3d"], (5, 3), axis=(1, 2))}
     frames = plain["diff3d"].copy()
@@ -191,7 +192,7 @@ def training(name: str, folder: Path, scans: dict[str, Path], architecture: str)
     """Return the walk over a training run."""
     model, run = NETWORKS.get(architecture, SUPERVISED), folder / "run"
     paths = dict.fromkeys(("train_data_file", "test_data_file", "product_file"), scans["other"])
-    paths |= {"output_dir": run / "elsewhere", "mask_file": folder / MASK}
+    paths |= {"output_dir": run / "elsewhere", "mask_file": folder / MASK, "further_scans": (scans["other"],)}
     if architecture == "supervised":
         return _supervised(name, run, paths, scans)
     parts = {"config": training_settings(name, model), "model": model, "execution": CPU}
@@ -231,6 +232,7 @@ def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str
     run, models = folder / "run", trained_models(name, folder, scans, architecture)
     paths = {"test_data_file": scans["other"], "product_file": scans["other"], "model_path": models[1]}
     paths |= {"output_dir": run / "elsewhere", "export": run / "product.h5", "mask_file": folder / MASK}
+    paths["further_scans"] = (scans["beside"],)
     asked = InferenceConfig(ModelConfig(), models[0], None, backend=BACKENDS[name])
     parts = {"config": asked, "model": ModelConfig(), "execution": CPU}
     kind, left_out = f"inference {architecture}", dict(LEFT_OUT)
@@ -238,7 +240,8 @@ def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str
         left_out["architecture"] = "the default says nothing, and the only other value is the model's own"
     # What cnn makes of patterns depends on no propagation; what is refined does.
     situations = {key: {**SITUATIONS.get(key, {}), **REFINED} for key in ("propagation", "fresnel_number")}
-    needs = replace(CIRCUMSTANCES, situations=SITUATIONS | situations)
+    contexts = {**CONTEXTS, "align_scans": {"further_scans": (scans["beside"],)}}
+    needs = replace(CIRCUMSTANCES, contexts=contexts, situations=SITUATIONS | situations)
     return Walk(name, kind, parts, inferred, run, paths, scans, needs, left_out)
 
 
