@@ -149,10 +149,21 @@ def wave_residual(
     obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, transfer: Tensor | None = None
 ) -> Tensor:
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), transfer)
+    return unmatched_waves(exit_waves(patches, probes), amplitude, transfer)
+
+
+def unmatched_waves(waves: Tensor, amplitude: Tensor, transfer: Tensor | None = None) -> Tensor:
+    field = propagate(waves, transfer)
     predicted = softened_amplitude(_mode_power(field), amplitude)
     missed = torch.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
     return propagate_back(field * missed[:, None], transfer)
+
+
+def mapped_waves(
+    waves: Tensor | None, fitting: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, transfer)
+    return fitting - missed, missed
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from ptycho.physics.misfit import (
     poisson_loss,
     probe_gradient,
     softened_amplitude,
+    unmatched_waves,
     wave_residual,
 )
 from ptycho.physics.motion import count_quantum, motion_equations, object_slope, root_residual

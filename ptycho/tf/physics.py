@@ -200,10 +200,23 @@ def wave_residual(
 ) -> Tensor:
     """As :func:`ptycho.physics.wave_residual`."""
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), transfer)
+    return unmatched_waves(exit_waves(patches, probes), amplitude, transfer)
+
+
+def unmatched_waves(waves: Tensor, amplitude: Tensor, transfer: Tensor | None = None) -> Tensor:
+    """As :func:`ptycho.physics.unmatched_waves`."""
+    field = propagate(waves, transfer)
     predicted = softened_amplitude(tf.reduce_sum(_intensity(field), axis=1), amplitude)
     missed = tf.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
     return propagate_back(field * as_complex(missed)[:, None], transfer)
+
+
+def mapped_waves(
+    waves: Tensor | None, fitting: Tensor, amplitude: Tensor, transfer: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.mapped_waves`."""
+    missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, transfer)
+    return fitting - missed, missed
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:
