@@ -23,7 +23,7 @@ SERIES_END = 8.0
 TABLE_STEP = 1 / 64
 TRAPPED_NUMBERS = 4.0
 """Measured pixels per real unknown of the object below which a refinement may end in a wrong minimum."""
-TRAPPED_NOISE, TRAPPED_MISFIT = 2.0, 1e-6
+TRAPPED_NOISE, TRAPPED_MISFIT = 2.0, 1e-8
 """Multiple of the photon noise, and share of the energy, above which a misfit tells of one."""
 UNIT_PATTERNS = 16
 """Patterns that are looked at to find out what one photon is."""
@@ -136,11 +136,15 @@ def tells_few(n_patterns: int, n_px: int, illumination: NDArray[np.floating]) ->
     return n_patterns * n_px**2 < TRAPPED_NUMBERS * 2 * scanned
 
 
+def noise_misfit(fit: Fit) -> float:
+    """Return what photon noise leaves of the energy where the object is known; 0 where it is unknown."""
+    return 0.0 if fit.photons is None else float(fit.expected.sum() / max(fit.energy.sum(), 1e-30))
+
+
 def stands_far_above_noise(fit: Fit) -> bool:
     """Tell whether a misfit stands so far above the photon noise that another object may fit better; where
     the noise is unknown its size alone tells."""
-    noise = 0.0 if fit.photons is None else TRAPPED_NOISE * fit.expected.sum()
-    return bool(fit.misfit.sum() > max(noise, TRAPPED_MISFIT * fit.energy.sum()))
+    return fit.relative > max(TRAPPED_NOISE * noise_misfit(fit), TRAPPED_MISFIT)
 
 
 def photon_unit(scan: Scan) -> float | None:

@@ -30,6 +30,7 @@ from ptycho.physics.forward import (
 from ptycho.physics.misfit import (
     SOFTENING,
     amplitude_loss,
+    mapped_waves,
     mean_absolute_loss,
     object_gradient,
     poisson_loss,

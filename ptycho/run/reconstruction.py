@@ -17,7 +17,7 @@ from ptycho.data.prepare import masked
 from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
 from ptycho.data.reconstruction import Fit, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
-from ptycho.evaluation.misfit import FitTally, photon_unit, stands_far_above_noise, tells_few
+from ptycho.evaluation.misfit import FitTally, noise_misfit, photon_unit, stands_far_above_noise, tells_few
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
@@ -199,11 +199,12 @@ def _refined(
     found = refine_shown(backend.primitives, chunks, obj, options, progress)
     asked = options.start == "difference-map"
     # Most scans measure far more numbers than are sought: only the others are looked at a second time.
-    if asked or (
-        tells_few(len(chunks.indices), scan.n_px, backend.array(backend.illumination(chunks)))
-        and stands_far_above_noise(_fit(backend, found.obj, chunks, scan))
-    ):
-        better = escaped(backend.primitives, chunks, found, options, progress)
+    few = tells_few(len(chunks.indices), scan.n_px, backend.array(backend.illumination(chunks)))
+    if asked or few:
+        fit = _fit(backend, found.obj, chunks, scan)
+    if asked or (few and stands_far_above_noise(fit)):
+        noise = noise_misfit(fit)
+        better = escaped(backend.primitives, chunks, found, options, progress, noise_misfit=noise)
         if better is not found:
             roots = math.sqrt(found.misfit[-1]), math.sqrt(better.misfit[-1])
             progress.note(f"difference map: root of the misfit {roots[0]:.2g} before, {roots[1]:.2g} after")

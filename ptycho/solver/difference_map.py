@@ -66,17 +66,20 @@ def escaped(
     found: Solution,
     options: RefineOptions,
     progress: Progress,
+    *,
+    noise_misfit: float = 0.0,
 ) -> Solution:
     """Return a solution that fits better than the one ``found`` with these options, or that one.
 
-    Rounds start from it and go on while each finds a much smaller misfit. The first is short unless the
-    difference map was asked for (``options.start``): where it finds nothing, nothing is lost but its time.
-    ``patterns`` stay as they were refined.
+    Rounds start from it and go on while each finds a much smaller misfit, until it is ``noise_misfit``. The
+    first is short unless the difference map was asked for (``options.start``), so that little time is lost
+    where it finds nothing. Where probe, positions or frame factors are refined, they go on beside the better
+    object; else ``patterns`` stay as they are.
     """
     asked = options.start == "difference-map"
     best = found
     for n_map, n_plain in [*([] if asked else [MAP_TRIAL]), *[MAP_ROUND] * MAP_ROUNDS]:
-        if best.misfit[-1] <= MAP_ENOUGH:
+        if best.misfit[-1] <= max(MAP_ENOUGH, noise_misfit):
             break
         with progress.phase("difference map", n_map) as phase:
 

@@ -63,7 +63,7 @@ PHASE_FLOOR = 0.05
 """Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2
 """Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
-MAP_ROUND, MAP_ROUNDS = (200, 100), 3
+MAP_ROUND, MAP_ROUNDS = (200, 100), 5
 """Iterations of the difference map and plain ones after them in a round, and most rounds."""
 MAP_TRIAL = (60, 20)
 """The same of a first round that nobody asked for."""
