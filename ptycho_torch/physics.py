@@ -154,10 +154,21 @@ def wave_residual(
     obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    return unmatched_waves(exit_waves(patches, probes), amplitude, detector)
+
+
+def unmatched_waves(waves: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    field = propagate(waves, detector.transfer)
     predicted = softened_amplitude(detector.counted(_mode_power(field)), amplitude)
     missed = torch.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
     return propagate_back(field * missed[:, None], detector.transfer)
+
+
+def mapped_waves(
+    waves: Tensor | None, fitting: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
+) -> tuple[Tensor, Tensor]:
+    missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, detector)
+    return fitting - missed, missed
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:

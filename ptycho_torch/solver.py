@@ -141,6 +141,19 @@ class TorchPrimitives:
             found["illumination"] = physics.illumination(chunk.probes, chunk.corners_yx, tuple(obj.shape))
         return found, own | {"rows": chunk.rows}
 
+    @torch.no_grad()
+    def mapped(
+        self, obj: Tensor, chunk: Chunk, waves: Tensor | None, *, illumination: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        corners, probes, amplitude = chunk[:3]
+        fitting = physics.exit_waves(physics.extract_patches(obj, corners, amplitude.shape[-1]), probes)
+        waves, missed = physics.mapped_waves(waves, fitting, amplitude, chunk.detector)
+        back = (probes.conj() * missed).sum(dim=1)
+        sums = {"gradient": physics.place_patches(back, corners, tuple(obj.shape))}
+        if illumination:
+            sums["illumination"] = physics.illumination(probes, corners, tuple(obj.shape))
+        return sums, waves
+
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / (illumination + STEP_DAMPING * illumination.max())
 

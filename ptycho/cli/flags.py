@@ -63,10 +63,10 @@ class Flags:
         flags = [f"--{name}" for name in names.split()]
         self.group.add_argument(*flags, metavar=metavar, help=text, **more)
 
-    def choice(self, name: str, choice: object, text: str, **more: Any) -> None:
+    def choice(self, names: str, choice: object, text: str, **more: Any) -> None:
         """Add a flag that takes one of the values of a ``Literal``."""
         values = choices.allowed(choice)
-        self(name, type(values[0]), None, text, choices=values, **more)
+        self(names, type(values[0]), None, text, choices=values, **more)
 
     def mark(self, name: str, text: str, action: str = "store_true", **more: Any) -> None:
         """Add a flag that takes no value."""
@@ -327,5 +327,5 @@ def _refinement(add: Flags) -> None:
         "0: none)"
     )
     add("refine-tv", float, "T", text)
-    text = "object to start the refinement from (default network)"
-    add.choice("init", choices.RefineStart, text, dest="refine_start")
+    text = "object to start the refinement from; difference-map also leaves a wrong minimum (default network)"
+    add.choice("init start", choices.RefineStart, text, dest="refine_start")

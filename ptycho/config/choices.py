@@ -51,7 +51,7 @@ Scheduler = Literal[
 ]
 PatchWeighting = Literal["probe", "uniform"]
 RefineLikelihood = Literal["amplitude", "poisson"]
-RefineStart = Literal["network", "flat"]
+RefineStart = Literal["network", "flat", "difference-map"]
 MeasurementDomain = Literal["counts", "amplitude"]
 Propagation = Literal["far", "near"]
 FlipAxes = Literal["x", "y", "xy"]

@@ -253,9 +253,9 @@ def _idle_inference(config: InferenceConfig, execution: PyTorchExecutionConfig) 
         yield Idle(config, ("refine_likelihood", "refine_tv"), "inference without refinement", action=action)
     else:
         yield Idle(config, ("varpro_scaling",), "refinement, which fits the scale anyway")
-        if config.refine_start == "flat":
-            names = ("patch_weighting",)
-            yield Idle(config, names, "refinement from a flat object", action=" or leave out --init flat")
+        if config.refine_start != "network":
+            names, action = ("patch_weighting",), f" or leave out --init {config.refine_start}"
+            yield Idle(config, names, "refinement from a flat object", action=action)
 
 
 def refuse_other_network(

@@ -70,6 +70,11 @@ class ScanChunks:
         return self._probe
 
     @property
+    def wave_pixels(self) -> int:
+        """Pixels of the exit waves of all patterns and modes."""
+        return len(self.indices) * int(np.prod(self._probe.shape))
+
+    @property
     def positions_yx_px(self) -> NDArray[np.float64]:
         """Patch centres as they are now, shape (J, 2) [object px]."""
         return self._laid.positions_yx_px

@@ -193,8 +193,8 @@ def _shared_background(scans: Sequence[Scan]) -> NDArray[np.float64] | None:
         if not np.allclose(background, own[0], rtol=1e-3):
             raise DataError(
                 f"{scan.name}: the background is not that of {first.name} (got {background.mean():.4g} "
-                f"photons per pixel, expected {own[0].mean():.4g} as there). Leave out the key background and "
-                "pass --refine-background."
+                f"photons per pixel, expected {own[0].mean():.4g} as there). Leave out the key background "
+                "and pass --refine-background."
             )
     return None if all(scan.background is None for scan in scans) else own[0].astype(np.float64)
 

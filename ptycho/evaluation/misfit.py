@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.reconstruction import Fit
+from ptycho.data.reconstruction import SCANNED_SHARE, Fit
 
 if TYPE_CHECKING:
     from ptycho.data.scan import Scan
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 SERIES_END = 8.0
 """Amplitude from which the expansion in 1 / lambda is used; below, a table of the sum [sqrt(photons)]."""
 TABLE_STEP = 1 / 64
+TRAPPED_NUMBERS = 4.0
+"""Measured pixels per real unknown of the object below which a refinement may end in a wrong minimum."""
+TRAPPED_NOISE, TRAPPED_MISFIT = 2.0, 1e-8
+"""Multiple of the photon noise, and share of the energy, above which a misfit tells of one."""
 UNIT_PATTERNS = 16
 """Patterns that are looked at to find out what one photon is."""
 UNIT_VALUES = 1000.0
@@ -123,6 +127,24 @@ class FitTally:
             paired_varying=self._paired(1, amplitude, number),
             photons=self.photons,
         )
+
+
+def tells_few(n_patterns: int, n_px: int, illumination: NDArray[np.floating]) -> bool:
+    """Tell whether so few pixels are measured for each unknown that a refinement may end in a wrong minimum;
+    ``illumination`` is (H, W), in any unit."""
+    scanned = int((illumination >= SCANNED_SHARE * illumination.max()).sum())
+    return n_patterns * n_px**2 < TRAPPED_NUMBERS * 2 * scanned
+
+
+def noise_misfit(fit: Fit) -> float:
+    """Return what photon noise leaves of the energy where the object is known; 0 where it is unknown."""
+    return 0.0 if fit.photons is None else float(fit.expected.sum() / max(fit.energy.sum(), 1e-30))
+
+
+def stands_far_above_noise(fit: Fit) -> bool:
+    """Tell whether a misfit stands so far above the photon noise that another object may fit better; where
+    the noise is unknown its size alone tells."""
+    return fit.relative > max(TRAPPED_NOISE * noise_misfit(fit), TRAPPED_MISFIT)
 
 
 def photon_unit(scan: Scan) -> float | None:

@@ -34,11 +34,13 @@ from ptycho.physics.forward import (
 from ptycho.physics.misfit import (
     SOFTENING,
     amplitude_loss,
+    mapped_waves,
     mean_absolute_loss,
     object_gradient,
     poisson_loss,
     probe_gradient,
     softened_amplitude,
+    unmatched_waves,
     wave_residual,
 )
 from ptycho.physics.motion import count_quantum, motion_equations, object_slope, root_residual

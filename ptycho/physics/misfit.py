@@ -44,10 +44,33 @@ def wave_residual(
     that share of it which the light has in the expected counts.
     """
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    return unmatched_waves(exit_waves(patches, probes), amplitude, detector)
+
+
+def unmatched_waves(waves: Complex, amplitude: Real, detector: Detector = FAR_FIELD) -> Complex:
+    r"""Return what exit waves (J, P, N, N) [sqrt(photons)] have to lose to match the measured amplitude
+    (eq. 9).
+
+    :math:`\psi - \chi(\psi)` is the nearest set of waves with this amplitude, unmeasured pixels as they are.
+    """
+    field = propagate(waves, detector.transfer)
     predicted = softened_amplitude(detector.counted((field.real**2 + field.imag**2).sum(axis=1)), amplitude)
     missed = np.where(measured(amplitude), 1 - amplitude / predicted, 0)
     return propagate_back(field * missed[:, None], detector.transfer)
+
+
+def mapped_waves(
+    waves: Complex | None, fitting: Complex, amplitude: Real, detector: Detector = FAR_FIELD
+) -> tuple[Complex, Complex]:
+    r"""Take one step of the difference map (eq. 27): return the next waves, and by how much they fall short
+    of the ``fitting`` ones P O, all (J, P, N, N) [sqrt(photons)].
+
+    .. math:: \psi' = P O - \chi(2 P O - \psi)
+
+    ``waves`` are those of the last step, None before the first.
+    """
+    missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, detector)
+    return fitting - missed, missed
 
 
 def object_gradient(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,13 +17,14 @@ from ptycho.data.prepare import masked
 from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
 from ptycho.data.reconstruction import Fit, ProbeVariation, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
-from ptycho.evaluation.misfit import FitTally, photon_unit
+from ptycho.evaluation.misfit import FitTally, noise_misfit, photon_unit, stands_far_above_noise, tells_few
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
 from ptycho.physics.background import light_sums
 from ptycho.physics.variation import probe_of_modes
 from ptycho.process.progress import Progress
+from ptycho.solver.difference_map import escaped
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Primitives
 from ptycho.solver.refinement import fit_probe as fit_probe_of
@@ -103,7 +105,7 @@ def reconstruct(
     ``((H-1)/2, (W-1)/2)``.
     """
     start, asked = time.perf_counter(), refine or RefineOptions(0)
-    uses_probe = asked.start != "flat" if refine is not None else backend.whole_canvas or fit_scale
+    uses_probe = not asked.from_flat if refine is not None else backend.whole_canvas or fit_scale
     choice = choose_probe(
         scan, backend.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
     )
@@ -116,7 +118,7 @@ def reconstruct(
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         chunks.variation = given_variation
         illumination = backend.illumination(chunks)
-        if asked.start == "flat":
+        if asked.from_flat:
             obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))
         elif backend.whole_canvas:
             obj = _canvas_object(backend.generator, chunks, illumination, progress)
@@ -126,8 +128,8 @@ def reconstruct(
         obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or refine is not None)
         misfit: list[float] = []
         if refine:
-            refined = refine_shown(backend.primitives, chunks, obj, refine, progress)
-            obj, misfit, illumination = refined.obj, refined.misfit, backend.illumination(chunks)
+            obj, misfit = _refined(backend, obj, chunks, scan, refine, progress)
+            illumination = backend.illumination(chunks)
         fit = _fit(backend, obj, chunks, photon_unit(scan))
     coverage = backend.array(illumination)
     found = Reconstruction(
@@ -203,6 +205,29 @@ def _pairs(backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[...,
     for chunk in chunks:
         predicted = backend.array(backend.predicted(obj, chunk, sigma_px))
         take(chunk.rows, predicted, backend.array(chunk.amplitude))
+
+
+def _refined(
+    backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, options: RefineOptions, progress: Progress
+) -> tuple[Array, list[float]]:
+    """Return the refined object and the misfit of every iteration; the difference map is tried where it was
+    asked for, or the refinement may have ended in a wrong minimum."""
+    found = refine_shown(backend.primitives, chunks, obj, options, progress)
+    asked = options.start == "difference-map"
+    # Most scans measure far more numbers than are sought: only the others are looked at a second time.
+    few = tells_few(len(chunks.indices), scan.n_px, backend.array(backend.illumination(chunks)))
+    if asked or few:
+        fit = _fit(backend, found.obj, chunks, photon_unit(scan))
+    if asked or (few and stands_far_above_noise(fit)):
+        noise = noise_misfit(fit)
+        better = escaped(backend.primitives, chunks, found, options, progress, noise_misfit=noise)
+        if better is not found:
+            roots = math.sqrt(found.misfit[-1]), math.sqrt(better.misfit[-1])
+            progress.note(f"difference map: root of the misfit {roots[0]:.2g} before, {roots[1]:.2g} after")
+            found = better._replace(misfit=[*found.misfit, *better.misfit])
+        elif asked:
+            progress.note("difference map: no object found that fits better")
+    return found.obj, found.misfit
 
 
 def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None) -> Fit:

@@ -108,7 +108,7 @@ def solve(
             if "positions" in moving:
                 companions.step_positions(sums, told, deforming=deforming)
             found += told
-            _add(totals, sums)
+            add_sums(totals, sums)
         if moving:
             moved.obj, moved.previous = companions.move(moving, totals, found, (moved.obj, moved.previous))
             if moving != {"background"}:
@@ -167,7 +167,8 @@ class _Object:
         self.obj, self.previous = new, self.obj
 
 
-def _add(totals: Sums, sums: Sums) -> None:
+def add_sums(totals: Sums, sums: Sums) -> None:
+    """Add sums to the totals of the same names."""
     for name, value in sums.items():
         totals[name] = totals[name] + value if name in totals else value
 
@@ -182,7 +183,7 @@ def _visit(
     for chunk in part:
         first = chunk if first is None else first
         sums, per_pattern = backend.chunk_sums(obj, chunk, wanted)
-        _add(totals, sums)
+        add_sums(totals, sums)
         found.append(per_pattern)
     return totals, first
 

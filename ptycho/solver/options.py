@@ -36,7 +36,8 @@ class RefineOptions:
     frames: bool = False  # refine one intensity factor per frame too
     likelihood: str = "amplitude"  # or poisson: what the updates descend on
     tv: float = 0.0  # strength of total-variation smoothing per iteration, in [0, 1) [transmission]; 0: off
-    start: str = "network"  # or flat: the object to start from
+    # What the object starts from: network, flat, or flat and then the difference map
+    start: str = "network"
     background: bool = False  # refine what the detector counts beside the light too
     affine: bool = False  # refine scale, rotation and shear of the scan positions alone
     probe_modes: int = 0  # incoherent modes to refine, made from those there are; 0: as many as there are
@@ -64,7 +65,7 @@ class RefineOptions:
                 "expected one). Leave out --refine-affine: free positions take in an affine error too."
             )
         asked = [f"--refine-{name}" for name in (*REST_STEPS, "affine") if getattr(self, name)]
-        asked += ["--init flat"] if self.start == "flat" else []
+        asked += [f"--init {self.start}"] if self.from_flat else []
         asked += [flag for name, flag in OF_THE_PROBE.items() if getattr(self, name)]
         if asked and not self.steps:
             raise ConfigError(
@@ -81,6 +82,16 @@ class RefineOptions:
     def moves_positions(self) -> bool:
         """True where positions are refined, each or all together."""
         return self.positions or self.affine
+
+    @property
+    def from_flat(self) -> bool:
+        """True where the refinement starts from a flat object."""
+        return self.start != "network"
+
+    @property
+    def companions(self) -> bool:
+        """True where anything beside the object is refined."""
+        return self.probe or self.frames or self.background or self.moves_positions
 
     def moving(self, iteration: int) -> frozenset[str]:
         """Return which keys of ``REST_STEPS`` are refined and no longer rest in an iteration, from 0."""
@@ -115,7 +126,7 @@ class RefineOptions:
         object at once, from the first. Positions move with their subset, but for those that move together; a
         background takes the sums of all subsets.
         """
-        counts = list(subset_schedule(self.steps, most if self.start == "flat" else min(2, most)))
+        counts = list(subset_schedule(self.steps, most if self.from_flat else min(2, most)))
         return [
             1 if self.moving(iteration) - {"positions", "background"} or self.deforming(iteration) else count
             for iteration, count in enumerate(counts)

@@ -47,6 +47,7 @@ class Patterns(Protocol):
     subsets: int  # most of an iteration, from ``ptycho.geometry.batches.most_subsets``
     shifts: Array  # real (J, 2), offset of each position from the corner of its patch [px]
     frame_gain: Array  # real (J,), factor on the amplitude of every pattern
+    wave_pixels: int  # pixels of the exit waves of all patterns and modes
 
     @property
     def probe(self) -> Array:
@@ -129,6 +130,13 @@ class Primitives(Protocol):
         ``illumination``: ``illumination`` (H, W), eq. 8
         [photons / pixel].
         """
+
+    def mapped(
+        self, obj: Array, chunk: Chunk, waves: Array | None, *, illumination: bool
+    ) -> tuple[Sums, Array]:
+        """Return what one chunk adds to the ``gradient`` (H, W) of a step of the difference map (eq. 27), and
+        to the ``illumination`` where it is asked for, and its next exit waves (J, P, N, N); ``waves`` are
+        those of the last step, None before the first."""
 
     def preconditioned(self, gradient: Array, illumination: Array) -> Array:
         """Return the gradient over the damped illumination, minus the step of eq. 10, shape (H, W)."""

@@ -72,6 +72,16 @@ PHASE_FLOOR = 0.05
 """Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2
 """Gradient modulus below which total variation acts like plain smoothing [transmission / px]."""
+MAP_ROUND, MAP_ROUNDS = (200, 100), 5
+"""Iterations of the difference map and plain ones after them in a round, and most rounds."""
+MAP_TRIAL = (60, 20)
+"""The same of a first round that nobody asked for."""
+MAP_GAIN = 0.64
+"""A round goes on to another where the misfit is below this share of the one before: 0.8 of its root."""
+MAP_ENOUGH = 1e-9
+"""Relative misfit below which nothing is left to find; single precision ends here."""
+WAVE_PIXELS = 2**28
+"""Most pixels of exit waves that the difference map keeps, 2 GiB; it takes a subset of a larger scan."""
 BACKGROUND_REST_STEPS, BACKGROUND_BLUR_PX = 3, 3.0
 """Iterations in which the background still rests; how far its steps are smoothed, rms of a Gaussian."""
 REST_STEPS = {

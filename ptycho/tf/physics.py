@@ -207,10 +207,23 @@ def wave_residual(
 ) -> Tensor:
     """As :func:`ptycho.physics.wave_residual`."""
     patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    return unmatched_waves(exit_waves(patches, probes), amplitude, detector)
+
+
+def unmatched_waves(waves: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    """As :func:`ptycho.physics.unmatched_waves`."""
+    field = propagate(waves, detector.transfer)
     predicted = softened_amplitude(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
     missed = tf.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
     return propagate_back(field * as_complex(missed)[:, None], detector.transfer)
+
+
+def mapped_waves(
+    waves: Tensor | None, fitting: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
+) -> tuple[Tensor, Tensor]:
+    """As :func:`ptycho.physics.mapped_waves`."""
+    missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, detector)
+    return fitting - missed, missed
 
 
 def softened_amplitude(intensity: Tensor, amplitude: Tensor) -> Tensor:

@@ -138,6 +138,21 @@ def _found(
     return found
 
 
+def _mapped(
+    obj: Tensor,
+    corners: Tensor,
+    probes: Tensor,
+    amplitude: Tensor,
+    detector: Detector,
+    waves: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return gradient and waves of a step of the difference map."""
+    fitting = physics.exit_waves(physics.extract_patches(obj, corners, amplitude.shape[-1]), probes)
+    waves, missed = physics.mapped_waves(waves, fitting, amplitude, detector)
+    back = tf.reduce_sum(tf.math.conj(probes) * missed, axis=1)
+    return physics.place_patches(back, corners, tf.shape(obj)), waves
+
+
 @lru_cache(maxsize=32)
 def _finding(wanted: Wanted) -> Callable[..., dict[str, Tensor]]:
     """Return a function of tensors alone: those of :func:`_found`, which TensorFlow calls faster."""
@@ -200,6 +215,17 @@ class TensorFlowPrimitives:
         if wanted.illumination:
             found["illumination"] = physics.illumination(probes, corners, obj.shape)
         return found, own | {"rows": chunk.rows}
+
+    def mapped(
+        self, obj: Tensor, chunk: Chunk, waves: Tensor | None, *, illumination: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        probes, corners = chunk.probes, chunk.corners_yx
+        mapping = compiled(_mapped, chunk)
+        gradient, waves = mapping(obj, corners, probes, chunk.amplitude, chunk.detector, waves)
+        sums = {"gradient": gradient}
+        if illumination:
+            sums["illumination"] = physics.illumination(probes, corners, obj.shape)
+        return sums, waves
 
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))

@@ -13,6 +13,7 @@ from scan_makers import honest_options, honest_scan
 from ptycho.data.optics import FileOptions
 from ptycho.data.prepare import prepare_scan
 from ptycho.files.reader import open_scan
+from ptycho.physics import diffracted_intensity, extract_patches
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
@@ -105,3 +106,23 @@ def test_the_scan_that_comes_with_the_project_has_two_faults_when_it_is_given_tw
 def test_the_seeds_cover_two_decades_of_dose() -> None:
     doses = [honest_options(seed).photons for seed in COUNTS]
     assert max(doses) > 1e3 * min(doses)
+
+
+@pytest.mark.parametrize(("sigma_px", "seed"), [(4.0, 1), (6.0, 0), (6.0, 1)])
+def test_streaks_of_a_probe_that_its_window_cuts_off_are_light(sigma_px: float, seed: int) -> None:
+    """They are one pixel wide, along rows and columns near those of the beam."""
+    from scipy.ndimage import gaussian_filter
+
+    rng, n_px, step = np.random.default_rng(seed), 64, 32
+    places = np.stack(np.meshgrid(*[np.arange(5) * step] * 2, indexing="ij"), -1).reshape(-1, 2)
+    side = 4 * step + n_px
+    obj = np.exp(0.5j * gaussian_filter(rng.normal(size=(side, side)), 2.0))
+    wave = 1e5 * np.exp(15j * gaussian_filter(rng.normal(size=(n_px, n_px)), sigma_px))
+    light = np.rint(diffracted_intensity(extract_patches(obj, places, n_px), wave[None, None]))
+    y, x = (places + (n_px - 1) / 2).T
+    assert not marked(RawData.from_coords_without_pc(x, y, light, wave, None)).any()
+    # A fault off the streaks is found, and so is one on them.
+    for row, column in ((12, 9), (n_px // 2, 5)):
+        light[:, row, column] += 40 * light[:, row - 2 : row + 3, column - 2 : column + 3].mean()
+    found = marked(RawData.from_coords_without_pc(x, y, light, wave, None))
+    assert np.argwhere(found).tolist() == [[12, 9], [n_px // 2, 5]]

@@ -64,6 +64,8 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "exit_wave": field.astype(dtype),
         "residual": field.astype(dtype),
         "field": field.astype(dtype),
+        "waves": field[::-1].astype(dtype),
+        "fitting": field.astype(dtype),
         "amplitude": measured.astype(real),
         "predicted": predicted.astype(real),
         "intensity": (predicted[::-1] ** 2).astype(real),

@@ -28,7 +28,10 @@ SIGMAS = 6.0
 the factor of a zinger, in standard deviations of the counts."""
 RANKS = ((4, 1.5, 0.0), (10, 0.0, 0.15))
 """Rank of the neighbour, of 24, that a pixel is compared with, and how far from the beam [px, N]: 3
-faulty ones may touch anywhere but in it, 9 where no structure is as sharp as near it."""
+faulty ones may touch anywhere but in it, 9 where no structure is as sharp as near it, nor a streak."""
+STREAK_PX, STREAK_SHARE = 17, 0.25
+"""Length over which a streak goes on [px], and how far from the row and the column of the beam it may lie
+[N]: a window that cuts a probe off draws it."""
 LIT_AROUND = 10
 """So many lit neighbours are enough to compare with."""
 DEAD_PATTERNS = 24.0
@@ -150,6 +153,7 @@ def _hot(
     from scipy.ndimage import uniform_filter
 
     hot = np.zeros(mean.shape, dtype=bool)
+    streak = _streaks(mean)
     # Where neighbours are unknown, they may be the bright ones.
     factor = HOT_FACTOR * (
         1 + 0.5 * np.rint(25 * uniform_filter((~good).astype(np.float64), 5, mode="reflect"))
@@ -161,8 +165,17 @@ def _hot(
         excess = mean - factor * np.where(known, around, 0.0)
         noise = np.hypot(error, factor * other)
         bright = known & (excess > SIGMAS * noise) & (excess > 0)
-        hot |= bright & (beam > max(least_px, least_share * len(mean)))
+        hot |= bright & (beam > max(least_px, least_share * len(mean))) & ~(streak & (least_share > 0))
     return hot & good
+
+
+def _streaks(mean: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which pixels are hardly brighter than those along their row or column, close to that of the beam."""
+    from scipy.ndimage import median_filter
+
+    near = np.abs(np.arange(len(mean)) - len(mean) // 2) < STREAK_SHARE * len(mean)
+    along_x, along_y = (median_filter(mean, size) for size in ((1, STREAK_PX), (STREAK_PX, 1)))
+    return (near[:, None] & (mean < HOT_FACTOR * along_x)) | (near & (mean < HOT_FACTOR * along_y))
 
 
 def _dead(
