@@ -44,7 +44,7 @@ TRAINING_WITHOUT_DATA = {
 }
 YAML = {
     "refine_likelihood: poison": "refine_likelihood is 'poison', expected one of amplitude, poisson",
-    "refine_start: networt": "refine_start is 'networt', expected one of network, flat",
+    "refine_start: networt": "refine_start is 'networt', expected one of network, flat, difference-map",
     "patch_weighting: prob": "patch_weighting is 'prob', expected one of probe, uniform",
     "model:\n  unrolled_width: 48": "unrolled_width belongs to the trained model (got 48, expected 24)",
     "architecture: cnn": "architecture belongs to the trained model (got 'cnn', expected 'unrolled')",
