@@ -4,8 +4,9 @@ usage: python benchmarks/peers_worker.py JOB.npz RESULT.npz
 
 The job holds ``counts`` (J, N, N), ``probe`` (P, N, N), ``corners_yx_px`` (J, 2), ``object`` (H, W) to start
 from, on request ``bad_pixels`` (N, N), and ``settings``, a JSON text: program, algorithm, probe (whether it
-is refined), seconds, threads, and its own options. The clock runs while the program iterates; imports, set-up
-and the copies of the object are not counted. Nothing of the toolkit is imported here.
+is refined, and on request into how many ``modes`` and ``variable_modes``), seconds, threads, and its own
+options. The clock runs while the program iterates; imports, set-up and the copies of the object are not
+counted. Nothing of the toolkit is imported here.
 """
 
 from __future__ import annotations
@@ -87,15 +88,15 @@ def run_ptychi(job: Arrays, settings: dict[str, Any]) -> Arrays:
 
     logging.disable(logging.WARNING)
     shape, n_px = job["object"].shape, job["probe"].shape[-1]
-    more = {}
+    # Its Fourier transform is not unitary: it raises amplitudes by N.
+    probe, more = _ptychi_probe(job["probe"] / n_px, settings, len(job["counts"]))
     if "bad_pixels" in job:
         more["valid_pixel_mask"] = torch.from_numpy(~job["bad_pixels"])
     task = PtychographyTask(
         _ptychi_options(settings, shape, n_px),
         diffraction_data=torch.from_numpy(job["counts"].astype(np.float32)),
         object_data=torch.from_numpy(job["object"].astype(np.complex64))[None],
-        # Its Fourier transform is not unitary: it raises amplitudes by N.
-        probe_data=torch.from_numpy((job["probe"] / n_px).astype(np.complex64))[None],
+        probe_data=probe,
         probe_position_y_px=torch.from_numpy(job["corners_yx_px"][:, 0].astype(np.float32)),
         probe_position_x_px=torch.from_numpy(job["corners_yx_px"][:, 1].astype(np.float32)),
         **more,
@@ -107,6 +108,26 @@ def run_ptychi(job: Arrays, settings: dict[str, Any]) -> Arrays:
 
     result = record(lambda: task.run(1), found, settings["seconds"]) if settings["seconds"] > 0 else {}
     return {**result, "start_misfit": np.array(misfit)}
+
+
+def _ptychi_probe(probe: NDArray[Any], settings: dict[str, Any], count: int) -> tuple[Any, dict[str, Any]]:
+    """Return the probe with the modes that were asked for, made as its own examples do, and their weights."""
+    import torch
+    from ptychi import utils
+
+    torch.manual_seed(0)
+    modes = settings.get("modes", len(probe))
+    # Incoherent modes: the first one at shifts of a pixel, with a tenth of its power each.
+    moved = [0.3 * np.roll(probe[0], 1 + k // 2, axis=1 - k % 2) for k in range(modes - len(probe))]
+    power = (np.abs(probe) ** 2).sum()
+    found = np.concatenate([probe, np.stack(moved)]) if moved else probe
+    found = found * np.sqrt(power / (np.abs(found) ** 2).sum())
+    data = torch.from_numpy(found.astype(np.complex64))[None]
+    if not settings.get("variable_modes"):
+        return data, {}
+    data = utils.add_additional_opr_probe_modes_to_probe(data, settings["variable_modes"])
+    weights = utils.generate_initial_opr_mode_weights(count, len(data), eigenmode_weight=0.1)
+    return data, {"opr_mode_weights_data": weights}
 
 
 def _ptychi_misfit(task: Any, count: int, counts: NDArray[Any]) -> float:

@@ -5,7 +5,8 @@ usage: python benchmarks/real_scans.py [--peer-python PATH] [--cases gap rms1 ..
 
 Every case is the small bright scan of ``peers_cases.py`` with one fault; its object is made of pictures that
 come with scikit-image, which took no part in choosing any number. The peer refines what the fault asks for
-(a mask, its position correction) with its own defaults, and counts with the best of its marks.
+(a mask, its position correction, variable or
+incoherent modes of its probe) with its own defaults, and counts with the best of its marks.
 ``--peer-python`` is as for ``peers.py``.
 """
 
@@ -35,6 +36,7 @@ from ptycho_torch import engine
 Arrays = dict[str, NDArray[Any]]
 START, END = "<!-- real-scans:start -->", "<!-- real-scans:end -->"
 OPTIMIZED = {"probe_position_options.optimizable": True}
+OPR = {"opr_mode_weight_options.optimizable": True}
 AFFINE = OPTIMIZED | {"probe_position_options.affine_transform_constraint.enabled": True}
 
 
@@ -46,6 +48,8 @@ class Fault:
     plant: Callable[[Arrays, np.random.Generator], None]  # changes the arrays of a data file
     ours: dict[str, Any] = field(default_factory=dict)  # of RefineOptions
     peer: dict[str, Any] = field(default_factory=dict)  # options of LSQML, by dotted names
+    scan: dict[str, Any] = field(default_factory=dict)  # of SimulationOptions
+    peer_probe: dict[str, Any] = field(default_factory=dict)  # settings of the worker about its probe
     steps: int = 30
 
 
@@ -96,6 +100,40 @@ FAULTS = {
     "rms2": Fault("positions off by 2 px rms in x and y", _random(2.0), {"positions": True}, OPTIMIZED),
     "drift": Fault("positions drift, 1.5 px rms", _drift, {"positions": True}, OPTIMIZED),
     "affine": Fault("raster scaled, turned, sheared", _affine, {"positions": True}, OPTIMIZED),
+    "few-photons": Fault("1e4 photons", _clean, scan={"photons": 1e4}),
+    "defocus": Fault(
+        "a probe off by 0.3 waves of defocus",
+        _clean,
+        {"probe": True},
+        scan={"probe_error_waves": 0.3},
+        peer_probe={"probe": True},
+        steps=60,
+    ),
+    "few-photons-defocus": Fault(
+        "1e4 photons, a probe off by 0.3 waves",
+        _clean,
+        {"probe": True},
+        scan={"photons": 1e4, "probe_error_waves": 0.3},
+        peer_probe={"probe": True},
+        steps=60,
+    ),
+    "probe-drift": Fault(
+        "a probe that drifts by 0.8 waves of defocus",
+        _clean,
+        {"probe": True, "probe_variation": 2},
+        OPR,
+        {"probe_drift_waves": 0.8},
+        {"probe": True, "variable_modes": 2},
+        steps=60,
+    ),
+    "fly": Fault(
+        "a fly scan, 3 px long exposures",
+        _clean,
+        {"probe": True, "probe_modes": 3},
+        scan={"fly_scan_px": 3.0},
+        peer_probe={"probe": True, "modes": 3},
+        steps=60,
+    ),
     "affine-on": Fault("the same, only affine", _affine, {"affine": True}, AFFINE),
 }
 
@@ -131,7 +169,7 @@ def peer(path: Path, fault: Fault, python: str, seconds: float) -> list[peers.Ma
     )  # fmt: skip
     flat = np.ones(canvas.obj.shape, np.complex64)
     settings = {
-        "program": "ptychi", "algorithm": "lsqml", "probe": False, "seconds": seconds,
+        "program": "ptychi", "algorithm": "lsqml", "probe": False, "seconds": seconds, **fault.peer_probe,
         "threads": peers.THREADS, "options": {"reconstructor_options.batch_size": 64, **fault.peer},
     }  # fmt: skip
     job = peers.peer_job(scan, canvas, flat, settings)
@@ -149,7 +187,7 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> str:
 
     torch.set_num_threads(peers.THREADS)
     fault, path = FAULTS[name], folder / f"{name}.npz"
-    scan = simulate(picture_scan())
+    scan = simulate(replace(picture_scan(), **fault.scan))
     fault.plant(scan, np.random.default_rng(5))
     np.savez(path, **scan)
     mark = own(path, fault)
