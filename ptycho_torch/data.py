@@ -78,6 +78,7 @@ class ScanChunks(chunks.ScanChunks):
     chunk = Chunk
     shifted = staticmethod(physics.shift_field)
     varied = staticmethod(physics.varied_probes)
+    parted = staticmethod(physics.part_modes)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self._probe.device)

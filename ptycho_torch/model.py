@@ -113,7 +113,8 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
     def _probes(self, batch: dict[str, Tensor]) -> Tensor:
         probe = batch.get("probe", self.probe)
         shifts = batch["shifts"]
-        return probe if shifts.abs().amax() < 1e-6 else physics.shift_field(probe, shifts)
+        moved = probe if shifts.abs().amax() < 1e-6 else physics.shift_field(probe, shifts)
+        return physics.part_modes(moved, batch.get("part_turns"))
 
     def _illumination(self, batch: dict[str, Tensor]) -> Tensor:
         return batch.get("probe", self.probe).abs().square().sum(dim=0)

@@ -91,6 +91,21 @@ def place_patches(patches: Tensor, corners_yx: Tensor, shape_yx: tuple[int, int]
     return canvas.scatter_add(0, index.reshape(-1), patches.reshape(-1)).reshape(shape_yx)
 
 
+def part_modes(modes: Tensor, turns: Tensor | None) -> Tensor:
+    if turns is None:
+        return modes
+    ramps = (turns[:, None, :, None] * turns[:, None, :] / len(turns)).to(modes)
+    return (modes[..., None, None, :, :] * ramps).flatten(-5, -3)
+
+
+def part_modes_adjoint(parted: Tensor, turns: Tensor | None) -> Tensor:
+    if turns is None:
+        return parted
+    count = len(turns)
+    ramps = (turns[:, None, :, None] * turns[:, None, :] / count).conj().to(parted)
+    return (parted.unflatten(-3, (-1, count, count)) * ramps).sum(dim=(-4, -3))
+
+
 def exit_waves(patches: Tensor, probes: Tensor) -> Tensor:
     if probes.shape[-2:] != patches.shape[-2:]:
         raise DataError(
@@ -210,8 +225,10 @@ def variation_equations(
 ) -> tuple[Tensor, Tensor]:
     field = propagate(exit_waves(patches, probes), detector.transfer)
     root, missed = root_residual(detector.counted(_mode_power(field)), amplitude)
-    moved = propagate(exit_waves(patches, shift_field(modes, shifts_yx_px)), detector.transfer)
-    along = (field[:, :1].real * moved.real + field[:, :1].imag * moved.imag) / root[:, None]
+    changes = part_modes(shift_field(modes, shifts_yx_px), detector.part_turns)
+    moved = propagate(exit_waves(patches, changes), detector.transfer).unflatten(1, (len(modes), -1))
+    first = field[:, None, : moved.shape[2]]
+    along = (first.real * moved.real + first.imag * moved.imag).sum(dim=2) / root[:, None]
     basis = torch.where(measured(amplitude)[:, None], along, 0.0).flatten(2)
     return basis @ basis.transpose(1, 2), (basis @ missed.flatten(1)[:, :, None])[:, :, 0]
 

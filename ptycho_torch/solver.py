@@ -99,6 +99,7 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     back = (probes.conj() * residual).sum(dim=1)
     found["gradient"] = physics.place_patches(back, corners, tuple(obj.shape))
     if wanted.probe:
+        residual = physics.part_modes_adjoint(residual, detector.part_turns)
         found["probe_gradient"] = physics.probe_gradient(patches, residual, chunk.shifts_yx_px)
         found["object_power"] = patches.abs().square().sum(dim=0)
     if wanted.variation:

@@ -94,6 +94,8 @@ class ScanConfig:
     saturation: rules.Positive | None = (
         None  # stored values from here on are no measurement [unit of the file]
     )
+    # Parts of a detector pixel along each axis, whose counts it adds, None = as the file says, else 1
+    detector_upsampling: rules.Upsampling | None = None
     keep_frames: bool = False  # let frames take part that look damaged
     keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
     keep_probe_power: bool = False  # the stored probe's power is the photons per frame

@@ -31,6 +31,7 @@ Seed = Annotated[int, ("an integer >= 0 and < 2**63", lambda v: _is_int(v) and 0
 PowerOfTwo = Annotated[
     int, ("a power of two: 1, 2, 4, 8, ...", lambda v: _is_int(v) and v >= 1 and v & (v - 1) == 0)
 ]
+Upsampling = Annotated[int, ("an integer from 1 to 16", lambda v: _is_int(v) and 1 <= v <= 16)]
 Positive = Annotated[float, ("a finite number > 0", lambda v: _is_real(v) and v > 0)]
 NotNegative = Annotated[float, NOT_NEGATIVE]
 Fraction = Annotated[float, ("a number from 0 to 1", lambda v: _is_real(v) and 0 <= v <= 1)]

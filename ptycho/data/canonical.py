@@ -232,6 +232,24 @@ def checked_dose(value: Any, where: str) -> float:
     return float(array.reshape(()))
 
 
+MOST_UPSAMPLING = 16
+"""Most parts of a detector pixel along each axis: finer ones add nothing that a pattern could tell."""
+
+
+def checked_upsampling(value: Any, where: str) -> int | None:
+    """Return the parts of a detector pixel along each axis, one whole number, or None."""
+    if value is None:
+        return None
+    array = np.asarray(value)
+    number = array.reshape(()).item() if array.size == 1 and array.dtype.kind in "iuf" else 0
+    if number not in range(1, MOST_UPSAMPLING + 1):
+        raise DataError(
+            f"{where}: detector_upsampling is out of range (got {value!r}, expected a whole number from 1 to "
+            f"{MOST_UPSAMPLING}). Save the parts of a detector pixel along each axis."
+        )
+    return int(number)
+
+
 def parsed_metadata(stored: NDArray[Any] | None, where: str) -> dict[str, Any] | None:
     """Return metadata stored as JSON text; None, with a logged warning, where it is no JSON object."""
     if stored is None:

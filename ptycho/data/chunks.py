@@ -16,6 +16,7 @@ from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.deformation import Deformation
 from ptycho.physics.background import background_step
 from ptycho.physics.detector import Detector
+from ptycho.physics.pixel_parts import part_turns
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.solver.schedule import BACKGROUND_BLUR_PX, NEAR_POSITION_STEP
 
@@ -40,6 +41,8 @@ class ScanChunks:
     scaled: Callable[[Array, Array], Array]  # probes (J, P, N, N) times the factors (J,)
     # probes (J, P, N, N) from one (P, N, N), variable modes (K, N, N) and weights (J, 1 + K) (eq. 26)
     varied: Callable[[Array, Array, Array], Array]
+    # probes (..., P, N, N) in the parts of detector pixels, by their turns (K, N) or None (eq. 5b)
+    parted: Callable[[Array, Array], Array]
     chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows, detector and variation
 
     def __init__(
@@ -52,11 +55,15 @@ class ScanChunks:
         self._fixed, self._even = plan.is_integer and known is None, known is None
         self.background = None if store.background is None else self.tensor(store.background)
         self._laid, self._rest = plan, self.shifts
-        self.size = max(1, CHUNK_PIXELS // plan.patch_px**2)
+        upsampling = store.detector_upsampling
+        turns = part_turns(plan.patch_px, upsampling).astype(np.complex64)
+        self._turns = None if upsampling == 1 else self.tensor(turns)
+        pixels = (upsampling * plan.patch_px) ** 2  # that the waves of a mode fall on
+        self.size = max(1, CHUNK_PIXELS // pixels)
         # Within a block rows ascend, so that reading goes forward through the file.
         self._blocks = subset_blocks(plan.positions_yx_px)
         self.subsets = most_subsets(plan.positions_yx_px, self.array(probe))
-        self._keeps = len(indices) * plan.patch_px**2 <= KEPT_PIXELS
+        self._keeps = len(indices) * pixels <= KEPT_PIXELS
         self._kept: dict[int, Any] = {}
         self._fields: Deformation | None = None
         self.position_step_px: float | None = None  # rms of how far positions moved last
@@ -72,7 +79,7 @@ class ScanChunks:
     @property
     def wave_pixels(self) -> int:
         """Pixels of the exit waves of all patterns and modes."""
-        return len(self.indices) * int(np.prod(self._probe.shape))
+        return len(self.indices) * int(np.prod(self._probe.shape)) * self.store.detector_upsampling**2
 
     @property
     def positions_yx_px(self) -> NDArray[np.float64]:
@@ -243,13 +250,14 @@ class ScanChunks:
             probes = self.shifted(probes, shifts)
         if not self._even:
             probes = self.scaled(probes, self.take(self.frame_gain, rows))
+        probes = self.parted(probes, self._turns)
         detector = self._detector(rows)
         return self.chunk(corners, probes, amplitude, shifts, rows, detector, variation=variation)
 
     def _detector(self, rows: NDArray[np.int64]) -> Detector:
-        """Return how the detector saw some patterns (eq. 22, 25)."""
+        """Return how the detector saw some patterns (eq. 5b, 22, 25)."""
         if self.store.fresnel_number is None:
-            return Detector(None, self.background)
+            return Detector(None, self.background, self._turns)
         shifts = self._laid.shifts_yx_px[rows].astype(np.float32)
         transfer = near_field_transfer(self.plan.patch_px, self.store.fresnel_number, shifts)
         return Detector(self.tensor(transfer), self.background)

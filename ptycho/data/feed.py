@@ -2,7 +2,8 @@
 
 Every batch holds ``amplitude`` (..., N, N) [sqrt(photons)], the ``corners`` (J, 2) and ``shifts`` (J, 2) [px]
 of its patches on a canvas of ``shape`` (2,); in the near field the ``transfer`` (J, 2, N) (eq. 22); where
-the scan has one, the ``background`` (N, N) (eq. 25); on request the ``probe`` (P, N, N) [sqrt(photons)] and
+a detector pixel has K x K parts, their ``part_turns`` (K, N) (eq. 5b); where the scan has one, the
+``background`` (N, N) (eq. 25); on request the ``probe`` (P, N, N) [sqrt(photons)] and
 the ``input_scale`` () of its scan, the known patches ``labels`` (J, N, N), stored one by one, or cut from a
 known object when they are asked for, and which patterns are ``seen`` by the network and which ``validated``
 on.
@@ -22,6 +23,7 @@ from ptycho.errors import DataError
 from ptycho.geometry.batches import group_plan, tile_plan
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.geometry.grouping import Groups, check_inside, object_patches
+from ptycho.physics.pixel_parts import part_turns
 from ptycho.physics.propagation import near_field_transfer
 
 Batch = dict[str, NDArray[Any]]
@@ -83,6 +85,9 @@ class _Source:
         self.probe = scan.probe if own_probe else None
         self.input_scale = np.array(scan.record.input_scale, np.float32) if own_scale else None
         self.fresnel_number, self.background = scan.fresnel_number, scan.background
+        upsampling = scan.detector_upsampling
+        turns = part_turns(scan.n_px, upsampling).astype(np.complex64)
+        self.turns = None if upsampling == 1 else turns
         self.signature: Signature = {
             "corners": ((None, 2), np.int64),
             "shifts": ((None, 2), np.float32),
@@ -91,6 +96,8 @@ class _Source:
         }
         if self.fresnel_number is not None:
             self.signature["transfer"] = ((None, 2, scan.n_px), np.complex64)
+        if self.turns is not None:
+            self.signature["part_turns"] = (self.turns.shape, np.complex64)
         if self.background is not None:
             self.announce_background(self.background)
         if own_probe:
@@ -115,6 +122,8 @@ class _Source:
         }
         if self.fresnel_number is not None:
             batch["transfer"] = near_field_transfer(self.n_px, self.fresnel_number, batch["shifts"])
+        if self.turns is not None:
+            batch["part_turns"] = self.turns
         if self.background is not None:
             batch["background"] = self.background
         if self.probe is not None:

@@ -65,12 +65,16 @@ class _Amplitudes:
 
 
 def check_same_kind(first: Scan, other: Scan) -> None:
-    """Refuse two scans that no one network sees by a ``DataError``: of patterns of another size or field."""
+    """Refuse two scans that no one network sees by a ``DataError``: of patterns of another size or field, or
+    of pixels of other parts."""
     if other.n_px != first.n_px:
         raise _unlike(first, other, "size of the patterns", f"{other.n_px} px", f"{first.n_px} px")
     names = ["far" if scan.fresnel_number is None else "near" for scan in (other, first)]
     if names[0] != names[1]:
         raise _unlike(first, other, "field of the detector", *names)
+    parts = [str(scan.detector_upsampling) for scan in (other, first)]
+    if parts[0] != parts[1]:
+        raise _unlike(first, other, "number of parts of a detector pixel", *parts)
 
 
 def check_same_beam(first: Scan, other: Scan) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.choices import CentrePatterns, FlipAxes, MatchLengths, Propagation, allowed
+from ptycho.data.canonical import MOST_UPSAMPLING
 from ptycho.data.raw import RawData
 from ptycho.errors import ConfigError, DataError
 
@@ -111,6 +112,7 @@ class FileOptions:
     centre_patterns: str = "auto"
     mask_file: Path | None = None  # bad pixels beside those of the file, see ``ptycho.data.checks.mask``
     saturation: float | None = None  # stored values from here on are no measurement [unit of the file]
+    detector_upsampling: int | None = None  # parts of a pixel along each axis (eq. 5b); None: as the file
     keep_frames: bool = False  # let frames take part that look damaged
     keep_pixels: bool = False  # let pixels take part that look hot, dead, or hit by a zinger
     # take the power of the stored probe as photons per frame, whatever patterns hold
@@ -121,6 +123,12 @@ class FileOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{flag}: out of range (got {value}, expected a number > 0). Correct it.")
+        parts = self.detector_upsampling
+        if parts is not None and parts not in range(1, MOST_UPSAMPLING + 1):
+            raise ConfigError(
+                f"--detector-upsampling: out of range (got {parts}, expected a whole number from 1 to "
+                f"{MOST_UPSAMPLING}). Correct it."
+            )
         self._check_near_field()
         if self.flip_positions not in (None, *allowed(FlipAxes)):
             raise ConfigError(
@@ -315,6 +323,18 @@ def near_field_of(raw: RawData) -> float | None:
             "distances, or pass --propagation far."
         )
     return number
+
+
+def upsampling_of(raw: RawData, options: FileOptions) -> int:
+    """Return the parts of a detector pixel along each axis, whose counts it adds (eq. 5b): as the user says,
+    else as the file says, else 1. ``ConfigError`` where it is more in the near field."""
+    stated = options.detector_upsampling or raw.detector_upsampling or 1
+    if stated > 1 and near_field_of(raw) is not None:
+        raise ConfigError(
+            f"{raw.source}: parts of detector pixels are those of a far field (got detector_upsampling "
+            f"{stated} in the near field, expected 1). Pass --detector-upsampling 1."
+        )
+    return stated
 
 
 def _checked(name: str, value: Any, where: str) -> float | str | tuple[float, float]:

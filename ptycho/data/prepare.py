@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ptycho.config.config import ModelConfig
 from ptycho.data.checks.findings import Draft
 from ptycho.data.checks.registry import check_patterns, check_scan, report
-from ptycho.data.optics import FileOptions
+from ptycho.data.optics import FileOptions, upsampling_of
 from ptycho.data.raw import RawData
 from ptycho.data.scaling import make_scale_record, scaled_probe
 from ptycho.data.scan import Scan
@@ -60,6 +60,7 @@ def prepare_scan(
     ``DataError`` without a probe, or where the data cannot be right (``ptycho.data.checks``).
     """
     options = options or FileOptions()
+    upsampling_of(raw, options)  # what contradicts itself is refused here
     draft = check_patterns(Draft(raw), options)
     raw = draft.raw
     record = make_scale_record(

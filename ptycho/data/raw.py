@@ -22,6 +22,7 @@ from ptycho.data.canonical import (
     check_patterns,
     checked_background,
     checked_dose,
+    checked_upsampling,
     match_lengths,
     patches_or_none,
     pixel_mask,
@@ -31,7 +32,7 @@ from ptycho.data.npz import write_npz
 from ptycho.errors import DataError
 
 COLUMNS = ("xcoords", "ycoords", "xcoords_start", "ycoords_start", "scan_index")
-_LATER_KEYS = ("bad_pixels", "background", "nphotons", "label", "_metadata")
+_LATER_KEYS = ("bad_pixels", "background", "detector_upsampling", "nphotons", "label", "_metadata")
 OPTIONAL_KEYS = (*COLUMNS[2:], "objectGuess", "Y", "norm_Y_I", *_LATER_KEYS)
 OWN_PLACES = {"mask": "mask or bad_pixels", "patterns": "diff3d", "probe": "--probe-key {key} uses it"}
 """Where an NPZ file of ours holds what is read, and how another probe is used."""
@@ -43,6 +44,22 @@ def _head(values: ArrayLike | None, count: int, kept: int) -> NDArray[Any] | Non
     """Return the first ``kept`` where there is one value for each of ``count`` patterns."""
     array = None if values is None else np.asarray(values)
     return array[:kept] if array is not None and len(array) == count else array
+
+
+def _stored_mask(
+    values: ArrayLike,
+    shape: tuple[int, ...],
+    stored_shape: tuple[int, ...],
+    n_positions: int,
+    pattern_axis: int | None,
+    source: str,
+) -> NDArray[np.bool_]:
+    """Return bad pixels in the canonical ``shape`` of the patterns; a flag for every stored value has its
+    axes."""
+    flags = np.asarray(values)
+    if flags.ndim > 2 and flags.shape == stored_shape:
+        flags = canonical_patterns((flags != 0).astype(np.uint8), n_positions, pattern_axis, source)
+    return pixel_mask(flags, shape, source)
 
 
 class RawData:
@@ -60,8 +77,9 @@ class RawData:
     pattern; ``norm_Y_I`` is kept as given. ``bad_pixels``, bool or numbers, (N, N), or (M, N, N) for each
     pattern its own, is nonzero where nothing was measured: what the patterns hold there takes no part in
     anything. ``background``, real (N, N) or one number >= 0, is what every pattern counts beside the light
-    [counts / pixel]; it is never subtracted. ``nphotons`` > 0 is the mean photons per pattern, by default
-    ``physics_parameters.nphotons`` of ``metadata``, which describe the data set.
+    [counts / pixel]; it is never subtracted. ``detector_upsampling``, 1 to 16, counts the parts of a detector
+    pixel along each axis that it adds, by default 1. ``nphotons`` > 0 is the mean photons per pattern, by
+    default ``physics_parameters.nphotons`` of ``metadata``, which describe the data set.
 
     ``lengths`` ('refuse', 'head') says what happens where patterns and positions differ in number, see
     :func:`ptycho.data.canonical.match_lengths`; ``source`` is the name used in messages. ``DataError`` where
@@ -84,6 +102,7 @@ class RawData:
         *,
         bad_pixels: ArrayLike | None = None,
         background: ArrayLike | None = None,
+        detector_upsampling: int | None = None,
         nphotons: float | None = None,
         label: ArrayLike | None = None,
         pattern_axis: int | None = None,
@@ -98,14 +117,12 @@ class RawData:
         table = {key: canonical_column(value, key, source) for key, value in columns if value is not None}
         n_positions = len(table["xcoords"])
         self.diff3d = canonical_patterns(diff3d, n_positions, pattern_axis, source)
+        self.bad_pixels = None
         if bad_pixels is not None:
-            flags = np.asarray(bad_pixels)
-            if flags.ndim > 2 and flags.shape == np.shape(diff3d):
-                # A flag for every value has the axes of the values.
-                flags = canonical_patterns((flags != 0).astype(np.uint8), n_positions, pattern_axis, source)
-            bad_pixels = pixel_mask(flags, self.diff3d.shape, source)
-        self.bad_pixels = bad_pixels
+            axes = np.shape(diff3d), n_positions, pattern_axis
+            self.bad_pixels = _stored_mask(bad_pixels, self.diff3d.shape, *axes, source)
         self.background = None if background is None else checked_background(background, self.N, source)
+        self.detector_upsampling = checked_upsampling(detector_upsampling, source)
         check_patterns(self.diff3d, source)
         count, kept = self.n_patterns, match_lengths(table, self.n_patterns, source, lengths)
         table = {key: column[:kept] for key, column in table.items()}
@@ -158,7 +175,8 @@ class RawData:
         """Return a data set of some patterns, in this order; they keep their numbers in the file."""
         rows = np.asarray(rows, dtype=np.int64)
         columns = {key: getattr(self, key) for key in (*COLUMNS, "diff3d", "Y", "label")}
-        shared = ("probeGuess", "objectGuess", "norm_Y_I", "background", "nphotons", "source")
+        shared = ("probeGuess", "objectGuess", "norm_Y_I", "background", "detector_upsampling")
+        shared = (*shared, "nphotons", "source")
         made = type(self)(
             **{key: None if column is None else column[rows] for key, column in columns.items()},
             **{key: getattr(self, key) for key in shared},

@@ -14,6 +14,7 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
 from ptycho.physics.detector import Detector
+from ptycho.physics.pixel_parts import part_modes, part_turns
 from ptycho.physics.propagation import near_field_transfer, shift_field
 from ptycho.physics.variation import varied_probes
 
@@ -191,19 +192,27 @@ class PlacedReconstruction:
         return self.scan.background if self.found.background is None else self.found.background
 
     def detector(self, chosen: NDArray[np.int64]) -> Detector:
-        """Return how the detector saw ``chosen`` (B,) of the J patterns (eq. 22, 25)."""
+        """Return how the detector saw ``chosen`` (B,) of the J patterns (eq. 5b, 22, 25)."""
         number, shifts = self.scan.fresnel_number, self.plan.shifts_yx_px[chosen].astype(np.float32)
         transfer = None if number is None else near_field_transfer(self.scan.n_px, number, shifts)
-        return Detector(transfer, self.background)
+        return Detector(transfer, self.background, self._turns)
 
     def probes(self, chosen: NDArray[np.int64]) -> NDArray[np.complex64]:
         """Return the probe of each of ``chosen`` (B,) of the J patterns, (B, P, N, N) [sqrt(photons)], moved
-        by the sub-pixel parts of their positions."""
+        by the sub-pixel parts of their positions, in the parts of detector pixels where these have several
+        (eq. 5b)."""
         found, probe = self.found, self.found.probe
         if found.variation is not None:
             probe = varied_probes(probe, found.variation.modes, found.variation.weights[chosen])
         probe = shift_field(probe, self.plan.shifts_yx_px[chosen])
-        return probe if found.frame_gain is None else probe * found.frame_gain[chosen, None, None, None]
+        if found.frame_gain is not None:
+            probe = probe * found.frame_gain[chosen, None, None, None]
+        return part_modes(probe, self._turns)
+
+    @property
+    def _turns(self) -> NDArray[np.complex128] | None:
+        upsampling = self.scan.detector_upsampling
+        return None if upsampling == 1 else part_turns(self.scan.n_px, upsampling)
 
     def measured_amplitude(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what was measured in ``chosen`` (B,) of the J patterns, (B, N, N) [sqrt(photons)].

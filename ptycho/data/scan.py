@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.canonical import blocks
 from ptycho.data.checks.findings import Finding
-from ptycho.data.optics import FileOptions, near_field_of
+from ptycho.data.optics import FileOptions, near_field_of, upsampling_of
 from ptycho.data.raw import RawData
 from ptycho.data.scaling import ScaleRecord, measured_amplitude, scaled_background
 from ptycho.process.progress import Progress
@@ -65,6 +65,12 @@ class Scan:
         return near_field_of(self.raw)
 
     @property
+    def detector_upsampling(self) -> int:
+        """Parts K of a detector pixel along each axis, whose counts it adds (eq. 5b): as the user says, else
+        as the file says, else 1."""
+        return upsampling_of(self.raw, self.options)
+
+    @property
     def background(self) -> NDArray[np.float32] | None:
         """What every pattern counts beside the light, (N, N) [photons / pixel] (eq. 25); None: nothing."""
         return scaled_background(self.raw, self.record)
@@ -108,7 +114,7 @@ class PatternStore(AbstractContextManager["PatternStore"]):
     def __init__(self, scan: Scan, progress: Progress) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="ptychopinn-", ignore_cleanup_errors=True)
         self.folder, self.fresnel_number = Path(self._scratch.name), scan.fresnel_number
-        self.background = scan.background
+        self.background, self.detector_upsampling = scan.background, scan.detector_upsampling
         self.frame_gain = scan.frame_gain  # (M,), known factor on the amplitude of the beam, or None
         count, n_px = scan.n_patterns, scan.n_px
         shape, path = (count, n_px, n_px), self.folder / "amplitude.memmap"

@@ -175,8 +175,9 @@ def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -
     count = len(plan.corners_yx)
     tally = FitTally(count, scan.n_px, photon_unit(scan))
     with (progress or Progress()).phase("comparing", count) as phase:
-        for start in range(0, count, CHUNK):
-            rows = np.arange(start, min(start + CHUNK, count))
+        size = max(1, CHUNK // scan.detector_upsampling**2)
+        for start in range(0, count, size):
+            rows = np.arange(start, min(start + size, count))
             patches = extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)
             predicted = diffracted_amplitude(patches, placed.probes(rows), placed.detector(rows))
             tally.add(rows, predicted, placed.measured_amplitude(rows))

@@ -65,13 +65,14 @@ def beam_drift(placed: PlacedReconstruction) -> BeamDrift | None:
     rows = np.unique(np.linspace(0, count - 1, min(count, MOST_PATTERNS)).astype(np.int64))
     mean = _mean_over_illumination(found, plan, time)
     weight, total = np.zeros((2, scan.n_px, scan.n_px))
-    for chosen in _chunks(rows):
+    size = max(1, CHUNK // scan.detector_upsampling**2)
+    for chosen in _chunks(rows, size):
         power = np.abs(extract_patches(found.obj, plan.corners_yx[chosen], scan.n_px)) ** 2
         weight += power.sum(axis=0)
         total += (power * _local(time, mean, plan, chosen)).sum(axis=0)
     of_probe = total / np.maximum(weight, 1e-30)
     parts = []
-    for chosen in _chunks(rows):
+    for chosen in _chunks(rows, size):
         local = (_local(time, mean, plan, chosen) - of_probe).astype(np.float32)
         parts.append(_projected(placed, chosen, local))
     along, norm = np.concatenate(parts, axis=1, dtype=np.float64)
@@ -83,8 +84,8 @@ def beam_drift(placed: PlacedReconstruction) -> BeamDrift | None:
     return BeamDrift(float(2 * slope), float(2 * error))
 
 
-def _chunks(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    return (rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK))
+def _chunks(rows: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _unfollowed_time(

@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
 
 def _detector(batch: dict[str, Array]) -> Detector:
-    return Detector(batch.get("transfer"), batch.get("background"))
+    return Detector(batch.get("transfer"), batch.get("background"), batch.get("part_turns"))
 
 
 def total_loss(terms: LossTerms, found: Prediction, losses: ModuleType) -> Array:
@@ -57,10 +57,11 @@ class PatternModel:
     """Base of the models: what a batch, arrays by the names of ``ptycho.data.feed``, is compared with.
 
     A backend adds what depends on its arrays. ``_array`` makes one of a NumPy probe, ``_numpy`` goes back;
-    ``_probes`` are the modes moved to every position of a batch, ``_illumination`` is that of a patch (N, N)
-    in the frame of its own position, ``_shape`` is (H, W) of its canvas; ``_flat`` makes (J, N, N) of (B, C,
-    N, N), ``_part`` takes the patterns of a chunk that a mask (J,) names; ``gain`` is the trained factor on
-    predicted amplitudes, and ``merge`` averages overlapping patches.
+    ``_probes`` are the modes moved to every position of a batch, in the parts of detector pixels (eq. 5b),
+    ``_illumination`` is that of a patch (N, N) in the frame of its own position, ``_shape`` is (H, W) of its
+    canvas; ``_flat`` makes (J, N, N) of (B, C, N, N), ``_part`` takes the patterns of a chunk that a mask
+    (J,) names; ``gain`` is the trained factor on predicted amplitudes, and ``merge`` averages overlapping
+    patches.
     """
 
     backend: ClassVar[str]

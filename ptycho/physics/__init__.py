@@ -44,6 +44,7 @@ from ptycho.physics.misfit import (
     wave_residual,
 )
 from ptycho.physics.motion import count_quantum, motion_equations, object_slope, root_residual
+from ptycho.physics.pixel_parts import part_modes, part_modes_adjoint
 from ptycho.physics.propagation import (
     centring_phase,
     far_field,

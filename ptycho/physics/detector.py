@@ -15,6 +15,8 @@ class Detector(NamedTuple):
 
     transfer: Array | None = None  # (J or 1, 2, N), of a near field (eq. 22); None: far field
     background: Array | None = None  # (N, N), counts of every pattern that no wave explains (eq. 25)
+    # (K, N), of the K x K parts of a pixel, whose modes the probes hold (eq. 5b); None: a pixel has one
+    part_turns: Array | None = None
 
     def of(self, rows: Array) -> Detector:
         """Return the detector of some of the patterns, by any index that their arrays take."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ptycho.errors import DataError
 from ptycho.physics.detector import FAR_FIELD, Detector
+from ptycho.physics.pixel_parts import part_turns
 from ptycho.physics.propagation import Complex, Real, far_field, propagate
 
 INTENSITY_FLOOR = 1e-8
@@ -90,15 +91,13 @@ def binned_intensity(patches: Complex, probes: Complex, upsampling: int) -> Real
         I_j = \frac{1}{k^2} \sum_u \sum_p
         |\mathcal{F}_{\mathrm{ortho}}(e^{-2\pi i u \cdot r / N} P_p\,O_j)|^2
 
-    The parts lie symmetrically about the centre of the pixel, at :math:`u = (n - (k - 1)/2)/k` detector
-    pixels along each axis. This is the far field of a window k times as wide, around which nothing is lit.
+    This is the far field of a window k times as wide, around which nothing is lit. It is that of the modes
+    of :func:`ptycho.physics.part_modes`, part by part, which takes less memory.
     """
     if upsampling == 1:
         return diffracted_intensity(patches, probes)
     waves = exit_waves(patches, probes)
-    index = np.arange(waves.shape[-1]) / waves.shape[-1]
-    parts = (np.arange(upsampling) - (upsampling - 1) / 2) / upsampling
-    turns = np.exp(-2j * np.pi * np.multiply.outer(parts, index)).astype(waves.dtype)
+    turns = part_turns(waves.shape[-1], upsampling).astype(waves.dtype)
     total = np.zeros_like(waves[:, 0].real)
     for along_y in turns:
         for along_x in turns:

@@ -13,6 +13,7 @@ from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.filling import measured
 from ptycho.physics.forward import exit_waves
 from ptycho.physics.motion import object_slope, root_residual
+from ptycho.physics.pixel_parts import part_modes
 from ptycho.physics.propagation import Complex, Real, propagate, shift_field
 
 
@@ -56,12 +57,15 @@ def variation_equations(
         N_{kl} = \sum m V_k V_l, \quad R_k = \sum e V_k
 
     :math:`\tilde A` and e are those of :func:`ptycho.physics.root_residual`; :math:`N^{-1} R` is the
-    Gauss-Newton step.
+    Gauss-Newton step. Where pixels add parts, the products are added over those of mode 0 (eq. 5b).
     """
     field = propagate(exit_waves(patches, probes), detector.transfer)
     root, missed = root_residual(detector.counted((field.real**2 + field.imag**2).sum(axis=1)), amplitude)
-    moved = propagate(exit_waves(patches, shift_field(modes, shifts_yx_px)), detector.transfer)
-    along = (field[:, :1].real * moved.real + field[:, :1].imag * moved.imag) / root[:, None]
+    changes = part_modes(shift_field(modes, shifts_yx_px), detector.part_turns)
+    moved = propagate(exit_waves(patches, changes), detector.transfer)
+    moved = moved.reshape(len(patches), len(modes), -1, *moved.shape[-2:])
+    first = field[:, None, : moved.shape[2]]
+    along = (first.real * moved.real + first.imag * moved.imag).sum(axis=2) / root[:, None]
     basis = np.where(measured(amplitude)[:, None], along, 0).reshape(*along.shape[:2], -1)
     right = (basis * missed.reshape(len(missed), 1, -1)).sum(axis=2)
     return basis @ basis.transpose(0, 2, 1), right

@@ -12,8 +12,9 @@ from ptycho.data.canonical import blocks
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.geometry.canvas import lay_on_canvas
-from ptycho.physics import diffracted_amplitude, extract_patches, shift_field
+from ptycho.physics import diffracted_amplitude, extract_patches, part_modes, shift_field
 from ptycho.physics.detector import Detector
+from ptycho.physics.pixel_parts import part_turns
 from ptycho.physics.propagation import near_field_transfer
 
 MOST_PATTERNS = 96
@@ -113,5 +114,7 @@ def _expected(
     patches = extract_patches(found.obj, plan.corners_yx, scan.n_px)
     shifts = plan.shifts_yx_px
     transfer = None if number is None else near_field_transfer(scan.n_px, number, shifts)
-    seen = Detector(transfer, scan.background)
-    return diffracted_amplitude(patches, shift_field(found.probe, shifts), seen).astype(np.float64)
+    seen, probes = Detector(transfer, scan.background), shift_field(found.probe, shifts)
+    if scan.detector_upsampling > 1:
+        probes = part_modes(probes, part_turns(scan.n_px, scan.detector_upsampling))
+    return diffracted_amplitude(patches, probes, seen).astype(np.float64)

@@ -316,7 +316,8 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         ``xcoords_start``, ``ycoords_start`` (J,) float64 [object px]; ``probeGuess`` (N, N) or (P, N, N)
         complex64 [sqrt(photons)]; ``objectGuess`` (H, W) complex64, the true object; ``object_is_truth`` ()
         bool; ``scan_index`` (J,) int64; ``nphotons`` () float64; ``simulation`` () text, the options as JSON;
-        in the near field ``_metadata`` () text; with a probe error also ``probe_true``.
+        in the near field ``_metadata`` () text; where pixels have several parts ``detector_upsampling`` ()
+        int64; with a probe error also ``probe_true``.
 
     Raises
     ------
@@ -357,6 +358,8 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
         optics = Optics(propagation="near", fresnel_number=options.fresnel_number)
         known = {name: value for name, value in optics.to_dict().items() if value is not None}
         arrays["_metadata"] = np.array(json.dumps({METADATA_KEY: known}))
+    if options.detector_upsampling != 1:
+        arrays["detector_upsampling"] = np.array(options.detector_upsampling)
     if error != 0.0:
         arrays["probe_true"] = probe[0] if len(probe) == 1 else probe
     return arrays

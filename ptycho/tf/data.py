@@ -41,6 +41,7 @@ class ScanChunks(chunks.ScanChunks):
     chunk = Chunk
     shifted = staticmethod(physics.shift_field)
     varied = staticmethod(physics.varied_probes)
+    parted = staticmethod(physics.part_modes)
 
     def tensor(self, values: NDArray[Any]) -> Tensor:
         return tf.constant(values)

@@ -60,7 +60,8 @@ class PtychoPINN(PatternModel):
         """Return the probe of every position, or one with a leading axis of 1 where it serves all."""
         probe, shifts = batch.get("probe", self.probe), batch["shifts"]
         whole = tf.reduce_max(tf.abs(shifts)) < 1e-6
-        return tf.cond(whole, lambda: probe[None], lambda: physics.shift_field(probe, shifts))
+        moved = tf.cond(whole, lambda: probe[None], lambda: physics.shift_field(probe, shifts))
+        return physics.part_modes(moved, batch.get("part_turns"))
 
     def _illumination(self, batch: Batch) -> Tensor:
         return tf.reduce_sum(tf.abs(batch.get("probe", self.probe)) ** 2, axis=0)

@@ -17,6 +17,8 @@ from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, SOFTENING, Detector
 from ptycho.physics import centring_phase as _reference_phase
 from ptycho.physics.background import ROOT_BIAS
 from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
+from ptycho.tf.physics_parts import part_modes as part_modes
+from ptycho.tf.physics_parts import part_modes_adjoint as part_modes_adjoint
 from ptycho.tf.runtime import Tensor, as_complex, tf
 
 Shape = tuple[int, int] | Tensor
@@ -272,8 +274,12 @@ def variation_equations(
     """As :func:`ptycho.physics.variation_equations`."""
     field = propagate(exit_waves(patches, probes), detector.transfer)
     root, missed = root_residual(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
-    moved = propagate(exit_waves(patches, shift_field(modes, shifts_yx_px)), detector.transfer)
-    along = tf.math.real(tf.math.conj(field[:, :1]) * moved) / root[:, None]
+    changes = part_modes(shift_field(modes, shifts_yx_px), detector.part_turns)
+    moved = propagate(exit_waves(patches, changes), detector.transfer)
+    apart = tf.concat([tf.shape(moved)[:1], tf.shape(modes)[:1], [-1], tf.shape(moved)[2:]], 0)
+    moved = tf.reshape(moved, apart)
+    first = field[:, None, : tf.shape(moved)[2]]
+    along = tf.reduce_sum(tf.math.real(tf.math.conj(first) * moved), axis=2) / root[:, None]
     along = tf.where(measured(amplitude)[:, None], along, 0.0)
     basis = tf.reshape(along, (tf.shape(along)[0], tf.shape(along)[1], amplitude.shape[-1] ** 2))
     flat = tf.reshape(missed, (tf.shape(missed)[0], amplitude.shape[-1] ** 2, 1))

@@ -128,6 +128,7 @@ def _found(
     back = tf.reduce_sum(tf.math.conj(probes) * residual, axis=1)
     found["gradient"] = physics.place_patches(back, corners, tf.shape(obj))
     if wanted.probe:
+        residual = physics.part_modes_adjoint(residual, detector.part_turns)
         found["probe_gradient"] = physics.probe_gradient(patches, residual, shifts)
         found["object_power"] = _power(patches, axis=0)
     if wanted.variation:

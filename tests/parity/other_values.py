@@ -65,6 +65,7 @@ BETTER: dict[str, Any] = {
     "focus_distance_m": 3.6e-3,
     "fresnel_number": 0.15,
     "saturation": 500.0,
+    "detector_upsampling": 2,
 }
 """Values that a small scan and a short run notice, where the nearest ones would be too small or too large."""
 SYNONYMS = {

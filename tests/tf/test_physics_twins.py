@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ptycho import physics as reference
 from ptycho.errors import DataError
 from ptycho.physics.detector import FAR_FIELD, Detector
+from ptycho.physics.pixel_parts import part_turns
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.tf import physics as candidate
 from ptycho.tf.runtime import tf
@@ -71,6 +72,8 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "intensity": (predicted[::-1] ** 2).astype(real),
         "probe": random_complex(rng, modes, n_px, n_px).astype(dtype),
         "modes": random_complex(rng, 2, n_px, n_px).astype(dtype),
+        "turns": part_turns(n_px, 2).astype(dtype),
+        "parted": random_complex(rng, N_PATTERNS, 8, n_px, n_px).astype(dtype),
         "weights": rng.uniform(-1, 1, (N_PATTERNS, 3)).astype(real),
     }
 
@@ -170,6 +173,19 @@ def test_twins_agree_with_a_background(name: str, near: bool, dtype: type, bar: 
         assert_twin(right, own, BACKGROUND * bar)
         with pytest.raises(AssertionError):
             assert_twin(right, wrong, 1e-3)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+@pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
+def test_twins_agree_on_pixels_of_several_parts(parts: int, dtype: type, bar: float) -> None:
+    arguments = scan(16, dtype, per_position=True)
+    turns = part_turns(16, parts).astype(dtype)
+    arguments |= {"turns": turns, "detector": Detector(part_turns=turns)}
+    arguments["parted"] = reference.part_modes(arguments["probes"], turns)
+    arguments["probes"] = arguments["parted"]
+    for name in ("part_modes", "part_modes_adjoint", "variation_equations"):
+        for expected, found in zip(*map(all_of, both(name, arguments)), strict=True):
+            assert_twin(expected, found, 5 * bar)
 
 
 @pytest.mark.parametrize("shape", [(17, 17), (3, 16, 16), (N_PATTERNS, 3, 17, 17)])
