@@ -59,7 +59,10 @@ def test_what_cannot_be_refined_is_refused(settings: dict[str, Any], message: st
         ({"steps": 2.5}, r"a number is out of range \(got --refine 2.5"),
         ({"steps": 5, "tv": float("nan")}, r"--refine-tv nan"),
         ({"steps": 5, "likelihood": "poison"}, r"refine_likelihood is 'poison', expected one of amplitude"),
-        ({"steps": 5, "start": "cold"}, r"refine_start is 'cold', expected one of network, flat, difference-map"),
+        (
+            {"steps": 5, "start": "cold"},
+            r"refine_start is 'cold', expected one of network, flat, difference-map",
+        ),
         ({"steps": 5, "probe": "no"}, r"refine_probe is 'no', expected True or False"),
         ({"steps": 0, "frames": True}, r"--refine-frames needs steps"),
         ({"steps": 0, "probe_modes": 2}, r"--probe-modes needs steps"),
