@@ -21,6 +21,7 @@ from ptycho.evaluation.background import DarkExcess, background_numbers, dark_ex
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.drift import BeamDrift, beam_drift
+from ptycho.evaluation.probe_change import probe_change_doubt
 from ptycho.geometry.batches import lit_area_px
 from ptycho.process.progress import Progress
 
@@ -179,6 +180,10 @@ def judge(placed: PlacedReconstruction) -> Verdict:
         *(("doubtful", doubt) for doubt in (correction.doubts() if correction is not None else ())),
         *(("doubtful", finding.message) for finding in warnings),
     ]
+    # Cures of the unexplained: where it has failed or has a background, nothing else is known of it.
+    left = numbers["unexplained"] > LIMITS.unexplained_doubtful and not _is_background(dark)
+    if left and all(word != "failed" for word, _ in reasons) and (doubt := probe_change_doubt(placed)):
+        reasons.append(("doubtful", doubt))
     words = {word for word, _ in reasons}
     word: Word = "failed" if "failed" in words else "doubtful" if words else "good"
     # What failed comes first: a reader may stop there.
@@ -293,7 +298,9 @@ def _pixel_reasons(numbers: dict[str, Any], dark: DarkExcess | None) -> Iterator
         yield "doubtful", f"{what}; try {FOLLOW_BEAM}"
 
 
-def _is_background(dark: DarkExcess) -> bool:
+def _is_background(dark: DarkExcess | None) -> bool:
+    if dark is None:
+        return False
     harms = dark.errors > LIMITS.dark_errors and dark.share > LIMITS.dark_share
     return harms and dark.changing < LIMITS.dark_changing
 
