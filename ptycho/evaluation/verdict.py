@@ -73,9 +73,9 @@ class Limits:
     """Standard errors by which the darkest pixels count too much; honest scans stay below 0."""
     dark_share: float = 0.003
     """The same as a part of all counts, from which it does harm; honest scans: 0.0017 at most."""
-    dark_changing: float = 0.3
-    """Part of it that changes as light does: a background below 0.1, light that wrong positions, a drifting
-    probe or a fly scan have lost from 1.5 on."""
+    dark_changing: float = 0.15
+    """Part of it that changes as light does: a background below 0.1; speckle that is missed as a whole 0.23,
+    light that wrong positions, a drifting probe or a fly scan have lost in part from 1.5 on."""
     hot_share: float = 0.06
     """Part of the misfit in the four worst detector pixels; good scans and the star: below 0.01."""
     gain_share: float = 0.1
@@ -282,9 +282,9 @@ def _fit_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
 def _pixel_reasons(numbers: dict[str, Any], dark: DarkExcess | None) -> Iterator[Reason]:
     """Say where the misfit lies: in few detector pixels, in all patterns, in the brightness of frames."""
     if dark is not None and _is_background(dark):
-        what = f"the darkest pixels count {dark.measured:.2g} photons in every pattern"
-        less = f"where {dark.predicted:.2g} are expected ({dark.errors:.0f} sigma)"
-        yield "doubtful", f"{what} {less}, as with a background; try --refine-background"
+        less = f"{dark.predicted:.2g} are expected ({dark.errors:.0f} sigma)"
+        what = f"the darkest pixels count {dark.measured:.2g} photons in every pattern where {less}"
+        yield "doubtful", f"{what}, as with a background; try --refine-background"
     worst, common = numbers["worst_pixels_share"], numbers["common_misfit"]
     if worst > LIMITS.hot_share:
         share = f"{100 * worst:.0f} % of the misfit"

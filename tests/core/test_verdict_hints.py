@@ -15,7 +15,7 @@ from ptycho.data.reconstruction import Fit, Reconstruction
 from ptycho.data.scan import Scan, ScanParts
 from ptycho.evaluation.background import MOST_DARKENING, dark_excess
 from ptycho.evaluation.misfit import FitTally, noise_energy
-from ptycho.evaluation.verdict import judge
+from ptycho.evaluation.verdict import LIMITS, _is_background, judge
 from ptycho.physics import diffracted_amplitude, extract_patches
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
@@ -59,6 +59,19 @@ def test_light_that_wrong_positions_have_lost_is_no_background(photons: float, t
     verdict = judge(blurred.in_scan(scan))
     assert verdict.word != "good"
     assert not any("--refine-background" in text for text in verdict.reasons)
+
+
+@pytest.mark.parametrize("mean", [1.0, 3.0, 30.0])
+def test_speckle_that_is_missed_as_a_whole_is_no_background(mean: float) -> None:
+    rng = np.random.default_rng(7)
+    light, nothing = mean * rng.exponential(size=(80, 24, 24)), np.full((80, 24, 24), 0.1)
+    lost, steady = (dark_excess(tallied(nothing, rng.poisson(rate))) for rate in (light, 0 * light + mean))
+    assert lost is not None
+    assert steady is not None
+    assert lost.errors > 20
+    assert lost.changing > LIMITS.dark_changing > 5 * abs(steady.changing)
+    assert not _is_background(lost)
+    assert _is_background(steady)
 
 
 def test_a_fit_that_follows_the_roots_of_faint_counts_is_not_taken_for_a_background() -> None:
