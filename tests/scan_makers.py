@@ -1,12 +1,24 @@
-"""Random simulated scans in which nothing is wrong, for whatever must stay silent on honest data."""
+"""Simulated scans: random ones in which nothing is wrong, for whatever must stay silent on honest data, and
+one with its truth as if a solver had found it."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from ptycho.data.npz import write_npz
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
+from ptycho.files.reader import open_scan
+from ptycho.geometry.canvas import plan_canvas
+from ptycho.physics import illumination
 from ptycho.raw_data import RawData
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
+BASE = {"n_px": 32, "n_y": 9, "n_x": 9, "step_px": 3.0}
+"""Settings of the scan with a truth."""
 SCENES = ("collage", "dead_leaves", "gaussian_random_field", "lines", "siemens_star")
 """Test objects of the random scans: of every kind, thin."""
 SIDES_PX = (32, 48, 64)
@@ -62,3 +74,19 @@ def honest_scan(seed: int) -> RawData:
         nphotons=float(arrays["diff3d"].sum(axis=(1, 2)).mean()) if domain == "amplitude" else None,
         source=f"honest {seed}",
     )
+
+
+def scan_of(arrays: dict[str, Any], folder: Path) -> Scan:
+    write_npz(folder / "scan.npz", arrays)
+    return open_scan(folder / "scan.npz")
+
+
+def true_object(arrays: dict[str, Any], scan: Scan, n_patterns: int | None = None) -> Reconstruction:
+    """Return the truth of a simulated scan as if a solver had found it."""
+    members = np.arange(n_patterns or scan.n_patterns)
+    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px)
+    y, x = np.round(plan.origin_yx_px).astype(int)
+    obj = arrays["objectGuess"][y : y + plan.shape_yx[0], x : x + plan.shape_yx[1]]
+    light = illumination(scan.probe.astype(complex), plan.corners_yx, obj.shape)
+    origin = np.array([y, x], float)
+    return Reconstruction(obj, (light / light.max()).astype(np.float32), origin, scan.probe, members, 0.0)

@@ -30,9 +30,14 @@ class Fit:
     expected: NDArray[np.float64]  # (J,), what photon noise leaves of it on average
     energy: NDArray[np.float64]  # (J,), sum of measured**2
     power: NDArray[np.float64]  # (J,), sum of A**2
+    # (J,), sum of L**2, where A = sqrt(I + B) changes by L = I / A times a small change of the light I
+    light_power: NDArray[np.float64]
+    gain: NDArray[np.float64]  # (J,), factor on the amplitude of the light that would fit each pattern best
     pixel_misfit: NDArray[np.float64]  # the first three by detector pixel, (N, N)
     pixel_expected: NDArray[np.float64]
     pixel_energy: NDArray[np.float64]
+    pixel_power: NDArray[np.float64]  # sum of A**2
+    pixel_amplitude: NDArray[np.float64]  # sum of A
     pixel_common: NDArray[np.float64]  # part of the misfit that is the same in every pattern
     # what the mean pattern, in the place of every expected one, leaves; then its noise
     pixel_varying: NDArray[np.float64]
@@ -54,12 +59,6 @@ class Fit:
     def residuals(self) -> NDArray[np.float64]:
         """Misfit of every pattern relative to its measured energy (eq. 7a), shape (J,)."""
         return self.misfit / np.maximum(self.energy, 1e-12)
-
-    @property
-    def gain(self) -> NDArray[np.float64]:
-        """Factor on A that would fit each pattern best, shape (J,)."""
-        mixed = (self.energy + self.power - self.misfit) / 2
-        return mixed / np.maximum(self.power, 1e-30)
 
     @property
     def mean_photons(self) -> NDArray[np.float64]:

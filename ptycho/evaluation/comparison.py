@@ -173,7 +173,7 @@ def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -
 
     found, scan, plan = placed.found, placed.scan, placed.plan
     count = len(plan.corners_yx)
-    tally = FitTally(count, scan.n_px, photon_unit(scan))
+    tally = FitTally(count, scan.n_px, photon_unit(scan), placed.background)
     with (progress or Progress()).phase("comparing", count) as phase:
         size = max(1, CHUNK // scan.detector_upsampling**2)
         for start in range(0, count, size):

@@ -34,6 +34,8 @@ class PositionCorrection:
     moved_yx_px: NDArray[np.float64]  # (J, 2), of mean 0
     spot_px: float  # diameter of the spot
     last_step_px: float | None  # rms of the last iteration; None where a file does not say
+    # near field, and another probe than that of the scan: an astigmatic beam looks like another aspect
+    aspect_is_free: bool = False
 
     @property
     def rms_px(self) -> float:
@@ -61,12 +63,22 @@ class PositionCorrection:
             f"{shear:+.2f} deg)"
         )
 
+    def caution(self) -> str | None:
+        """Return what not to measure in the picture, however well it fits; None where nothing is known."""
+        if not self.aspect_is_free:
+            return None
+        return (
+            "positions and probe were refined together in the near field: sizes along y and x may be off by "
+            "a few per cent"
+        )
+
     def numbers(self) -> dict[str, Any]:
         """Return what ``metrics.json`` says about it."""
         return {
             "position_rms_px": self.rms_px,
             "position_largest_px": self.largest_px,
             "position_last_step_px": self.last_step_px,
+            "aspect_is_free": self.aspect_is_free,
         }
 
     def doubts(self) -> Iterator[str]:
@@ -95,7 +107,9 @@ def position_correction(placed: PlacedReconstruction) -> PositionCorrection | No
     if not np.abs(moved).max() > 1e-6:
         return None
     spot_px = 2 * math.sqrt(lit_area_px(found.probe) / math.pi)
-    return PositionCorrection(moved, spot_px, found.position_step_px)
+    refines_probe = not np.array_equal(found.probe, placed.scan.probe)
+    is_free = placed.scan.fresnel_number is not None and refines_probe
+    return PositionCorrection(moved, spot_px, found.position_step_px, is_free)
 
 
 def save_position_correction_png(

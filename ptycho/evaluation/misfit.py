@@ -66,13 +66,17 @@ def noise_energy(amplitude: NDArray[np.floating]) -> NDArray[np.float32]:
 class FitTally:
     """Adds up a :class:`Fit` over the chunks of a scan of ``count`` patterns, in any order.
 
-    ``photons`` per unit of counts is None where it is unknown.
+    ``photons`` per unit of counts is None where it is unknown; ``background`` (N, N) is the part of the
+    predicted counts that is no light.
     """
 
-    def __init__(self, count: int, n_px: int, photons: float | None) -> None:
+    def __init__(
+        self, count: int, n_px: int, photons: float | None, background: NDArray[np.float32] | None = None
+    ) -> None:
         self.photons = photons
-        self._rows = np.zeros((4, count))
-        self._pixels = np.zeros((6, n_px, n_px))
+        self._background = background
+        self._rows = np.zeros((6, count))
+        self._pixels = np.zeros((8, n_px, n_px))
         self._pairs = np.zeros((2, 2, n_px, n_px))
 
     def add(
@@ -89,13 +93,21 @@ class FitTally:
         noise = noise_energy(predicted * np.sqrt(unit)) / unit
         missed = predicted - measured
         misfit, energy = missed * missed, measured * measured
-        parts = (misfit, noise, energy, predicted * predicted)
+        power = predicted * predicted
+        light = predicted if self._background is None else self._light(predicted, power)
+        parts = (misfit, noise, energy, power, light * light, light * missed)
         self._rows[:, rows] = [part.sum(axis=(1, 2), dtype=np.float64) for part in parts]
-        parts = (misfit, noise, energy, measured, missed, good)
+        parts = (misfit, noise, energy, measured, missed, good, power, predicted)
         self._pixels += [part.sum(axis=0, dtype=np.float64) for part in parts]
         for kind, values in enumerate((missed, measured)):
             self._pairs[kind, 0, 1:] += np.einsum("jyx,jyx->yx", values[:, 1:], values[:, :-1])
             self._pairs[kind, 1, :, 1:] += np.einsum("jyx,jyx->yx", values[:, :, 1:], values[:, :, :-1])
+
+    def _light(self, predicted: NDArray[np.float32], power: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return by how much amplitude (B, N, N) changes per change of the amplitude of the light."""
+        # Rounding of a dark pixel, and one that was not measured, would be a negative light.
+        light = np.maximum(power - self._background, 0)
+        return np.divide(light, predicted, out=np.zeros_like(light), where=predicted > 0)
 
     def _paired(self, kind: int, total: NDArray[np.float64], number: NDArray[np.float64]) -> float:
         """Return the covariance of neighbours, summed over both axes."""
@@ -106,8 +118,8 @@ class FitTally:
 
     def result(self) -> Fit:
         """Return what all patterns together say."""
-        misfit, expected, energy, power = self._rows
-        pixel_misfit, pixel_expected, counts, amplitude, missed, good = self._pixels
+        misfit, expected, energy, power, light_power, light_missed = self._rows
+        pixel_misfit, pixel_expected, counts, amplitude, missed, good, *predicted = self._pixels
         number = np.maximum(good, 1.0)
         mean = np.sqrt(counts / number)
         unit = self.photons or 1.0
@@ -116,9 +128,13 @@ class FitTally:
             expected=expected,
             energy=energy,
             power=power,
+            light_power=light_power,
+            gain=1.0 - light_missed / np.maximum(light_power, 1e-30),
             pixel_misfit=pixel_misfit,
             pixel_expected=pixel_expected,
             pixel_energy=counts,
+            pixel_power=predicted[0],
+            pixel_amplitude=predicted[1],
             pixel_common=missed**2 / number,
             pixel_varying=2 * counts - 2 * mean * amplitude,
             pixel_varying_expected=good * noise_energy(mean * np.sqrt(unit)) / unit,

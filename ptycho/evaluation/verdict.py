@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from ptycho.data.checks.findings import FOLLOW_BEAM
 from ptycho.data.reconstruction import Fit, PlacedReconstruction, Reconstruction
-from ptycho.evaluation.background import background_numbers
+from ptycho.evaluation.background import DarkExcess, background_numbers, dark_excess
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.drift import BeamDrift, beam_drift
+from ptycho.evaluation.probe_change import probe_change_doubt
 from ptycho.geometry.batches import lit_area_px
 from ptycho.process.progress import Progress
 
@@ -68,6 +69,13 @@ class Limits:
     """Relative spread of the object; a glass slide has it, but its patterns do not change either."""
     common_misfit: float = 0.02
     """Part of the energy that is wrong in the same way in every pattern; good scans: below 0.001."""
+    dark_errors: float = 5.0
+    """Standard errors by which the darkest pixels count too much; honest scans stay below 0."""
+    dark_share: float = 0.003
+    """The same as a part of all counts, from which it does harm; honest scans: 0.0017 at most."""
+    dark_changing: float = 0.15
+    """Part of it that changes as light does: a background below 0.1; speckle that is missed as a whole 0.23,
+    light that wrong positions, a drifting probe or a fly scan have lost in part from 1.5 on."""
     hot_share: float = 0.06
     """Part of the misfit in the four worst detector pixels; good scans and the star: below 0.01."""
     gain_share: float = 0.1
@@ -150,31 +158,44 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     correction = position_correction(placed)
     numbers |= {} if correction is None else correction.numbers()
     numbers |= background_numbers(placed)
+    dark = dark_excess(fit)
+    numbers |= {} if dark is None else dark.numbers()
     drift = beam_drift(placed)
     numbers["beam_drift"], numbers["beam_drift_error"] = drift or (None, None)
     # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
     told = any(finding.check == "beam" for finding in scan.findings)
     warnings = [finding for finding in scan.findings if finding.level == "warning"]
     drifts = list(_drift_reasons(drift, numbers["misfit_expected"]))
-    if found.frame_gain is not None or (correction is not None and not drifts):
+    if _follows_frames(placed) or (correction is not None and not drifts):
         # Patterns compared at wrong places also differ in brightness; the right ones have told.
         warnings = [finding for finding in warnings if finding.check != "beam"]
     bad = _bad_patterns(fit)
     numbers["bad_patterns"] = len(bad)
     reasons = [
         *_fit_reasons(numbers),
-        *_pixel_reasons(numbers),
+        *_pixel_reasons(numbers, dark),
         *([] if told else drifts),
         *_scan_reasons(numbers),
         *_bad_reasons(bad, fit, placed.numbers, positions),
         *(("doubtful", doubt) for doubt in (correction.doubts() if correction is not None else ())),
         *(("doubtful", finding.message) for finding in warnings),
     ]
+    # Cures of the unexplained: where it has failed or has a background, nothing else is known of it.
+    left = numbers["unexplained"] > LIMITS.unexplained_doubtful and not _is_background(dark)
+    if left and all(word != "failed" for word, _ in reasons) and (doubt := probe_change_doubt(placed)):
+        reasons.append(("doubtful", doubt))
     words = {word for word, _ in reasons}
     word: Word = "failed" if "failed" in words else "doubtful" if words else "good"
     # What failed comes first: a reader may stop there.
     ordered = sorted(reasons, key=lambda reason: reason[0] != "failed")
     return Verdict(word, tuple(text for _, text in ordered), numbers)
+
+
+def _follows_frames(placed: PlacedReconstruction) -> bool:
+    """Tell whether factors of the frames were found, beside the known ones of scans that were joined."""
+    found, known = placed.found.frame_gain, placed.scan.frame_gain
+    # A file holds ones where nothing was found.
+    return found is not None and not np.allclose(found, 1.0 if known is None else known[placed.rows], 1e-5)
 
 
 def _fit_numbers(fit: Fit, n_unknowns: int) -> dict[str, Any]:
@@ -208,7 +229,7 @@ def _fit_numbers(fit: Fit, n_unknowns: int) -> dict[str, Any]:
     dominated &= unexplained <= LIMITS.unexplained_doubtful
     worst = np.sort((fit.pixel_misfit - fit.pixel_expected).ravel())[-4:]
     # A factor common to all frames is the object's; noise alone gives each a quarter of a photon.
-    gain_energy = (fit.power * (fit.gain - fit.gain.mean()) ** 2).sum()
+    gain_energy = (fit.light_power * (fit.gain - fit.gain.mean()) ** 2).sum()
     gain_energy -= len(fit.gain) / 4 / (fit.photons or 1.0)
     return {
         "misfit": fit.relative,
@@ -258,8 +279,12 @@ def _fit_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
         yield "doubtful", f"{what}, as after amplitude steps on few of them; try --refine-likelihood poisson"
 
 
-def _pixel_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
+def _pixel_reasons(numbers: dict[str, Any], dark: DarkExcess | None) -> Iterator[Reason]:
     """Say where the misfit lies: in few detector pixels, in all patterns, in the brightness of frames."""
+    if dark is not None and _is_background(dark):
+        less = f"{dark.predicted:.2g} are expected ({dark.errors:.0f} sigma)"
+        what = f"the darkest pixels count {dark.measured:.2g} photons in every pattern where {less}"
+        yield "doubtful", f"{what}, as with a background; try --refine-background"
     worst, common = numbers["worst_pixels_share"], numbers["common_misfit"]
     if worst > LIMITS.hot_share:
         share = f"{100 * worst:.0f} % of the misfit"
@@ -271,6 +296,13 @@ def _pixel_reasons(numbers: dict[str, Any]) -> Iterator[Reason]:
     if numbers["frame_gain_share"] > LIMITS.gain_share and spread > LIMITS.gain_spread:
         what = f"the amplitude changes by {100 * spread:.2g} % from frame to frame"
         yield "doubtful", f"{what}; try {FOLLOW_BEAM}"
+
+
+def _is_background(dark: DarkExcess | None) -> bool:
+    if dark is None:
+        return False
+    harms = dark.errors > LIMITS.dark_errors and dark.share > LIMITS.dark_share
+    return harms and dark.changing < LIMITS.dark_changing
 
 
 def _drift_reasons(drift: BeamDrift | None, noise_misfit: float | None) -> Iterator[Reason]:

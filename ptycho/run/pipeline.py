@@ -298,6 +298,8 @@ def _write_object(
         progress.note(f"scans: misfit of {told}")
     if (correction := position_correction(placed)) is not None:
         progress.note(correction.line(placed.scan.positions_yx_px[placed.rows]))
+        if (caution := correction.caution()) is not None:
+            progress.note(caution)
     if (told := background_line(placed)) is not None:
         progress.note(told)
     training = isinstance(config, TrainingConfig)

@@ -232,7 +232,7 @@ def _refined(
 
 def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None) -> Fit:
     """Return what an object leaves unexplained; ``photons`` per unit of counts is None where unknown."""
-    tally = FitTally(len(chunks.indices), chunks.plan.patch_px, photons)
+    tally = FitTally(len(chunks.indices), chunks.plan.patch_px, photons, chunks.store.background)
     _pairs(backend, obj, chunks, tally.add)
     return tally.result()
 

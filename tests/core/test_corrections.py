@@ -24,15 +24,19 @@ def correction(moved: Any, last_step_px: float | None = NO_DOUBT) -> PositionCor
     return PositionCorrection(np.asarray(moved, float), 20.0, last_step_px)
 
 
-def placed(moved: Any, refined: bool = True) -> Any:
+def placed(moved: Any, refined: bool = True, near: bool = False, probe_gain: float = 1.0) -> Any:
     """Return what ``position_correction`` looks at of a reconstruction, with a disc of 20 px as its probe."""
     away = np.arange(64) - 31.5
     probe = (np.hypot(away[:, None], away) < 10).astype(np.complex64)[None]
     positions = PLACES + moved
     found = SimpleNamespace(
-        positions_yx_px=positions if refined else None, probe=probe, position_step_px=NO_DOUBT
+        positions_yx_px=positions if refined else None, probe=probe * probe_gain, position_step_px=NO_DOUBT
     )
-    scan = SimpleNamespace(positions_yx_px=np.concatenate([[[-99.0, -99.0]], PLACES]))
+    scan = SimpleNamespace(
+        positions_yx_px=np.concatenate([[[-99.0, -99.0]], PLACES]),
+        probe=probe,
+        fresnel_number=1e-3 if near else None,
+    )
     rows = np.arange(1, len(PLACES) + 1)
     return SimpleNamespace(found=found, scan=scan, rows=rows, positions_yx_px=positions)
 
@@ -53,6 +57,19 @@ def test_what_all_positions_share_is_no_correction() -> None:
     assert found.last_step_px == NO_DOUBT
     assert position_correction(placed(np.zeros(2) + 5.0)) is None
     assert position_correction(placed(moved, refined=False)) is None
+
+
+def test_positions_and_probe_refined_together_in_the_near_field_leave_the_aspect_open() -> None:
+    moved = np.random.default_rng(0).normal(0, 1, PLACES.shape)
+    both = position_correction(placed(moved, near=True, probe_gain=1.1))
+    assert both is not None
+    assert both.numbers()["aspect_is_free"]
+    assert "sizes along y and x may be off by a few per cent" in (both.caution() or "")
+    for alone in (placed(moved, near=True), placed(moved, probe_gain=1.1)):
+        found = position_correction(alone)
+        assert found is not None
+        assert found.caution() is None
+        assert not found.numbers()["aspect_is_free"]
 
 
 def test_scale_rotation_and_shear_of_the_stage_are_told() -> None:

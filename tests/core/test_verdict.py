@@ -9,36 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scan_makers import BASE, scan_of, true_object
 
 from ptycho.data.checks.findings import Finding
-from ptycho.data.npz import write_npz
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.evaluation.verdict import WRONG, Verdict, announce, judge
-from ptycho.files.reader import open_scan
-from ptycho.geometry.canvas import plan_canvas
-from ptycho.physics import illumination
 from ptycho.process.progress import Progress
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
-BASE = {"n_px": 32, "n_y": 9, "n_x": 9, "step_px": 3.0}
 Arrays = dict[str, Any]
-
-
-def scan_of(arrays: Arrays, folder: Path) -> Scan:
-    write_npz(folder / "scan.npz", arrays)
-    return open_scan(folder / "scan.npz")
-
-
-def true_object(arrays: Arrays, scan: Scan, n_patterns: int | None = None) -> Reconstruction:
-    """Return the truth of a simulated scan as if a solver had found it."""
-    members = np.arange(n_patterns or scan.n_patterns)
-    plan = plan_canvas(scan.positions_yx_px[members], scan.n_px)
-    y, x = np.round(plan.origin_yx_px).astype(int)
-    obj = arrays["objectGuess"][y : y + plan.shape_yx[0], x : x + plan.shape_yx[1]]
-    light = illumination(scan.probe.astype(complex), plan.corners_yx, obj.shape)
-    origin = np.array([y, x], float)
-    return Reconstruction(obj, (light / light.max()).astype(np.float32), origin, scan.probe, members, 0.0)
 
 
 def verdict_on(options: dict[str, Any], folder: Path, spoil: Any = None) -> Verdict:
