@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 from judges import assert_twin
 from numpy.typing import NDArray
+from runs import Told, error, reconstructed
 
 from ptycho import physics
-from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.npz import write_npz
-from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import PatternStore, Scan
-from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
 from ptycho.geometry.canvas import plan_canvas
-from ptycho.process.progress import Phase, Progress
+from ptycho.process.progress import Progress
 from ptycho.run import reconstruction
-from ptycho.run.engines import find_model, fitted_model, load_engine
-from ptycho.run.outputs import truth_on_canvas
 from ptycho.solver import difference_map as module
 from ptycho.solver.difference_map import difference_map
 from ptycho.solver.options import RefineOptions
@@ -32,21 +28,6 @@ BACKENDS = ["pytorch", "tensorflow"]
 NOISELESS = 1e12
 ALIKE = 1e-4
 """Two frameworks in single precision after five steps."""
-
-
-class Noted(Progress):
-    """Keeps phases and notes."""
-
-    def __init__(self) -> None:
-        self.phases: list[tuple[str, int]] = []
-        self.notes: list[str] = []
-
-    def phase(self, name: str, total: int) -> Phase:
-        self.phases.append((name, total))
-        return Phase()
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def smooth(rng: np.random.Generator, side: int, sigma_px: float) -> NDArray[np.float64]:
@@ -79,20 +60,6 @@ def hard_scan(path: Path, *, seed: int = 0, photons: float = 0.0, step: int = ST
     return path
 
 
-def refined(path: Path, backend: str, options: RefineOptions, progress: Progress) -> Reconstruction:
-    scan, engine = open_scan(path), load_engine(backend)
-    model = fitted_model(engine, engine.load(find_model(Path("pretrained"), backend)), scan, "test")
-    return engine.reconstruct(
-        model, scan, np.arange(scan.n_patterns), progress=progress, refine=options,
-        execution=PyTorchExecutionConfig(accelerator="cpu", logger_backend=None),
-    )  # fmt: skip
-
-
-def nrmse(path: Path, found: Reconstruction) -> float:
-    truth, mask = truth_on_canvas(path, found)
-    return score(found.obj, truth, mask)["complex_nrmse"]
-
-
 @pytest.fixture(scope="module")
 def noiseless(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return hard_scan(tmp_path_factory.mktemp("hard") / "hard.npz")
@@ -103,13 +70,13 @@ def test_a_wrong_minimum_is_noticed_and_left(
     backend: str, noiseless: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAP_ROUND", (60, 60))
-    progress = Noted()
-    found = refined(noiseless, backend, RefineOptions(40, start="flat"), progress)
+    progress = Told()
+    found = reconstructed(open_scan(noiseless), backend, RefineOptions(40, start="flat"), progress=progress)
     assert progress.phases[1:4] == [("refining", 40), ("difference map", 60), ("refining", 20)]
     assert found.misfit[39] ** 0.5 > 2e-3
     assert found.misfit[-1] ** 0.5 < 1e-6
-    assert nrmse(noiseless, found) < 1e-4
-    assert any(note.startswith("difference map: root of the misfit 0.00") for note in progress.notes)
+    assert error(noiseless, found) < 1e-4
+    assert any(note.startswith("difference map: root of the misfit 0.00") for note in progress.lines)
 
 
 def mapped_five_times(scan: Scan, chunks_of: type, primitives: Any, tensor: Any) -> NDArray[np.complex64]:
@@ -139,20 +106,22 @@ def test_both_backends_map_alike(noiseless: Path) -> None:
 def test_who_asks_gets_it_in_noise_too_and_never_a_worse_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, progress = hard_scan(tmp_path / "noisy.npz", photons=3e7), Noted()
+    path, progress = hard_scan(tmp_path / "noisy.npz", photons=3e7), Told()
     with monkeypatch.context() as context:
         context.setattr(reconstruction, "tells_few", lambda *_: False)
-        plain = refined(path, "pytorch", RefineOptions(30, start="flat"), progress)
+        plain = reconstructed(open_scan(path), "pytorch", RefineOptions(30, start="flat"), progress=progress)
     assert [name for name, _ in progress.phases] == ["reading", "refining"]
-    asked = refined(path, "pytorch", RefineOptions(30, start="difference-map"), progress)
+    asked = reconstructed(
+        open_scan(path), "pytorch", RefineOptions(30, start="difference-map"), progress=progress
+    )
     assert ("difference map", 200) in progress.phases
     assert asked.misfit[-1] <= plain.misfit[-2]
-    assert nrmse(path, asked) < 1.05 * nrmse(path, plain)
+    assert error(path, asked) < 1.05 * error(path, plain)
 
 
 def test_a_scan_of_many_numbers_is_not_looked_at_again(tmp_path: Path) -> None:
-    path, progress = hard_scan(tmp_path / "dense.npz", step=6), Noted()
-    refined(path, "pytorch", RefineOptions(5, start="flat"), progress)
+    path, progress = hard_scan(tmp_path / "dense.npz", step=6), Told()
+    reconstructed(open_scan(path), "pytorch", RefineOptions(5, start="flat"), progress=progress)
     assert [name for name, _ in progress.phases] == ["reading", "refining"]
 
 

@@ -6,27 +6,22 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from runs import CPU, error, reconstructed
 
-from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.config import ModelConfig, TrainingConfig
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.reconstruction import Reconstruction
-from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.drift import beam_drift
-from ptycho.evaluation.metrics import score
 from ptycho.evaluation.verdict import judge
 from ptycho.files.reader import open_scan
 from ptycho.process.progress import Progress
-from ptycho.run.engines import find_model, fitted_model, load_engine
-from ptycho.run.outputs import truth_on_canvas
 from ptycho.run.pipeline import train
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver.options import RefineOptions
@@ -34,7 +29,6 @@ from ptycho.solver.schedule import NEAR_POSITION_STEP
 
 pytestmark = pytest.mark.slow
 
-CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 OPTIONS = SimulationOptions(
     n_px=32, n_y=9, n_x=9, step_px=3.0, photons=1e6, seed=5, probe_diameter_px=18.0, defocus_waves=0.7,
     propagation="near", fresnel_number=0.12,
@@ -57,21 +51,6 @@ def near_scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(path: Path, folder: Path, **arrays: Any) -> Path:
     write_npz(folder / "changed.npz", read_npz(path) | arrays)
     return folder / "changed.npz"
-
-
-def reconstructed(
-    scan: Scan, backend: str, refine: RefineOptions | None = None, **options: Any
-) -> Reconstruction:
-    engine: ModuleType = load_engine(backend)
-    model = fitted_model(engine, engine.load(find_model(Path("pretrained"), backend)), scan, "the network")
-    return engine.reconstruct(
-        model, scan, scan.usable, execution=CPU, progress=Progress(), refine=refine, **options
-    )
-
-
-def error(path: Path, found: Reconstruction) -> float:
-    truth, mask = truth_on_canvas(path, found) or (None, None)
-    return score(found.obj, truth, mask)["complex_nrmse"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

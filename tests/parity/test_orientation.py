@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import Told
 
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import Orientation
-from ptycho.process.progress import Progress
 from ptycho.run.pipeline import infer
 from ptycho.simulation.simulate import SimulationOptions, simulate
 
@@ -24,16 +24,6 @@ PLANTED = {
 Command = Callable[..., Any]
 SAME = 1e-3
 """The canvas of a turned scan begins elsewhere by a fraction of a pixel."""
-
-
-class Told(Progress):
-    """Keeps every line."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -4,32 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from runs import CPU, error, reconstructed
 
-from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.config import ModelConfig, TrainingConfig
 from ptycho.data import chunks
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
-from ptycho.data.reconstruction import Reconstruction
-from ptycho.data.scan import Scan
 from ptycho.evaluation.comparison import read_reconstruction, stored_fit
 from ptycho.evaluation.drift import beam_drift
-from ptycho.evaluation.metrics import score
 from ptycho.evaluation.verdict import judge
 from ptycho.files.reader import open_scan
-from ptycho.process.progress import Progress
-from ptycho.run.engines import find_model, fitted_model, load_engine
-from ptycho.run.outputs import truth_on_canvas, write_reconstruction
+from ptycho.run.outputs import write_reconstruction
 from ptycho.run.pipeline import train
 from ptycho.run.shared_field import _expected
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver.options import RefineOptions
 
-CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 OPTIONS = SimulationOptions(
     n_px=32, n_y=9, n_x=9, step_px=4.0, photons=1e6, seed=5, probe_diameter_px=22.0, defocus_waves=1.5,
     detector_upsampling=2,
@@ -48,21 +42,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     written = tmp_path_factory.mktemp("parts") / "scan.npz"
     write_npz(written, simulate(OPTIONS))
     return written
-
-
-def reconstructed(
-    scan: Scan, backend: str, refine: RefineOptions | None = None, **options: Any
-) -> Reconstruction:
-    engine: ModuleType = load_engine(backend)
-    model = fitted_model(engine, engine.load(find_model(Path("pretrained"), backend)), scan, "the network")
-    return engine.reconstruct(
-        model, scan, scan.usable, execution=CPU, progress=Progress(), refine=refine, **options
-    )
-
-
-def error(path: Path, found: Reconstruction) -> float:
-    truth, mask = truth_on_canvas(path, found) or (None, None)
-    return score(found.obj, truth, mask)["complex_nrmse"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

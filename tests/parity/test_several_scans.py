@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import Told
 from several_scans import INTENSITY, OFFSET_YX_PX, fields, part, whole_scan, written
 
 from ptycho.config.config import InferenceConfig, ModelConfig, PyTorchExecutionConfig, TrainingConfig
@@ -26,16 +27,6 @@ CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
 PLACE = 0.1
 """A tenth of a pixel, where a step of the scan is three."""
 Command = Callable[..., Any]
-
-
-class Told(Progress):
-    """Keeps every line."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.lines.append(text)
 
 
 @pytest.fixture(scope="module")

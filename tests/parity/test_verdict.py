@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import reconstructed as reconstruction_of
 
-from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.npz import write_npz
 from ptycho.data.scan import Scan
 from ptycho.evaluation.verdict import Verdict, judge
 from ptycho.files.reader import open_scan
-from ptycho.process.progress import Progress
-from ptycho.run.engines import find_model, fitted_model, load_engine
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver.options import RefineOptions
 
@@ -38,17 +36,7 @@ def reconstructed(
 
 
 def verdict_on(scan: Scan, backend: str, refine: RefineOptions | None) -> Verdict:
-    engine = load_engine(backend)
-    model = fitted_model(engine, engine.load(find_model(Path("pretrained"), backend)), scan, "the model")
-    found = engine.reconstruct(
-        model,
-        scan,
-        scan.usable,
-        execution=PyTorchExecutionConfig(accelerator="cpu"),
-        progress=Progress(),
-        refine=refine,
-        fit_probe=refine is None,
-    )
+    found = reconstruction_of(scan, backend, refine, fit_probe=refine is None)
     return judge(found.in_scan(scan))
 
 

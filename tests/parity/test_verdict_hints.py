@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs import reconstructed
 from scan_makers import scan_of
 
-from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import PlacedReconstruction
 from ptycho.evaluation.probe_change import WAVES, wave_powers
 from ptycho.evaluation.verdict import judge
-from ptycho.process.progress import Progress
-from ptycho.run.engines import find_model, fitted_model, load_engine
 from ptycho.simulation.simulate import SimulationOptions, simulate
 from ptycho.solver.options import RefineOptions
 
@@ -34,17 +32,7 @@ def refined(
     """Return a scan reconstructed from flat, after a fault was planted."""
     arrays = simulate(SimulationOptions(**{**BASE, **options}))
     scan = scan_of(arrays if spoil is None else spoil(arrays), folder)
-    engine = load_engine(backend)
-    model = fitted_model(engine, engine.load(find_model(Path("pretrained"), backend)), scan, "the model")
-    found = engine.reconstruct(
-        model,
-        scan,
-        scan.usable,
-        execution=PyTorchExecutionConfig(accelerator="cpu"),
-        progress=Progress(),
-        refine=refine,
-        fit_probe=False,
-    )
+    found = reconstructed(scan, backend, refine, fit_probe=False)
     return found.in_scan(scan)
 
 
