@@ -31,6 +31,7 @@ from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
 from ptycho.networks.bundle import read_bundle, write_bundle
 from ptycho.physics.detector import Detector
+from ptycho.physics.pixel_parts import part_turns
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.process.progress import Progress
 from ptycho.run.job import TrainingJob
@@ -140,6 +141,13 @@ def physics_answers(backend: Backend, *, masked: bool = False) -> dict[str, Arra
         "shifts_yx_px": rng.uniform(-1, 1, (len(wave), 2)).astype(np.float32),
         "axis": 1,
         "strains": True,
+        "waves": wave[::-1].copy(),
+        "fitting": wave,
+        "probe": wave[0],
+        "modes": wave[1:3, 0].copy(),
+        "weights": rng.uniform(-1, 1, (len(wave), 3)).astype(np.float32),
+        "turns": part_turns(n_px, 2).astype(np.complex64),
+        "parted": np.repeat(wave, 4, axis=1),
         "likelihood": "amplitude",
         "detector": Detector(None, backend.tensor(rng.uniform(0, 4, (n_px, n_px)).astype(np.float32))),
     }
