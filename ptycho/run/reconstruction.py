@@ -128,9 +128,10 @@ def reconstruct(
         obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or refine is not None)
         misfit: list[float] = []
         if refine:
-            obj, misfit = _refined(backend, obj, chunks, scan, refine, progress)
+            obj, misfit, fit = _refined(backend, obj, chunks, scan, refine, progress)
             illumination = backend.illumination(chunks)
-        fit = _fit(backend, obj, chunks, photon_unit(scan))
+        else:
+            fit = _fit(backend, obj, chunks, photon_unit(scan))
     coverage = backend.array(illumination)
     found = Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
@@ -209,25 +210,24 @@ def _pairs(backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[...,
 
 def _refined(
     backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, options: RefineOptions, progress: Progress
-) -> tuple[Array, list[float]]:
-    """Return the refined object and the misfit of every iteration; the difference map is tried where it was
-    asked for, or the refinement may have ended in a wrong minimum."""
+) -> tuple[Array, list[float], Fit]:
+    """Return the refined object, the misfit of every iteration, and what the object leaves unexplained; the
+    difference map is tried where it was asked for, or the refinement may have ended in a wrong minimum."""
     found = refine_shown(backend.primitives, chunks, obj, options, progress)
+    fit = _fit(backend, found.obj, chunks, photon_unit(scan))
     asked = options.start == "difference-map"
     # Most scans measure far more numbers than are sought: only the others are looked at a second time.
     few = tells_few(len(chunks.indices), scan.n_px, backend.array(backend.illumination(chunks)))
-    if asked or few:
-        fit = _fit(backend, found.obj, chunks, photon_unit(scan))
-    if asked or (few and stands_far_above_noise(fit)):
-        noise = noise_misfit(fit)
-        better = escaped(backend.primitives, chunks, found, options, progress, noise_misfit=noise)
-        if better is not found:
-            roots = math.sqrt(found.misfit[-1]), math.sqrt(better.misfit[-1])
-            progress.note(f"difference map: root of the misfit {roots[0]:.2g} before, {roots[1]:.2g} after")
-            found = better._replace(misfit=[*found.misfit, *better.misfit])
-        elif asked:
+    if not (asked or (few and stands_far_above_noise(fit))):
+        return found.obj, found.misfit, fit
+    better = escaped(backend.primitives, chunks, found, options, progress, noise_misfit=noise_misfit(fit))
+    if better is found:
+        if asked:
             progress.note("difference map: no object found that fits better")
-    return found.obj, found.misfit
+        return found.obj, found.misfit, fit
+    roots = math.sqrt(found.misfit[-1]), math.sqrt(better.misfit[-1])
+    progress.note(f"difference map: root of the misfit {roots[0]:.2g} before, {roots[1]:.2g} after")
+    return better.obj, [*found.misfit, *better.misfit], _fit(backend, better.obj, chunks, photon_unit(scan))
 
 
 def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None) -> Fit:

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ptycho.process.progress import Progress
-from ptycho.solver.loop import Solution, add_sums, solve, unchanged
+from ptycho.solver.loop import Solution, add_sums, unchanged
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Array, Patterns, Primitives, Reduce, Sums
+from ptycho.solver.refinement import refine_shown
 from ptycho.solver.schedule import (
     MAP_ENOUGH,
     MAP_GAIN,
@@ -88,25 +89,12 @@ def escaped(
 
             obj = difference_map(backend, patterns, best.obj, n_map, on_iteration=shown)
         plain = RefineOptions(n_plain, likelihood=options.likelihood, tv=options.tv)
-        new = _settled(backend, patterns, obj, plain, progress)
+        new = refine_shown(backend, patterns, obj, plain, progress, subsets=1)
         before, best = best.misfit[-1], min(best, new, key=lambda solution: solution.misfit[-1])
         if new.misfit[-1] > MAP_GAIN * before:
             break
     if best is not found and options.companions:
         # They were found beside another object. Variable modes of the probe stay.
         again = replace(options, start="network", probe_variation=0)
-        best = _settled(backend, patterns, best.obj, again, progress)
+        best = refine_shown(backend, patterns, best.obj, again, progress, subsets=1)
     return best
-
-
-def _settled(
-    backend: Primitives, patterns: Patterns, obj: Array, options: RefineOptions, progress: Progress
-) -> Solution:
-    """Return where plain iterations end that start from an object."""
-    with progress.phase("refining", options.steps) as phase:
-
-        def shown(index: int, misfit: float | None) -> None:
-            phase.update(index + 1, misfit=misfit)
-
-        counts = [1] * options.steps
-        return solve(backend, patterns, obj, options, counts, on_iteration=shown)

@@ -52,15 +52,17 @@ def refine(
     obj: Array,
     options: RefineOptions,
     *,
+    subsets: int | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> Solution:
     """Refine an object, complex (H, W) [transmission], and on request what is known about the scan, until the
     misfit no longer falls.
 
     ``patterns`` hold the refined probe, of the total power of the start, positions and intensities
-    afterwards; ``on_step`` is called with index and misfit of each finished iteration.
+    afterwards; ``subsets`` are the most in one iteration, by default what the scan allows; ``on_step`` is
+    called with index and misfit of each finished iteration.
     """
-    counts = options.subset_counts(patterns.subsets)
+    counts = options.subset_counts(patterns.subsets if subsets is None else subsets)
     return solve(backend, patterns, obj, options, counts, on_iteration=on_step)
 
 
@@ -71,6 +73,8 @@ def refine_shown(
     options: RefineOptions,
     progress: Progress,
     name: str = "refining",
+    *,
+    subsets: int | None = None,
 ) -> Solution:
     """Refine as :func:`refine` does, and show every iteration and its misfit in a phase of this name."""
     with progress.phase(name, options.steps) as phase:
@@ -78,7 +82,7 @@ def refine_shown(
         def shown(index: int, misfit: float) -> None:
             phase.update(index + 1, misfit=misfit)
 
-        found = refine(backend, patterns, obj, options, on_step=shown)
+        found = refine(backend, patterns, obj, options, subsets=subsets, on_step=shown)
         if len(found.misfit) < options.steps:
             phase.ended(f"converged after {len(found.misfit)}")
     return found

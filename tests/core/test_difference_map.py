@@ -21,6 +21,7 @@ from ptycho.evaluation.misfit import (
 )
 from ptycho.process.progress import Phase, Progress
 from ptycho.solver import difference_map as module
+from ptycho.solver import refinement
 from ptycho.solver.difference_map import difference_map, escaped
 from ptycho.solver.loop import Solution
 from ptycho.solver.options import RefineOptions
@@ -155,7 +156,7 @@ def rounds(
         seen.append(asked)
         return Solution(obj, obj, [next(left)])
 
-    monkeypatch.setattr(module, "solve", settled)
+    monkeypatch.setattr(refinement, "solve", settled)
     monkeypatch.setattr(module, "difference_map", lambda *_, **__: object())
     found, progress = Solution(object(), None, [1.0]), Noted()
     return found, escaped(Reference(), None, found, options, progress, **words), progress.phases
