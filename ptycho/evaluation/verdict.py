@@ -21,7 +21,7 @@ from ptycho.evaluation.background import DarkExcess, background_numbers, dark_ex
 from ptycho.evaluation.comparison import stored_fit
 from ptycho.evaluation.corrections import position_correction
 from ptycho.evaluation.drift import BeamDrift, beam_drift
-from ptycho.evaluation.probe_change import probe_change_doubt
+from ptycho.evaluation.remedies import cause
 from ptycho.geometry.batches import lit_area_px
 from ptycho.process.progress import Progress
 
@@ -162,11 +162,19 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     numbers |= {} if dark is None else dark.numbers()
     drift = beam_drift(placed)
     numbers["beam_drift"], numbers["beam_drift_error"] = drift or (None, None)
+    has_failed = any(word == "failed" for word, _ in _fit_reasons(numbers))
+    left = numbers["unexplained"] > LIMITS.unexplained_doubtful
+    noise = (numbers["misfit_expected"] or 0.0) * float(fit.energy.sum())
+    # A background, which has been told, looks like several other faults; a flat object tells nothing.
+    silent = _is_background(dark) or numbers["object_contrast"] < LIMITS.flat_contrast
+    found_cause = None if silent else cause(placed, fit, noise, failed=has_failed, left=left)
+    numbers |= {} if found_cause is None else found_cause.numbers
+    misplaced = found_cause is not None and found_cause.moves_positions
     # A jump looks like a drift, and the check has told either; frames that were refined have followed it.
     told = any(finding.check == "beam" for finding in scan.findings)
     warnings = [finding for finding in scan.findings if finding.level == "warning"]
     drifts = list(_drift_reasons(drift, numbers["misfit_expected"]))
-    if _follows_frames(placed) or (correction is not None and not drifts):
+    if misplaced or _follows_frames(placed) or (correction is not None and not drifts):
         # Patterns compared at wrong places also differ in brightness; the right ones have told.
         warnings = [finding for finding in warnings if finding.check != "beam"]
     bad = _bad_patterns(fit)
@@ -174,16 +182,13 @@ def judge(placed: PlacedReconstruction) -> Verdict:
     reasons = [
         *_fit_reasons(numbers),
         *_pixel_reasons(numbers, dark),
-        *([] if told else drifts),
+        *([] if found_cause is None else [("doubtful", found_cause.line)]),
+        *([] if told or misplaced else drifts),
         *_scan_reasons(numbers),
         *_bad_reasons(bad, fit, placed.numbers, positions),
         *(("doubtful", doubt) for doubt in (correction.doubts() if correction is not None else ())),
         *(("doubtful", finding.message) for finding in warnings),
     ]
-    # Cures of the unexplained: where it has failed or has a background, nothing else is known of it.
-    left = numbers["unexplained"] > LIMITS.unexplained_doubtful and not _is_background(dark)
-    if left and all(word != "failed" for word, _ in reasons) and (doubt := probe_change_doubt(placed)):
-        reasons.append(("doubtful", doubt))
     words = {word for word, _ in reasons}
     word: Word = "failed" if "failed" in words else "doubtful" if words else "good"
     # What failed comes first: a reader may stop there.

@@ -14,7 +14,9 @@ from ptycho.data.canonical import blocks
 from ptycho.data.domain import DOMAIN_KEY, domain_sample, steps_of
 from ptycho.data.raw import RawData
 
-FOLLOW_BEAM = "--init flat --refine 60 --refine-frames"
+FROM_FLAT = "--init flat --refine 60"
+"""The flags of a refinement that owes nothing to what was found before."""
+FOLLOW_BEAM = f"{FROM_FLAT} --refine-frames"
 """The flags that follow a beam that changed; an object from a network has taken the change in."""
 SHOWN = 8
 """Most pattern numbers that a line names."""
