@@ -56,7 +56,7 @@ FAULTS: dict[str, tuple[dict[str, Any], Any, set[str]]] = {
     "none": ({}, None, set()),
     "positions": ({}, shaken, {"--refine-positions"}),
     "stretched": (
-        {"probe": "disc", "n_px": 64, "step_px": 5.0, "scan": "spiral"},
+        {"n_px": 48, "n_y": 14, "n_x": 11, "step_px": 4.0, "photons": 3e6, "seed": 77},
         stretched,
         {"--refine-positions"},
     ),
