@@ -75,6 +75,7 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "turns": part_turns(n_px, 2).astype(dtype),
         "parted": random_complex(rng, N_PATTERNS, 8, n_px, n_px).astype(dtype),
         "weights": rng.uniform(-1, 1, (N_PATTERNS, 3)).astype(real),
+        "windows": 1,
     }
 
 

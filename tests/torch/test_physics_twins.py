@@ -74,6 +74,7 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "turns": part_turns(n_px, 2).astype(dtype),
         "parted": random_complex(rng, N_PATTERNS, 8, n_px, n_px).astype(dtype),
         "weights": rng.uniform(-1, 1, (N_PATTERNS, 3)).astype(real),
+        "windows": 1,
     }
 
 
@@ -125,7 +126,7 @@ def test_both_modules_have_the_same_functions_and_arguments() -> None:
     expected, found = public_functions(reference), public_functions(candidate)
     assert found["centring_phase"].pop() == "device"
     assert found == expected
-    assert len(expected) == 41
+    assert len(expected) == 43
 
 
 @pytest.mark.parametrize("name", TWINS)
