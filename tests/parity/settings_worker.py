@@ -75,6 +75,7 @@ WITH_VALUE: dict[tuple[str, str | None], dict[str, Any]] = {
 }
 SITUATIONS: dict[str, dict[str, Any]] = {
     "early_stop_patience": {"nepochs": 3, "learning_rate": 1e-14},  # more epochs than it waits
+    "probe_window": {"detector_upsampling": 2},
     "enable_oversampling": {"n_groups": 50},  # more groups than patterns
     "scheduler": {"nepochs": 3},
     **dict.fromkeys(("checkpoint_mode", "checkpoint_save_top_k"), TWO_EPOCHS),
