@@ -29,12 +29,12 @@ from ptycho.solver.options import RefineOptions
 BACKENDS = ["pytorch", "tensorflow"]
 ALIKE = 2e-4
 """Two frameworks in single precision after joint steps, relative to the largest value."""
-FLAT = RefineOptions(60, start="flat")
+FLAT = RefineOptions(40, start="flat")
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_wide_scan(tmp_path_factory.mktemp("wide") / "wide.npz", grid=7)
+    return write_wide_scan(tmp_path_factory.mktemp("wide") / "wide.npz", grid=6)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,9 @@ def found(path: Path) -> Reconstruction:
 
 
 def assert_alike(one: Reconstruction, two: Reconstruction, *names: str) -> None:
-    for name in ("obj", *names):
+    """The rim, where hardly any light fell, is left out: rounding decides there."""
+    assert np.abs(one.obj - two.obj)[one.scanned].max() < ALIKE
+    for name in names:
         values = [np.asarray(getattr(found, name)) for found in (one, two)]
         assert np.abs(values[0] - values[1]).max() < ALIKE * np.abs(values[0]).max(), name
 
@@ -60,12 +62,13 @@ def test_the_object_is_found_where_the_whole_probe_is_known(
     path: Path, cropped: Path, found: Reconstruction
 ) -> None:
     assert outside(found.probe[0]) > 0.1
-    assert error(path, found) < 0.08
-    assert found.fit.relative < 1e-4
+    assert error(path, found) < 0.008
+    assert found.fit.relative < 1e-5
     other = reconstructed(open_scan(cropped), "pytorch", FLAT)
-    assert error(path, other) > 4 * error(path, found)
-    assert other.fit.relative > 100 * found.fit.relative
-    assert_alike(found, reconstructed(open_scan(path), "tensorflow", FLAT))
+    assert error(path, other) > 20 * error(path, found)
+    assert other.fit.relative > 1000 * found.fit.relative
+    short = RefineOptions(5, start="flat")
+    assert_alike(*(reconstructed(open_scan(path), backend, short) for backend in BACKENDS))
 
 
 def test_what_is_told_of_a_reconstruction_is_that_of_its_patches(
@@ -90,7 +93,7 @@ def test_what_is_told_of_a_reconstruction_is_that_of_its_patches(
     assert missed < 1e-3
 
 
-@pytest.mark.parametrize("likelihood", ["amplitude", "poisson"])
+@pytest.mark.parametrize("likelihood", ["amplitude", pytest.param("poisson", marks=pytest.mark.slow)])
 def test_both_backends_find_the_same_of_everything_that_moves(
     likelihood: str, path: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +109,7 @@ def test_both_backends_find_the_same_of_everything_that_moves(
     assert one.probe.shape == (2, WIDE, WIDE)
 
 
+@pytest.mark.slow
 def test_a_probe_grows_beyond_the_patterns(cropped: Path, path: Path) -> None:
     options = RefineOptions(80, probe=True, start="flat")
     still = reconstructed(open_scan(cropped), "pytorch", options)
@@ -117,6 +121,7 @@ def test_a_probe_grows_beyond_the_patterns(cropped: Path, path: Path) -> None:
     assert error(path, grown) < 0.7 * error(path, still)
 
 
+@pytest.mark.slow
 def test_positions_that_are_off_go_back(path: Path, tmp_path: Path) -> None:
     arrays = read_npz(path)
     off = np.random.default_rng(7).uniform(-0.7, 0.7, (2, len(arrays["xcoords"])))
@@ -147,24 +152,29 @@ def test_a_scan_that_is_read_anew_in_every_pass_gives_the_same(
     monkeypatch.setattr(chunks.ScanChunks, "_placed", noted)
     again = reconstructed(scan, "pytorch", options)
     assert max(sizes) == 4
-    assert np.abs(again.obj - kept.obj).max() < ALIKE * np.abs(kept.obj).max()
+    assert_alike(kept, again)
 
 
+@pytest.mark.slow
 def test_the_difference_map_and_the_network_of_the_package_know_it(path: Path, cropped: Path) -> None:
     scan = open_scan(path)
-    for refine in (None, RefineOptions(3, start="difference-map")):
-        one, two = (reconstructed(scan, backend, refine) for backend in BACKENDS)
-        assert_alike(one, two)
-        assert error(path, one) < 0.7 * error(path, reconstructed(open_scan(cropped), "pytorch", refine))
+    one, two = (reconstructed(scan, backend) for backend in BACKENDS)
+    assert_alike(one, two)
+    assert error(path, one) < 0.1 * error(path, reconstructed(open_scan(cropped), "pytorch"))
+    mapped = RefineOptions(3, start="difference-map")
+    one, two = (reconstructed(scan, backend, mapped) for backend in BACKENDS)
+    assert_alike(one, two)
+    assert error(path, one) < 0.005
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_training_sees_the_whole_probe(backend: str, path: Path, cropped: Path, tmp_path: Path) -> None:
     losses = []
     for file in (path, cropped):
         config = TrainingConfig(
             ModelConfig(N=32, architecture="unrolled", unrolled_steps=3, unrolled_width=4),
-            train_data_file=file, output_dir=tmp_path / file.stem, nepochs=2, n_groups=49,
+            train_data_file=file, output_dir=tmp_path / file.stem, nepochs=2, n_groups=36,
             torch_loss_mode="amplitude", backend=backend, seed=1,
         )  # fmt: skip
         losses.append(train(config, CPU).result.history["train_loss"])
