@@ -159,7 +159,7 @@ def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
     if patch_px != scan.n_px and not fits:
         raise ConfigError(
             f"{scan.name}: architecture cnn makes patches as large as a pattern (got a probe of {patch_px} "
-            f"px, expected {scan.n_px} px). Take an unrolled network, or reconstruct with --init flat."
+            f"px, expected {scan.n_px} px). Take an unrolled network, --init flat, or no --probe-window."
         )
 
 

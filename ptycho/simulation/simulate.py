@@ -104,7 +104,7 @@ class SimulationOptions:
         if self.probe_window > self.detector_upsampling:
             raise ConfigError(
                 f"simulation: probe_window exceeds detector_upsampling (got {self.probe_window!r} and "
-                f"{self.detector_upsampling!r}, expected no more). Raise detector_upsampling."
+                f"{self.detector_upsampling!r}, expected no more). Set detector_upsampling to it."
             )
         if self.n_positions is not None and self.scan != "spiral":
             raise ConfigError(

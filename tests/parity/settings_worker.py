@@ -39,7 +39,8 @@ BACKENDS = {"torch": "pytorch", "tf": "tensorflow"}
 OPTICS = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m", "object_pixel_m")
 NEAR = ("propagation", "focus_distance_m", "fresnel_number")
 JUDGED_BY_THE_FILE = (
-    "N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", *OPTICS, *NEAR,
+    "N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", "probe_window",
+    *OPTICS, *NEAR,
 )  # fmt: skip
 """Only the file can say whether they fit it."""
 REFINED = {"refine_steps": 5}
