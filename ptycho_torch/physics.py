@@ -43,12 +43,27 @@ def near_field_adjoint(field: Tensor, transfer: Tensor) -> Tensor:
     return near_field(field, transfer.conj())
 
 
-def propagate(exit_wave: Tensor, transfer: Tensor | None = None) -> Tensor:
-    return far_field(exit_wave) if transfer is None else near_field(exit_wave, transfer)
+def folded(waves: Tensor, windows: int) -> Tensor:
+    if windows == 1:
+        return waves
+    n_px = waves.shape[-1] // windows
+    return waves.unflatten(-1, (windows, n_px)).unflatten(-3, (windows, n_px)).sum(dim=(-4, -2))
 
 
-def propagate_back(field: Tensor, transfer: Tensor | None = None) -> Tensor:
-    return far_field_adjoint(field) if transfer is None else near_field_adjoint(field, transfer)
+def tiled(waves: Tensor, windows: int) -> Tensor:
+    return waves if windows == 1 else waves.tile(windows, windows)
+
+
+def propagate(exit_wave: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    if detector.transfer is not None:
+        return near_field(exit_wave, detector.transfer)
+    return far_field(folded(exit_wave, detector.windows))
+
+
+def propagate_back(field: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
+    if detector.transfer is not None:
+        return near_field_adjoint(field, detector.transfer)
+    return tiled(far_field_adjoint(field), detector.windows)
 
 
 def shift_field(field: Tensor, shifts_yx_px: Tensor) -> Tensor:
@@ -91,18 +106,23 @@ def place_patches(patches: Tensor, corners_yx: Tensor, shape_yx: tuple[int, int]
     return canvas.scatter_add(0, index.reshape(-1), patches.reshape(-1)).reshape(shape_yx)
 
 
+def _ramps(turns: Tensor) -> Tensor:
+    """Return the factors of all parts on a patch, (K, K, M N, M N)."""
+    along = turns.flatten(1)
+    return along[:, None, :, None] * along[:, None, :] / len(turns)
+
+
 def part_modes(modes: Tensor, turns: Tensor | None) -> Tensor:
     if turns is None:
         return modes
-    ramps = (turns[:, None, :, None] * turns[:, None, :] / len(turns)).to(modes)
-    return (modes[..., None, None, :, :] * ramps).flatten(-5, -3)
+    return (modes[..., None, None, :, :] * _ramps(turns).to(modes)).flatten(-5, -3)
 
 
 def part_modes_adjoint(parted: Tensor, turns: Tensor | None) -> Tensor:
     if turns is None:
         return parted
     count = len(turns)
-    ramps = (turns[:, None, :, None] * turns[:, None, :] / count).conj().to(parted)
+    ramps = _ramps(turns).conj().to(parted)
     return (parted.unflatten(-3, (-1, count, count)) * ramps).sum(dim=(-4, -3))
 
 
@@ -121,7 +141,7 @@ def _mode_power(field: Tensor) -> Tensor:
 
 
 def diffracted_intensity(patches: Tensor, probes: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
-    return detector.counted(_mode_power(propagate(exit_waves(patches, probes), detector.transfer)))
+    return detector.counted(_mode_power(propagate(exit_waves(patches, probes), detector)))
 
 
 def diffracted_amplitude(patches: Tensor, probes: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
@@ -168,21 +188,22 @@ def illumination(probes: Tensor, corners_yx: Tensor, shape_yx: tuple[int, int]) 
 def wave_residual(
     obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
-    patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
+    patches = extract_patches(obj, corners_yx, probes.shape[-1])
     return unmatched_waves(exit_waves(patches, probes), amplitude, detector)
 
 
 def unmatched_waves(waves: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
-    field = propagate(waves, detector.transfer)
+    field = propagate(waves, detector)
     predicted = softened_amplitude(detector.counted(_mode_power(field)), amplitude)
     missed = torch.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
-    return propagate_back(field * missed[:, None], detector.transfer)
+    return propagate_back(field * missed[:, None], detector)
 
 
 def mapped_waves(
     waves: Tensor | None, fitting: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> tuple[Tensor, Tensor]:
     missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, detector)
+    missed = missed / detector.windows**2
     return fitting - missed, missed
 
 
@@ -223,10 +244,10 @@ def variation_equations(
     shifts_yx_px: Tensor,
     detector: Detector = FAR_FIELD,
 ) -> tuple[Tensor, Tensor]:
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    field = propagate(exit_waves(patches, probes), detector)
     root, missed = root_residual(detector.counted(_mode_power(field)), amplitude)
     changes = part_modes(shift_field(modes, shifts_yx_px), detector.part_turns)
-    moved = propagate(exit_waves(patches, changes), detector.transfer).unflatten(1, (len(modes), -1))
+    moved = propagate(exit_waves(patches, changes), detector).unflatten(1, (len(modes), -1))
     first = field[:, None, : moved.shape[2]]
     along = (first.real * moved.real + first.imag * moved.imag).sum(dim=2) / root[:, None]
     basis = torch.where(measured(amplitude)[:, None], along, 0.0).flatten(2)
@@ -314,8 +335,8 @@ def motion_equations(
     *,
     strains: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    n_px, kept = amplitude.shape[-1], measured(amplitude)
-    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector.transfer)
+    n_px, kept = probes.shape[-1], measured(amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector)
     root, missed = root_residual(detector.counted(_mode_power(field)), amplitude)
     slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
     if strains:
@@ -323,7 +344,7 @@ def motion_equations(
         slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
     parts = []
     for slope in slopes:
-        moved = propagate(exit_waves(slope, probes), detector.transfer)
+        moved = propagate(exit_waves(slope, probes), detector)
         along = (field.real * moved.real + field.imag * moved.imag).sum(dim=1) / root
         parts.append(torch.where(kept, along, 0.0).flatten(1))
     basis = torch.stack(parts, dim=1)

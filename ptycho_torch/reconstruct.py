@@ -50,7 +50,7 @@ class TorchBackend:
         return scan_illumination(chunks, chunks.plan.shape_yx)
 
     def predicted(self, obj: Tensor, chunk: Chunk, sigma_px: float) -> Tensor:
-        patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+        patches = physics.extract_patches(obj, chunk.corners_yx, chunk.probes.shape[-1])
         light = chunk.detector._replace(background=None)
         predicted = physics.diffracted_amplitude(patches, chunk.probes, light)
         return physics.with_background(physics.smoothed_amplitude(predicted, sigma_px), chunk.detector)

@@ -60,12 +60,12 @@ def poisson_residual(
 ) -> Tensor:
     """Return half the Poisson residual of exit waves, shape (J, P, N, N); its curvature is that of the
     amplitude misfit (eq. 17)."""
-    field = physics.propagate(physics.exit_waves(patches, probes), detector.transfer)
+    field = physics.propagate(physics.exit_waves(patches, probes), detector)
     expected = detector.counted((field.real**2 + field.imag**2).sum(dim=1))
     kept, counts = physics.measured(amplitude), amplitude.clamp(min=0) ** 2
     floor = POISSON_FLOOR * physics.count_quantum(amplitude)
     missed = torch.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
-    return physics.propagate_back(field * missed[:, None], detector.transfer)
+    return physics.propagate_back(field * missed[:, None], detector)
 
 
 def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
@@ -75,15 +75,14 @@ def _found(obj: Tensor, chunk: Chunk, wanted: Wanted) -> dict[str, Tensor]:
     # Without a background the residual itself tells the misfit.
     watched = wanted.misfit and detector.background is not None
     if wanted.probe or wanted.frames or wanted.background or watched or poisson:
-        patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+        patches = physics.extract_patches(obj, corners, probes.shape[-1])
     if wanted.frames or wanted.background or watched:
         light = physics.diffracted_intensity(patches, probes, detector._replace(background=None))
     if wanted.misfit or not poisson:
         residual = physics.wave_residual(obj, corners, probes, amplitude, detector)
     if wanted.misfit:
-        found["error"] = (
-            _error(detector.counted(light), amplitude) if watched else residual.abs().square().sum()
-        )
+        missed = residual.abs().square().sum() / detector.windows**2
+        found["error"] = _error(detector.counted(light), amplitude) if watched else missed
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
         told = physics.motion_equations(obj, corners, probes, amplitude, detector, strains=wanted.strains)
@@ -147,7 +146,7 @@ class TorchPrimitives:
         self, obj: Tensor, chunk: Chunk, waves: Tensor | None, *, illumination: bool
     ) -> tuple[dict[str, Tensor], Tensor]:
         corners, probes, amplitude = chunk[:3]
-        fitting = physics.exit_waves(physics.extract_patches(obj, corners, amplitude.shape[-1]), probes)
+        fitting = physics.exit_waves(physics.extract_patches(obj, corners, probes.shape[-1]), probes)
         waves, missed = physics.mapped_waves(waves, fitting, amplitude, chunk.detector)
         back = (probes.conj() * missed).sum(dim=1)
         sums = {"gradient": physics.place_patches(back, corners, tuple(obj.shape))}
@@ -233,7 +232,7 @@ def noise_level(obj: Tensor, chunks: Iterable[Chunk], weight: Tensor) -> Tensor:
     unexplained (eq. 18), not differentiated; patterns and probe times a factor give the same level."""
     energy, count = (torch.zeros((), device=obj.device, dtype=weight.dtype) for _ in range(2))
     for chunk in chunks:
-        patches = physics.extract_patches(obj, chunk.corners_yx, chunk.amplitude.shape[-1])
+        patches = physics.extract_patches(obj, chunk.corners_yx, chunk.probes.shape[-1])
         kept = physics.measured(chunk.amplitude)
         missed = chunk.amplitude - physics.diffracted_amplitude(patches, chunk.probes, chunk.detector)
         energy = energy + torch.where(kept, missed, 0.0).square().sum()

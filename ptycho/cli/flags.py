@@ -151,6 +151,8 @@ def add_file_flags(parser: argparse.ArgumentParser) -> None:
     add("saturation", float, "COUNTS", "stored values from here on are no measurement (default: found)")
     text = "parts of a detector pixel along each axis that it adds (default: as the file says, else 1)"
     add("detector-upsampling", int, "K", text)
+    text = "side of the window of the probe, in patterns, at most K (default: that of its array)"
+    add("probe-window", int, "M", text)
     add.switch("keep-frames", "use dark, saturated and broken frames too (default no)")
     add.switch("keep-pixels", "use pixels that look hot, dead or struck too (default no)")
     text = "take the power of the stored probe as photons per frame, as of an empty beam (default no)"

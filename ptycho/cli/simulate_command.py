@@ -86,6 +86,8 @@ def _add_beam_flags(add: Flags) -> None:
     add("background", float, "COUNTS", text, dest="background_counts")
     text = "parts of a detector pixel along each axis, whose counts it adds, as real pixels do (default 1)"
     add("detector-upsampling", int, "K", text)
+    text = "side of the window of the probe, in patterns, at most K (default 1)"
+    add("probe-window", int, "M", text)
 
 
 def _run(values: dict[str, Any]) -> None:

@@ -96,6 +96,8 @@ class ScanConfig:
     )
     # Parts of a detector pixel along each axis, whose counts it adds, None = as the file says, else 1
     detector_upsampling: rules.Upsampling | None = None
+    # Side of the window of the probe, in patterns, a smaller probe in its middle, None = as the probe is
+    probe_window: rules.Upsampling | None = None
     keep_frames: bool = False  # let frames take part that look damaged
     keep_pixels: bool = False  # let pixels take part that look hot, dead or hit by a zinger
     keep_probe_power: bool = False  # the stored probe's power is the photons per frame

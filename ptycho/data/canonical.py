@@ -133,15 +133,18 @@ def check_patterns(patterns: NDArray[Any], where: str) -> None:
 
 
 def canonical_probe(values: NDArray[Any], N: int, where: str) -> NDArray[np.complex64]:
-    """Return modes (P, N, N) from (N, N), (N, N, 1) or (P, N, N); refuse not finite or all zero ones."""
+    """Return modes (P, N, N) from (N, N), (N, N, 1) or (P, N, N); refuse not finite or all zero ones. Their
+    side is that of the patterns, or a whole multiple of it (eq. 5b)."""
     probe = values[None] if values.ndim == 2 else values
     if probe.shape == (N, N, 1):
         probe = np.moveaxis(probe, -1, 0)
-    fits = probe.ndim == 3 and len(probe) > 0 and probe.shape[1:] == (N, N)
+    side = probe.shape[-1]
+    fits = probe.ndim == 3 and len(probe) > 0 and probe.shape[1] == side and side % N == 0
     if not fits or probe.dtype.kind not in "iufc":
         raise DataError(
             f"{where}: probeGuess does not fit the patterns (got shape {values.shape}, dtype "
-            f"{values.dtype}, expected ({N}, {N}) or (P, {N}, {N})). Save a probe of that size."
+            f"{values.dtype}, expected ({N}, {N}) or (P, {N}, {N}), or a whole multiple of {N}). Save a "
+            "probe of that size."
         )
     finite = np.isfinite(probe)
     if not finite.all():

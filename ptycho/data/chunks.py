@@ -16,7 +16,7 @@ from ptycho.geometry.canvas import CanvasPlan, moved_plan
 from ptycho.geometry.deformation import Deformation
 from ptycho.physics.background import background_step
 from ptycho.physics.detector import Detector
-from ptycho.physics.pixel_parts import part_turns
+from ptycho.physics.pixel_parts import turns_of
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.solver.schedule import BACKGROUND_BLUR_PX, NEAR_POSITION_STEP
 
@@ -41,7 +41,7 @@ class ScanChunks:
     scaled: Callable[[Array, Array], Array]  # probes (J, P, N, N) times the factors (J,)
     # probes (J, P, N, N) from one (P, N, N), variable modes (K, N, N) and weights (J, 1 + K) (eq. 26)
     varied: Callable[[Array, Array, Array], Array]
-    # probes (..., P, N, N) in the parts of detector pixels, by their turns (K, N) or None (eq. 5b)
+    # probes (..., P, N, N) in the parts of detector pixels, by their turns (K, M, N) or None (eq. 5b)
     parted: Callable[[Array, Array], Array]
     chunk: Callable[..., Any]  # a chunk of corners, probes, amplitude, shifts, rows, detector and variation
 
@@ -56,8 +56,8 @@ class ScanChunks:
         self.background = None if store.background is None else self.tensor(store.background)
         self._laid, self._rest = plan, self.shifts
         upsampling = store.detector_upsampling
-        turns = part_turns(plan.patch_px, upsampling).astype(np.complex64)
-        self._turns = None if upsampling == 1 else self.tensor(turns)
+        turns = turns_of(store.n_px, upsampling, plan.patch_px)
+        self._turns = None if turns is None else self.tensor(turns.astype(np.complex64))
         pixels = (upsampling * plan.patch_px) ** 2  # that the waves of a mode fall on
         self.size = max(1, CHUNK_PIXELS // pixels)
         # Within a block rows ascend, so that reading goes forward through the file.

@@ -2,7 +2,7 @@
 
 Every batch holds ``amplitude`` (..., N, N) [sqrt(photons)], the ``corners`` (J, 2) and ``shifts`` (J, 2) [px]
 of its patches on a canvas of ``shape`` (2,); in the near field the ``transfer`` (J, 2, N) (eq. 22); where
-a detector pixel has K x K parts, their ``part_turns`` (K, N) (eq. 5b); where the scan has one, the
+a detector pixel has K x K parts, their ``part_turns`` (K, M, N) (eq. 5b); where the scan has one, the
 ``background`` (N, N) (eq. 25); on request the ``probe`` (P, N, N) [sqrt(photons)] and
 the ``input_scale`` () of its scan, the known patches ``labels`` (J, N, N), stored one by one, or cut from a
 known object when they are asked for, and which patterns are ``seen`` by the network and which ``validated``
@@ -23,7 +23,7 @@ from ptycho.errors import DataError
 from ptycho.geometry.batches import group_plan, tile_plan
 from ptycho.geometry.canvas import CanvasPlan
 from ptycho.geometry.grouping import Groups, check_inside, object_patches
-from ptycho.physics.pixel_parts import part_turns
+from ptycho.physics.pixel_parts import turns_of
 from ptycho.physics.propagation import near_field_transfer
 
 Batch = dict[str, NDArray[Any]]
@@ -38,7 +38,7 @@ class Labels:
     stored: NDArray[Any] | None  # (M, N, N), of the data file
     obj: NDArray[Any] | None  # (H, W), that patches are cut from where none are stored
     positions_yx_px: NDArray[np.float64]  # (M, 2), patch centres [object px]
-    n_px: int  # N
+    n_px: int  # their size [px]
 
     def of(self, indices: NDArray[np.int64]) -> NDArray[np.complex64]:
         """Return the known patches (J, N, N) [transmission] of J pattern indices of any shape."""
@@ -57,6 +57,8 @@ def scan_labels(scan: Scan) -> Labels:
     """Find the known patches: ``Y``, else ``label``, else cut from ``objectGuess``; else ``DataError``."""
     raw = scan.raw
     stored = raw.Y if raw.Y is not None else raw.label
+    if scan.patch_px != scan.n_px:
+        stored = None  # patches of another size
     if stored is not None:
         return Labels(stored.reshape(raw.diff3d.shape), None, scan.positions_yx_px, scan.n_px)
     if raw.objectGuess is None:
@@ -65,8 +67,8 @@ def scan_labels(scan: Scan) -> Labels:
             "expected one of them). Add one to the file, or set --model-type pinn and "
             "--realspace-mae-weight 0."
         )
-    check_inside(raw.objectGuess.shape, scan.positions_yx_px, scan.n_px, scan.name)
-    return Labels(None, raw.objectGuess, scan.positions_yx_px, scan.n_px)
+    check_inside(raw.objectGuess.shape, scan.positions_yx_px, scan.patch_px, scan.name)
+    return Labels(None, raw.objectGuess, scan.positions_yx_px, scan.patch_px)
 
 
 class _Source:
@@ -81,13 +83,12 @@ class _Source:
         own_scale: bool,
         labels: Labels | None,
     ) -> None:
-        self.store, self.n_px, self.labels = store, scan.n_px, labels
+        self.store, self.patch_px, self.labels = store, scan.patch_px, labels
         self.probe = scan.probe if own_probe else None
         self.input_scale = np.array(scan.record.input_scale, np.float32) if own_scale else None
         self.fresnel_number, self.background = scan.fresnel_number, scan.background
-        upsampling = scan.detector_upsampling
-        turns = part_turns(scan.n_px, upsampling).astype(np.complex64)
-        self.turns = None if upsampling == 1 else turns
+        turns = turns_of(scan.n_px, scan.detector_upsampling, scan.patch_px)
+        self.turns = None if turns is None else turns.astype(np.complex64)
         self.signature: Signature = {
             "corners": ((None, 2), np.int64),
             "shifts": ((None, 2), np.float32),
@@ -105,7 +106,7 @@ class _Source:
         if own_scale:
             self.signature["input_scale"] = ((), np.float32)
         if labels is not None:
-            self.signature["labels"] = ((None, scan.n_px, scan.n_px), np.complex64)
+            self.signature["labels"] = ((None, scan.patch_px, scan.patch_px), np.complex64)
 
     def announce_background(self, background: NDArray[np.float32]) -> None:
         """Put a background (N, N) [photons / pixel] into every batch."""
@@ -121,7 +122,7 @@ class _Source:
             "amplitude": self.store.amplitude(indices),
         }
         if self.fresnel_number is not None:
-            batch["transfer"] = near_field_transfer(self.n_px, self.fresnel_number, batch["shifts"])
+            batch["transfer"] = near_field_transfer(self.patch_px, self.fresnel_number, batch["shifts"])
         if self.turns is not None:
             batch["part_turns"] = self.turns
         if self.background is not None:
@@ -166,7 +167,7 @@ class TileSource(_Source):
 
     def __getitem__(self, centre: int) -> Batch:
         """Return the tile around pattern ``indices[centre]``."""
-        local, plan = tile_plan(self.positions, centre, self.n_px)
+        local, plan = tile_plan(self.positions, centre, self.patch_px)
         batch = self._batch(self.indices[local], plan)
         if self.validated is not None:
             validated = self.validated[local]
@@ -202,7 +203,7 @@ class GroupSource(_Source):
 
     def __getitem__(self, rows: list[int] | NDArray[np.int64]) -> Batch:
         """Return the groups of a batch."""
-        indices, plan = group_plan(self.groups, rows, self.n_px, merge=self.merge)
+        indices, plan = group_plan(self.groups, rows, self.patch_px, merge=self.merge)
         return self._batch(indices, plan)
 
 

@@ -65,8 +65,8 @@ class _Amplitudes:
 
 
 def check_same_kind(first: Scan, other: Scan) -> None:
-    """Refuse two scans that no one network sees by a ``DataError``: of patterns of another size or field, or
-    of pixels of other parts."""
+    """Refuse two scans that no one network sees by a ``DataError``: of patterns of another size or field, of
+    pixels of other parts, or a probe of another size."""
     if other.n_px != first.n_px:
         raise _unlike(first, other, "size of the patterns", f"{other.n_px} px", f"{first.n_px} px")
     names = ["far" if scan.fresnel_number is None else "near" for scan in (other, first)]
@@ -75,6 +75,8 @@ def check_same_kind(first: Scan, other: Scan) -> None:
     parts = [str(scan.detector_upsampling) for scan in (other, first)]
     if parts[0] != parts[1]:
         raise _unlike(first, other, "number of parts of a detector pixel", *parts)
+    if other.patch_px != first.patch_px:
+        raise _unlike(first, other, "size of the probe", f"{other.patch_px} px", f"{first.patch_px} px")
 
 
 def check_same_beam(first: Scan, other: Scan) -> None:

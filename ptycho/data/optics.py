@@ -113,6 +113,8 @@ class FileOptions:
     mask_file: Path | None = None  # bad pixels beside those of the file, see ``ptycho.data.checks.mask``
     saturation: float | None = None  # stored values from here on are no measurement [unit of the file]
     detector_upsampling: int | None = None  # parts of a pixel along each axis (eq. 5b); None: as the file
+    # side of the window of the probe, in patterns, into whose middle a smaller one is put; None: its own
+    probe_window: int | None = None
     keep_frames: bool = False  # let frames take part that look damaged
     keep_pixels: bool = False  # let pixels take part that look hot, dead, or hit by a zinger
     # take the power of the stored probe as photons per frame, whatever patterns hold
@@ -123,12 +125,13 @@ class FileOptions:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ConfigError(f"{flag}: out of range (got {value}, expected a number > 0). Correct it.")
-        parts = self.detector_upsampling
-        if parts is not None and parts not in range(1, MOST_UPSAMPLING + 1):
-            raise ConfigError(
-                f"--detector-upsampling: out of range (got {parts}, expected a whole number from 1 to "
-                f"{MOST_UPSAMPLING}). Correct it."
-            )
+        for name in ("detector_upsampling", "probe_window"):
+            parts = getattr(self, name)
+            if parts is not None and parts not in range(1, MOST_UPSAMPLING + 1):
+                raise ConfigError(
+                    f"--{name.replace('_', '-')}: out of range (got {parts}, expected a whole number from 1 "
+                    f"to {MOST_UPSAMPLING}). Correct it."
+                )
         self._check_near_field()
         if self.flip_positions not in (None, *allowed(FlipAxes)):
             raise ConfigError(
@@ -327,8 +330,16 @@ def near_field_of(raw: RawData) -> float | None:
 
 def upsampling_of(raw: RawData, options: FileOptions) -> int:
     """Return the parts of a detector pixel along each axis, whose counts it adds (eq. 5b): as the user says,
-    else as the file says, else 1. ``ConfigError`` where it is more in the near field."""
+    else as the file says, else 1. ``ConfigError`` where it is more in the near field, or where the probe is
+    wider than so many patterns."""
     stated = options.detector_upsampling or raw.detector_upsampling or 1
+    side_px = 0 if raw.probeGuess is None else np.shape(raw.probeGuess)[-2]
+    if side_px > stated * raw.N:
+        raise ConfigError(
+            f"{raw.source}: the probe is wider than the patterns (got {side_px} px beside {raw.N} px and "
+            f"detector_upsampling {stated}, expected at most {stated * raw.N} px). Pass "
+            f"--detector-upsampling {side_px // raw.N}, or a probe of {raw.N} px."
+        )
     if stated > 1 and near_field_of(raw) is not None:
         raise ConfigError(
             f"{raw.source}: parts of detector pixels are those of a far field (got detector_upsampling "

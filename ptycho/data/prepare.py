@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +16,7 @@ from ptycho.data.optics import FileOptions, upsampling_of
 from ptycho.data.raw import RawData
 from ptycho.data.scaling import make_scale_record, scaled_probe
 from ptycho.data.scan import Scan
+from ptycho.errors import ConfigError
 from ptycho.geometry.canvas import check_extent
 
 
@@ -22,7 +24,7 @@ from ptycho.geometry.canvas import check_extent
 class ProbeMask:
     """A soft disc that the probe is multiplied with."""
 
-    diameter_px: float | None = None  # at half height; by default half the pattern size
+    diameter_px: float | None = None  # at half height; by default half the size of the probe
     sigma_px: float = 1.0  # softness of the edge
 
     def values(self, n_px: int) -> NDArray[np.float32]:
@@ -46,6 +48,24 @@ def masked(probe: NDArray[np.complex64], model: ModelConfig) -> NDArray[np.compl
     return probe if mask is None else probe * mask.values(probe.shape[-1])
 
 
+def _in_window(raw: RawData, options: FileOptions) -> RawData:
+    """Return a data set with its probe in the middle of the window that the user asks for, dark around it."""
+    if options.probe_window is None or raw.probeGuess is None:
+        return raw
+    modes, side_px = raw.probe_modes, options.probe_window * raw.N
+    room = side_px - modes.shape[-1]
+    if room < 0:
+        raise ConfigError(
+            f"{raw.source}: the probe is larger than its window (got {modes.shape[-1]} px and --probe-window "
+            f"{options.probe_window}, {side_px} px, expected room for it). Leave out --probe-window."
+        )
+    widened = copy.copy(raw)
+    around = (room // 2, room - room // 2)
+    widened.probeGuess = np.pad(modes, ((0, 0), around, around))
+    upsampling_of(widened, options)
+    return widened
+
+
 def prepare_scan(
     raw: RawData,
     *,
@@ -62,17 +82,17 @@ def prepare_scan(
     options = options or FileOptions()
     upsampling_of(raw, options)  # what contradicts itself is refused here
     draft = check_patterns(Draft(raw), options)
-    raw = draft.raw
+    raw = _in_window(draft.raw, options)
     record = make_scale_record(
         raw, override=domain, left_out=draft.left_out, keep_probe_power=options.keep_probe_power
     )
     probe = scaled_probe(raw, record)
     if mask is not None:
-        probe = probe * mask.values(raw.N)
+        probe = probe * mask.values(probe.shape[-1])
     scan = Scan(raw, record, probe, raw.positions_yx_px, name, draft.left_out, options=options)
     # The checks name the unit that explains a scan too wide for this machine; the rest is refused after them.
     scan = replace(scan, findings=(*draft.findings, *check_scan(scan)))
-    check_extent(raw.positions_yx_px, raw.N, name)
+    check_extent(raw.positions_yx_px, scan.patch_px, name)
     report(scan.findings, name)
     return scan
 

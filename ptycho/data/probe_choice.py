@@ -99,8 +99,10 @@ def choose_probe(
     if not trained.probe.any():
         return ProbeChoice(own, fits, f"probe: the scan's own{first} (the network was trained without one)")
     if trained.probe.shape != own.shape:
-        modes = f"{len(own)} modes, the training had {len(trained.probe)}"
-        return ProbeChoice(own, fits, f"probe: the scan's own{first} (it has {modes})")
+        has = f"{len(own)} modes, the training had {len(trained.probe)}"
+        if len(own) == len(trained.probe):
+            has = f"{own.shape[-1]} px, the training had {trained.probe.shape[-1]}"
+        return ProbeChoice(own, fits, f"probe: the scan's own{first} (it has {has})")
     if is_training_scan(scan, trained):
         if trained.refined:
             used, whose = in_gauge_of(scan, trained), "the training's, refined there"

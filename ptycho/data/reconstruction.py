@@ -14,7 +14,7 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
 from ptycho.physics.detector import Detector
-from ptycho.physics.pixel_parts import part_modes, part_turns
+from ptycho.physics.pixel_parts import part_modes, turns_of
 from ptycho.physics.propagation import near_field_transfer, shift_field
 from ptycho.physics.variation import varied_probes
 
@@ -143,16 +143,17 @@ class Reconstruction:
     def in_scan(self, scan: Scan) -> PlacedReconstruction:
         """Return the reconstruction beside its scan, or a part of it that holds what took part; raise
         ``DataError`` where size or number of the patterns is another."""
-        if self.probe.shape[-1] != scan.n_px:
+        patch_px = self.probe.shape[-1]
+        if patch_px not in (scan.n_px, scan.patch_px):
             raise DataError(
                 f"{scan.name}: the patterns do not fit the reconstruction (got N={scan.n_px}, expected "
-                f"N={self.probe.shape[-1]}). Name the file it was made from."
+                f"N={patch_px}). Name the file it was made from."
             )
         rows = self._rows_in(scan)
         positions = scan.positions_yx_px[rows] if self.positions_yx_px is None else self.positions_yx_px
         origin = np.asarray(self.origin_yx_px, np.float64)
         plan = lay_on_canvas(
-            positions, scan.n_px, shape_yx=self.obj.shape, origin_yx_px=origin, reach_px=np.inf
+            positions, patch_px, shape_yx=self.obj.shape, origin_yx_px=origin, reach_px=np.inf
         )
         return PlacedReconstruction(self, scan, rows, scan.pattern_numbers[rows], positions, plan)
 
@@ -193,7 +194,7 @@ class PlacedReconstruction:
     def detector(self, chosen: NDArray[np.int64]) -> Detector:
         """Return how the detector saw ``chosen`` (B,) of the J patterns (eq. 5b, 22, 25)."""
         number, shifts = self.scan.fresnel_number, self.plan.shifts_yx_px[chosen].astype(np.float32)
-        transfer = None if number is None else near_field_transfer(self.scan.n_px, number, shifts)
+        transfer = None if number is None else near_field_transfer(self.plan.patch_px, number, shifts)
         return Detector(transfer, self.background, self._turns)
 
     def probes(self, chosen: NDArray[np.int64]) -> NDArray[np.complex64]:
@@ -210,8 +211,7 @@ class PlacedReconstruction:
 
     @property
     def _turns(self) -> NDArray[np.complex128] | None:
-        upsampling = self.scan.detector_upsampling
-        return None if upsampling == 1 else part_turns(self.scan.n_px, upsampling)
+        return turns_of(self.scan.n_px, self.scan.detector_upsampling, self.plan.patch_px)
 
     def measured_amplitude(self, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return what was measured in ``chosen`` (B,) of the J patterns, (B, N, N) [sqrt(photons)].

@@ -20,7 +20,9 @@ from ptycho.data.domain import Domain, checked_domain, domain_of
 from ptycho.data.optics import near_field_of
 from ptycho.data.raw import RawData
 from ptycho.errors import DataError
-from ptycho.physics.propagation import near_field_transfer, propagate
+from ptycho.physics.detector import Detector
+from ptycho.physics.forward import beam_counts
+from ptycho.physics.propagation import near_field_transfer
 
 NOT_MEASURED = -1.0
 """What stands in an amplitude where nothing was measured; only values >= 0 are measured ones."""
@@ -168,7 +170,7 @@ def _measured_share(raw: RawData, domain: Domain, rows: NDArray[np.int64]) -> fl
         total = np.maximum(total - raw.background * good * len(rows), 0)
     number = near_field_of(raw)
     transfer = None if number is None else near_field_transfer(raw.N, number, np.zeros((1, 2)))
-    beam = (np.abs(propagate(raw.probe_modes[None].astype(np.complex128), transfer)) ** 2).sum(axis=(0, 1))
+    beam = beam_counts(raw.probe_modes, raw.N, Detector(transfer))
     mean, seen = total / np.maximum(good, 1 / len(rows)), good > 0
     bright = (beam * mean)[seen].sum() / max(float((beam[seen] ** 2).sum()), np.finfo(float).tiny)
     return float(total.sum() / np.where(seen, mean, bright * beam).sum())

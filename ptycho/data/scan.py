@@ -55,6 +55,11 @@ class Scan:
         return self.raw.N
 
     @property
+    def patch_px(self) -> int:
+        """Size of the probe, and of the patches of the object that it lights, a whole multiple of N [px]."""
+        return int(self.probe.shape[-1])
+
+    @property
     def n_patterns(self) -> int:
         """Number of patterns M, those left out among them."""
         return self.raw.n_patterns
@@ -123,6 +128,11 @@ class PatternStore(AbstractContextManager["PatternStore"]):
             for rows in blocks(count):
                 self.patterns[rows] = scan.amplitude(rows)
                 phase.update(rows.stop)
+
+    @property
+    def n_px(self) -> int:
+        """Pattern size N [px]."""
+        return int(self.patterns.shape[-1])
 
     def amplitude(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the amplitudes (\\*S, N, N) of patterns, indices of any shape S, in memory."""

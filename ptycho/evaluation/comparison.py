@@ -175,10 +175,10 @@ def stored_fit(placed: PlacedReconstruction, progress: Progress | None = None) -
     count = len(plan.corners_yx)
     tally = FitTally(count, scan.n_px, photon_unit(scan), placed.background)
     with (progress or Progress()).phase("comparing", count) as phase:
-        size = max(1, CHUNK // scan.detector_upsampling**2)
+        size = max(1, CHUNK // (scan.detector_upsampling * plan.patch_px // scan.n_px) ** 2)
         for start in range(0, count, size):
             rows = np.arange(start, min(start + size, count))
-            patches = extract_patches(found.obj, plan.corners_yx[rows], scan.n_px)
+            patches = extract_patches(found.obj, plan.corners_yx[rows], plan.patch_px)
             predicted = diffracted_amplitude(patches, placed.probes(rows), placed.detector(rows))
             tally.add(rows, predicted, placed.measured_amplitude(rows))
             phase.update(int(rows[-1]) + 1)

@@ -64,10 +64,10 @@ def beam_drift(placed: PlacedReconstruction) -> BeamDrift | None:
     count = len(time)
     rows = np.unique(np.linspace(0, count - 1, min(count, MOST_PATTERNS)).astype(np.int64))
     mean = _mean_over_illumination(found, plan, time)
-    weight, total = np.zeros((2, scan.n_px, scan.n_px))
-    size = max(1, CHUNK // scan.detector_upsampling**2)
+    weight, total = np.zeros((2, plan.patch_px, plan.patch_px))
+    size = max(1, CHUNK // (scan.detector_upsampling * plan.patch_px // scan.n_px) ** 2)
     for chosen in _chunks(rows, size):
-        power = np.abs(extract_patches(found.obj, plan.corners_yx[chosen], scan.n_px)) ** 2
+        power = np.abs(extract_patches(found.obj, plan.corners_yx[chosen], plan.patch_px)) ** 2
         weight += power.sum(axis=0)
         total += (power * _local(time, mean, plan, chosen)).sum(axis=0)
     of_probe = total / np.maximum(weight, 1e-30)
@@ -130,8 +130,7 @@ def _projected(
     found, plan = placed.found, placed.plan
     waves = placed.probes(rows) * extract_patches(found.obj, plan.corners_yx[rows], plan.patch_px)[:, None]
     detector = placed.detector(rows)
-    transfer = detector.transfer
-    field, change = propagate(waves, transfer), propagate(waves * local[:, None], transfer)
+    field, change = propagate(waves, detector), propagate(waves * local[:, None], detector)
     predicted = np.sqrt(detector.counted((field.real**2 + field.imag**2).sum(axis=1)))
     measured = placed.measured_amplitude(rows)
     slope = (field.real * change.real + field.imag * change.imag).sum(axis=1)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.reconstruction import PlacedReconstruction
-from ptycho.physics import exit_waves, extract_patches, shift_field, unmatched_waves
+from ptycho.physics import exit_waves, extract_patches, part_modes_adjoint, shift_field, unmatched_waves
 
 FEWEST_PATTERNS = 25
 """Fewer say nothing."""
@@ -75,6 +75,8 @@ def _asked(
         chosen = rows[start : start + CHUNK]
         patches = extract_patches(obj, plan.corners_yx[chosen], plan.patch_px)
         waves = exit_waves(patches, placed.probes(chosen))
-        missed = unmatched_waves(waves, placed.measured_amplitude(chosen), placed.detector(chosen))
+        detector = placed.detector(chosen)
+        missed = unmatched_waves(waves, placed.measured_amplitude(chosen), detector)
+        missed = part_modes_adjoint(missed, detector.part_turns)
         asked = shift_field(np.conj(patches)[:, None] * missed, -plan.shifts_yx_px[chosen])
         yield slice(start, start + len(chosen)), asked

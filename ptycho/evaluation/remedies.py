@@ -195,7 +195,7 @@ class _Chunk:
         self.corners_yx, self.shifts_yx_px = placed.plan.corners_yx[rows], placed.plan.shifts_yx_px[rows]
         self.n_px = placed.plan.patch_px
         self.patches = extract_patches(self.obj, self.corners_yx, self.n_px)
-        self.field = propagate(exit_waves(self.patches, self.probes), self.detector.transfer)
+        self.field = propagate(exit_waves(self.patches, self.probes), self.detector)
         self.light = _counts(self.field)
         self.root, self.missed = root_residual(self.detector.counted(self.light), self.amplitude)
 
@@ -228,7 +228,7 @@ class _Chunk:
     def of_probe(self, step: NDArray[np.complexfloating]) -> Real:
         """Return how the counts change with a step of the probe (P, N, N)."""
         moved = part_modes(shift_field(step, self.shifts_yx_px), self.detector.part_turns)
-        change = propagate(exit_waves(self.patches, moved), self.detector.transfer)
+        change = propagate(exit_waves(self.patches, moved), self.detector)
         return 2 * (self.field.real * change.real + self.field.imag * change.imag).sum(axis=1)
 
     def of_parts(self) -> Real:
@@ -242,7 +242,7 @@ class _Chunk:
 
         def at(step_yx: tuple[int, int]) -> Real:
             patches = extract_patches(obj, self.corners_yx + 1 + np.array(step_yx), self.n_px)
-            return _counts(propagate(exit_waves(patches, self.probes), self.detector.transfer))
+            return _counts(propagate(exit_waves(patches, self.probes), self.detector))
 
         return [(at((y, x)) + at((-y, -x))) / 2 - self.light for y, x in ((1, 0), (0, 1))]
 

@@ -35,9 +35,9 @@ class OwnNpz:
         return partial(_read, source, request)
 
     def pattern_size(self, source: Headers, request: Request) -> int:
-        """Return N by the probe, else by the patterns [px]."""
+        """Return N by the patterns, else by the probe [px]."""
         probe = request.probe_key or "probeGuess"
-        for key in (probe, *PATTERN_KEYS):
+        for key in (*PATTERN_KEYS, probe):
             shape = source[key][0] if key in source else ()
             if len(shape) >= 2:
                 return int(shape[-2] if shape[-1] == 1 or key != probe else shape[-1])

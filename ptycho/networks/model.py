@@ -194,7 +194,7 @@ class PatternModel:
             shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
         illumination = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
         obj = self.generator([seen], illumination)
-        patches = self.physics.extract_patches(obj, validated.corners_yx, self.core_config.N)
+        patches = self.physics.extract_patches(obj, validated.corners_yx, validated.probes.shape[-1])
         predicted = self._expected(patches, validated.probes, validated.detector)
         own = None if labels is None else self.physics.shift_field(patches[:, None], -shifts)[:, 0]
         return Prediction(

@@ -7,7 +7,8 @@ The last two axes of patches, probes and patterns are (y, x); the zero frequency
 else, its arguments are these:
 
 - ``obj``: complex (H, W), the object on its canvas [transmission]; ``shape_yx`` is (H, W) [px]
-- ``patches``: complex (J, N, N), cut from it at ``corners_yx``, int (J, 2), canvas indices of pixel (0, 0)
+- ``patches``: complex (J, N, N), cut from it at ``corners_yx``, int (J, 2), canvas indices of pixel (0, 0);
+  they and the probes may be larger than a pattern, a whole number M of times (eq. 5b)
 - ``probes``: complex (P, N, N), modes, or (J, P, N, N), those of every scan position [sqrt(photons)]
 - ``amplitude``: real (J, N, N), measured, negative where nothing was measured; ``predicted``: expected, both
   [sqrt(photons)]
@@ -49,10 +50,12 @@ from ptycho.physics.propagation import (
     centring_phase,
     far_field,
     far_field_adjoint,
+    folded,
     near_field,
     near_field_adjoint,
     propagate,
     propagate_back,
     shift_field,
+    tiled,
 )
 from ptycho.physics.variation import variation_equations, variation_gradient, varied_probes

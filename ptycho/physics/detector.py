@@ -15,8 +15,13 @@ class Detector(NamedTuple):
 
     transfer: Array | None = None  # (J or 1, 2, N), of a near field (eq. 22); None: far field
     background: Array | None = None  # (N, N), counts of every pattern that no wave explains (eq. 25)
-    # (K, N), of the K x K parts of a pixel, whose modes the probes hold (eq. 5b); None: a pixel has one
+    # (K, M, N), of the K x K parts of a pixel, whose modes the probes hold (eq. 5b); None: a pixel has one
     part_turns: Array | None = None
+
+    @property
+    def windows(self) -> int:
+        """Patterns M that a patch is as wide as (eq. 5b)."""
+        return 1 if self.part_turns is None else int(self.part_turns.shape[1])
 
     def of(self, rows: Array) -> Detector:
         """Return the detector of some of the patterns, by any index that their arrays take."""

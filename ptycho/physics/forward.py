@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ptycho.errors import DataError
 from ptycho.physics.detector import FAR_FIELD, Detector
 from ptycho.physics.pixel_parts import part_turns
-from ptycho.physics.propagation import Complex, Real, far_field, propagate
+from ptycho.physics.propagation import Complex, Real, far_field, folded, propagate
 
 INTENSITY_FLOOR = 1e-8
 """Photons per pixel added under every square root and logarithm, to keep them finite; far below one count."""
@@ -79,11 +79,11 @@ def diffracted_intensity(patches: Complex, probes: Complex, detector: Detector =
     The detector is in the far field, or with a ``transfer`` in the near field (eq. 2, 22); what it counts
     beside the light is added (eq. 25).
     """
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    field = propagate(exit_waves(patches, probes), detector)
     return detector.counted((field.real**2 + field.imag**2).sum(axis=1))
 
 
-def binned_intensity(patches: Complex, probes: Complex, upsampling: int) -> Real:
+def binned_intensity(patches: Complex, probes: Complex, upsampling: int, windows: int = 1) -> Real:
     r"""Return the expected counts (J, N, N) of pixels that add what falls on k x k parts of each (eq. 5b).
 
     .. math::
@@ -92,18 +92,30 @@ def binned_intensity(patches: Complex, probes: Complex, upsampling: int) -> Real
         |\mathcal{F}_{\mathrm{ortho}}(e^{-2\pi i u \cdot r / N} P_p\,O_j)|^2
 
     This is the far field of a window k times as wide, around which nothing is lit. It is that of the modes
-    of :func:`ptycho.physics.part_modes`, part by part, which takes less memory.
+    of :func:`ptycho.physics.part_modes`, part by part, which takes less memory. Patches and probes are
+    ``windows`` patterns wide, 1 to k.
     """
     if upsampling == 1:
         return diffracted_intensity(patches, probes)
     waves = exit_waves(patches, probes)
-    turns = part_turns(waves.shape[-1], upsampling).astype(waves.dtype)
-    total = np.zeros_like(waves[:, 0].real)
+    n_px = waves.shape[-1] // windows
+    turns = part_turns(n_px, upsampling, windows).reshape(upsampling, -1).astype(waves.dtype)
+    total = np.zeros((len(waves), n_px, n_px), waves.real.dtype)
     for along_y in turns:
         for along_x in turns:
-            field = far_field(waves * (along_y[:, None] * along_x))
+            field = far_field(folded(waves * (along_y[:, None] * along_x), windows))
             total += (field.real**2 + field.imag**2).sum(axis=1)
     return total / upsampling**2
+
+
+def beam_counts(modes: Complex, n_px: int, detector: Detector = FAR_FIELD) -> Real:
+    """Return the counts (N, N) [photons / pixel] of a beam (P, M N, M N) with nothing in its way; in the
+    far field a detector pixel has as many parts as the patch is patterns wide (eq. 5b)."""
+    modes = modes.astype(np.complex128)
+    if (windows := modes.shape[-1] // n_px) == 1:
+        return (np.abs(propagate(modes[None], detector)) ** 2).sum(axis=(0, 1))
+    patches = np.ones((1, *modes.shape[-2:]), modes.dtype)
+    return binned_intensity(patches, modes, windows, windows)[0]
 
 
 def diffracted_amplitude(patches: Complex, probes: Complex, detector: Detector = FAR_FIELD) -> Real:

@@ -41,9 +41,10 @@ def wave_residual(
         \left[m_j\,(1 - A_j^{\mathrm{meas}} / \tilde A_j)\,\Psi_{j,p}\right]
 
     Its energy is the squared amplitude misfit, except where hardly any light was expected; with a background,
-    that share of it which the light has in the expected counts.
+    that share of it which the light has in the expected counts. On patches M patterns wide it is M^2 times
+    as much (eq. 5b).
     """
-    patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
+    patches = extract_patches(obj, corners_yx, probes.shape[-1])
     return unmatched_waves(exit_waves(patches, probes), amplitude, detector)
 
 
@@ -51,12 +52,13 @@ def unmatched_waves(waves: Complex, amplitude: Real, detector: Detector = FAR_FI
     r"""Return what exit waves (J, P, N, N) [sqrt(photons)] have to lose to match the measured amplitude
     (eq. 9).
 
-    :math:`\psi - \chi(\psi)` is the nearest set of waves with this amplitude, unmeasured pixels as they are.
+    :math:`\psi - \chi(\psi) / M^2` is the nearest set of waves with this amplitude, unmeasured pixels as they
+    are; M = 1 unless patches are larger than patterns (eq. 5b).
     """
-    field = propagate(waves, detector.transfer)
+    field = propagate(waves, detector)
     predicted = softened_amplitude(detector.counted((field.real**2 + field.imag**2).sum(axis=1)), amplitude)
     missed = np.where(measured(amplitude), 1 - amplitude / predicted, 0)
-    return propagate_back(field * missed[:, None], detector.transfer)
+    return propagate_back(field * missed[:, None], detector)
 
 
 def mapped_waves(
@@ -65,11 +67,12 @@ def mapped_waves(
     r"""Take one step of the difference map (eq. 27): return the next waves, and by how much they fall short
     of the ``fitting`` ones P O, all (J, P, N, N) [sqrt(photons)].
 
-    .. math:: \psi' = P O - \chi(2 P O - \psi)
+    .. math:: \psi' = P O - \chi(2 P O - \psi) / M^2
 
     ``waves`` are those of the last step, None before the first.
     """
     missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, detector)
+    missed = missed / detector.windows**2
     return fitting - missed, missed
 
 

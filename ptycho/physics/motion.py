@@ -63,8 +63,8 @@ def motion_equations(
     With ``strains`` four more follow: x_a d_b O in the order yy, yx, xy, xx, with the distance x [px] from
     the middle of the patch; K is then 6.
     """
-    n_px, kept = amplitude.shape[-1], measured(amplitude)
-    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector.transfer)
+    n_px, kept = probes.shape[-1], measured(amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector)
     root, missed = root_residual(detector.counted((field.real**2 + field.imag**2).sum(axis=1)), amplitude)
     slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
     if strains:
@@ -72,7 +72,7 @@ def motion_equations(
         slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
     parts = []
     for slope in slopes:
-        moved = propagate(exit_waves(slope, probes), detector.transfer)
+        moved = propagate(exit_waves(slope, probes), detector)
         along = (field.real * moved.real + field.imag * moved.imag).sum(axis=1) / root
         parts.append(np.where(kept, along, 0).reshape(len(along), -1))
     basis = np.stack(parts, axis=1)

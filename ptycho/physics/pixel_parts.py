@@ -1,7 +1,7 @@
 """Pixels that add what falls on K x K parts of each: every part sees a mode of the probe of its own (eq. 5b).
 
-Symbols: K >= 1, parts of a pixel along each axis; ``turns``, complex (K, N), phase factors along one axis of
-the patch, by part, None for K = 1.
+Symbols: K >= 1, parts of a pixel along each axis; M, 1 to K, patterns that a patch is as wide as, which is
+M N px; ``turns``, complex (K, M, N), phase factors along one axis of the patch, by part, None for K = 1.
 """
 
 from __future__ import annotations
@@ -11,17 +11,32 @@ import numpy as np
 from ptycho.physics.propagation import Complex
 
 
-def part_turns(n_px: int, upsampling: int) -> Complex:
-    r"""Return the phase factors of the parts of a pixel along one axis, complex128 (K, N) (eq. 5b).
+def part_turns(n_px: int, upsampling: int, windows: int = 1) -> Complex:
+    r"""Return the phase factors of the parts of a pixel along one axis, complex128 (K, M, N) (eq. 5b).
 
     .. math:: t_{u}(r) = e^{-2\pi i u r / N}, \quad u = (n - (K - 1)/2)/K, \quad n = 0 \dots K - 1
+
+    The patch is ``windows`` patterns of ``n_px`` wide, pixel r = m N + i of it is entry (m, i).
     """
     parts = (np.arange(upsampling) - (upsampling - 1) / 2) / upsampling
-    return np.exp(-2j * np.pi * np.multiply.outer(parts, np.arange(n_px) / n_px))
+    places = np.arange(windows * n_px).reshape(windows, n_px) / n_px
+    return np.exp(-2j * np.pi * np.multiply.outer(parts, places))
+
+
+def turns_of(n_px: int, upsampling: int, patch_px: int) -> Complex | None:
+    """Return the phase factors (K, M, N) for patterns of ``n_px`` and patches of ``patch_px``, a whole
+    multiple of it; None for K = 1."""
+    return None if upsampling == 1 else part_turns(n_px, upsampling, patch_px // n_px)
+
+
+def _ramps(turns: Complex) -> Complex:
+    """Return the factors of all parts on a patch, (K, K, M N, M N)."""
+    along = turns.reshape(len(turns), -1)
+    return along[:, None, :, None] * along[:, None, :] / len(turns)
 
 
 def part_modes(modes: Complex, turns: Complex | None) -> Complex:
-    r"""Return modes (..., P, N, N) as those of all parts of a pixel, (..., P K^2, N, N), mode by mode.
+    r"""Return modes (..., P, M N, M N) as those of all parts, (..., P K^2, M N, M N), mode by mode.
 
     .. math:: P_{p,u} = t_u P_p / K
 
@@ -30,19 +45,17 @@ def part_modes(modes: Complex, turns: Complex | None) -> Complex:
     """
     if turns is None:
         return modes
-    ramps = (turns[:, None, :, None] * turns[:, None, :] / len(turns)).astype(modes.dtype)
-    found = modes[..., None, None, :, :] * ramps
+    found = modes[..., None, None, :, :] * _ramps(turns).astype(modes.dtype)
     return found.reshape(*modes.shape[:-3], -1, *modes.shape[-2:])
 
 
 def part_modes_adjoint(parted: Complex, turns: Complex | None) -> Complex:
-    r"""Return waves (..., P, N, N) of the modes from those of all parts of a pixel, (..., P K^2, N, N).
+    r"""Return waves (..., P, M N, M N) of the modes from those of all parts, (..., P K^2, M N, M N).
 
     .. math:: \psi_p = \sum_u t_u^* \psi_{p,u} / K
     """
     if turns is None:
         return parted
     count = len(turns)
-    ramps = (turns[:, None, :, None] * turns[:, None, :] / count).conj().astype(parted.dtype)
     apart = parted.reshape(*parted.shape[:-3], -1, count, count, *parted.shape[-2:])
-    return (apart * ramps).sum(axis=(-4, -3))
+    return (apart * _ramps(turns).conj().astype(parted.dtype)).sum(axis=(-4, -3))

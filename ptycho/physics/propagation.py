@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.physics.detector import FAR_FIELD, Detector
+
 Complex = NDArray[np.complexfloating[Any, Any]]
 Real = NDArray[np.floating[Any]]
 
@@ -85,14 +87,38 @@ def near_field_adjoint(field: Complex, transfer: Complex) -> Complex:
     return near_field(field, np.conj(transfer))
 
 
-def propagate(exit_wave: Complex, transfer: Complex | None = None) -> Complex:
-    """Propagate exit waves to the detector: in the near field with a transfer, in the far field without."""
-    return far_field(exit_wave) if transfer is None else near_field(exit_wave, transfer)
+def folded(waves: Complex, windows: int) -> Complex:
+    r"""Return the sum (..., N, N) of the M x M parts of N x N px of waves (..., M N, M N) (eq. 5b).
+
+    .. math:: (\mathcal{S}\psi)(r) = \sum_{m_y, m_x = 0}^{M - 1} \psi(r + N m)
+
+    Its far field is that of the wave at every M-th frequency, times M. ``windows`` is M.
+    """
+    if windows == 1:
+        return waves
+    n_px = waves.shape[-1] // windows
+    return waves.reshape(*waves.shape[:-2], windows, n_px, windows, n_px).sum(axis=(-4, -2))
 
 
-def propagate_back(field: Complex, transfer: Complex | None = None) -> Complex:
-    """Propagate detector waves back to the sample: adjoint and inverse of :func:`propagate`."""
-    return far_field_adjoint(field) if transfer is None else near_field_adjoint(field, transfer)
+def tiled(waves: Complex, windows: int) -> Complex:
+    """Return waves (..., N, N) repeated M times along both axes: the adjoint of :func:`folded` (eq. 5b)."""
+    return waves if windows == 1 else np.tile(waves, (windows, windows))
+
+
+def propagate(exit_wave: Complex, detector: Detector = FAR_FIELD) -> Complex:
+    """Propagate exit waves (..., M N, M N) to a detector of N x N pixels, in the near field where it has a
+    transfer, else in the far field."""
+    if detector.transfer is not None:
+        return near_field(exit_wave, detector.transfer)
+    return far_field(folded(exit_wave, detector.windows))
+
+
+def propagate_back(field: Complex, detector: Detector = FAR_FIELD) -> Complex:
+    """Propagate detector waves back to the sample: the adjoint of :func:`propagate`, and M^2 times its
+    inverse on what it returns."""
+    if detector.transfer is not None:
+        return near_field_adjoint(field, detector.transfer)
+    return tiled(far_field_adjoint(field), detector.windows)
 
 
 def shift_field(field: Complex, shifts_yx_px: Real) -> Complex:

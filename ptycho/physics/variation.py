@@ -59,10 +59,10 @@ def variation_equations(
     :math:`\tilde A` and e are those of :func:`ptycho.physics.root_residual`; :math:`N^{-1} R` is the
     Gauss-Newton step. Where pixels add parts, the products are added over those of mode 0 (eq. 5b).
     """
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    field = propagate(exit_waves(patches, probes), detector)
     root, missed = root_residual(detector.counted((field.real**2 + field.imag**2).sum(axis=1)), amplitude)
     changes = part_modes(shift_field(modes, shifts_yx_px), detector.part_turns)
-    moved = propagate(exit_waves(patches, changes), detector.transfer)
+    moved = propagate(exit_waves(patches, changes), detector)
     moved = moved.reshape(len(patches), len(modes), -1, *moved.shape[-2:])
     first = field[:, None, : moved.shape[2]]
     along = (first.real * moved.real + first.imag * moved.imag).sum(axis=2) / root[:, None]

@@ -173,21 +173,21 @@ def _joined(feeds: Sequence[Feed], seed: int | None = None) -> Feed:
 def _tile_feeds(
     config: TrainingConfig, part: TrainingPart, store: PatternStore, known: Any, own: bool
 ) -> tuple[Feed, Feed | None]:
-    scan, n_px, beam = part.scan, part.scan.n_px, {"own_probe": own, "own_scale": own}
-    trained, held_out, steps = split_patterns(part.groups, part.validation, n_px, seed=config.seed)
+    scan, patch_px, beam = part.scan, part.scan.patch_px, {"own_probe": own, "own_scale": own}
+    trained, held_out, steps = split_patterns(part.groups, part.validation, patch_px, seed=config.seed)
     source = TileSource(store, scan, trained, labels=known, **beam)
     train = Feed(source, lambda epoch: tile_centres(len(source), steps, config.seed, epoch).tolist())
     if held_out is None:
         return train, None
     both = np.union1d(trained, held_out)
     check = TileSource(store, scan, both, held_out=held_out, labels=known, **beam)
-    return train, Feed(check, lambda _: validation_centres(len(check), n_px, check.validated))
+    return train, Feed(check, lambda _: validation_centres(len(check), patch_px, check.validated))
 
 
 def _tile_check(config: TrainingConfig, scan: Scan, store: PatternStore, known: Any) -> Feed:
     del config
     check = TileSource(store, scan, scan.usable, own_probe=True, labels=known)
-    return Feed(check, lambda _: validation_centres(len(check), scan.n_px, check.validated))
+    return Feed(check, lambda _: validation_centres(len(check), scan.patch_px, check.validated))
 
 
 def _group_feeds(

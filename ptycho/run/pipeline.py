@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho import params
+from ptycho.config.architectures import architecture_of
 from ptycho.config.choices import BUNDLE_NAME
 from ptycho.config.config import (
     InferenceConfig,
@@ -70,6 +71,7 @@ from ptycho.run.outputs import (
     write_run_record,
     write_training_curves,
 )
+from ptycho.run.reconstruction import check_patch
 from ptycho.run.scan_alignment import aligned_scan
 
 
@@ -179,6 +181,7 @@ def _training_scans(
     for item in scans:
         check_same_kind(scan, item)
         check_near_field(item, config.model)
+        check_patch(item, item.probe, fits=architecture_of(config.model).whole_canvas)
         _note_scale(item, config, progress)
     if len(scans) > 1:
         progress.note(f"training on {len(scans)} scans; the reconstruction is that of {scan.name}")

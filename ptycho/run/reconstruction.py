@@ -17,6 +17,7 @@ from ptycho.data.prepare import masked
 from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
 from ptycho.data.reconstruction import Fit, ProbeVariation, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
+from ptycho.errors import ConfigError
 from ptycho.evaluation.misfit import FitTally, noise_misfit, photon_unit, stands_far_above_noise, tells_few
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
@@ -106,11 +107,11 @@ def reconstruct(
     """
     start, asked = time.perf_counter(), refine or RefineOptions(0)
     uses_probe = not asked.from_flat if refine is not None else backend.whole_canvas or fit_scale
-    choice = choose_probe(
-        scan, backend.trained_probe, fit_probe=fit_probe, uses_probe=uses_probe, given=given_probe
-    )
+    how = {"fit_probe": fit_probe, "uses_probe": uses_probe, "given": given_probe}
+    choice = choose_probe(scan, backend.trained_probe, **how)
     progress.note(choice.summary)
-    plan, kept = _canvas(scan.positions_yx_px[indices], scan.n_px, centre_yx_px)
+    check_patch(scan, choice.probe, fits=asked.from_flat or backend.whole_canvas)
+    plan, kept = _canvas(scan.positions_yx_px[indices], choice.probe.shape[-1], centre_yx_px)
     with PatternStore(scan, progress) as store:
         probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
         if choice.fit:
@@ -151,6 +152,17 @@ def reconstruct(
     return _told(found, progress)
 
 
+def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
+    """Raise ``ConfigError`` where a network makes patches of the size of a pattern, and the probe is larger;
+    ``fits``: the network makes none, or takes no part."""
+    patch_px = probe.shape[-1]
+    if patch_px != scan.n_px and not fits:
+        raise ConfigError(
+            f"{scan.name}: architecture cnn makes patches as large as a pattern (got a probe of {patch_px} "
+            f"px, expected {scan.n_px} px). Take an unrolled network, --init flat, or no --probe-window."
+        )
+
+
 def _told(found: Reconstruction, progress: Progress) -> Reconstruction:
     """Say what a refinement found, and return it."""
     if misfit := found.misfit:
@@ -170,7 +182,7 @@ def fitted_probe(
 
     It keeps its power [sqrt(photons)], and lies within the mask of the settings.
     """
-    chosen, plan = probe_fit_patterns(scan.positions_yx_px, indices, scan.n_px)
+    chosen, plan = probe_fit_patterns(scan.positions_yx_px, indices, scan.patch_px)
     chunks = backend.chunks(store, plan, chosen, backend.tensor(scan.probe))
     flat = backend.tensor(np.ones(plan.shape_yx, np.complex64))
     return masked(
@@ -232,7 +244,7 @@ def _refined(
 
 def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None) -> Fit:
     """Return what an object leaves unexplained; ``photons`` per unit of counts is None where unknown."""
-    tally = FitTally(len(chunks.indices), chunks.plan.patch_px, photons, chunks.store.background)
+    tally = FitTally(len(chunks.indices), chunks.store.n_px, photons, chunks.store.background)
     _pairs(backend, obj, chunks, tally.add)
     return tally.result()
 

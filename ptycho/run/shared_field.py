@@ -14,7 +14,7 @@ from ptycho.data.scan import Scan
 from ptycho.geometry.canvas import lay_on_canvas
 from ptycho.physics import diffracted_amplitude, extract_patches, part_modes, shift_field
 from ptycho.physics.detector import Detector
-from ptycho.physics.pixel_parts import part_turns
+from ptycho.physics.pixel_parts import turns_of
 from ptycho.physics.propagation import near_field_transfer
 
 MOST_PATTERNS = 96
@@ -79,7 +79,7 @@ def shift_to(scan: Scan, found: Reconstruction) -> Shift | None:
 
 def _shared(scan: Scan, found: Reconstruction) -> NDArray[np.int64]:
     """Return the patterns whose beam falls on known pixels of an object, also where they move a little."""
-    n_px, room_px = scan.n_px, REACH_PX + HALF_STEP_PX
+    n_px, room_px = found.probe.shape[-1], REACH_PX + HALF_STEP_PX
     corners_px = scan.positions_yx_px[scan.usable] - (n_px - 1) / 2 - found.origin_yx_px
     far_px = np.array(found.obj.shape) - n_px
     inside = ((corners_px >= room_px) & (corners_px <= far_px - room_px)).all(axis=1)
@@ -99,7 +99,7 @@ def _shared(scan: Scan, found: Reconstruction) -> NDArray[np.int64]:
 def _plan(scan: Scan, found: Reconstruction, rows: Any, offset_yx_px: NDArray[np.float64]) -> Any:
     return lay_on_canvas(
         scan.positions_yx_px[rows] + offset_yx_px,
-        scan.n_px,
+        found.probe.shape[-1],
         shape_yx=found.obj.shape,
         origin_yx_px=np.asarray(found.origin_yx_px, np.float64),
         reach_px=np.inf,
@@ -111,10 +111,10 @@ def _expected(
 ) -> NDArray[np.float64]:
     """Return the amplitudes (B, N, N) that the object and probe of another scan predict [sqrt(photons)]."""
     plan, number = _plan(scan, found, rows, offset_yx_px), scan.fresnel_number
-    patches = extract_patches(found.obj, plan.corners_yx, scan.n_px)
+    patches = extract_patches(found.obj, plan.corners_yx, plan.patch_px)
     shifts = plan.shifts_yx_px
-    transfer = None if number is None else near_field_transfer(scan.n_px, number, shifts)
-    seen, probes = Detector(transfer, scan.background), shift_field(found.probe, shifts)
-    if scan.detector_upsampling > 1:
-        probes = part_modes(probes, part_turns(scan.n_px, scan.detector_upsampling))
+    transfer = None if number is None else near_field_transfer(plan.patch_px, number, shifts)
+    turns = turns_of(scan.n_px, scan.detector_upsampling, plan.patch_px)
+    seen = Detector(transfer, scan.background, turns)
+    probes = part_modes(shift_field(found.probe, shifts), turns)
     return diffracted_amplitude(patches, probes, seen).astype(np.float64)

@@ -44,6 +44,7 @@ RANGES = {
     "probe_error_waves": (-100, 100),
     "background_counts": (0, 1e6),
     "detector_upsampling": (1, 16),
+    "probe_window": (1, 16),
     "fly_scan_px": (0, 100),
     "probe_drift_waves": (-100, 100),
     "seed": (0, 2**63 - 1),
@@ -51,7 +52,7 @@ RANGES = {
     "fresnel_number": (1e-6, 1e6),
 }
 """Option -> its smallest and largest value."""
-WHOLE = ("n_px", "n_y", "n_x", "detector_upsampling", "seed", "n_positions")
+WHOLE = ("n_px", "n_y", "n_x", "detector_upsampling", "probe_window", "seed", "n_positions")
 """Options that are whole numbers."""
 GOLDEN_ANGLE_RAD = np.pi * (3.0 - np.sqrt(5.0))
 
@@ -86,6 +87,7 @@ class SimulationOptions:
     photons: float = 1e6  # per frame that an empty object would scatter, the sum of |probe|^2
     background_counts: float = 0.0  # mean counts per pixel that no probe explains
     detector_upsampling: int = 1  # parts of a detector pixel along each axis, whose counts it adds
+    probe_window: int = 1  # side of the window of the probe, in patterns
     fly_scan_px: float = 0.0  # way along x that the sample moves during an exposure [object px]
     probe_drift_waves: float = 0.0  # defocus from the first pattern to the last, on average none
     seed: int = 0  # of the object, the jitter and the noise, which draw from separate streams
@@ -99,6 +101,11 @@ class SimulationOptions:
             if getattr(self, name) is not None:
                 _check_range(name, getattr(self, name))
         self._check_near_field()
+        if self.probe_window > self.detector_upsampling:
+            raise ConfigError(
+                f"simulation: probe_window exceeds detector_upsampling (got {self.probe_window!r} and "
+                f"{self.detector_upsampling!r}, expected no more). Set detector_upsampling to it."
+            )
         if self.n_positions is not None and self.scan != "spiral":
             raise ConfigError(
                 f"simulation: n_positions is for the spiral (got {self.n_positions} with scan "
@@ -146,8 +153,9 @@ class SimulationOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the options as plain values; those of the near field only where the scan is in it."""
         far = {"propagation", "fresnel_number"} if self.fresnel_number is None else set()
-        steady = {name for name in ("fly_scan_px", "probe_drift_waves") if getattr(self, name) == 0}
-        return {name: value for name, value in asdict(self).items() if name not in far | steady}
+        plain = {"fly_scan_px": 0, "probe_drift_waves": 0, "probe_window": 1}
+        hidden = far | {name for name, value in plain.items() if getattr(self, name) == value}
+        return {name: value for name, value in asdict(self).items() if name not in hidden}
 
     @property
     def count(self) -> int:
@@ -200,11 +208,8 @@ def spiral_points(n_positions: int, step_px: float) -> NDArray[np.float64]:
 def scan_positions(
     options: SimulationOptions, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int]]:
-    """Place the scan on an object that is just large enough, its bounding box in the middle of the object.
-
-    Returns where the patches really are (J, 2), where they were meant to be (J, 2) [object px], and the
-    shape (H, W) of the object.
-    """
+    """Place the scan on an object just large enough, in its middle; return where the patches really are
+    (J, 2), where they were meant to be (J, 2) [object px], and the shape (H, W) of the object."""
     if options.scan == "spiral":
         nominal = spiral_points(options.count, options.step_px)
     else:
@@ -212,7 +217,7 @@ def scan_positions(
     true = nominal + rng.uniform(-options.jitter_px, options.jitter_px, size=nominal.shape)
     if options.integer_positions:
         true = np.rint(true)
-    origin, shape = centre_on_object(true, options.n_px)
+    origin, shape = centre_on_object(true, options.probe_window * options.n_px)
     return true + origin, nominal + origin, shape
 
 
@@ -222,7 +227,9 @@ def make_probe(options: SimulationOptions) -> NDArray[np.complex128]:
     ``ConfigError`` where the probe fits neither its window nor the pixels, or the modes are out of range.
     """
     make = PROBES[options.probe]
-    probe = make(options.n_px, options.diameter_px, defocus_waves=options.defocus_waves)
+    probe = make(
+        options.probe_window * options.n_px, options.diameter_px, defocus_waves=options.defocus_waves
+    )
     return scale_to_photons(incoherent_modes(probe, options.n_modes, options.mode_decay), options.photons)
 
 
@@ -243,10 +250,11 @@ def expected_counts(
     fresnel_number: float | None = None,
     upsampling: int = 1,
     fly_px: float = 0.0,
+    windows: int = 1,
 ) -> NDArray[np.float64]:
     """Return the mean counts (J, N, N) of a scan, eq. 1 to 5b of specs/physics.md, with k = ``upsampling``,
     or, with the Fresnel number of an object pixel, those of the near field, eq. 22. They are the mean over
-    ``FLY_PARTS`` places along x where the sample moves by ``fly_px`` during an exposure.
+    ``FLY_PARTS`` places along x where the sample moves by ``fly_px`` meanwhile. ``windows``: eq. 5b, M.
 
     Zero frequency of a far field is at ``N // 2``. Whole pixels cut the patch, the fraction left moves the
     probe (P, N, N), or (J, P, N, N) of every pattern [sqrt(photons)]. Pixel (0, 0) of the object (H, W) is at
@@ -261,7 +269,7 @@ def expected_counts(
         shifts = plan.shifts_yx_px + np.array([0.0, part])
         moved = shift_field(probes, shifts)
         if fresnel_number is None:
-            total = total + binned_intensity(patches, moved, upsampling)
+            total = total + binned_intensity(patches, moved, upsampling, windows)
         else:
             transfer = near_field_transfer(n_px, fresnel_number, shifts)
             total = total + diffracted_intensity(patches, moved, Detector(transfer))
@@ -285,13 +293,12 @@ def _draw_counts(
     rng: np.random.Generator,
 ) -> NDArray[np.unsignedinteger[Any]]:
     """Return Poisson counts, shape (J, N, N), as uint16 where they fit, else as uint32."""
-    n_px = probes.shape[-1]
-    counts = np.empty((len(positions_yx_px), n_px, n_px), dtype=np.uint32)
+    counts = np.empty((len(positions_yx_px), options.n_px, options.n_px), dtype=np.uint32)
     largest = 0
     for start in range(0, len(counts), CHUNK_PATTERNS):
         chunk = slice(start, start + CHUNK_PATTERNS)
         used = _drifting(options, probes, chunk) if options.probe_drift_waves else probes
-        how = (options.fresnel_number, options.detector_upsampling, options.fly_scan_px)
+        how = (options.fresnel_number, options.detector_upsampling, options.fly_scan_px, options.probe_window)
         mean = expected_counts(obj, used, positions_yx_px[chunk], *how)
         drawn = rng.poisson(mean + options.background_counts)
         largest = max(largest, int(drawn.max()))
@@ -313,9 +320,9 @@ def simulate(options: SimulationOptions) -> dict[str, NDArray[Any]]:
     -------
     dict of str to array
         ``diff3d`` (J, N, N) uint16 or uint32 counts; ``xcoords``, ``ycoords`` and the intended
-        ``xcoords_start``, ``ycoords_start`` (J,) float64 [object px]; ``probeGuess`` (N, N) or (P, N, N)
-        complex64 [sqrt(photons)]; ``objectGuess`` (H, W) complex64, the true object; ``object_is_truth`` ()
-        bool; ``scan_index`` (J,) int64; ``nphotons`` () float64; ``simulation`` () text, the options as JSON;
+        ``xcoords_start``, ``ycoords_start`` (J,) float64 [object px]; ``probeGuess`` (M N, M N) or, of P
+        modes, (P, M N, M N) complex64 [sqrt(photons)]; ``objectGuess`` (H, W) complex64, the true object;
+        ``object_is_truth`` () bool; ``scan_index`` (J,) int64; ``nphotons`` () float64; ``simulation``, JSON;
         in the near field ``_metadata`` () text; where pixels have several parts ``detector_upsampling`` ()
         int64; with a probe error also ``probe_true``.
 

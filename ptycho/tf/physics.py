@@ -17,7 +17,7 @@ from ptycho.physics import FAR_FIELD, INTENSITY_FLOOR, SOFTENING, Detector
 from ptycho.physics import centring_phase as _reference_phase
 from ptycho.physics.background import ROOT_BIAS
 from ptycho.physics.filling import FEWEST_WEIGHT, fill_spectrum
-from ptycho.tf.physics_parts import part_modes as part_modes
+from ptycho.tf.physics_parts import folded, part_modes, tiled
 from ptycho.tf.physics_parts import part_modes_adjoint as part_modes_adjoint
 from ptycho.tf.runtime import Tensor, as_complex, tf
 
@@ -55,14 +55,18 @@ def near_field_adjoint(field: Tensor, transfer: Tensor) -> Tensor:
     return near_field(field, tf.math.conj(transfer))
 
 
-def propagate(exit_wave: Tensor, transfer: Tensor | None = None) -> Tensor:
+def propagate(exit_wave: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
     """As :func:`ptycho.physics.propagate`."""
-    return far_field(exit_wave) if transfer is None else near_field(exit_wave, transfer)
+    if detector.transfer is not None:
+        return near_field(exit_wave, detector.transfer)
+    return far_field(folded(exit_wave, detector.windows))
 
 
-def propagate_back(field: Tensor, transfer: Tensor | None = None) -> Tensor:
+def propagate_back(field: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
     """As :func:`ptycho.physics.propagate_back`."""
-    return far_field_adjoint(field) if transfer is None else near_field_adjoint(field, transfer)
+    if detector.transfer is not None:
+        return near_field_adjoint(field, detector.transfer)
+    return tiled(far_field_adjoint(field), detector.windows)
 
 
 def shift_field(field: Tensor, shifts_yx_px: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ def _intensity(field: Tensor) -> Tensor:
 
 def diffracted_intensity(patches: Tensor, probes: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
     """As :func:`ptycho.physics.diffracted_intensity`."""
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    field = propagate(exit_waves(patches, probes), detector)
     return detector.counted(tf.reduce_sum(_intensity(field), axis=1))
 
 
@@ -208,16 +212,16 @@ def wave_residual(
     obj: Tensor, corners_yx: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     """As :func:`ptycho.physics.wave_residual`."""
-    patches = extract_patches(obj, corners_yx, amplitude.shape[-1])
+    patches = extract_patches(obj, corners_yx, probes.shape[-1])
     return unmatched_waves(exit_waves(patches, probes), amplitude, detector)
 
 
 def unmatched_waves(waves: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD) -> Tensor:
     """As :func:`ptycho.physics.unmatched_waves`."""
-    field = propagate(waves, detector.transfer)
+    field = propagate(waves, detector)
     predicted = softened_amplitude(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
     missed = tf.where(measured(amplitude), 1.0 - amplitude / predicted, 0.0)
-    return propagate_back(field * as_complex(missed)[:, None], detector.transfer)
+    return propagate_back(field * as_complex(missed)[:, None], detector)
 
 
 def mapped_waves(
@@ -225,6 +229,7 @@ def mapped_waves(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`ptycho.physics.mapped_waves`."""
     missed = unmatched_waves(fitting if waves is None else 2 * fitting - waves, amplitude, detector)
+    missed /= detector.windows**2
     return fitting - missed, missed
 
 
@@ -272,10 +277,10 @@ def variation_equations(
     detector: Detector = FAR_FIELD,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`ptycho.physics.variation_equations`."""
-    field = propagate(exit_waves(patches, probes), detector.transfer)
+    field = propagate(exit_waves(patches, probes), detector)
     root, missed = root_residual(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
     changes = part_modes(shift_field(modes, shifts_yx_px), detector.part_turns)
-    moved = propagate(exit_waves(patches, changes), detector.transfer)
+    moved = propagate(exit_waves(patches, changes), detector)
     apart = tf.concat([tf.shape(moved)[:1], tf.shape(modes)[:1], [-1], tf.shape(moved)[2:]], 0)
     moved = tf.reshape(moved, apart)
     first = field[:, None, : tf.shape(moved)[2]]
@@ -378,16 +383,16 @@ def motion_equations(
     strains: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """As :func:`ptycho.physics.motion_equations`."""
-    n_px, kept = amplitude.shape[-1], measured(amplitude)
-    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector.transfer)
+    n_px, kept = probes.shape[-1], measured(amplitude)
+    field = propagate(exit_waves(extract_patches(obj, corners_yx, n_px), probes), detector)
     root, missed = root_residual(detector.counted(tf.reduce_sum(_intensity(field), axis=1)), amplitude)
     slopes = [extract_patches(object_slope(obj, axis), corners_yx, n_px) for axis in (0, 1)]
     if strains:
         away = as_complex(tf.range(n_px, dtype=amplitude.dtype) - (n_px - 1) / 2)
         slopes += [along * slope for along in (away[:, None], away) for slope in slopes[:2]]
-    flat, parts = (tf.shape(amplitude)[0], n_px**2), []
+    flat, parts = (tf.shape(amplitude)[0], amplitude.shape[-1] ** 2), []
     for slope in slopes:
-        moved = propagate(exit_waves(slope, probes), detector.transfer)
+        moved = propagate(exit_waves(slope, probes), detector)
         along = tf.reduce_sum(tf.math.real(tf.math.conj(field) * moved), axis=1) / root
         parts.append(tf.reshape(tf.where(kept, along, 0.0), flat))
     basis = tf.stack(parts, axis=1)

@@ -8,10 +8,27 @@ from ptycho.tf.runtime import Tensor, tf
 
 
 def _ramps(turns: Tensor, dtype: Any) -> Tensor:
-    """Return the factors (K, K, N, N) of eq. 5b."""
-    turns = tf.cast(turns, dtype)
+    """Return the factors of all parts on a patch, (K, K, M N, M N)."""
+    along = tf.reshape(tf.cast(turns, dtype), (-1, turns.shape[1] * turns.shape[2]))
     count = tf.cast(tf.shape(turns)[0], dtype)
-    return turns[:, None, :, None] * turns[:, None, :] / count
+    return along[:, None, :, None] * along[:, None, :] / count
+
+
+def folded(waves: Tensor, windows: int) -> Tensor:
+    """As :func:`ptycho.physics.folded`."""
+    if windows == 1:
+        return waves
+    lead, n_px = tf.shape(waves)[:-2], waves.shape[-1] // windows
+    apart = tf.reshape(waves, tf.concat([lead, [windows, n_px, windows, n_px]], 0))
+    return tf.ensure_shape(tf.reduce_sum(apart, axis=(-4, -2)), (*waves.shape[:-2], n_px, n_px))
+
+
+def tiled(waves: Tensor, windows: int) -> Tensor:
+    """As :func:`ptycho.physics.tiled`."""
+    if windows == 1:
+        return waves
+    rows = tf.concat([waves] * windows, -1)
+    return tf.concat([rows] * windows, -2)
 
 
 def part_modes(modes: Tensor, turns: Tensor | None) -> Tensor:

@@ -30,7 +30,7 @@ def _predicted(
     sigma_px: float,
 ) -> Tensor:
     """Return the expected amplitude of one chunk."""
-    patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    patches = physics.extract_patches(obj, corners, probes.shape[-1])
     predicted = physics.diffracted_amplitude(patches, probes, detector._replace(background=None))
     return physics.with_background(physics.smoothed_amplitude(predicted, sigma_px), detector)
 

@@ -58,13 +58,16 @@ def compiled(function: Callable[..., Any], chunk: Chunk) -> Callable[..., Any]:
     """
     count, n_px = chunk.amplitude.shape[0], chunk.amplitude.shape[-1]
     large = tf.executing_eagerly() and count * n_px**2 >= XLA_PIXELS
-    return _compiled(function, n_px, len(chunk.probes.shape), large)
+    return _compiled(function, n_px, tuple(chunk.probes.shape[-2:]), len(chunk.probes.shape), large)
 
 
 @lru_cache(maxsize=64)
-def _compiled(function: Callable[..., Any], n_px: int, probe_axes: int, xla: bool) -> Callable[..., Any]:
-    """Keep one function for each pattern size and number of probe axes, which a graph must know."""
-    del n_px, probe_axes
+def _compiled(
+    function: Callable[..., Any], n_px: int, patch_yx_px: tuple[int, int], probe_axes: int, xla: bool
+) -> Callable[..., Any]:
+    """Keep one function for each size of patterns and patches and number of probe axes, which a graph must
+    know."""
+    del n_px, patch_yx_px, probe_axes
     return tf.function(function, reduce_retracing=not xla, jit_compile=xla)
 
 
@@ -77,12 +80,12 @@ def poisson_residual(
     patches: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector = FAR_FIELD
 ) -> Tensor:
     """As :func:`ptycho_torch.solver.poisson_residual`."""
-    field = physics.propagate(physics.exit_waves(patches, probes), detector.transfer)
+    field = physics.propagate(physics.exit_waves(patches, probes), detector)
     expected = detector.counted(_power(field, axis=1))
     kept, counts = physics.measured(amplitude), tf.nn.relu(amplitude) ** 2
     floor = POISSON_FLOOR * physics.count_quantum(amplitude)
     missed = tf.where(kept, 0.5 * (1.0 - (counts + floor) / (expected + floor)), 0.0)
-    return physics.propagate_back(field * as_complex(missed)[:, None], detector.transfer)
+    return physics.propagate_back(field * as_complex(missed)[:, None], detector)
 
 
 def _power(field: Tensor, axis: int | None = None) -> Tensor:
@@ -106,13 +109,14 @@ def _found(
     # Without a background the residual itself tells the misfit.
     watched = wanted.misfit and detector.background is not None
     if wanted.probe or wanted.frames or wanted.background or watched or poisson:
-        patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+        patches = physics.extract_patches(obj, corners, probes.shape[-1])
     if wanted.frames or wanted.background or watched:
         light = physics.diffracted_intensity(patches, probes, detector._replace(background=None))
     if wanted.misfit or not poisson:
         residual = physics.wave_residual(obj, corners, probes, amplitude, detector)
     if wanted.misfit:
-        found["error"] = _error(detector.counted(light), amplitude) if watched else _power(residual)
+        missed = _power(residual) / detector.windows**2
+        found["error"] = _error(detector.counted(light), amplitude) if watched else missed
         found["energy"] = physics.measured_energy(amplitude)
     if wanted.positions:
         told = physics.motion_equations(obj, corners, probes, amplitude, detector, strains=wanted.strains)
@@ -148,7 +152,7 @@ def _mapped(
     waves: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Return gradient and waves of a step of the difference map."""
-    fitting = physics.exit_waves(physics.extract_patches(obj, corners, amplitude.shape[-1]), probes)
+    fitting = physics.exit_waves(physics.extract_patches(obj, corners, probes.shape[-1]), probes)
     waves, missed = physics.mapped_waves(waves, fitting, amplitude, detector)
     back = tf.reduce_sum(tf.math.conj(probes) * missed, axis=1)
     return physics.place_patches(back, corners, tf.shape(obj)), waves
@@ -301,7 +305,7 @@ def _missed_power(
     obj: Tensor, corners: Tensor, probes: Tensor, amplitude: Tensor, detector: Detector
 ) -> tuple[Tensor, Tensor]:
     """Return the squared amplitude that an object leaves unexplained [photons], and on how many pixels."""
-    patches = physics.extract_patches(obj, corners, amplitude.shape[-1])
+    patches = physics.extract_patches(obj, corners, probes.shape[-1])
     kept = physics.measured(amplitude)
     missed = tf.where(kept, amplitude - physics.diffracted_amplitude(patches, probes, detector), 0.0)
     return tf.reduce_sum(missed**2), tf.reduce_sum(tf.cast(kept, amplitude.dtype))

@@ -54,7 +54,7 @@ def test_flags_reach_the_options(tmp_path: Path) -> None:
     flags = (
         "--scene lines --scan spiral --positions 9 --step=3.5 --jitter 0.25 --probe disc "
         "--probe-diameter 13 --defocus 0.5 --probe-error 0.1 --modes 2 --mode-decay 0.4 --photons 2e5 "
-        "--background 0.5 --detector-upsampling 3 --phase-range 1.1 --pattern-size 32 "
+        "--background 0.5 --detector-upsampling 3 --probe-window 2 --phase-range 1.1 --pattern-size 32 "
         "--integer-positions --seed 4 --quiet --no-compress"
     )
     assert main(["--output", str(path), *flags.split()]) == 0
@@ -81,6 +81,7 @@ def test_flags_reach_the_options(tmp_path: Path) -> None:
         "photons": 2e5,
         "background_counts": 0.5,
         "detector_upsampling": 3,
+        "probe_window": 2,
         "seed": 4,
     }
 

@@ -69,7 +69,7 @@ def scan(*, near: bool, masked: bool, photons: float = 60.0) -> tuple[Array, Arr
 
 def residual(patches: Array, probes: Array, amplitude: Array, transfer: Array | None) -> Array:
     """What measured counts exceed the expected ones by, one row for each pattern."""
-    field = propagate(exit_waves(patches, probes), transfer)
+    field = propagate(exit_waves(patches, probes), Detector(transfer))
     return root_residual((np.abs(field) ** 2).sum(axis=1), amplitude)[1].reshape(len(patches), -1)
 
 

@@ -89,10 +89,10 @@ def test_the_adjoint_is_adjoint_and_inverse(n_px: int) -> None:
     transfer = near_field_transfer(n_px, 0.11, rng.uniform(-1, 1, (5, 2)))
 
     def forward(v: Any) -> Any:
-        return physics.propagate(v, transfer)
+        return physics.propagate(v, Detector(transfer))
 
-    assert adjoint_mismatch(forward, lambda v: physics.propagate_back(v, transfer), x, y) < ROUNDING
-    assert_twin(x, physics.propagate_back(forward(x), transfer), FLOAT64)
+    assert adjoint_mismatch(forward, lambda v: physics.propagate_back(v, Detector(transfer)), x, y) < ROUNDING
+    assert_twin(x, physics.propagate_back(forward(x), Detector(transfer)), FLOAT64)
     assert adjoint_mismatch(forward, forward, x, y) > 1e-2
 
 

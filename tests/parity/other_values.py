@@ -66,6 +66,7 @@ BETTER: dict[str, Any] = {
     "fresnel_number": 0.15,
     "saturation": 500.0,
     "detector_upsampling": 2,
+    "probe_window": 2,
     "probe_modes": 2,
 }
 """Values that a small scan and a short run notice, where the nearest ones would be too small or too large."""

@@ -39,7 +39,8 @@ BACKENDS = {"torch": "pytorch", "tf": "tensorflow"}
 OPTICS = ("photon_energy_eV", "detector_distance_m", "detector_pixel_m", "object_pixel_m")
 NEAR = ("propagation", "focus_distance_m", "fresnel_number")
 JUDGED_BY_THE_FILE = (
-    "N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", *OPTICS, *NEAR,
+    "N", "probe_key", "product_file", "flip_positions", "swap_positions", "export", "probe_window",
+    *OPTICS, *NEAR,
 )  # fmt: skip
 """Only the file can say whether they fit it."""
 REFINED = {"refine_steps": 5}
@@ -75,6 +76,7 @@ WITH_VALUE: dict[tuple[str, str | None], dict[str, Any]] = {
 }
 SITUATIONS: dict[str, dict[str, Any]] = {
     "early_stop_patience": {"nepochs": 3, "learning_rate": 1e-14},  # more epochs than it waits
+    "probe_window": {"detector_upsampling": 2},
     "enable_oversampling": {"n_groups": 50},  # more groups than patterns
     "scheduler": {"nepochs": 3},
     **dict.fromkeys(("checkpoint_mode", "checkpoint_save_top_k"), TWO_EPOCHS),

@@ -146,6 +146,7 @@ def physics_answers(backend: Backend, *, masked: bool = False) -> dict[str, Arra
         "probe": wave[0],
         "modes": wave[1:3, 0].copy(),
         "weights": rng.uniform(-1, 1, (len(wave), 3)).astype(np.float32),
+        "windows": 1,
         "turns": part_turns(n_px, 2).astype(np.complex64),
         "parted": np.repeat(wave, 4, axis=1),
         "likelihood": "amplitude",

@@ -75,6 +75,7 @@ def scan(n_px: int, dtype: type, *, modes: int = 3, per_position: bool = False) 
         "turns": part_turns(n_px, 2).astype(dtype),
         "parted": random_complex(rng, N_PATTERNS, 8, n_px, n_px).astype(dtype),
         "weights": rng.uniform(-1, 1, (N_PATTERNS, 3)).astype(real),
+        "windows": 1,
     }
 
 
@@ -117,9 +118,11 @@ def all_of(answer: Any) -> tuple[Any, ...]:
 
 TWINS = sorted(set(public_functions(reference)) - {"centring_phase"})
 NEAR_ALONE = ("near_field", "near_field_adjoint")
+WAYS = ("propagate", "propagate_back")
 SEES_DETECTOR = sorted(name for name in TWINS if "detector" in public_functions(reference)[name])
+SEES_DETECTOR = [name for name in SEES_DETECTOR if name not in WAYS]
 AFTER_PROPAGATION = ("background_sums", "frame_fits", "with_background")
-NEAR_TOO = ("propagate", "propagate_back", *NEAR_ALONE, *sorted({*SEES_DETECTOR} - {*AFTER_PROPAGATION}))
+NEAR_TOO = (*WAYS, *NEAR_ALONE, *sorted({*SEES_DETECTOR} - {*AFTER_PROPAGATION}))
 
 
 def test_both_modules_have_the_same_functions_and_arguments() -> None:
@@ -186,6 +189,29 @@ def test_twins_agree_on_pixels_of_several_parts(parts: int, dtype: type, bar: fl
     for name in ("part_modes", "part_modes_adjoint", "variation_equations"):
         for expected, found in zip(*map(all_of, both(name, arguments)), strict=True):
             assert_twin(expected, found, 5 * bar)
+
+
+WIDE = ("folded", "tiled", *WAYS, "diffracted_intensity", "wave_residual", "object_gradient", "mapped_waves")
+WIDE = (*WIDE, "motion_equations", "variation_equations", "part_modes", "part_modes_adjoint")
+
+
+@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize(("n_px", "windows", "parts"), [(8, 2, 2), (8, 2, 3), (5, 3, 3)])
+@pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
+def test_twins_agree_on_patches_wider_than_patterns(
+    name: str, n_px: int, windows: int, parts: int, dtype: type, bar: float
+) -> None:
+    arguments = scan(windows * n_px, dtype, per_position=True)
+    turns = part_turns(n_px, parts, windows).astype(dtype)
+    probes = reference.part_modes(arguments["probes"], turns)
+    waves = reference.exit_waves(arguments["patches"], probes)
+    small = {key: arguments[key][..., :n_px, :n_px] for key in ("amplitude", "field")}
+    arguments |= small | {"turns": turns, "detector": Detector(part_turns=turns), "windows": windows}
+    arguments |= {"probes": probes, "parted": probes, "exit_wave": waves, "fitting": waves}
+    arguments["waves"] = arguments["field"] if name == "tiled" else waves[::-1].copy()
+    for expected, found in zip(*map(all_of, both(name, arguments)), strict=True):
+        assert tuple(found.shape) == expected.shape
+        assert_twin(expected, found, 10 * bar)
 
 
 @pytest.mark.parametrize("shape", [(17, 17), (3, 16, 16), (N_PATTERNS, 3, 17, 17)])

@@ -81,8 +81,9 @@ def _mean_pattern(raw: RawData, used: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _far_field(raw: RawData) -> NDArray[np.float64]:
     """Return the counts of the probe alone, shape (N, N)."""
-    modes = np.fft.fft2(raw.probe_modes.astype(np.complex128))
-    return np.fft.fftshift((np.abs(modes) ** 2).sum(axis=0))
+    from ptycho.physics.forward import beam_counts
+
+    return beam_counts(raw.probe_modes, raw.N)
 
 
 def _offset_from(mean: NDArray[np.float64], beam: NDArray[np.float64]) -> tuple[NDArray[np.int64], bool]:
