@@ -1,10 +1,12 @@
 """How often a refinement ends in a wrong minimum, and what the difference map then makes of it.
 
 usage: python benchmarks/wrong_minimum.py [--scans 20] [--size 64] [--grid 9] [--photons 0 1e8 1e6]
+           [--probes window speckle curved soft]
 
 Scans of few measured numbers: the probe fills the window, patterns overlap by half, amplitude and phase of
-the object are pictures that come with scikit-image. Each scan draws its pictures and one of four probes: a
-window with a random smooth phase, speckle, a curved and a soft spot. 0 photons means no noise at all.
+the object are pictures that come with scikit-image. Each scan draws its pictures and one of the probes: a
+window with a random smooth phase and speckle, which fill the window, a curved and a soft spot, which leave
+its corners dark. 0 photons means no noise at all.
 """
 
 from __future__ import annotations
@@ -63,10 +65,10 @@ def probe(kind: str, n_px: int, rng: np.random.Generator) -> NDArray[np.complex1
     return field / np.sqrt((np.abs(field) ** 2).sum())
 
 
-def write_scan(path: Path, seed: int, n_px: int, grid: int, photons: float) -> str:
-    """Write a scan; return the name of its probe."""
+def write_scan(path: Path, seed: int, n_px: int, grid: int, photons: float, kind: str) -> None:
+    """Write a scan with a kind of probe."""
     rng = np.random.default_rng(seed)
-    kind, step = PROBES[seed % len(PROBES)], n_px // 2
+    step = n_px // 2
     side = (grid - 1) * step + n_px
     absorbing, thick = rng.choice(PICTURES, 2, replace=False)
     thickness = picture(thick, side, rng) - 0.5
@@ -87,7 +89,6 @@ def write_scan(path: Path, seed: int, n_px: int, grid: int, photons: float) -> s
         object_is_truth=np.array(True),
         nphotons=dose,
     )
-    return kind
 
 
 def main() -> None:
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--grid", type=int, default=9)
     parser.add_argument("--photons", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--probes", nargs="+", default=list(PROBES), choices=PROBES)
     parser.add_argument("--start", default="flat", help="flat: tried where needed; or difference-map")
     asked = parser.parse_args()
     for photons in asked.photons:
@@ -105,7 +107,8 @@ def main() -> None:
         for seed in range(asked.scans):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "scan.npz"
-                kind = write_scan(path, seed, asked.size, asked.grid, photons)
+                kind = asked.probes[seed % len(asked.probes)]
+                write_scan(path, seed, asked.size, asked.grid, photons, kind)
                 scan = open_scan(path)
                 model = ours.untrained(scan, ModelConfig(N=scan.n_px, architecture="unrolled"))
                 found = engine.reconstruct(
