@@ -28,7 +28,7 @@ PROBE_REFINE_PIXELS = 2**23
 """Detector pixels the probe is refined on: 2048 patterns of 64 x 64 around the middle of the scan."""
 PROBE_REST_STEPS = 3
 """Iterations in which the probe still rests."""
-PROBE_STEP, PROBE_MOMENTUM = 0.5, 0.5
+PROBE_STEP, PROBE_MOMENTUM = 1.0, 0.8
 """Length and momentum of a probe step, relative to the steepest safe one."""
 VARIATION_REST_STEPS = 5
 """Iterations in which the probe is the same for all patterns: the object has to be there first."""
