@@ -100,6 +100,7 @@ FAULTS = {
     "rms2": Fault("positions off by 2 px rms in x and y", _random(2.0), {"positions": True}, OPTIMIZED),
     "drift": Fault("positions drift, 1.5 px rms", _drift, {"positions": True}, OPTIMIZED),
     "affine": Fault("raster scaled, turned, sheared", _affine, {"positions": True}, OPTIMIZED),
+    "affine-on": Fault("the same, only affine", _affine, {"affine": True}, AFFINE),
     "few-photons": Fault("1e4 photons", _clean, scan={"photons": 1e4}),
     "defocus": Fault(
         "a probe off by 0.3 waves of defocus",
@@ -134,7 +135,6 @@ FAULTS = {
         peer_probe={"probe": True, "modes": 3},
         steps=60,
     ),
-    "affine-on": Fault("the same, only affine", _affine, {"affine": True}, AFFINE),
 }
 
 
