@@ -144,6 +144,11 @@ def _scan_of(found: Reconstruction, path: Path, request: Request) -> Scan:
     ]
     scan = scans[0] if joined is None else join_scans(scans, joined.offsets_yx_px, joined.gain)
     found.in_scan(scan)
+    if options.probe_window is not None and scan.patch_px != found.probe.shape[-1]:
+        raise ConfigError(
+            f"{path}: the probe was found in another window (got --probe-window {options.probe_window}, "
+            f"{scan.patch_px} px, expected {found.probe.shape[-1]} px). Leave out --probe-window."
+        )
     return scan
 
 
