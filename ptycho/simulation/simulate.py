@@ -21,8 +21,7 @@ from ptycho.data.optics import METADATA_KEY, Optics
 from ptycho.errors import ConfigError
 from ptycho.files.overwrites import check_outputs, check_there
 from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
-from ptycho.physics import diffracted_intensity, extract_patches, shift_field
-from ptycho.physics.detector import Detector
+from ptycho.physics import Detector, diffracted_intensity, extract_patches, shift_field
 from ptycho.physics.forward import binned_intensity
 from ptycho.physics.propagation import near_field_transfer
 from ptycho.simulation.objects import check_scene, make_scene, picture
@@ -139,11 +138,12 @@ class SimulationOptions:
                 f"simulation: fresnel_number belongs to the near field (got {number!r} with propagation "
                 f"{self.propagation!r}, expected near). Set propagation to near."
             )
-        if number is not None and self.detector_upsampling != 1:
-            raise ConfigError(
-                "simulation: parts of detector pixels are those of a far field (got detector_upsampling "
-                f"{self.detector_upsampling!r} with propagation near, expected 1). Leave it out."
-            )
+        for name in ("probe_window", "detector_upsampling") if number is not None else ():
+            if (value := getattr(self, name)) != 1:
+                raise ConfigError(
+                    f"simulation: parts of detector pixels are those of a far field (got {name} {value!r} "
+                    "with propagation near, expected 1). Leave it out."
+                )
         if number is not None and number * self.n_px < 1:
             raise ConfigError(
                 f"simulation: fresnel_number is out of range (got {number!r}, expected >= 1 / n_px = "
