@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data import chunks
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.evaluation.metrics import score
@@ -47,6 +50,21 @@ def reconstructed(
     return engine.reconstruct(
         model, scan, scan.usable, execution=CPU, progress=progress, refine=refine, **options
     )
+
+
+def small_chunks(monkeypatch: pytest.MonkeyPatch, n_patterns: int, side_px: int) -> set[int]:
+    """Let a scan be read anew in every pass, in chunks of 16 patterns of waves of so many pixels a side, and
+    return where their sizes are noted."""
+    monkeypatch.setattr(chunks, "KEPT_PIXELS", 2 * n_patterns * side_px**2)
+    monkeypatch.setattr(chunks, "CHUNK_PIXELS", 16 * side_px**2)
+    sizes, placed = set(), chunks.ScanChunks._placed
+
+    def noted(self: Any, rows: Any, amplitude: Any) -> Any:
+        sizes.add(len(rows))
+        return placed(self, rows, amplitude)
+
+    monkeypatch.setattr(chunks.ScanChunks, "_placed", noted)
+    return sizes
 
 
 def error(path: Path, found: Reconstruction) -> float:

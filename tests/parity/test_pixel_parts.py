@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from runs import CPU, error, reconstructed
+from runs import CPU, error, reconstructed, small_chunks
 
 from ptycho.config.config import ModelConfig, TrainingConfig
-from ptycho.data import chunks
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
 from ptycho.evaluation.comparison import read_reconstruction, stored_fit
@@ -132,17 +130,8 @@ def test_a_scan_that_is_read_anew_in_every_pass_gives_the_same(
 ) -> None:
     scan, options = open_scan(path), RefineOptions(5, start="flat")
     kept = reconstructed(scan, "pytorch", options)
-    pixels = scan.n_patterns * 32**2
     # It would be kept if a pixel had one part, and a chunk would hold sixteen patterns.
-    monkeypatch.setattr(chunks, "KEPT_PIXELS", 2 * pixels)
-    monkeypatch.setattr(chunks, "CHUNK_PIXELS", 16 * 32**2)
-    sizes, placed = set(), chunks.ScanChunks._placed
-
-    def noted(self: Any, rows: Any, amplitude: Any) -> Any:
-        sizes.add(len(rows))
-        return placed(self, rows, amplitude)
-
-    monkeypatch.setattr(chunks.ScanChunks, "_placed", noted)
+    sizes = small_chunks(monkeypatch, scan.n_patterns, 32)
     again = reconstructed(scan, "pytorch", options)
     assert max(sizes) == 4
     assert np.abs(again.obj - kept.obj).max() < ALIKE * np.abs(kept.obj).max()

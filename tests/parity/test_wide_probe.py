@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from runs import CPU, error, reconstructed
+from runs import CPU, error, reconstructed, small_chunks
 from wide_probe import WIDE, outside, write_wide_scan
 
 from ptycho.config.config import ModelConfig, TrainingConfig
-from ptycho.data import chunks
 from ptycho.data.npz import read_npz, write_npz
 from ptycho.data.optics import FileOptions
 from ptycho.data.reconstruction import Reconstruction
@@ -154,15 +152,7 @@ def test_a_scan_that_is_read_anew_in_every_pass_gives_the_same(
     scan, options = open_scan(path), RefineOptions(4, start="flat")
     kept = reconstructed(scan, "pytorch", options)
     # It would be kept if patches were as large as patterns, and a chunk would hold sixteen of them.
-    monkeypatch.setattr(chunks, "KEPT_PIXELS", 2 * scan.n_patterns * 64**2)
-    monkeypatch.setattr(chunks, "CHUNK_PIXELS", 16 * 64**2)
-    sizes, placed = set(), chunks.ScanChunks._placed
-
-    def noted(self: Any, rows: Any, amplitude: Any) -> Any:
-        sizes.add(len(rows))
-        return placed(self, rows, amplitude)
-
-    monkeypatch.setattr(chunks.ScanChunks, "_placed", noted)
+    sizes = small_chunks(monkeypatch, scan.n_patterns, 64)
     again = reconstructed(scan, "pytorch", options)
     assert max(sizes) == 4
     assert_alike(kept, again)
