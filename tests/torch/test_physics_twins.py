@@ -13,6 +13,7 @@ import torch
 from judges import FLOAT32, FLOAT64, adjoint_mismatch, assert_twin, random_complex
 from numpy.typing import NDArray
 from torch import Tensor
+from wide_twins import WIDE_FUNCTIONS, wide_arguments
 
 from ptycho import physics as reference
 from ptycho.errors import DataError
@@ -191,24 +192,14 @@ def test_twins_agree_on_pixels_of_several_parts(parts: int, dtype: type, bar: fl
             assert_twin(expected, found, 5 * bar)
 
 
-WIDE = ("folded", "tiled", *WAYS, "diffracted_intensity", "wave_residual", "object_gradient", "mapped_waves")
-WIDE = (*WIDE, "motion_equations", "variation_equations", "part_modes", "part_modes_adjoint")
-
-
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("name", WIDE_FUNCTIONS)
 @pytest.mark.parametrize(("n_px", "windows", "parts"), [(8, 2, 2), (8, 2, 3), (5, 3, 3)])
 @pytest.mark.parametrize(("dtype", "bar"), PRECISIONS)
 def test_twins_agree_on_patches_wider_than_patterns(
     name: str, n_px: int, windows: int, parts: int, dtype: type, bar: float
 ) -> None:
-    arguments = scan(windows * n_px, dtype, per_position=True)
-    turns = part_turns(n_px, parts, windows).astype(dtype)
-    probes = reference.part_modes(arguments["probes"], turns)
-    waves = reference.exit_waves(arguments["patches"], probes)
-    small = {key: arguments[key][..., :n_px, :n_px] for key in ("amplitude", "field")}
-    arguments |= small | {"turns": turns, "detector": Detector(part_turns=turns), "windows": windows}
-    arguments |= {"probes": probes, "parted": probes, "exit_wave": waves, "fitting": waves}
-    arguments["waves"] = arguments["field"] if name == "tiled" else waves[::-1].copy()
+    alike = scan(windows * n_px, dtype, per_position=True)
+    arguments = wide_arguments(alike, name, n_px, windows, parts, dtype)
     for expected, found in zip(*map(all_of, both(name, arguments)), strict=True):
         assert tuple(found.shape) == expected.shape
         assert_twin(expected, found, 10 * bar)
