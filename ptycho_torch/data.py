@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data import chunks
 from ptycho.data.feed import Source
-from ptycho.run.job import Feed
+from ptycho.run.feeds import Feed
 from ptycho_torch import physics
 from ptycho_torch.solver import Chunk
 

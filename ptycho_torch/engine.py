@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +12,18 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from torch import Tensor
 
 from ptycho.config.choices import BEST_CHECKPOINT, CHECKPOINT_FOLDER, LAST_CHECKPOINT
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import OWNED_BY_TRAINING, with_execution
+from ptycho.data.feed import Batch
 from ptycho.errors import BundleError, ConfigError
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.networks.schedule import early_end
 from ptycho.physics.losses import loss_terms, monitored_loss
-from ptycho.run.job import TrainingJob, TrainingResult, check_finite, opened_feeds
+from ptycho.run.feeds import UnseenPixels, note_unseen, opened_feeds, shown_gain, unseen_before
+from ptycho.run.job import TrainingJob, TrainingResult, check_finite
 from ptycho.run.mlflow_store import check_logger
 from ptycho.run.mlflow_store import log_artifacts as log_artifacts
 from ptycho_torch.config_bridge import from_core
@@ -38,9 +41,11 @@ BEST_STEM, LAST_STEM = (Path(names["pytorch"]).stem for names in (BEST_CHECKPOIN
 
 
 class _Report(Callback):
-    """Passes losses of every epoch on, and keeps them."""
+    """Passes losses of every epoch on, and keeps them; ``before`` is what the pixels that no training sees
+    said when it began."""
 
-    def __init__(self, job: TrainingJob, model: PtychoPINN_Lightning) -> None:
+    def __init__(self, job: TrainingJob, model: PtychoPINN_Lightning, before: UnseenPixels | None) -> None:
+        self.before = before
         self.names = {"train_loss": model.loss_name, "val_loss": model.val_loss_name}
         self.history: dict[str, list[float]] = {name: [] for name in self.names}
         self.phase = job.progress.phase("training", job.config.nepochs)
@@ -54,6 +59,7 @@ class _Report(Callback):
                 self.history[name].append(float(trainer.callback_metrics[logged]))
         shown = {name: values[-1] for name, values in self.history.items() if values}
         check_finite(shown, trainer.current_epoch + 1)
+        shown |= shown_gain(self.before, shown)
         self.phase.update(trainer.current_epoch + 1, **shown)
 
 
@@ -84,6 +90,7 @@ def _new_model(job: TrainingJob) -> PtychoPINN_Lightning:
     native["training_config"] = replace(native["training_config"], **owned)
     module = PtychoPINN_Lightning(**native, seed=job.config.seed)
     module.attach_scan(job.scan.probe, job.scan.record, refined=False)
+    module.begin_with(job.initial)
     # Penalties are known to the PyTorch settings alone.
     own = module.model_config
     module.terms = replace(
@@ -111,6 +118,11 @@ def check_settings(
     check_all(native)
 
 
+def _tensors(device: torch.device) -> Callable[[Batch], dict[str, Tensor]]:
+    """Return what makes tensors of a batch."""
+    return lambda batch: {name: torch.from_numpy(values).to(device) for name, values in batch.items()}
+
+
 @untouched_torch()
 def fit(job: TrainingJob) -> TrainingResult:
     """Train a model on the patterns of a scan; the result has the weights of the best epoch. ``ConfigError``
@@ -127,8 +139,9 @@ def fit(job: TrainingJob) -> TrainingResult:
     with ExitStack() as stack:
         with torch.no_grad():
             found = opened_feeds(stack, job, model, TorchBackend(model, torch.device(accelerator)))
+            before = unseen_before(model.to(accelerator), found[1], _tensors(torch.device(accelerator)))
         train, validation = (None if feed is None else loader(feed, job.execution) for feed in found)
-        report = _Report(job, model)
+        report = _Report(job, model, before)
         logger = build_logger(job)
         mode, wait = job.execution.checkpoint_mode, job.execution.early_stop_patience
         monitor = model.monitored(job.execution.checkpoint_monitor_metric, validated=validation is not None)
@@ -146,6 +159,7 @@ def fit(job: TrainingJob) -> TrainingResult:
     model.trained_epoch = best.restore(model)
     if model.trained_epoch is not None:
         job.progress.note(model.trained_epoch.best_of(trainer.current_epoch))
+        note_unseen(before, model.trained_epoch, job.progress)
     run_id = getattr(logger, "run_id", None) if logger else None
     paths = (callback.best_model_path for callback in trainer.checkpoint_callbacks)
     files = [Path(path) for path in paths if path]

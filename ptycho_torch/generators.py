@@ -189,22 +189,49 @@ class UnrolledGenerator(TableNetwork):
         than one of ``subsets``, the most of a plain step (``ptycho.geometry.batches.most_subsets``), needs
         ``ScanChunks``.
         """
+        obj, previous = self.plain_iterations(chunks, weight, on_step, subsets=subsets)
+        return self.learned_steps(obj, previous, chunks, weight, on_step, steps=self.steps(subsets))
+
+    def plain_iterations(
+        self,
+        chunks: Iterable[Chunk],
+        weight: Tensor,
+        on_step: Callable[[int], None] | None = None,
+        *,
+        subsets: int = 1,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the last two iterates (H, W) of the steps without a network, from a flat object; arguments
+        as in :meth:`forward`."""
         complex_type = torch.promote_types(weight.dtype, torch.complex64)
         flat = torch.ones(weight.shape, dtype=complex_type, device=weight.device)
-        plain = self.steps(subsets) - self.learned
-        obj, previous = accelerated_steps(
-            flat, chunks, weight, plain, on_step, likelihood=self.likelihood, subsets=subsets
+        count = self.steps(subsets) - self.learned
+        return accelerated_steps(
+            flat, chunks, weight, count, on_step, likelihood=self.likelihood, subsets=subsets
         )
+
+    def learned_steps(
+        self,
+        obj: Tensor,
+        previous: Tensor,
+        chunks: Iterable[Chunk],
+        weight: Tensor,
+        on_step: Callable[[int], None] | None = None,
+        *,
+        steps: int = 0,
+    ) -> Tensor:
+        """Return the object (H, W) after the learned steps, the last of ``steps``, from the last two iterates
+        of the plain ones; arguments as in :meth:`forward`."""
         for k in range(self.learned):
             leading = obj + self.vectors["step_momentum"][k] * (obj - previous)
             step = preconditioned_step(leading, chunks, weight, self.likelihood)
             noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
             seen, gain = self.seen(leading, step, weight, noise)
-            correction = self.correction(seen[None], k)[0]
+            correction = self.vectors[architectures.CORRECTION_FACTOR][k] * gain
+            correction = correction * torch.complex(*self.correction(seen[None], k)[0])
             previous = obj
-            obj = leading + self.vectors["step_length"][k] * step + gain * torch.complex(*correction)
+            obj = leading + self.vectors["step_length"][k] * step + correction
             if on_step is not None:
-                on_step(plain + k)
+                on_step(steps - self.learned + k)
         return obj
 
     @staticmethod

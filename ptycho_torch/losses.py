@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ptycho.config.choices import HIDDEN
 from ptycho.physics.losses import UNIT_FLOOR
 from ptycho_torch import physics
 
@@ -12,6 +13,7 @@ MAIN_TERMS = {
     "amplitude": physics.amplitude_loss,
     "mae": physics.mean_absolute_loss,
     "poisson": physics.poisson_loss,
+    HIDDEN: physics.poisson_loss,
 }
 
 

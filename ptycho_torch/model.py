@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import BundleError
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
+from ptycho.networks.architectures import CORRECTION_FACTOR
 from ptycho.networks.model import PatternModel
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
@@ -232,6 +233,10 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the probe of the checkpoint and take its scale."""
         state = checkpoint["state_dict"]
+        for name, vector in self.generator.state_dict().items():
+            if name.endswith(CORRECTION_FACTOR):
+                # Networks of former versions have none.
+                state.setdefault(f"generator.{name}", torch.ones_like(vector))
         self.probe = torch.zeros_like(state["probe"], device=self.probe.device)
         self.probe_refined = bool(checkpoint.get("probe_refined", False))
         start = checkpoint.get("probe_start")

@@ -184,8 +184,9 @@ def training_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser:
 
 
 def _training_run(add: Flags) -> None:
-    add("max-epochs nepochs", int, "E", "epochs (default 100)", dest="nepochs")
-    text = "groups of gridsize^2 patterns to train on (default 512)"
+    text = "epochs (default 20 with hidden pixels, else 100)"
+    add("max-epochs nepochs", int, "E", text, dest="nepochs")
+    text = "groups of gridsize^2 patterns to train on (default 512; all with hidden pixels)"
     add("n-images n-groups", int, "B", text, dest="n_groups")
     add("gridsize", int, "G", "a group holds G x G patterns (default 2)")
     add("batch-size", int, "B", "groups in a batch of cnn (default 4)")
@@ -202,10 +203,18 @@ def _training_network(add: Flags) -> None:
     names = " or ".join(ARCHITECTURES)
     text = f"{names} (default unrolled: physics steps with learned corrections, much sharper)"
     add("architecture", str, "NAME", text)
-    add("unrolled-steps", int, "K", "steps of unrolled (default 22)")
+    add("unrolled-steps", int, "K", "steps of unrolled (default 62 with hidden pixels, else 22)")
     add("unrolled-width", int, "W", "filters of unrolled (default 24)")
-    text = "amplitude (default), or poisson, which suits few photons: what the steps of unrolled descend on"
+    text = (
+        "amplitude, or poisson, which suits few photons: what the steps of unrolled descend on (default "
+        "poisson with hidden pixels, else amplitude)"
+    )
     add("unrolled-likelihood", str, "NAME", text)
+    text = (
+        "network that the training begins with: a training folder or model file, pretrained, or none for "
+        "weights drawn from the seed (default pretrained with hidden pixels, where it fits, else none)"
+    )
+    add("init-weights", str, "PATH", text)
     add("n-filters-scale", int, "S", "factor on the filters of cnn (default 2)")
     add("amp-activation", str, "NAME", "sigmoid, swish, softplus or relu (cnn)")
     add.switch("object-big", "merge the patches of a group (cnn, default yes)")
@@ -224,7 +233,11 @@ def _training_network(add: Flags) -> None:
 
 
 def _training_loss(add: Flags) -> None:
-    add.choice("torch-loss-mode", choices.LossMode, "main term (default amplitude)")
+    text = (
+        "main term; hidden: pixels that the network is not shown judge it (default hidden for unrolled, else "
+        "amplitude)"
+    )
+    add.choice("torch-loss-mode", choices.LossMode, text)
     add("nll-weight", float, "W", "its weight, 0 to 1 (default 1; not of mae)")
     add("mae-weight", float, "W", "weight of the mean absolute amplitude error (default 0)")
     add("realspace-weight", float, "W", "factor on the two terms below (default 0: none)")
@@ -250,7 +263,7 @@ def _training_torch(add: Flags) -> None:
     text = "what decides the best: val_loss (default) or train_loss"
     add("checkpoint-monitor", str, "NAME", text, dest="checkpoint_monitor_metric")
     add("checkpoint-mode", str, "min|max", "which end is best (default min)")
-    add("early-stop-patience", int, "E", "epochs without gain (default 100)")
+    add("early-stop-patience", int, "E", "epochs without gain (default 5 with hidden pixels, else 100)")
 
 
 def inference_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser:

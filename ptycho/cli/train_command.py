@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,8 @@ from ptycho.cli.settings import (
     settings_path,
     settle_domain,
 )
-from ptycho.config.choices import COMMAND_DEFAULTS
+from ptycho.config.architectures import KNOWN
+from ptycho.config.choices import COMMAND_DEFAULTS, HIDDEN, HIDDEN_DEFAULTS, HIDDEN_PATIENCE
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
 
@@ -29,6 +30,15 @@ USAGE = (
 )
 
 
+def command_defaults(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a training command beside the settings that are ``stated``: a network of the
+    whole canvas learns from hidden pixels unless another loss is named."""
+    network = KNOWN.get(str(stated.get("architecture", COMMAND_DEFAULTS["architecture"])))
+    loss = stated.get("torch_loss_mode", HIDDEN)
+    learns = network is not None and network.whole_canvas and loss == HIDDEN
+    return {**COMMAND_DEFAULTS, **(HIDDEN_DEFAULTS if learns else {})}
+
+
 def training_settings(
     values: dict[str, Any],
     settings_file: Path | None,
@@ -38,7 +48,7 @@ def training_settings(
     """Return training settings: flag before settings file before default; N from the header of the data file.
     With ``execution`` they are checked before that file is looked at. Raise ``PtychoError`` where a setting
     is unknown, missing or out of range."""
-    from ptycho.config.config import TrainingConfig
+    from ptycho.config.config import TrainingConfig, flat_settings, load_yaml_config
     from ptycho.data.optics import FileOptions
     from ptycho.files.overwrites import check_there
     from ptycho.files.reader import pattern_size
@@ -48,7 +58,8 @@ def training_settings(
         values = {"measurement_domain": "counts", "torch_loss_mode": "poisson", **values}
     settle_domain(values)
     required = {"train_data_file": "train_data_file", "output_dir": "output_dir"}
-    defaults = {**COMMAND_DEFAULTS, "backend": backend}
+    stated = {**flat_settings(load_yaml_config(settings_file)), **values} if settings_file else values
+    defaults = {**command_defaults(stated), "backend": backend}
     config, in_file = read_settings(TrainingConfig, values, settings_file, defaults, required, USAGE)
     if execution is not None:
         check_training_settings(config, execution, any_batch=False)
@@ -86,8 +97,11 @@ def _train(
         raise ConfigError(
             f"--resume: no such file (got {str(resume)!r}, expected a checkpoint). Check the path."
         )
+    patience = values.get("early_stop_patience")
     execution = execution_settings(values, training=True, device=device)
     config = training_settings(values, settings_file, values.pop("backend", backend), execution)
+    if config.torch_loss_mode == HIDDEN and patience is None:
+        execution.early_stop_patience = HIDDEN_PATIENCE
     native = None
     if config.backend == "pytorch":
         config, native = pytorch_calls("config_bridge").through_torch(config)

@@ -31,10 +31,24 @@ COMMAND_DEFAULTS: dict[str, Any] = {
     "nphotons": 1e6,
 }
 """Defaults of the training commands where those of the dataclasses belong to other callers."""
+HIDDEN = "hidden"
+"""The loss of pixels that a network is not shown."""
+HIDDEN_DEFAULTS: dict[str, Any] = {
+    "torch_loss_mode": HIDDEN,
+    "nepochs": 20,
+    "unrolled_steps": 62,
+    "unrolled_likelihood": "poisson",
+}
+"""Defaults of a training command whose network learns from hidden pixels, as one of the whole canvas does."""
+HIDDEN_PATIENCE = 5
+"""Epochs without gain after which such a training ends where nobody says otherwise."""
+NO_NETWORK = "none"
+"""What ``init_weights`` says for weights drawn from the seed."""
 OTHER_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "nphotons": (1e5,),
     "lr_warmup_epochs": (5,),
     "logger_backend": (None,),
+    "torch_loss_mode": (HIDDEN,),
 }
 """Further values that stand for "not chosen": dose and warm-up of ``ptycho_torch``, no log."""
 
@@ -43,7 +57,7 @@ AmpActivation = Literal["sigmoid", "swish", "softplus", "relu"]
 InputTransform = Literal["none", "sqrt", "log1p", "instancenorm"]
 OutputMode = Literal["real_imag", "amp_phase_logits", "amp_phase"]
 Backend = Literal["tensorflow", "pytorch"]
-LossMode = Literal["poisson", "mae", "amplitude"]
+LossMode = Literal["poisson", "mae", "amplitude", "hidden"]
 ClipAlgorithm = Literal["norm", "value", "agc"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Scheduler = Literal[

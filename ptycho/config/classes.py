@@ -166,6 +166,8 @@ class TrainingConfig(ScanConfig):
     plateau_min_lr: rules.NotNegative = 5e-5
     plateau_threshold: rules.NotNegative = 0.0
     learning_rate: rules.Positive = 1e-3
+    # Network to begin with: a model, pretrained, or none; None = pretrained for hidden pixels, where it fits
+    init_weights: rules.Word | None = None
 
 
 @dataclass

@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ptycho.config.architectures import KNOWN, Architecture, architecture_of
-from ptycho.config.choices import COMMAND_DEFAULTS, OTHER_DEFAULTS
+from ptycho.config.choices import COMMAND_DEFAULTS, HIDDEN, OTHER_DEFAULTS
 from ptycho.config.validation import check_realspace
 from ptycho.errors import ConfigError
 
@@ -194,6 +194,12 @@ def validate_effects(config: TrainingConfig, execution: PyTorchExecutionConfig |
         raise ConfigError(
             "training: this gradient_clip_algorithm is not implemented (got "
             f"{config.gradient_clip_algorithm!r}, expected {' or '.join(CLIPPING)}). Choose one of them."
+        )
+    if config.torch_loss_mode == HIDDEN and not architecture_of(config.model).whole_canvas:
+        raise ConfigError(
+            "training: a network that sees groups cannot learn from hidden pixels (got torch_loss_mode "
+            f"{HIDDEN!r}, expected amplitude, poisson or mae). Choose one of them, or pass --architecture "
+            "unrolled."
         )
     # Values that would do what the default does; the stages of the first are no settings here.
     if config.scheduler == "MultiStage":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.config.config import TrainingConfig
+from ptycho.config.choices import HIDDEN
+from ptycho.config.config import DEFAULT_N_GROUPS, TrainingConfig
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.grouping import Groups, covering_groups, make_groups
@@ -37,6 +38,10 @@ def training_groups(
             f"expected at least {needed}). Pass a smaller --gridsize or more patterns."
         )
     wanted = config.n_groups
+    if config.torch_loss_mode == HIDDEN:
+        # Pixels validate, not patterns; and every pattern that is left out leaves a hole in the object.
+        validate = False
+        wanted = len(chosen) if wanted == DEFAULT_N_GROUPS else wanted
     if bounds_yx is not None:
         wanted = None
     elif not config.enable_oversampling and wanted is not None:

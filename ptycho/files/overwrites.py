@@ -155,6 +155,7 @@ def check_training(config: TrainingConfig, also_read: Inputs | None = None) -> N
         "--test_data_file": config.test_data_file,
         "--product": config.product_file,
         "--mask": config.mask_file,
+        "--init-weights": None if config.init_weights is None else Path(config.init_weights),
         **(also_read or {}),
     }
     check_outputs(inputs, _in_folder(config.output_dir, TRAINING_FILES))

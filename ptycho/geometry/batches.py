@@ -127,6 +127,26 @@ def tile_plan(
     return indices, plan_canvas(positions_yx_px[indices], n_px, multiple_px=CANVAS_MULTIPLE_PX)
 
 
+def tile_part(plan: CanvasPlan, centre: int) -> tuple[NDArray[np.int64], CanvasPlan, tuple[int, int]]:
+    """Return the tile around a pattern of a plan, as :func:`tile_plan`, as a part of its canvas: the rows
+    (J,), their places on the part, and the index of its pixel (0, 0)."""
+    rows = nearest_tile(plan.positions_yx_px, plan.positions_yx_px[centre], tile_patterns(plan.patch_px))
+    corners = plan.corners_yx[rows]
+    low = corners.min(axis=0)
+    shape = corners.max(axis=0) + plan.patch_px - low
+    shape += -shape % CANVAS_MULTIPLE_PX
+    # The canvas has whole multiples too, so that a part of it never leaves it.
+    low = np.minimum(low, np.array(plan.shape_yx) - shape)
+    part = CanvasPlan(
+        (int(shape[0]), int(shape[1])),
+        plan.origin_yx_px + low,
+        corners - low,
+        plan.shifts_yx_px[rows],
+        plan.patch_px,
+    )
+    return rows, part, (int(low[0]), int(low[1]))
+
+
 def group_plan(
     groups: Groups, rows: NDArray[np.int64] | list[int], n_px: int, *, merge: bool
 ) -> tuple[NDArray[np.int64], CanvasPlan]:

@@ -25,6 +25,9 @@ Init = Literal["he", "head", "zero", "one", "momentum"]
 
 LEARNED_STEPS = 2
 """How many of the last steps of ``unrolled`` carry a network; the ones before are plain physics."""
+CORRECTION_FACTOR = "correction_factor"
+"""Vector of ``unrolled``: a factor on what the U-Net of each learned step answers. Networks of former
+versions have none, which is a factor of 1."""
 STEP_MOMENTUM = 0.8
 """Momentum of the learned steps before training."""
 UNROLLED_INPUTS = 6
@@ -171,6 +174,7 @@ def unrolled_table(*, width: int = 24, n_learned: int = LEARNED_STEPS) -> list[L
     table = [
         LayerSpec("step_length", "vector", (n_learned,), "one"),
         LayerSpec("step_momentum", "vector", (n_learned,), "momentum"),
+        LayerSpec(CORRECTION_FACTOR, "vector", (n_learned,), "one"),
     ]
     for k in range(n_learned):
         table += _block(f"unet{k}_down0", UNROLLED_INPUTS, width)
@@ -231,6 +235,13 @@ def initial_weights(table: list[LayerSpec], seed: int) -> dict[str, NDArray[np.f
         if layer.kind == "conv":
             weights[f"{layer.name}/bias"] = np.full(layer.shape[-1:], layer.bias, dtype=np.float32)
     return weights
+
+
+def completed(weights: Mapping[str, NDArray[Any]], table: list[LayerSpec]) -> dict[str, NDArray[Any]]:
+    """Return the weights of a former version with those that it did not have and that change nothing."""
+    known = {item.name: item for item in table if item.name == CORRECTION_FACTOR}
+    added = {name: np.ones(item.shape, np.float32) for name, item in known.items() if name not in weights}
+    return {**weights, **added}
 
 
 def check_weights(weights: Mapping[str, NDArray[Any]], table: list[LayerSpec], where: str) -> None:

@@ -23,7 +23,7 @@ from ptycho.config.settings import build_config
 from ptycho.data.npz import atomic_path
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import BundleError, PtychoError
-from ptycho.networks.architectures import architecture_table, check_weights
+from ptycho.networks.architectures import architecture_table, check_weights, completed
 from ptycho.networks.schedule import TrainedEpoch
 
 FORMAT_VERSION = 1
@@ -113,7 +113,9 @@ def _assembled(path: Path, manifest: dict[str, Any], weights: dict[str, NDArray[
         )
     model = build_config(ModelConfig, manifest["model"])
     probe, start = weights.pop(PROBE), weights.pop(PROBE_START, None)
-    check_weights(weights, architecture_table(model), str(path))
+    table = architecture_table(model)
+    weights = completed(weights, table)
+    check_weights(weights, table, str(path))
     record, epoch = manifest["scale_record"], manifest.get("trained_epoch")
     return Bundle(
         backend=str(manifest["backend"]),

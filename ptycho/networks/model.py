@@ -119,6 +119,11 @@ class PatternModel:
         self.probe_start = start if refined else probe
         self.scale_record = record
 
+    def begin_with(self, bundle: Bundle | None) -> None:
+        """Take over the weights of a network that the training begins with, if any."""
+        if bundle is not None:
+            self.generator.import_weights(bundle.weights, bundle.where)
+
     def take(self, bundle: Bundle) -> None:
         """Take over the weights, probe and scale of a bundle of any backend; ``BundleError`` if a weight is
         missing, unknown, or of another shape."""
@@ -161,6 +166,14 @@ class PatternModel:
             )
         return total_loss(self.terms, self.predict(batch), self.losses)
 
+    def plain_loss(self, batch: dict[str, Array]) -> Array:
+        """Return the main term of the loss of the object that the plain iterations of a batch found (eq. 29),
+        for the whole scan, without the network."""
+        chunk = self.chunk(batch["corners"], self._probes(batch), batch["amplitude"])
+        patches = self.physics.extract_patches(batch["start"][0], chunk.corners_yx, chunk.probes.shape[-1])
+        predicted = self._expected(patches, chunk.probes, _detector(batch))
+        return self.losses.MAIN_TERMS[self.terms.kind](predicted, batch["compared"])
+
     def _own_patches(self, batch: dict[str, Array]) -> Array:
         """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
         return self._flat(self.network_patches(batch["amplitude"], batch.get("input_scale")))
@@ -193,10 +206,17 @@ class PatternModel:
             seen, validated = self._part(seen, batch["seen"]), self._part(seen, chosen)
             shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
         illumination = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
-        obj = self.generator([seen], illumination)
+        obj = self._canvas_object(batch, seen, illumination)
         patches = self.physics.extract_patches(obj, validated.corners_yx, validated.probes.shape[-1])
         predicted = self._expected(patches, validated.probes, validated.detector)
         own = None if labels is None else self.physics.shift_field(patches[:, None], -shifts)[:, 0]
-        return Prediction(
-            predicted, validated.amplitude, obj, illumination, own, labels, self._illumination(batch)
-        )
+        measured = batch.get("compared", validated.amplitude)
+        return Prediction(predicted, measured, obj, illumination, own, labels, self._illumination(batch))
+
+    def _canvas_object(self, batch: dict[str, Array], seen: Any, illumination: Array) -> Array:
+        """Return the object that the network makes of a chunk; where a batch brings what plain iterations
+        made of it, only the learned steps are left."""
+        if "start" not in batch:
+            return self.generator([seen], illumination)
+        obj, previous = batch["start"][0], batch["start"][1]
+        return self.generator.learned_steps(obj, previous, [seen], illumination)

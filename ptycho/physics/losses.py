@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.choices import HIDDEN
 from ptycho.config.config import TrainingConfig
 from ptycho.errors import ConfigError
 
@@ -27,7 +28,8 @@ UNIT_FLOOR = 1e-6
 class LossTerms:
     """The weights of a loss."""
 
-    # main term: amplitude, mae, poisson, or supervised, which compares patches with labels only
+    # main term: amplitude, mae, poisson; hidden: poisson of pixels that the network is not shown (eq. 29);
+    # supervised: patches are compared with labels only
     kind: str = "amplitude"
     likelihood: float = 1.0  # main term; for mae it is 0, the weight is the next one
     mae: float = 0.0  # mean absolute error of the amplitudes (eq. 7b)
@@ -41,6 +43,11 @@ class LossTerms:
     def supervised(self) -> bool:
         """True where labels replace the physics."""
         return self.kind == "supervised"
+
+    @property
+    def hidden(self) -> bool:
+        """True where pixels that the network is not shown judge it."""
+        return self.kind == HIDDEN
 
     @property
     def needs_labels(self) -> bool:

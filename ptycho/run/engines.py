@@ -18,6 +18,8 @@ from ptycho.config.effects import MASK, changed
 from ptycho.data.prepare import masked
 from ptycho.data.scan import Scan
 from ptycho.errors import BundleError, ConfigError, DataError, MissingPackageError
+from ptycho.networks.architectures import architecture_table, weight_shapes
+from ptycho.networks.bundle import Bundle
 from ptycho.process.progress import Progress
 from ptycho.run.job import Engine
 
@@ -45,6 +47,8 @@ MODEL_SEARCH = {
     "tensorflow": (choices.BUNDLE_NAME, BEST["tensorflow"], LAST["tensorflow"]),
 }
 """Backend -> where a training folder keeps its model, the best epoch first. Either reads a bundle."""
+OF_WEIGHTS = ("architecture", "unrolled_width", "unrolled_likelihood")
+"""Settings that weights belong to, beside those that their shapes tell."""
 PRETRAINED_FILE = Path(__file__).parents[1] / "weights" / "unrolled_poisson.h5.zip"
 """Network trained on simulated scans (``python -m ptycho_torch.pretrain``)."""
 
@@ -104,6 +108,31 @@ def replacing_model(config: TrainingConfig, since_s: float) -> Iterator[None]:
         if bundle.is_file() and last.is_file() and last.stat().st_mtime >= since_s:
             bundle.replace(bundle.with_name(FORMER_BUNDLE))
         raise
+
+
+def initial_network(engine: Engine, config: TrainingConfig, progress: Progress) -> Bundle | None:
+    """Return the network that a training begins with; None where its weights are drawn from the seed. Raise
+    ``BundleError`` or ``ConfigError`` where one was asked for that does not fit, and say so where nobody
+    asked."""
+    asked, hidden = config.init_weights, config.torch_loss_mode == choices.HIDDEN
+    if asked == choices.NO_NETWORK or (asked is None and not hidden):
+        return None
+    path = find_model(Path(asked or choices.PRETRAINED), config.backend)
+    bundle = engine.to_bundle(engine.load(path))
+    own, found = config.model, bundle.model
+    name = next((name for name in OF_WEIGHTS if getattr(found, name) != getattr(own, name)), None)
+    same = weight_shapes(architecture_table(found)) == weight_shapes(architecture_table(own))
+    if name is None and same:
+        return bundle
+    other = f"{name} {getattr(found, name)}" if name else "layers of other sizes"
+    if asked is None:
+        progress.note(f"the training begins with weights from the seed: the pre-trained network has {other}")
+        return None
+    raise ConfigError(
+        f"--init-weights: the network of {path} does not fit (got {other}, expected "
+        f"{getattr(own, name) if name else 'the sizes of the settings'}). Train with its settings, or leave the "
+        "flag out."
+    )
 
 
 def choose_device(engine: Engine, execution: PyTorchExecutionConfig, progress: Progress) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -12,17 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
-from ptycho.data.feed import GroupSource, JoinedSource, Source, TileSource, wanted_labels
 from ptycho.data.reconstruction import Reconstruction
-from ptycho.data.scan import PatternStore, Scan
-from ptycho.data.selection import validation_groups
+from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
-from ptycho.geometry.batches import batch_order, batch_rows, split_patterns, tile_centres, validation_centres
 from ptycho.geometry.grouping import Groups
 from ptycho.networks.bundle import Bundle
-from ptycho.networks.model import PatternModel
 from ptycho.process.progress import Progress
-from ptycho.run.reconstruction import Backend, fitted_probe
 
 
 class TrainingPart(NamedTuple):
@@ -48,6 +42,7 @@ class TrainingJob:
     progress: Progress = field(default_factory=Progress)
     resume: Path | None = None  # checkpoint to go on from
     further: tuple[TrainingPart, ...] = ()  # scans that are trained on too, each with an object of its own
+    initial: Bundle | None = None  # network that the training begins with; None draws one from the seed
 
     @property
     def parts(self) -> tuple[TrainingPart, ...]:
@@ -110,106 +105,6 @@ class Engine(Protocol):
 
     def log_artifacts(self, run_id: str, folder: Path, files: Sequence[Path]) -> None:
         """Add files to a run of the MLflow store in a folder."""
-
-
-class Feed(NamedTuple):
-    """A source of batches, and which of them an epoch asks for, in this order."""
-
-    source: Source
-    order: Callable[[int], Sequence[Any]]
-
-
-def opened_feeds(
-    stack: ExitStack, job: TrainingJob, model: PatternModel, backend: Backend
-) -> tuple[Feed, Feed | None]:
-    """Return what a model is trained on, and what validates it: another scan, what was held out, or None. The
-    patterns stay open until ``stack`` closes; first the probe is fitted to them where the job says so. Of
-    several scans each brings its own probe and scale.
-
-    Raises ``DataError`` where labels are needed and a scan has none.
-    """
-    needs, several = model.terms.needs_labels, bool(job.further)
-    labels = [wanted_labels(needs, part.scan) for part in job.parts]
-    other = wanted_labels(needs, job.test_scan)
-    modes, found = max(len(part.scan.probe) for part in job.parts), []
-    for number, (part, known) in enumerate(zip(job.parts, labels, strict=True)):
-        scan, store = part.scan, stack.enter_context(PatternStore(part.scan, job.progress))
-        if job.config.probe_trainable and (several or job.resume is None):
-            probe = fitted_probe(backend, store, scan, np.unique(part.groups.indices), job.progress)
-            if number == 0 and job.resume is None:
-                model.attach_scan(probe, scan.record, refined=True, start=scan.probe)
-            scan = replace(scan, probe=probe)
-        # Batches are all alike: a probe of fewer modes gets dark ones.
-        room = ((0, modes - len(scan.probe)), (0, 0), (0, 0))
-        part = part._replace(scan=replace(scan, probe=np.pad(scan.probe, room)))
-        feeds = _tile_feeds if model.whole_canvas else _group_feeds
-        found.append(feeds(job.config, part, store, known, several))
-    train = _joined([feed for feed, _ in found], job.config.seed)
-    if job.test_scan is not None:
-        test_store = stack.enter_context(PatternStore(job.test_scan, Progress()))
-        check = _tile_check if model.whole_canvas else _group_check
-        return train, check(job.config, job.test_scan, test_store, other)
-    checks = [feed for _, feed in found if feed is not None]
-    return train, _joined(checks) if checks else None
-
-
-def _joined(feeds: Sequence[Feed], seed: int | None = None) -> Feed:
-    """Return the feeds of several scans as one; with a seed, their batches are mixed."""
-    if len(feeds) == 1:
-        return feeds[0]
-    source = JoinedSource([feed.source for feed in feeds])
-
-    def order(epoch: int) -> list[Any]:
-        items = [
-            item + source.start(number) for number, feed in enumerate(feeds) for item in feed.order(epoch)
-        ]
-        if seed is None:
-            return items
-        return [items[place] for place in batch_order(len(items), seed, epoch)]
-
-    return Feed(source, order)
-
-
-def _tile_feeds(
-    config: TrainingConfig, part: TrainingPart, store: PatternStore, known: Any, own: bool
-) -> tuple[Feed, Feed | None]:
-    scan, patch_px, beam = part.scan, part.scan.patch_px, {"own_probe": own, "own_scale": own}
-    trained, held_out, steps = split_patterns(part.groups, part.validation, patch_px, seed=config.seed)
-    source = TileSource(store, scan, trained, labels=known, **beam)
-    train = Feed(source, lambda epoch: tile_centres(len(source), steps, config.seed, epoch).tolist())
-    if held_out is None:
-        return train, None
-    both = np.union1d(trained, held_out)
-    check = TileSource(store, scan, both, held_out=held_out, labels=known, **beam)
-    return train, Feed(check, lambda _: validation_centres(len(check), patch_px, check.validated))
-
-
-def _tile_check(config: TrainingConfig, scan: Scan, store: PatternStore, known: Any) -> Feed:
-    del config
-    check = TileSource(store, scan, scan.usable, own_probe=True, labels=known)
-    return Feed(check, lambda _: validation_centres(len(check), scan.patch_px, check.validated))
-
-
-def _group_feeds(
-    config: TrainingConfig, part: TrainingPart, store: PatternStore, known: Any, own: bool
-) -> tuple[Feed, Feed | None]:
-    size, how = config.batch_size, {"merge": _merges(config), "own_probe": own, "own_scale": own}
-    source = GroupSource(store, part.scan, part.groups, labels=known, **how)
-    train = Feed(source, lambda epoch: batch_rows(len(source), size, config.seed, epoch))
-    if part.validation is None:
-        return train, None
-    check = GroupSource(store, part.scan, part.validation, labels=known, **how)
-    return train, Feed(check, lambda _: batch_rows(len(check), size))
-
-
-def _group_check(config: TrainingConfig, scan: Scan, store: PatternStore, known: Any) -> Feed:
-    groups = validation_groups(scan, config.model.gridsize)
-    check = GroupSource(store, scan, groups, merge=_merges(config), own_probe=True, labels=known)
-    return Feed(check, lambda _: batch_rows(len(check), config.batch_size))
-
-
-def _merges(config: TrainingConfig) -> bool:
-    return config.model.object_big and config.model.gridsize > 1
 
 
 def check_left(path: Path, trained: int, wanted: int) -> None:

@@ -55,6 +55,7 @@ from ptycho.run.engines import (
     choose_device,
     find_model,
     fitted_model,
+    initial_network,
     load_engine,
     masked_model,
     replacing_model,
@@ -146,6 +147,7 @@ def train(
             "progress": progress,
             "resume": resume,
             "further": tuple(parts[1:]),
+            "initial": None if resume is not None else initial_network(engine, config, progress),
         }
         job = TrainingJob(config, execution, *parts[0], test_scan, **options)
         result = _fitted(engine, job)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data import chunks
-from ptycho.data.feed import Signature, Source
+from ptycho.data.feed import Batch, Signature, Source
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk
@@ -19,6 +19,11 @@ from ptycho.tf.solver import Chunk
 def specs(signature: Signature) -> dict[str, tf.TensorSpec]:
     """Return what a source announces as TensorFlow wants it."""
     return {name: tf.TensorSpec(shape, dtype) for name, (shape, dtype) in signature.items()}
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """Return a batch as tensors."""
+    return {name: tf.constant(values) for name, values in batch.items()}
 
 
 def stream(source: Source, order: Sequence[Any]) -> Iterator[dict[str, Tensor]]:

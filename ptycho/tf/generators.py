@@ -157,22 +157,46 @@ class UnrolledGenerator(TableNetwork):
         subsets: int = 1,
     ) -> Tensor:
         """As :meth:`ptycho_torch.generators.UnrolledGenerator.forward`."""
-        flat = as_complex(tf.ones_like(weight))
-        plain = self.steps(subsets) - self.learned
-        obj, previous = accelerated_steps(
-            flat, chunks, weight, plain, on_step, likelihood=self.likelihood, subsets=subsets
+        obj, previous = self.plain_iterations(chunks, weight, on_step, subsets=subsets)
+        return self.learned_steps(obj, previous, chunks, weight, on_step, steps=self.steps(subsets))
+
+    def plain_iterations(
+        self,
+        chunks: Iterable[Chunk],
+        weight: Tensor,
+        on_step: Callable[[int], None] | None = None,
+        *,
+        subsets: int = 1,
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`ptycho_torch.generators.UnrolledGenerator.plain_iterations`."""
+        flat, count = as_complex(tf.ones_like(weight)), self.steps(subsets) - self.learned
+        return accelerated_steps(
+            flat, chunks, weight, count, on_step, likelihood=self.likelihood, subsets=subsets
         )
+
+    def learned_steps(
+        self,
+        obj: Tensor,
+        previous: Tensor,
+        chunks: Iterable[Chunk],
+        weight: Tensor,
+        on_step: Callable[[int], None] | None = None,
+        *,
+        steps: int = 0,
+    ) -> Tensor:
+        """As :meth:`ptycho_torch.generators.UnrolledGenerator.learned_steps`."""
         for k in range(self.learned):
             momentum, length = self._scalar("step_momentum", k, obj), self._scalar("step_length", k, obj)
             leading = obj + momentum * (obj - previous)
             step = preconditioned_step(leading, chunks, weight, self.likelihood)
             noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
             seen, gain = self._seen(leading, step, weight, noise)
+            gain *= tf.cast(self.weights[architectures.CORRECTION_FACTOR][k], gain.dtype)
             correction = gain[..., None] * self._unet(seen[None], f"unet{k}_")[0]
             previous = obj
             obj = leading + length * step + tf.complex(correction[..., 0], correction[..., 1])
             if on_step is not None:
-                on_step(plain + k)
+                on_step(steps - self.learned + k)
         return obj
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ptycho.config.choices import HIDDEN
 from ptycho.physics.losses import UNIT_FLOOR
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
@@ -10,6 +11,7 @@ MAIN_TERMS = {
     "amplitude": physics.amplitude_loss,
     "mae": physics.mean_absolute_loss,
     "poisson": physics.poisson_loss,
+    HIDDEN: physics.poisson_loss,
 }
 
 

@@ -29,10 +29,11 @@ from ptycho.networks.schedule import (
 )
 from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.process.isolation import untouched_process
-from ptycho.run.job import Feed, TrainingJob, TrainingResult, check_finite, check_left, opened_feeds
+from ptycho.run.feeds import Feed, note_unseen, opened_feeds, shown_gain, unseen_before
+from ptycho.run.job import TrainingJob, TrainingResult, check_finite, check_left
 from ptycho.run.mlflow_store import check_logger
 from ptycho.tf.checkpoints import Checkpoints, State, best_files, fill, load_bundle, read_state
-from ptycho.tf.data import specs, stream
+from ptycho.tf.data import specs, stream, tensors
 from ptycho.tf.loggers import RunLogger, build_logger
 from ptycho.tf.model import PtychoPINN
 from ptycho.tf.optimizer import Optimizer, check_clipping, clipped
@@ -52,6 +53,7 @@ def _new_model(job: TrainingJob) -> PtychoPINN:
     model = PtychoPINN(config.model, config.seed, terms=loss_terms(config), gain_trainable=gain)
     model.generator.mixed_dtype = PRECISIONS[job.execution.precision]
     model.attach_scan(job.scan.probe, job.scan.record, refined=False)
+    model.begin_with(job.initial)
     return model
 
 
@@ -106,7 +108,9 @@ class _Training:
         self.checkpoints = Checkpoints(folder, execution.checkpoint_save_top_k, execution.checkpoint_mode)
         self._step = tf.function(self._gradients, input_signature=[specs(train.source.signature)])
         if validation is not None:
-            self._validated = tf.function(model.loss, input_signature=[specs(validation.source.signature)])
+            signature = [specs(validation.source.signature)]
+            self._validated = tf.function(model.loss, input_signature=signature)
+        self.before = unseen_before(model, validation, tensors)
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape() as tape:
@@ -171,7 +175,7 @@ class _Training:
                     self.best = self.model.snapshot()
                 if execution.enable_checkpointing:
                     self.checkpoints.save(self.model, epoch, value, self._state(epoch))
-                phase.update(epoch + 1, **shown)
+                phase.update(epoch + 1, **shown, **shown_gain(self.before, shown))
                 if self.patience.exhausted and epoch + 1 < config.nepochs:
                     phase.ended(early_end(epoch + 1, self.monitor, execution.checkpoint_mode))
                     break
@@ -186,6 +190,7 @@ class _Training:
             return
         self.model.trained_epoch = TrainedEpoch(number, self.monitor, best)
         self.job.progress.note(self.model.trained_epoch.best_of(trained))
+        note_unseen(self.before, self.model.trained_epoch, self.job.progress)
 
     def _state(self, epoch: int) -> State:
         memories = {type(memory).__name__: asdict(memory) for memory in (self.plateau, self.patience)}
