@@ -70,7 +70,12 @@ FACADES = (
     "ptycho_torch.lightning_utils",
     "ptycho_torch.api",
 )
-OPEN_TO_BACKENDS = ("ptycho.run.job", "ptycho.run.mlflow_store", "ptycho.run.reconstruction")
+OPEN_TO_BACKENDS = (
+    "ptycho.run.feeds",
+    "ptycho.run.job",
+    "ptycho.run.mlflow_store",
+    "ptycho.run.reconstruction",
+)
 """What a backend sees of the runs that call it."""
 
 

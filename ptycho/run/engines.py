@@ -130,8 +130,8 @@ def initial_network(engine: Engine, config: TrainingConfig, progress: Progress) 
         return None
     raise ConfigError(
         f"--init-weights: the network of {path} does not fit (got {other}, expected "
-        f"{getattr(own, name) if name else 'the sizes of the settings'}). Train with its settings, or leave the "
-        "flag out."
+        f"{getattr(own, name) if name else 'the sizes of the settings'}). Train with its settings, or leave "
+        "the flag out."
     )
 
 
