@@ -1,0 +1,154 @@
+"""Pixels that a training is not shown: which they are, and that nothing of them reaches the network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ptycho.data.hidden import (
+    HIDDEN_SETS,
+    HIDDEN_SHARE,
+    SHOWN,
+    UNSEEN,
+    UNSEEN_SHARE,
+    HiddenTileSource,
+    HidingStore,
+    pixel_sets,
+    without,
+)
+from ptycho.data.scan import PatternStore, Scan
+from ptycho.files.reader import open_scan
+from ptycho.geometry.batches import tile_part
+from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
+from ptycho.process.progress import Progress
+
+WORD = 2**64 - 1
+
+
+def independent_set(seed: int, pattern: int, pixel: int, n_px: int) -> int:
+    """The set of one pixel, in Python integers."""
+    step = 0x9E3779B97F4A7C15
+    mixed = (pattern * n_px**2 + pixel + (seed + 1) * step) * step & WORD
+    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & WORD
+    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & WORD
+    share = ((mixed ^ (mixed >> 31)) >> 40) / 2**24
+    if share < 0.02:
+        return UNSEEN
+    number = int((share - 0.02) / 0.1)
+    return number if number < 4 else SHOWN
+
+
+def test_a_pixel_belongs_to_the_set_that_its_hash_says() -> None:
+    rng = np.random.default_rng(0)
+    for seed in (0, 42, 2**32 - 1):
+        patterns = rng.integers(0, 10**7, 5)
+        found = pixel_sets(seed, patterns, 16)
+        expected = [[independent_set(seed, int(j), pixel, 16) for pixel in range(256)] for j in patterns]
+        np.testing.assert_array_equal(found.reshape(5, 256), expected)
+
+
+def test_sets_have_their_share_and_no_pattern_in_them() -> None:
+    sets = pixel_sets(3, np.arange(400), 32)
+    shares = np.array([(sets == number).mean() for number in range(HIDDEN_SETS)])
+    np.testing.assert_allclose(shares, HIDDEN_SHARE, atol=0.002)
+    assert (sets == UNSEEN).mean() == pytest.approx(UNSEEN_SHARE, abs=0.001)
+    # Neighbours, along all three axes, and seeds know nothing of each other.
+    hidden = (sets == 0).astype(float)
+    for axis in range(3):
+        low, high = np.delete(hidden, 0, axis), np.delete(hidden, -1, axis)
+        assert abs(np.corrcoef(low.ravel(), high.ravel())[0, 1]) < 0.01
+    other = (pixel_sets(4, np.arange(400), 32) == 0).astype(float)
+    assert abs(np.corrcoef(hidden.ravel(), other.ravel())[0, 1]) < 0.01
+
+
+def test_hidden_and_bad_pixels_count_as_not_measured() -> None:
+    amplitude = np.random.default_rng(1).uniform(0, 3, (6, 16, 16)).astype(np.float32)
+    amplitude[:, 3, 4] = -1
+    sets = pixel_sets(0, np.arange(6), 16)
+    seen = without(amplitude, sets, 1)
+    hidden = (sets == 1) | (sets == UNSEEN)
+    assert (seen[hidden] == -1).all()
+    np.testing.assert_array_equal(seen[~hidden], amplitude[~hidden])
+
+
+def source_of(scan: Scan, store: PatternStore) -> tuple[HiddenTileSource, NDArray[Any]]:
+    """Tiles of a scan whose starts are numbered pixels: set, iterate, row and column."""
+    indices = scan.usable
+    plan = plan_canvas(scan.positions_yx_px[indices], scan.patch_px, multiple_px=CANVAS_MULTIPLE_PX)
+    starts = np.arange((HIDDEN_SETS + 1) * 2 * np.prod(plan.shape_yx)).reshape(-1, 2, *plan.shape_yx)
+    starts = starts.astype(np.complex64)
+    return HiddenTileSource(store, scan, indices, 7, plan, starts), starts
+
+
+@pytest.fixture
+def few_patterns_in_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptycho.geometry.batches.tile_patterns", lambda n_px: 9)
+
+
+def test_a_tile_compares_with_what_it_does_not_show(small_scan: Path) -> None:
+    scan = open_scan(small_scan)
+    with PatternStore(scan, Progress()) as store:
+        source, _ = source_of(scan, store)
+        assert len(source) == (HIDDEN_SETS + 1) * scan.n_patterns
+        for number in range(HIDDEN_SETS + 1):
+            batch = source[number * scan.n_patterns + 5]
+            shown, compared = batch["amplitude"] >= 0, batch["compared"] >= 0
+            assert not (shown & compared).any()
+            share = UNSEEN_SHARE if number == UNSEEN else HIDDEN_SHARE
+            assert compared.mean() == pytest.approx(share, abs=0.01)
+            measured = store.amplitude(scan.usable)
+            np.testing.assert_array_equal(batch["compared"][compared], measured[compared])
+            np.testing.assert_array_equal(batch["amplitude"][shown], measured[shown])
+
+
+def test_no_training_sees_the_pixels_that_validate(small_scan: Path) -> None:
+    scan = open_scan(small_scan)
+    with PatternStore(scan, Progress()) as store:
+        source, _ = source_of(scan, store)
+        validating = source[UNSEEN * scan.n_patterns]["compared"] >= 0
+        assert validating.any()
+        for number in range(HIDDEN_SETS):
+            batch = source[number * scan.n_patterns]
+            assert (batch["amplitude"][validating] == -1).all()
+            assert (batch["compared"][validating] == -1).all()
+
+
+@pytest.mark.usefixtures("few_patterns_in_a_tile")
+def test_a_tile_is_a_part_of_the_whole_canvas(small_scan: Path) -> None:
+    scan = open_scan(small_scan)
+    with PatternStore(scan, Progress()) as store:
+        source, starts = source_of(scan, store)
+        for centre in (0, 17, scan.n_patterns - 1):
+            rows, part, (low_y, low_x) = tile_part(source.plan, centre)
+            assert len(rows) == 9
+            assert centre in rows
+            np.testing.assert_allclose(part.positions_yx_px, source.plan.positions_yx_px[rows], atol=1e-9)
+            assert all(side % CANVAS_MULTIPLE_PX == 0 for side in part.shape_yx)
+            assert (part.corners_yx >= 0).all()
+            assert (part.corners_yx + part.patch_px <= part.shape_yx).all()
+            batch = source[2 * scan.n_patterns + centre]
+            height, width = part.shape_yx
+            cut = starts[2, :, low_y : low_y + height, low_x : low_x + width]
+            np.testing.assert_array_equal(batch["start"], cut)
+            assert batch["start"].shape == (2, height, width)
+            np.testing.assert_array_equal(batch["corners"], part.corners_yx)
+
+
+def test_the_plain_iterations_never_see_what_is_hidden(small_scan: Path) -> None:
+    scan = open_scan(small_scan)
+    with PatternStore(scan, Progress()) as store:
+        hiding = HidingStore(store, 7, 2)
+        indices = scan.usable[3:9]
+        before = hiding.amplitude(indices)
+        sets = pixel_sets(7, indices, scan.n_px)
+        hidden = (sets == 2) | (sets == UNSEEN)
+        changed = store.amplitude(indices).copy()
+        changed[hidden] += 5
+        store.patterns[indices] = changed
+        np.testing.assert_array_equal(hiding.amplitude(indices), before)
+        assert (before[hidden] == -1).all()
+        assert (hiding.n_px, hiding.detector_upsampling) == (store.n_px, store.detector_upsampling)
