@@ -146,6 +146,8 @@ def fit(job: TrainingJob) -> TrainingResult:
         mode, wait = job.execution.checkpoint_mode, job.execution.early_stop_patience
         monitor = model.monitored(job.execution.checkpoint_monitor_metric, validated=validation is not None)
         best = BestEpoch(report.names[monitor], monitor, mode, job.resume)
+        if before is not None and monitor == "val_loss" and mode == "min" and job.resume is None:
+            best.begin(model, before.network)
         patience = EarlyStopping(
             best.logged, patience=wait, mode=mode, strict=False, check_on_train_epoch_end=True
         )

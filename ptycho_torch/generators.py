@@ -58,6 +58,20 @@ def attended(x: Tensor, place: str, convolutions: nn.ModuleDict, vectors: nn.Par
     return x
 
 
+def turned(x: Tensor, turn: Tensor | int) -> Tensor:
+    """Return images (..., H, W), mirrored where bit 0 (y) and bit 1 (x) of a turn are set, and then
+    transposed where bit 2 is."""
+    axes = [axis for bit, axis in ((1, -2), (2, -1)) if int(turn) & bit]
+    x = x.flip(axes) if axes else x
+    return x.transpose(-2, -1) if int(turn) & 4 else x
+
+
+def turned_back(x: Tensor, turn: Tensor | int) -> Tensor:
+    """Undo :func:`turned`."""
+    x = x.transpose(-2, -1) if int(turn) & 4 else x
+    return turned(x, int(turn) & 3)
+
+
 class TableNetwork(nn.Module):
     """Layers of an architecture table under their table names, with weights drawn from a seed."""
 
@@ -218,16 +232,19 @@ class UnrolledGenerator(TableNetwork):
         on_step: Callable[[int], None] | None = None,
         *,
         steps: int = 0,
+        turn: Tensor | int = 0,
     ) -> Tensor:
         """Return the object (H, W) after the learned steps, the last of ``steps``, from the last two iterates
-        of the plain ones; arguments as in :meth:`forward`."""
+        of the plain ones; arguments as in :meth:`forward`. The U-Nets see the canvas in one of the
+        ``ptycho.data.hidden.TURNS``."""
         for k in range(self.learned):
             leading = obj + self.vectors["step_momentum"][k] * (obj - previous)
             step = preconditioned_step(leading, chunks, weight, self.likelihood)
             noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
             seen, gain = self.seen(leading, step, weight, noise)
             correction = self.vectors[architectures.CORRECTION_FACTOR][k] * gain
-            correction = correction * torch.complex(*self.correction(seen[None], k)[0])
+            answer = turned_back(self.correction(turned(seen[None], turn), k), turn)
+            correction = correction * torch.complex(*answer[0])
             previous = obj
             obj = leading + self.vectors["step_length"][k] * step + correction
             if on_step is not None:

@@ -139,14 +139,21 @@ class BestEpoch(Callback):
         self.weights: dict[str, Tensor] | None = None
         self._former: tuple[float, int] | None = None
 
+    def begin(self, module: L.LightningModule, value: float) -> None:
+        """Take the network that a training begins with for its epoch 0, with its value of the loss."""
+        self._look(module, value, 0)
+
+    def _look(self, module: L.LightningModule, value: float, number: int) -> None:
+        if self.record.improves(value, number):
+            self.weights = {name: kept.detach().cpu().clone() for name, kept in module.state_dict().items()}
+
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at the epoch; Lightning calls it after the validation and before checkpoints are written."""
         if self.logged not in trainer.callback_metrics:
             return
         value, number = float(trainer.callback_metrics[self.logged]), trainer.current_epoch + 1
         module.trained_epoch = TrainedEpoch(number, self.monitor, value)
-        if self.record.improves(value, number):
-            self.weights = {name: kept.detach().cpu().clone() for name, kept in module.state_dict().items()}
+        self._look(module, value, number)
 
     def restore(self, module: L.LightningModule) -> TrainedEpoch | None:
         """Give a module, on the CPU afterwards, the weights of the best epoch, and return it; None, and the

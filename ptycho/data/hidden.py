@@ -21,10 +21,13 @@ from ptycho.geometry.canvas import CanvasPlan
 
 HIDDEN_SETS, HIDDEN_SHARE = 4, 0.1
 """Sets of pixels that are hidden in turn, and the share of all pixels in each."""
-UNSEEN_SHARE = 0.02
+UNSEEN_SHARE = 0.04
 """Share of the pixels that no training sees: they tell what it is worth."""
 UNSEEN = HIDDEN_SETS
 """Number of their set."""
+TURNS = 8
+"""Ways to mirror and to turn an image. A network that sees every tile in all of them cannot learn a tile by
+heart, and it has no reason to prefer a direction."""
 SHOWN = -1
 """Number of the pixels that are always shown."""
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -76,7 +79,8 @@ class HiddenTileSource(TileSource):
     ``starts`` (S + 1, 2, H, W), of S = ``HIDDEN_SETS`` sets and the unseen pixels, are the last two iterates
     of the plain iterations on the canvas of ``plan``, which lays the patterns ``indices`` (T,), ascending.
     Item ``number * T + centre`` is the tile around a pattern without the pixels of set ``number``. A batch
-    has the ``start`` (2, H, W) and the ``compared`` amplitude (J, N, N) [sqrt(photons)] besides.
+    has the ``start`` (2, H, W), the ``compared`` amplitude (J, N, N) [sqrt(photons)], and which ``turn`` of
+    the ``TURNS`` its networks see, besides.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class HiddenTileSource(TileSource):
         self.seed, self.plan, self.starts = seed, plan, starts
         self.signature["compared"] = self.signature["amplitude"]
         self.signature["start"] = ((2, None, None), np.complex64)
+        self.signature["turn"] = ((), np.int32)
 
     def __len__(self) -> int:
         return len(self.indices) * len(self.starts)
@@ -110,4 +115,5 @@ class HiddenTileSource(TileSource):
         batch["amplitude"] = without(amplitude, sets, number)
         batch["compared"] = np.where(sets == number, amplitude, np.float32(-1))
         batch["start"] = self.starts[number, :, low_y : low_y + height, low_x : low_x + width]
+        batch["turn"] = np.array(0 if number == UNSEEN else item % TURNS, np.int32)
         return batch

@@ -219,4 +219,4 @@ class PatternModel:
         if "start" not in batch:
             return self.generator([seen], illumination)
         obj, previous = batch["start"][0], batch["start"][1]
-        return self.generator.learned_steps(obj, previous, [seen], illumination)
+        return self.generator.learned_steps(obj, previous, [seen], illumination, turn=batch["turn"])

@@ -125,7 +125,7 @@ def best_names(backend: str, number: int) -> tuple[str, str]:
 class TrainedEpoch:
     """Which epoch of a training run the weights of a model are from."""
 
-    number: int  # from 1
+    number: int  # from 1; 0 is the network that the training began with, where none was better
     monitor: str  # the loss that decides which epoch is best: val_loss or train_loss
     loss: float  # its value in this epoch
 

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from ptycho.config.config import TrainingConfig
 from ptycho.data.feed import Batch, GroupSource, JoinedSource, Source, TileSource, wanted_labels
-from ptycho.data.hidden import UNSEEN, HiddenTileSource, HidingStore
+from ptycho.data.hidden import UNSEEN, HiddenTileSource
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.data.selection import validation_groups
 from ptycho.geometry.batches import batch_order, batch_rows, split_patterns, tile_centres, validation_centres
-from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.networks.model import PatternModel
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.process.progress import Progress
 from ptycho.run.job import TrainingJob, TrainingPart
 from ptycho.run.reconstruction import Backend, fitted_probe
+from ptycho.run.unseen import HiddenScan, better_probe
 
 MIN_STEPS = 8
 """Fewest tiles in an epoch of a training by hidden pixels: those of a small scan cost little, and an epoch in
@@ -93,8 +93,8 @@ def opened_feeds(
     for number, (part, known) in enumerate(zip(job.parts, labels, strict=True)):
         scan, store = part.scan, stack.enter_context(PatternStore(part.scan, job.progress))
         if job.config.probe_trainable and (several or job.resume is None):
-            probe = fitted_probe(backend, store, scan, np.unique(part.groups.indices), job.progress)
-            if number == 0 and job.resume is None:
+            probe = _trained_probe(job, part, store, model, backend)
+            if number == 0 and job.resume is None and probe is not scan.probe:
                 model.attach_scan(probe, scan.record, refined=True, start=scan.probe)
             scan = replace(scan, probe=probe)
         # Batches are all alike: a probe of fewer modes gets dark ones.
@@ -115,6 +115,18 @@ def opened_feeds(
         return train, check(job.config, job.test_scan, test_store, other)
     checks = [feed for _, feed in found if feed is not None]
     return train, _joined(checks) if checks else None
+
+
+def _trained_probe(
+    job: TrainingJob, part: TrainingPart, store: PatternStore, model: PatternModel, backend: Backend
+) -> NDArray[np.complex64]:
+    """Return the probe that a scan is trained with: fitted, unless hidden pixels say that its own is
+    better."""
+    indices = np.unique(part.groups.indices)
+    if not model.terms.hidden:
+        return fitted_probe(backend, store, part.scan, indices, job.progress)
+    own = HiddenScan(backend, store, part.scan, indices, job.config.seed)
+    return better_probe(own, job.progress).scan.probe
 
 
 def _joined(feeds: Sequence[Feed], seed: int | None = None) -> Feed:
@@ -155,22 +167,16 @@ def _hidden_feeds(
     no training sees."""
     scan, seed = part.scan, job.config.seed
     indices, _, tiles = split_patterns(part.groups, None, scan.patch_px)
-    steps = max(MIN_STEPS, tiles)
-    plan = plan_canvas(scan.positions_yx_px[indices], scan.patch_px, multiple_px=CANVAS_MULTIPLE_PX)
-    starts: list[NDArray[Any]] = []
-    weight = None
+    hidden, starts = HiddenScan(backend, store, scan, indices, seed), []
     with job.progress.phase("plain iterations", UNSEEN + 1) as phase:
         for number in range(UNSEEN + 1):
-            hiding = HidingStore(store, seed, number)
-            chunks = backend.chunks(hiding, plan, indices, backend.tensor(scan.probe))
-            weight = backend.illumination(chunks) if weight is None else weight
-            last = backend.generator.plain_iterations(chunks, weight, subsets=chunks.subsets)
-            starts.append(np.stack([backend.array(obj) for obj in last]))
+            starts.append(hidden.start(number))
             phase.update(number + 1)
     beam = {"own_probe": own, "own_scale": own}
-    source = HiddenTileSource(store, scan, indices, seed, plan, np.stack(starts), labels=known, **beam)
+    source = HiddenTileSource(store, scan, indices, seed, hidden.plan, np.stack(starts), labels=known, **beam)
     first, count = UNSEEN * len(indices), len(indices)
     centres = [first + centre for centre in validation_centres(count, scan.patch_px)]
+    steps = max(MIN_STEPS, tiles)
     train = Feed(source, lambda epoch: tile_centres(first, steps, seed, epoch).tolist())
     return train, Feed(source, lambda _: centres)
 

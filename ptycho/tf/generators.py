@@ -37,6 +37,28 @@ def _gate(values: Tensor) -> Tensor:
     return 2.0 * tf.sigmoid(values)
 
 
+def turned(x: Tensor, turn: Tensor | int) -> Tensor:
+    """As :func:`ptycho_torch.generators.turned`, of images (B, H, W, C)."""
+    return x if isinstance(turn, int) and turn == 0 else _transposed(_mirrored(x, turn), turn)
+
+
+def turned_back(x: Tensor, turn: Tensor | int) -> Tensor:
+    """Undo :func:`turned`."""
+    return x if isinstance(turn, int) and turn == 0 else _mirrored(_transposed(x, turn), turn)
+
+
+def _mirrored(x: Tensor, turn: Tensor | int) -> Tensor:
+    for bit, axis in ((1, 1), (2, 2)):
+        x = tf.where((turn & bit) > 0, tf.reverse(x, [axis]), x)
+    return x
+
+
+def _transposed(x: Tensor, turn: Tensor | int) -> Tensor:
+    order = tf.where((turn & 4) > 0, (0, 2, 1, 3), (0, 1, 2, 3))
+    # A convolution has to know its channels before it runs.
+    return tf.ensure_shape(tf.transpose(x, order), (x.shape[0], None, None, x.shape[-1]))
+
+
 class TableNetwork:
     """Variables of an architecture table under their table names, with weights drawn from a seed."""
 
@@ -183,6 +205,7 @@ class UnrolledGenerator(TableNetwork):
         on_step: Callable[[int], None] | None = None,
         *,
         steps: int = 0,
+        turn: Tensor | int = 0,
     ) -> Tensor:
         """As :meth:`ptycho_torch.generators.UnrolledGenerator.learned_steps`."""
         for k in range(self.learned):
@@ -192,7 +215,8 @@ class UnrolledGenerator(TableNetwork):
             noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
             seen, gain = self._seen(leading, step, weight, noise)
             gain *= tf.cast(self.weights[architectures.CORRECTION_FACTOR][k], gain.dtype)
-            correction = gain[..., None] * self._unet(seen[None], f"unet{k}_")[0]
+            answer = turned_back(self._unet(turned(seen[None], turn), f"unet{k}_"), turn)
+            correction = gain[..., None] * answer[0]
             previous = obj
             obj = leading + length * step + tf.complex(correction[..., 0], correction[..., 1])
             if on_step is not None:

@@ -111,6 +111,9 @@ class _Training:
             signature = [specs(validation.source.signature)]
             self._validated = tf.function(model.loss, input_signature=signature)
         self.before = unseen_before(model, validation, tensors)
+        first = self.before is not None and self.monitor == "val_loss" and execution.checkpoint_mode == "min"
+        if first and job.resume is None:
+            self.patience.improves(self.before.network, 0)
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape() as tape:

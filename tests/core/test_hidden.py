@@ -36,9 +36,9 @@ def independent_set(seed: int, pattern: int, pixel: int, n_px: int) -> int:
     mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 & WORD
     mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB & WORD
     share = ((mixed ^ (mixed >> 31)) >> 40) / 2**24
-    if share < 0.02:
+    if share < 0.04:
         return UNSEEN
-    number = int((share - 0.02) / 0.1)
+    number = int((share - 0.04) / 0.1)
     return number if number < 4 else SHOWN
 
 
