@@ -35,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("output", Path, "FILE", "data file, .npz", required=True)
     add("preview", Path, "PNG", "picture of object, probe, pattern, scan")
     add.mark("no-compress", "store the arrays uncompressed")
+    add.mark("report-limit", "print the smallest error that photon noise leaves, the photon limit")
     add("seed", int, None, "seed of object, jitter and noise (default 0)")
     add.mark("quiet", "print nothing on success")
     add.mark("debug", "show the traceback of an error")
@@ -93,12 +94,18 @@ def _add_beam_flags(add: Flags) -> None:
 def _run(values: dict[str, Any]) -> None:
     """Simulate, write, draw, and print what was made."""
     from ptycho.errors import ConfigError
+    from ptycho.simulation.limit import check_limit, simulated_limit
     from ptycho.simulation.simulate import SimulationOptions, check_simulation, write_scan
 
     preview = values.get("preview")
     if preview is not None and preview.suffix.lower() != ".png":
         raise ConfigError(
             f"preview: not a PNG file (got {str(preview)!r}, expected a name ending in .png). Rename it."
+        )
+    if "report_limit" in values and "quiet" in values:
+        raise ConfigError(
+            "simulation: nothing could be printed (got --report-limit and --quiet, expected one of them). "
+            "Leave out --quiet."
         )
     if "grid" in values:
         values["n_y"], values["n_x"] = values["grid"]
@@ -108,6 +115,8 @@ def _run(values: dict[str, Any]) -> None:
     options = SimulationOptions(**{key: value for key, value in values.items() if key in names})
     if preview is not None:
         check_simulation(options, "--preview", preview)
+    if "report_limit" in values:
+        check_limit(options)
     arrays = write_scan(values["output"], options, compressed=not values.get("no_compress"))
     written = [values["output"]]
     if preview is not None:
@@ -124,6 +133,8 @@ def _run(values: dict[str, Any]) -> None:
         f"{counts.sum(axis=(1, 2), dtype=float).mean():.4g} counts per pattern on average, "
         f"{counts.max()} in the brightest pixel"
     )
+    if "report_limit" in values:
+        print(simulated_limit(options, arrays).line())
 
 
 def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:

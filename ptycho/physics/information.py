@@ -7,7 +7,7 @@ one way to the detector and back. A phase of the whole object is not told by any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +26,8 @@ LIT_SHARE = 1e-3
 """Part of the strongest illumination below which a pixel is no unknown; it damps the steps of the others."""
 SMOOTHED_PX = 3.0
 """Standard deviation of the Gaussian over which the variance relative to the simple one is averaged [px]."""
+LIMIT_SAMPLES = 2
+"""Draws of the noise that a photon limit is the mean of."""
 LARGEST_PHASE_SIGMA_RAD = np.pi / np.sqrt(3)
 """That of a phase of which nothing is known."""
 
@@ -147,3 +149,43 @@ def simple_limit(obj: Complex, illumination: Real, mask: NDArray[np.bool_]) -> f
     """
     power = (np.abs(obj[mask]) ** 2).mean()
     return float(np.sqrt((1 / illumination[mask]).mean() / max(power, 1e-30)))
+
+
+Score = Callable[[Complex | None, np.random.Generator | None], Complex]
+"""The sum of :func:`count_score` over a scan, for a change or for noise from a generator, the other None."""
+
+
+def noise_changes(score: Score, illumination: Real, count: int, seed: int = 0) -> Iterator[Complex]:
+    """Yield so many changes (H, W) that photon noise makes of the object: of covariance F^-1 (eq. 32)."""
+    for number in range(count):
+        gradient = score(None, np.random.default_rng([seed, number]))
+        yield fisher_solution(lambda change: score(change, None), gradient, illumination)
+
+
+class PhotonLimit(NamedTuple):
+    """The smallest error of an object that photon noise leaves, relative to its root mean square."""
+
+    nrmse: float  # from the Fisher information (eq. 31)
+    simple: float  # every pixel for itself (eq. 31a)
+    pixels: int  # over so many
+
+    def line(self) -> str:
+        """Say it in one line."""
+        return (
+            f"photon limit: NRMSE {self.nrmse:.4g} for any unbiased estimate (Cramer-Rao), simple form "
+            f"{self.simple:.4g}, over {self.pixels} well-lit pixels"
+        )
+
+
+def photon_limit(obj: Complex, score: Score, illumination: Real, mask: NDArray[np.bool_]) -> PhotonLimit:
+    """Return the photon limit of an object (H, W) inside a mask (H, W) of lit pixels.
+
+    Two samples do: it is the mean over the pixels.
+    """
+    total = 0.0
+    for change in noise_changes(score, illumination, LIMIT_SAMPLES):
+        change = without_phase(change, obj, illumination)[mask]
+        total += np.vdot(change, change).real / LIMIT_SAMPLES
+    power = float((np.abs(obj[mask].astype(np.complex128)) ** 2).sum())
+    nrmse = float(np.sqrt(total / max(power, 1e-30)))
+    return PhotonLimit(nrmse, simple_limit(obj, illumination, mask), int(mask.sum()))
