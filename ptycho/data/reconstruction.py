@@ -220,8 +220,15 @@ class PlacedReconstruction:
         counts, and its bad pixels beside those of the scan.
         """
         stored, raw, rows = self.found.stored or StoredFacts(), self.scan.raw, self.rows[chosen]
-        bad, more = raw.bad_pixels_of(rows), stored.bad_pixels
-        if more is not None:
-            more = more if more.ndim == 2 else more[chosen]
-            bad = more if bad is None else bad | more
-        return measured_amplitude(raw.diff3d[rows], stored.record or self.scan.record, bad)
+        return measured_amplitude(
+            raw.diff3d[rows], stored.record or self.scan.record, self.bad_pixels(chosen)
+        )
+
+    def bad_pixels(self, chosen: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Return what was not measured in ``chosen`` (B,) of the J patterns, (N, N) or (B, N, N)."""
+        bad = self.scan.raw.bad_pixels_of(self.rows[chosen])
+        more = None if self.found.stored is None else self.found.stored.bad_pixels
+        if more is None:
+            return bad
+        more = more if more.ndim == 2 else more[chosen]
+        return more if bad is None else bad | more

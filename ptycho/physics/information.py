@@ -21,13 +21,14 @@ from ptycho.physics.propagation import Complex, Real, propagate, propagate_back
 SOLVE_STEPS = 100
 """Most steps of a solution with the Fisher matrix; 30 to 50 are usual."""
 SOLVE_TOLERANCE = 1e-3
-"""Residual, relative to the start, at which a solution ends."""
+"""Residual, relative to the start, at which a solution for error bars ends."""
 LIT_SHARE = 1e-3
 """Part of the strongest illumination below which a pixel is no unknown; it damps the steps of the others."""
 SMOOTHED_PX = 3.0
 """Standard deviation of the Gaussian over which the variance relative to the simple one is averaged [px]."""
-LIMIT_SAMPLES = 2
-"""Draws of the noise that a photon limit is the mean of."""
+LIMIT_PIXELS, LIMIT_TOLERANCE = 20_000, 1e-2
+"""Pixels that a photon limit is the mean over, of several draws of the noise if need be, and its residual."""
+MOST_DRAWS = 10
 LARGEST_PHASE_SIGMA_RAD = np.pi / np.sqrt(3)
 """That of a phase of which nothing is known."""
 
@@ -70,11 +71,17 @@ def lit_pixels(illumination: Real) -> NDArray[np.bool_]:
     return illumination > LIT_SHARE * illumination.max()
 
 
-def fisher_solution(product: Callable[[Complex], Complex], gradient: Complex, illumination: Real) -> Complex:
+def fisher_solution(
+    product: Callable[[Complex], Complex],
+    gradient: Complex,
+    illumination: Real,
+    tolerance: float = SOLVE_TOLERANCE,
+) -> Complex:
     """Solve F x = g for the lit pixels of a canvas (H, W), by conjugate gradients over the illumination.
 
-    ``product`` is that with F of a change (H, W) [transmission]; g is a gradient [photons]. A direction that
-    g does not have, such as the phase of the whole object, x does not have either.
+    ``product`` is that with F of a change (H, W) [transmission]; g is a gradient [photons]. The solution ends
+    at a residual of ``tolerance``, relative to the start. A direction that g does not have, such as the phase
+    of the whole object, x does not have either.
     """
     lit = lit_pixels(illumination)
     # Twice the illumination is the information where every phase at the detector is as likely.
@@ -83,7 +90,7 @@ def fisher_solution(product: Callable[[Complex], Complex], gradient: Complex, il
     found, step = np.zeros_like(residual), scale * residual
     size = start = np.vdot(residual, step).real
     for _ in range(SOLVE_STEPS):
-        if not size > SOLVE_TOLERANCE**2 * start:
+        if not size > tolerance**2 * start:
             break
         back = np.where(lit, product(step), 0)
         length = size / np.vdot(step, back).real
@@ -155,11 +162,13 @@ Score = Callable[[Complex | None, np.random.Generator | None], Complex]
 """The sum of :func:`count_score` over a scan, for a change or for noise from a generator, the other None."""
 
 
-def noise_changes(score: Score, illumination: Real, count: int, seed: int = 0) -> Iterator[Complex]:
+def noise_changes(
+    score: Score, illumination: Real, count: int, tolerance: float = SOLVE_TOLERANCE
+) -> Iterator[Complex]:
     """Yield so many changes (H, W) that photon noise makes of the object: of covariance F^-1 (eq. 32)."""
     for number in range(count):
-        gradient = score(None, np.random.default_rng([seed, number]))
-        yield fisher_solution(lambda change: score(change, None), gradient, illumination)
+        gradient = score(None, np.random.default_rng(number))
+        yield fisher_solution(lambda change: score(change, None), gradient, illumination, tolerance)
 
 
 class PhotonLimit(NamedTuple):
@@ -178,14 +187,11 @@ class PhotonLimit(NamedTuple):
 
 
 def photon_limit(obj: Complex, score: Score, illumination: Real, mask: NDArray[np.bool_]) -> PhotonLimit:
-    """Return the photon limit of an object (H, W) inside a mask (H, W) of lit pixels.
-
-    Two samples do: it is the mean over the pixels.
-    """
-    total = 0.0
-    for change in noise_changes(score, illumination, LIMIT_SAMPLES):
-        change = without_phase(change, obj, illumination)[mask]
-        total += np.vdot(change, change).real / LIMIT_SAMPLES
+    """Return the photon limit of an object (H, W) inside a mask (H, W) of lit pixels."""
+    total, count = 0.0, -(-LIMIT_PIXELS // max(int(mask.sum()), LIMIT_PIXELS // MOST_DRAWS))
+    for change in noise_changes(score, illumination, count, LIMIT_TOLERANCE):
+        error = without_phase(change, obj, illumination)[mask]
+        total += np.vdot(error, error).real / count
     power = float((np.abs(obj[mask].astype(np.complex128)) ** 2).sum())
     nrmse = float(np.sqrt(total / max(power, 1e-30)))
     return PhotonLimit(nrmse, simple_limit(obj, illumination, mask), int(mask.sum()))

@@ -28,6 +28,7 @@ from ptycho.evaluation.comparison import (
 )
 from ptycho.evaluation.figures import save_comparison_png, save_frc_png, save_residual_map_png
 from ptycho.evaluation.gauge import solve_gauge
+from ptycho.evaluation.limit import limit_scores
 from ptycho.evaluation.metrics import score_aligned
 from ptycho.evaluation.verdict import Verdict, announce, judge
 from ptycho.files.overwrites import check_evaluation, numbered
@@ -108,6 +109,8 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
             name = reference.name
             names, title = ("reconstruction", name), f"against the {name}"
             scores = _compare(result, folder, found.obj, reference, names, title)
+            if reference.known and scan is not None:
+                scores |= limit_scores(found.in_scan(scan), reference.mask, scores["complex_nrmse"], progress)
             result.scores.update({f"{name}_{key}": value for key, value in scores.items()})
         if scan is not None:
             _score_patterns(result, folder, found, scan, progress)
