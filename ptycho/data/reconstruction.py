@@ -14,6 +14,7 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
 from ptycho.physics.detector import Detector
+from ptycho.physics.information import ObjectErrors
 from ptycho.physics.pixel_parts import part_modes, turns_of
 from ptycho.physics.propagation import near_field_transfer, shift_field
 from ptycho.physics.variation import varied_probes
@@ -125,6 +126,7 @@ class Reconstruction:
     # (N, N), what every pattern counts beside the light [photons / pixel]; None: as the scan says
     background: NDArray[np.float32] | None = None
     stored: StoredFacts | None = None  # what only its file knows, where it was read from one
+    errors: ObjectErrors | None = None  # of every pixel, from photon noise, where they were asked for
     variation: ProbeVariation | None = None  # of the probe, where it changes from pattern to pattern
 
     @property

@@ -24,7 +24,9 @@ SOLVE_TOLERANCE = 1e-3
 """Residual, relative to the start, at which a solution for error bars ends."""
 LIT_SHARE = 1e-3
 """Part of the strongest illumination below which a pixel is no unknown; it damps the steps of the others."""
-SMOOTHED_PX = 3.0
+ERROR_SAMPLES = 4
+"""Draws of the noise that error bars are made from."""
+SMOOTHED_PX = 4.0
 """Standard deviation of the Gaussian over which the variance relative to the simple one is averaged [px]."""
 LIMIT_PIXELS, LIMIT_TOLERANCE = 20_000, 1e-2
 """Pixels that a photon limit is the mean over, of several draws of the noise if need be, and its residual."""
@@ -112,6 +114,15 @@ class ObjectErrors(NamedTuple):
 
     amplitude_sigma: NDArray[np.float32]  # [transmission]
     phase_sigma_rad: NDArray[np.float32]
+
+    def scaled(self, factor: float) -> ObjectErrors:
+        """Return the errors times a factor."""
+        phase = np.minimum(self.phase_sigma_rad * factor, LARGEST_PHASE_SIGMA_RAD)
+        return ObjectErrors(self.amplitude_sigma * np.float32(factor), phase.astype(np.float32))
+
+    def cut(self, kept: tuple[slice, slice]) -> ObjectErrors:
+        """Return the errors of a part of the canvas."""
+        return ObjectErrors(self.amplitude_sigma[kept], self.phase_sigma_rad[kept])
 
     def nrmse(self, obj: Complex, mask: NDArray[np.bool_]) -> float:
         """Return the error of the object inside a mask (H, W), relative to its root mean square."""
