@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.mark("no-compress", "store the arrays uncompressed")
     add.mark("report-limit", "print the smallest error that photon noise leaves, the photon limit")
     add("seed", int, None, "seed of object, jitter and noise (default 0)")
-    add.mark("quiet", "print nothing on success")
+    add.mark("quiet", "print nothing on success but the photon limit")
     add.mark("debug", "show the traceback of an error")
     _add_object_flags(Flags(parser, "object"))
     _add_scan_flags(Flags(parser, "scan"))
@@ -102,11 +102,6 @@ def _run(values: dict[str, Any]) -> None:
         raise ConfigError(
             f"preview: not a PNG file (got {str(preview)!r}, expected a name ending in .png). Rename it."
         )
-    if "report_limit" in values and "quiet" in values:
-        raise ConfigError(
-            "simulation: nothing could be printed (got --report-limit and --quiet, expected one of them). "
-            "Leave out --quiet."
-        )
     if "grid" in values:
         values["n_y"], values["n_x"] = values["grid"]
     if "probe" in values:
@@ -122,8 +117,14 @@ def _run(values: dict[str, Any]) -> None:
     if preview is not None:
         write_preview(preview, arrays)
         written.append(preview)
-    if "quiet" in values:
-        return
+    if "quiet" not in values:
+        _tell(written, arrays)
+    if "report_limit" in values:
+        print(simulated_limit(options, arrays).line())
+
+
+def _tell(written: Sequence[Path], arrays: dict[str, Any]) -> None:
+    """Print what was made."""
     counts = arrays["diff3d"]
     height, width = arrays["objectGuess"].shape
     for path in written:
@@ -133,8 +134,6 @@ def _run(values: dict[str, Any]) -> None:
         f"{counts.sum(axis=(1, 2), dtype=float).mean():.4g} counts per pattern on average, "
         f"{counts.max()} in the brightest pixel"
     )
-    if "report_limit" in values:
-        print(simulated_limit(options, arrays).line())
 
 
 def write_preview(path: str | Path, arrays: dict[str, Any]) -> None:

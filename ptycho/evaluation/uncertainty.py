@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.evaluation.figures import new_figure, save_figure
 from ptycho.physics.information import ObjectErrors
+from ptycho.solver.options import RefineOptions
 
 ENDS = 0.99
 """Share of the scanned pixels whose errors the colours tell apart."""
@@ -21,12 +22,19 @@ def _scanned(found: Reconstruction, errors: ObjectErrors) -> ObjectErrors:
     return ObjectErrors(*(np.where(found.scanned, part, np.nan) for part in errors))
 
 
-def uncertainty_line(found: Reconstruction, *, smoothed: bool) -> str | None:
-    """Return the error bars in one line, None without them; ``smoothed``: a prior took part."""
+def uncertainty_line(found: Reconstruction, refined: RefineOptions | None) -> str | None:
+    """Return the error bars in one line, and what they leave out; None without them."""
     if found.errors is None:
         return None
     amplitude, phase = (float(np.nanmedian(part)) for part in _scanned(found, found.errors))
-    left_out = "what the smoothing moves is not in it" if smoothed else "bias is not in it"
+    if refined is None:
+        left_out = "what the network adds or smooths is not in it"
+    elif refined.tv:
+        left_out = "what the smoothing moves is not in it"
+    elif refined.likelihood == "amplitude":
+        left_out = "a fit of amplitudes has more noise, --refine-likelihood poisson has this"
+    else:
+        left_out = "bias is not in it"
     unit = ""
     if found.fit is not None and found.fit.photons is None:
         unit = "; nobody knows what a photon is, so one unit of counts is taken for it"

@@ -151,7 +151,7 @@ def reconstruct(
         variation=chunks.variation,
         errors=errors and errors.cut(kept),
     )
-    return _told(found, asked, progress)
+    return _told(found, refine, progress)
 
 
 def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
@@ -165,9 +165,9 @@ def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
         )
 
 
-def _told(found: Reconstruction, asked: RefineOptions, progress: Progress) -> Reconstruction:
+def _told(found: Reconstruction, refined: RefineOptions | None, progress: Progress) -> Reconstruction:
     """Say what a refinement found, and return it."""
-    if (told := uncertainty_line(found, smoothed=asked.tv > 0)) is not None:
+    if (told := uncertainty_line(found, refined)) is not None:
         progress.note(told)
     if misfit := found.misfit:
         told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
