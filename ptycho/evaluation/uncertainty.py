@@ -22,7 +22,7 @@ def _scanned(found: Reconstruction, errors: ObjectErrors) -> ObjectErrors:
     return ObjectErrors(*(np.where(found.scanned, part, np.nan) for part in errors))
 
 
-def uncertainty_line(found: Reconstruction, refined: RefineOptions | None) -> str | None:
+def uncertainty_line(found: Reconstruction, refined: RefineOptions | None, kind: str | None) -> str | None:
     """Return the error bars in one line, and what they leave out; None without them."""
     if found.errors is None:
         return None
@@ -31,16 +31,20 @@ def uncertainty_line(found: Reconstruction, refined: RefineOptions | None) -> st
         left_out = "what the network adds or smooths is not in it"
     elif refined.tv:
         left_out = "what the smoothing moves is not in it"
-    elif refined.likelihood == "amplitude":
+    elif refined.likelihood == "amplitude" and kind == "fisher":
         left_out = "a fit of amplitudes has more noise, --refine-likelihood poisson has this"
     else:
         left_out = "bias is not in it"
     unit = ""
     if found.fit is not None and found.fit.photons is None:
         unit = "; nobody knows what a photon is, so one unit of counts is taken for it"
+    source = {
+        "fisher": "from photon noise with this probe and these positions",
+        "bootstrap": "from counts drawn and refined again",
+    }[kind or "fisher"]
     return (
-        f"error bars (one sigma, median): amplitude {amplitude:.3g}, phase {phase:.3g} rad, from photon "
-        f"noise with this probe and these positions; {left_out}{unit}"
+        f"error bars (one sigma, median): amplitude {amplitude:.3g}, phase {phase:.3g} rad, {source}; "
+        f"{left_out}{unit}"
     )
 
 

@@ -26,7 +26,7 @@ from ptycho.geometry.grouping import covering_groups
 from ptycho.physics.background import light_sums
 from ptycho.physics.variation import probe_of_modes
 from ptycho.process.progress import Progress
-from ptycho.run.uncertainty import fisher_errors
+from ptycho.run.uncertainty import errors_of
 from ptycho.solver.difference_map import escaped
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Primitives
@@ -106,7 +106,8 @@ def reconstruct(
     is decided, see ``ptycho.data.probe_choice``. ``given_probe`` (P, N, N) [sqrt(photons)] is used as it is,
     with the ``given_variation`` of its first mode, of the J patterns.
     ``centre_yx_px`` is the object coordinate [px] of the middle of the result, index
-    ``((H-1)/2, (W-1)/2)``. ``uncertainty`` adds error bars: ``fisher``, from the information of the counts.
+    ``((H-1)/2, (W-1)/2)``. ``uncertainty`` adds error bars: ``fisher``, from the information of the counts,
+    or ``bootstrap``, from counts drawn again and refined again.
     """
     start, asked = time.perf_counter(), refine or RefineOptions(0)
     uses_probe = not asked.from_flat if refine is not None else backend.whole_canvas or fit_scale
@@ -133,7 +134,7 @@ def reconstruct(
             illumination = backend.illumination(chunks)
         else:
             misfit, fit = [], _fit(backend, obj, chunks, photon_unit(scan))
-        errors = uncertainty and fisher_errors(backend, obj, chunks, illumination, fit.photons, progress)
+        errors = errors_of(uncertainty, backend, obj, chunks, fit.photons, refine, progress)
     coverage = backend.array(illumination)
     found = Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
@@ -151,7 +152,7 @@ def reconstruct(
         variation=chunks.variation,
         errors=errors and errors.cut(kept),
     )
-    return _told(found, refine, progress)
+    return _told(found, refine, uncertainty, progress)
 
 
 def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
@@ -165,9 +166,11 @@ def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
         )
 
 
-def _told(found: Reconstruction, refined: RefineOptions | None, progress: Progress) -> Reconstruction:
+def _told(
+    found: Reconstruction, refined: RefineOptions | None, kind: str | None, progress: Progress
+) -> Reconstruction:
     """Say what a refinement found, and return it."""
-    if (told := uncertainty_line(found, refined)) is not None:
+    if (told := uncertainty_line(found, refined, kind)) is not None:
         progress.note(told)
     if misfit := found.misfit:
         told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
