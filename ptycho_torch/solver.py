@@ -32,6 +32,7 @@ from ptycho.solver.schedule import (
     UPHILL,
 )
 from ptycho_torch import physics
+from ptycho_torch.information import count_score
 
 TINY = 1e-30
 """Smallest power that is divided by."""
@@ -153,6 +154,13 @@ class TorchPrimitives:
         if illumination:
             sums["illumination"] = physics.illumination(probes, corners, tuple(obj.shape))
         return sums, waves
+
+    @torch.no_grad()
+    def count_score(
+        self, obj: Tensor, chunk: Chunk, *, change: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        corners, probes, amplitude = chunk[:3]
+        return count_score(obj, corners, probes, amplitude, chunk.detector, change=change, noise=noise)
 
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / (illumination + STEP_DAMPING * illumination.max())

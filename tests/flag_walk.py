@@ -214,6 +214,8 @@ class Stage(contextlib.ExitStack):
             lambda: SimpleNamespace(scores={"a": 1.0}, files=[], verdict=None),
         )
         self._reached("ptycho.simulation.simulate", "write_scan", _arrays)
+        limit = SimpleNamespace(line=lambda: "photon limit")
+        self._reached("ptycho.simulation.limit", "simulated_limit", lambda: limit, real=False)
         self._reached("ptycho.cli.simulate_command", "write_preview", lambda: None, real=False)
         self._reached("ptycho_torch.pretraining", "pretrain", lambda: None, real=False)
         self._reached("ptycho.networks.bundle", "write_bundle", lambda: folder / "bundle", real=False)

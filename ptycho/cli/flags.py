@@ -313,6 +313,11 @@ def _reconstruction(add: Flags) -> None:
         "and use it where that is clear (default no)"
     )
     add.switch("find-orientation", text)
+    text = (
+        "one sigma of amplitude and phase of every pixel, from the Fisher information of the photon counts, "
+        "or from counts that are drawn and refined again: bootstrap (default: none)"
+    )
+    add.choice("uncertainty", choices.Uncertainty, text, nargs="?", const="fisher")
     add("phase-vmin", float, "RAD", "lower end of the phase colours")
     add("phase-vmax", float, "RAD", "upper end of the phase colours")
 

@@ -35,8 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("output", Path, "FILE", "data file, .npz", required=True)
     add("preview", Path, "PNG", "picture of object, probe, pattern, scan")
     add.mark("no-compress", "store the arrays uncompressed")
+    add.mark("report-limit", "print the smallest error that photon noise leaves, the photon limit")
     add("seed", int, None, "seed of object, jitter and noise (default 0)")
-    add.mark("quiet", "print nothing on success")
+    add.mark("quiet", "print nothing on success but the photon limit")
     add.mark("debug", "show the traceback of an error")
     _add_object_flags(Flags(parser, "object"))
     _add_scan_flags(Flags(parser, "scan"))
@@ -93,6 +94,7 @@ def _add_beam_flags(add: Flags) -> None:
 def _run(values: dict[str, Any]) -> None:
     """Simulate, write, draw, and print what was made."""
     from ptycho.errors import ConfigError
+    from ptycho.simulation.limit import check_limit, simulated_limit
     from ptycho.simulation.simulate import SimulationOptions, check_simulation, write_scan
 
     preview = values.get("preview")
@@ -108,13 +110,21 @@ def _run(values: dict[str, Any]) -> None:
     options = SimulationOptions(**{key: value for key, value in values.items() if key in names})
     if preview is not None:
         check_simulation(options, "--preview", preview)
+    if "report_limit" in values:
+        check_limit(options)
     arrays = write_scan(values["output"], options, compressed=not values.get("no_compress"))
     written = [values["output"]]
     if preview is not None:
         write_preview(preview, arrays)
         written.append(preview)
-    if "quiet" in values:
-        return
+    if "quiet" not in values:
+        _tell(written, arrays)
+    if "report_limit" in values:
+        print(simulated_limit(options, arrays).line())
+
+
+def _tell(written: Sequence[Path], arrays: dict[str, Any]) -> None:
+    """Print what was made."""
     counts = arrays["diff3d"]
     height, width = arrays["objectGuess"].shape
     for path in written:

@@ -66,6 +66,7 @@ Scheduler = Literal[
 PatchWeighting = Literal["probe", "uniform"]
 RefineLikelihood = Literal["amplitude", "poisson"]
 RefineStart = Literal["network", "flat", "difference-map"]
+Uncertainty = Literal["fisher", "bootstrap"]
 MeasurementDomain = Literal["counts", "amplitude"]
 Propagation = Literal["far", "near"]
 FlipAxes = Literal["x", "y", "xy"]

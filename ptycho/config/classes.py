@@ -198,6 +198,7 @@ class InferenceConfig(ScanConfig):
     refine_start: choices.RefineStart = "network"
     probe_modes: rules.CountOrZero = 0  # incoherent modes that are refined, 0 = as many as there are
     probe_variation: rules.CountOrZero = 0  # modes by which the probe changes from pattern to pattern
+    uncertainty: choices.Uncertainty | None = None  # error bars of every pixel
     export: Path | None = None  # Ptychodus product (.h5) or CXI file to write too
 
 

@@ -14,6 +14,7 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.geometry.canvas import CanvasPlan, lay_on_canvas
 from ptycho.physics.detector import Detector
+from ptycho.physics.information import ObjectErrors
 from ptycho.physics.pixel_parts import part_modes, turns_of
 from ptycho.physics.propagation import near_field_transfer, shift_field
 from ptycho.physics.variation import varied_probes
@@ -125,6 +126,7 @@ class Reconstruction:
     # (N, N), what every pattern counts beside the light [photons / pixel]; None: as the scan says
     background: NDArray[np.float32] | None = None
     stored: StoredFacts | None = None  # what only its file knows, where it was read from one
+    errors: ObjectErrors | None = None  # of every pixel, from photon noise, where they were asked for
     variation: ProbeVariation | None = None  # of the probe, where it changes from pattern to pattern
 
     @property
@@ -220,8 +222,15 @@ class PlacedReconstruction:
         counts, and its bad pixels beside those of the scan.
         """
         stored, raw, rows = self.found.stored or StoredFacts(), self.scan.raw, self.rows[chosen]
-        bad, more = raw.bad_pixels_of(rows), stored.bad_pixels
-        if more is not None:
-            more = more if more.ndim == 2 else more[chosen]
-            bad = more if bad is None else bad | more
-        return measured_amplitude(raw.diff3d[rows], stored.record or self.scan.record, bad)
+        return measured_amplitude(
+            raw.diff3d[rows], stored.record or self.scan.record, self.bad_pixels(chosen)
+        )
+
+    def bad_pixels(self, chosen: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+        """Return what was not measured in ``chosen`` (B,) of the J patterns, (N, N) or (B, N, N)."""
+        bad = self.scan.raw.bad_pixels_of(self.rows[chosen])
+        more = None if self.found.stored is None else self.found.stored.bad_pixels
+        if more is None:
+            return bad
+        more = more if more.ndim == 2 else more[chosen]
+        return more if bad is None else bad | more

@@ -28,6 +28,7 @@ from ptycho.evaluation.metrics import FRC, fourier_ring_correlation
 from ptycho.evaluation.misfit import FitTally, photon_unit
 from ptycho.files.hdf5 import is_hdf5
 from ptycho.files.product import read_answer
+from ptycho.physics.information import ObjectErrors
 from ptycho.process.progress import Progress
 
 REQUIRED = {
@@ -36,9 +37,11 @@ REQUIRED = {
 """Keys of a ``reconstruction.npz`` that are needed, and the number of axes of each."""
 JOINED = ("scan_files", "scan_offsets_yx_px", "scan_gain")
 """Keys of one that was made of several scans, (S,), (S, 2) and (S,)."""
+ERRORS = ObjectErrors._fields
+"""Keys of error bars, (H, W)."""
 OPTIONAL = (
     "frame_gain", "misfit", "scale_record", "bad_pixels", "background", "file_options", "variable_modes",
-    "probe_weights", *JOINED,
+    "probe_weights", *ERRORS, *JOINED,
 )  # fmt: skip
 """Keys that an older one lacks."""
 CHUNK = 64
@@ -87,6 +90,7 @@ def read_reconstruction(path: str | Path) -> Reconstruction:
         positions_yx_px=found["positions_yx_px"],
         frame_gain=found.get("frame_gain"),
         background=found.get("background"),
+        errors=ObjectErrors(*(found[key] for key in ERRORS)) if found.keys() >= {*ERRORS} else None,
         variation=(
             ProbeVariation(found["variable_modes"], found["probe_weights"])
             if "variable_modes" in found

@@ -21,7 +21,8 @@ from ptycho.data.reconstruction import PlacedReconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError, MissingPackageError
 from ptycho.files.hdf5 import File
-from ptycho.files.product import FRAME_PHOTONS, VARIATION_WEIGHTS, Product
+from ptycho.files.product import FRAME_PHOTONS, SIGMAS, VARIATION_WEIGHTS, Product
+from ptycho.physics.information import ObjectErrors
 
 SUFFIXES = {".h5": "product", ".hdf5": "product", ".cxi": "cxi"}
 """Ending of an exported file -> its format."""
@@ -35,6 +36,7 @@ class Export(Product):
 
     name: str = ""  # of the data set
     misfit: tuple[float, ...] = ()  # relative amplitude misfit of a refinement, step by step
+    errors: ObjectErrors | None = None  # of every pixel of the object
 
     @property
     def photons(self) -> float:
@@ -49,6 +51,11 @@ class Export(Product):
         found = np.zeros((1 + len(self.variation.modes), *self.probe.shape), self.probe.dtype)
         found[0], found[1:, 0] = self.probe, self.variation.modes
         return found
+
+    @property
+    def sigmas(self) -> dict[str, NDArray[np.float32]]:
+        """Error bars (H, W) by their names in a file; none where there are none."""
+        return {} if self.errors is None else dict(zip(SIGMAS, self.errors, strict=True))
 
     @property
     def frame_photons(self) -> NDArray[np.float64] | None:
@@ -96,7 +103,7 @@ def collect(placed: PlacedReconstruction, optics: Optics) -> Export:
     positions_m, centre_m = optics.to_metres(placed.positions_yx_px), optics.to_metres(middle_px)
     return Export(
         placed.numbers, positions_m, found.probe, found.obj, tuple(centre_m), optics, found.frame_gain,
-        variation=found.variation, name=Path(placed.scan.name).stem, misfit=found.misfit,
+        variation=found.variation, name=Path(placed.scan.name).stem, misfit=found.misfit, errors=found.errors,
     )  # fmt: skip
 
 
@@ -156,6 +163,7 @@ def _write_product(file: File, content: Export) -> None:
         "loss_values": np.asarray(content.misfit, dtype=np.float64),
         FRAME_PHOTONS: content.frame_photons,
         VARIATION_WEIGHTS: None if content.variation is None else content.variation.weights,
+        **content.sigmas,
     }
     for name, array in arrays.items():
         if array is not None:
@@ -189,6 +197,7 @@ def _write_cxi(file: File, content: Export) -> None:
         "entry_1/ptychodus/loss_epochs": np.arange(len(content.misfit)),
         "entry_1/ptychodus/loss_values": np.asarray(content.misfit, dtype=np.float64),
         f"entry_1/ptychodus/{FRAME_PHOTONS}": content.frame_photons,
+        **{f"entry_1/ptychodus/{name}": values for name, values in content.sigmas.items()},
         "entry_1/instrument_1/source_1/energy": None if energy_eV is None else energy_eV * ELECTRON_VOLT_J,
         "entry_1/instrument_1/detector_1/distance": optics.detector_distance_m,
         "entry_1/instrument_1/detector_1/y_pixel_size": side_y_m,

@@ -26,12 +26,15 @@ from ptycho.files.cxi_layout import EntryPaths, entry_of
 from ptycho.files.hdf5 import Dataset, File, find_dataset, is_hdf5, missing, opened, require_dataset
 from ptycho.geometry.canvas import lay_on_canvas
 from ptycho.physics import illumination, shift_field
+from ptycho.physics.information import ObjectErrors
 
 logger = logging.getLogger(__name__)
 
 WRITE_AGAIN = "Write it again with Ptychodus."
 FRAME_PHOTONS = "probe_photon_counts"
 """Key of the photons that each position sends through an empty object, where a product has them."""
+SIGMAS = ("object_amplitude_sigma", "object_phase_sigma_rad")
+"""Error bars of the object, (H, W), one sigma; programs that do not know them pass them by."""
 VARIATION_WEIGHTS = "opr_weights"
 """Key of the weights (M, components) that a position gives the first mode of every component of the probe."""
 OPTICS_KEYS = ("photon_energy_eV", "detector_object_distance_m")
@@ -302,6 +305,8 @@ def read_answer(path: Path) -> Reconstruction:
     with opened(path) as file:
         losses = find_dataset(file, list(LOSS_KEYS))
         misfit: NDArray[np.float64] = np.zeros(0) if losses is None else np.atleast_1d(losses[()])
+        sigmas = [find_dataset(file, [name, f"entry_1/ptychodus/{name}"]) for name in SIGMAS]
+        known = [item[()].astype(np.float32) for item in sigmas if item is not None and item.shape == shape]
     return Reconstruction(
         obj=product.obj,
         coverage=(seen / max(float(seen.max()), 1e-30)).astype(np.float32),
@@ -314,4 +319,5 @@ def read_answer(path: Path) -> Reconstruction:
         frame_gain=None if product.frame_gain is None else product.frame_gain.astype(np.float32),
         stored=StoredFacts(),
         variation=product.variation,
+        errors=ObjectErrors(*known) if len(known) == len(SIGMAS) else None,
     )

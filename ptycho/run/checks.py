@@ -21,6 +21,7 @@ from ptycho.files.export import check_target
 from ptycho.run.engines import load_engine
 from ptycho.run.job import Engine
 from ptycho.run.orientation_search import check_search
+from ptycho.run.uncertainty import check_uncertainty
 from ptycho.solver.options import RefineOptions, setting_of
 
 
@@ -46,7 +47,7 @@ def check_training_settings(
 def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:
     """Refuse inference settings that cannot work or that nothing would read (``ConfigError``). No data file
     is opened."""
-    refinement(config)
+    options = refinement(config)
     validate_inference_config(config)
     validate_execution_config(execution)
     validate_inference_effects(config, execution)
@@ -54,6 +55,7 @@ def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutio
     if config.export is not None:
         check_target(config.export)
     check_search(config)
+    check_uncertainty(config.uncertainty, options)
 
 
 def refinement(config: InferenceConfig) -> RefineOptions | None:

@@ -28,10 +28,13 @@ from ptycho.evaluation.comparison import (
 )
 from ptycho.evaluation.figures import save_comparison_png, save_frc_png, save_residual_map_png
 from ptycho.evaluation.gauge import solve_gauge
+from ptycho.evaluation.limit import limit_scores
 from ptycho.evaluation.metrics import score_aligned
+from ptycho.evaluation.uncertainty import interval_scores
 from ptycho.evaluation.verdict import Verdict, announce, judge
 from ptycho.files.overwrites import check_evaluation, numbered
 from ptycho.files.reader import open_scan
+from ptycho.physics.information import ObjectErrors
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
 from ptycho.run.engines import choose_device, find_model, fitted_model, load_engine, require_backend
@@ -107,7 +110,10 @@ def evaluate(request: Request, output_dir: Path, progress: Progress | None = Non
         for reference in references:
             name = reference.name
             names, title = ("reconstruction", name), f"against the {name}"
-            scores = _compare(result, folder, found.obj, reference, names, title)
+            errors = found.errors if reference.known else None
+            scores = _compare(result, folder, found.obj, reference, names, title, errors)
+            if reference.known and scan is not None:
+                scores |= limit_scores(found.in_scan(scan), reference.mask, scores["complex_nrmse"], progress)
             result.scores.update({f"{name}_{key}": value for key, value in scores.items()})
         if scan is not None:
             _score_patterns(result, folder, found, scan, progress)
@@ -306,9 +312,16 @@ def _references(found: Reconstruction, truth: Path | None, reference: Path | Non
 
 
 def _compare(
-    result: Evaluation, folder: Path, obj: NDArray[Any], other: Reference, names: tuple[str, str], title: str
+    result: Evaluation,
+    folder: Path,
+    obj: NDArray[Any],
+    other: Reference,
+    names: tuple[str, str],
+    title: str,
+    errors: ObjectErrors | None = None,
 ) -> dict[str, float]:
-    """Score an object against a reference; write the pictures, and the correlation as picture and numbers."""
+    """Score an object, and its error bars, against a reference; write the pictures, and the correlation as
+    picture and numbers."""
     fit = solve_gauge(obj, other.obj, other.mask)
     scores = score_aligned(fit.obj, other.obj, other.mask, known_truth=other.known)
     picture = folder / f"comparison_{other.name}.png"
@@ -318,6 +331,8 @@ def _compare(
     header = "frequency_cycles_per_px,correlation,half_bit"
     result.files.append(save_frc_png(curve, folder / f"frc_{other.name}.png", title))
     result.files.append(write_columns(folder / f"frc_{other.name}.csv", header, columns))
+    if errors is not None:
+        scores |= interval_scores(fit.obj, other.obj, errors, abs(fit.scale), other.mask)
     return {**scores, **fit.removed()}
 
 

@@ -33,6 +33,7 @@ from ptycho.evaluation.figures import (
 from ptycho.evaluation.gauge import solve_gauge
 from ptycho.evaluation.metrics import score_aligned
 from ptycho.evaluation.phase import PhaseView
+from ptycho.evaluation.uncertainty import save_uncertainty_png
 from ptycho.evaluation.verdict import Verdict
 from ptycho.files.hdf5 import is_hdf5
 
@@ -248,12 +249,15 @@ def write_reconstruction(
             "scale_record": np.array(json.dumps(placed.scan.record.to_dict())),
             **_measurement(placed),
             **_variation(found),
+            **({} if found.errors is None else found.errors._asdict()),
             **_scans(placed),
         },
     )
     files += [folder / "reconstruction.npz", save_probe_png(found.probe, folder / "probe.png")]
     if placed.background is not None:
         files.append(save_background_png(placed.background, folder / "background.png"))
+    if found.errors is not None:
+        files.append(save_uncertainty_png(found, found.errors, folder / "uncertainty.png"))
     if (correction := position_correction(placed)) is not None:
         places, path = placed.positions_yx_px, folder / "position_correction.png"
         title = f"positions corrected by {correction.rms_px:.2g} px rms"

@@ -257,10 +257,8 @@ def infer(
             _chosen_patterns(scan, config),
             execution=execution,
             progress=progress,
-            patch_weighting=config.patch_weighting,
-            fit_scale=config.varpro_scaling,
             refine=options,
-            fit_probe=config.fit_probe,
+            **_asked(config),
         )
         with progress.phase("writing", 1) as phase:
             placed = found.in_scan(scan)
@@ -274,6 +272,16 @@ def infer(
             phase.update(1)
     announce(verdict, progress)
     return InferenceOutcome(found, files, scores, verdict)
+
+
+def _asked(config: InferenceConfig) -> dict[str, Any]:
+    """Return what the settings ask of a reconstruction beside its refinement."""
+    return {
+        "patch_weighting": config.patch_weighting,
+        "fit_scale": config.varpro_scaling,
+        "fit_probe": config.fit_probe,
+        "uncertainty": config.uncertainty,
+    }
 
 
 def _chosen_patterns(scan: Scan, config: InferenceConfig) -> NDArray[np.int64]:

@@ -19,12 +19,14 @@ from ptycho.data.reconstruction import Fit, ProbeVariation, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.errors import ConfigError
 from ptycho.evaluation.misfit import FitTally, noise_misfit, photon_unit, stands_far_above_noise, tells_few
+from ptycho.evaluation.uncertainty import uncertainty_line
 from ptycho.geometry.batches import CHUNK_PIXELS, probe_fit_patterns
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
 from ptycho.physics.background import light_sums
 from ptycho.physics.variation import probe_of_modes
 from ptycho.process.progress import Progress
+from ptycho.run.uncertainty import errors_of
 from ptycho.solver.difference_map import escaped
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.primitives import Primitives
@@ -92,6 +94,7 @@ def reconstruct(
     given_probe: NDArray[np.complex64] | None = None,
     given_variation: ProbeVariation | None = None,
     centre_yx_px: tuple[float, float] | None = None,
+    uncertainty: str | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a model and the arithmetic of a backend, from the patterns
     ``indices`` (J,).
@@ -103,7 +106,8 @@ def reconstruct(
     is decided, see ``ptycho.data.probe_choice``. ``given_probe`` (P, N, N) [sqrt(photons)] is used as it is,
     with the ``given_variation`` of its first mode, of the J patterns.
     ``centre_yx_px`` is the object coordinate [px] of the middle of the result, index
-    ``((H-1)/2, (W-1)/2)``.
+    ``((H-1)/2, (W-1)/2)``. ``uncertainty`` adds error bars: ``fisher``, from the information of the counts,
+    or ``bootstrap``, from counts drawn again and refined again.
     """
     start, asked = time.perf_counter(), refine or RefineOptions(0)
     uses_probe = not asked.from_flat if refine is not None else backend.whole_canvas or fit_scale
@@ -119,20 +123,18 @@ def reconstruct(
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         chunks.variation = given_variation
         illumination = backend.illumination(chunks)
-        if asked.from_flat:
-            obj = backend.tensor(np.ones(plan.shape_yx, np.complex64))
-        elif backend.whole_canvas:
-            obj = _canvas_object(backend.generator, chunks, illumination, progress)
+        if asked.from_flat or backend.whole_canvas:
+            obj = _canvas_object(backend, chunks, illumination, progress, flat=asked.from_flat)
         else:
             window = probe if patch_weighting == "probe" else _middle(probe)
             obj = _stitched(backend, chunks, window, scan.record.input_scale, batch_size, progress)
         obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or refine is not None)
-        misfit: list[float] = []
         if refine:
             obj, misfit, fit = _refined(backend, obj, chunks, scan, refine, progress)
             illumination = backend.illumination(chunks)
         else:
-            fit = _fit(backend, obj, chunks, photon_unit(scan))
+            misfit, fit = [], _fit(backend, obj, chunks, photon_unit(scan))
+        errors = errors_of(uncertainty, backend, obj, chunks, fit.photons, refine, progress)
     coverage = backend.array(illumination)
     found = Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
@@ -148,8 +150,9 @@ def reconstruct(
         frame_gain=backend.array(chunks.frame_gain) if asked.frames or scan.frame_gain is not None else None,
         background=None if chunks.background is None else backend.array(chunks.background),
         variation=chunks.variation,
+        errors=errors and errors.cut(kept),
     )
-    return _told(found, progress)
+    return _told(found, refine, uncertainty, progress)
 
 
 def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
@@ -163,8 +166,12 @@ def check_patch(scan: Scan, probe: NDArray[Any], *, fits: bool) -> None:
         )
 
 
-def _told(found: Reconstruction, progress: Progress) -> Reconstruction:
+def _told(
+    found: Reconstruction, refined: RefineOptions | None, kind: str | None, progress: Progress
+) -> Reconstruction:
     """Say what a refinement found, and return it."""
+    if (told := uncertainty_line(found, refined, kind)) is not None:
+        progress.note(told)
     if misfit := found.misfit:
         told = f"misfit {misfit[0]:.4g} before, {misfit[-1]:.4g} after"
         progress.note(f"refined in {len(misfit) - 1} steps: {told}")
@@ -270,8 +277,13 @@ def _gain(backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, *, fitte
     return float(sums[0] / sums[1]) if background is None else float(np.sqrt(sums[0] / sums[1]))
 
 
-def _canvas_object(generator: Any, chunks: ScanChunks, illumination: Array, progress: Progress) -> Array:
-    """Return the object (H, W) that a network of the whole canvas makes."""
+def _canvas_object(
+    backend: Backend, chunks: ScanChunks, illumination: Array, progress: Progress, *, flat: bool
+) -> Array:
+    """Return the object (H, W) that a network of the whole canvas makes, or a flat one."""
+    if flat:
+        return backend.tensor(np.ones(chunks.plan.shape_yx, np.complex64))
+    generator = backend.generator
     with progress.phase("reconstructing", generator.steps(chunks.subsets)) as phase:
         return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=chunks.subsets)
 

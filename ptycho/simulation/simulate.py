@@ -276,7 +276,7 @@ def expected_counts(
     return total / len(parts)
 
 
-def _drifting(
+def drifting_probes(
     options: SimulationOptions, probes: NDArray[np.complex128], chunk: slice
 ) -> NDArray[np.complex128]:
     """Return the probes (B, P, N, N) of some patterns of a beam that goes out of focus."""
@@ -297,7 +297,7 @@ def _draw_counts(
     largest = 0
     for start in range(0, len(counts), CHUNK_PATTERNS):
         chunk = slice(start, start + CHUNK_PATTERNS)
-        used = _drifting(options, probes, chunk) if options.probe_drift_waves else probes
+        used = drifting_probes(options, probes, chunk) if options.probe_drift_waves else probes
         how = (options.fresnel_number, options.detector_upsampling, options.fly_scan_px, options.probe_window)
         mean = expected_counts(obj, used, positions_yx_px[chunk], *how)
         drawn = rng.poisson(mean + options.background_counts)

@@ -138,6 +138,12 @@ class Primitives(Protocol):
         to the ``illumination`` where it is asked for, and its next exit waves (J, P, N, N); ``waves`` are
         those of the last step, None before the first."""
 
+    def count_score(
+        self, obj: Array, chunk: Chunk, *, change: Array | None = None, noise: Array | None = None
+    ) -> Array:
+        """Return how the Poisson likelihood of one chunk answers counts that are off, (H, W) [photons], by a
+        ``change`` (H, W) of the object and by ``noise`` (J, N, N), standard normal (eq. 30)."""
+
     def preconditioned(self, gradient: Array, illumination: Array) -> Array:
         """Return the gradient over the damped illumination, minus the step of eq. 10, shape (H, W)."""
 

@@ -29,6 +29,7 @@ from ptycho.solver.schedule import (
     UPHILL,
 )
 from ptycho.tf import physics
+from ptycho.tf.information import count_score
 from ptycho.tf.runtime import Tensor, as_complex, tf
 
 XLA_PIXELS = 2**17
@@ -231,6 +232,13 @@ class TensorFlowPrimitives:
         if illumination:
             sums["illumination"] = physics.illumination(probes, corners, obj.shape)
         return sums, waves
+
+    def count_score(
+        self, obj: Tensor, chunk: Chunk, *, change: Tensor | None = None, noise: Tensor | None = None
+    ) -> Tensor:
+        corners, probes, amplitude = chunk[:3]
+        answer = compiled(count_score, chunk)
+        return answer(obj, corners, probes, amplitude, chunk.detector, change=change, noise=noise)
 
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))

@@ -54,7 +54,7 @@ TAKEN = {
 """Words that are no values of most flags of their type -> why this flag takes them."""
 
 
-NO_ARRAYS = ("--output", "--preview", "--no-compress", "--quiet", "--debug")
+NO_ARRAYS = ("--output", "--preview", "--no-compress", "--report-limit", "--quiet", "--debug")
 """Flags of a simulation that are not about the data."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -37,6 +38,22 @@ def test_module_runs_and_prints_what_it_wrote(tmp_path: Path) -> None:
     counts = read_npz(path)["diff3d"]
     assert second.startswith("12 patterns of 32x32 px, ")
     assert f"{counts.sum(axis=(1, 2), dtype=float).mean():.4g} counts per pattern" in second
+
+
+def test_the_photon_limit_is_one_line_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "scan.npz")
+    assert main(["--output", path, *SMALL, "--report-limit"]) == 0
+    found = re.fullmatch(
+        r"photon limit: NRMSE (\S+) for any unbiased estimate \(Cramer-Rao\), simple form (\S+), over (\d+) "
+        r"well-lit pixels",
+        capsys.readouterr().out.splitlines()[2],
+    )
+    assert found is not None
+    limit, simple, pixels = map(float, found.groups())
+    assert 0.9 * simple < limit < 2 * simple
+    assert 100 < pixels < 40**2
+    assert main(["--output", path, *SMALL, "--report-limit", "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines() == [found.group()]
 
 
 def test_help_is_quick_and_loads_no_numpy() -> None:

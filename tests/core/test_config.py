@@ -184,6 +184,7 @@ INFERENCE = {
     "refine_start": "network",
     "probe_modes": 0,
     "probe_variation": 0,
+    "uncertainty": None,
     "export": None,
 }
 EXECUTION = {

@@ -16,7 +16,9 @@ from ptycho.data.prepare import prepare_scan
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.errors import ConfigError, DataError
+from ptycho.evaluation.comparison import read_reconstruction
 from ptycho.files.export import Export, check_target, collect, export_optics, write_export
+from ptycho.physics.information import ObjectErrors
 from ptycho.raw_data import RawData
 
 OPTICS = Optics(8000.0, 2.0, (75e-6, 60e-6), (12e-9, 10e-9), (-3e-6, 5e-6))
@@ -113,6 +115,24 @@ def test_numbers_of_patterns_and_moved_positions_and_the_misfit_are_kept(tmp_pat
         np.testing.assert_allclose(file["probe_position_x_m"], expected, atol=SAME_M)
         np.testing.assert_array_equal(file["loss_epochs"], [0, 1])
         np.testing.assert_array_equal(file["loss_values"], [0.5, 0.25])
+
+
+@pytest.mark.parametrize("name", ["product.h5", "result.cxi"])
+def test_error_bars_are_exported_and_read_back(name: str, tmp_path: Path) -> None:
+    sigmas = np.random.default_rng(0).uniform(0, 1, (2, 40, 33)).astype(np.float32)
+    sigmas[:, 0] = np.nan
+    path = write_export(tmp_path / name, content(errors=ObjectErrors(*sigmas)))
+    with h5py.File(path) as file:
+        place = file if name.endswith("h5") else file["entry_1/ptychodus"]
+        np.testing.assert_array_equal(place["object_amplitude_sigma"], sigmas[0])
+        np.testing.assert_array_equal(place["object_phase_sigma_rad"], sigmas[1])
+    np.testing.assert_array_equal(np.stack(read_reconstruction(path).errors), sigmas)
+    plain = write_export(tmp_path / f"plain_{name}", content())
+    assert read_reconstruction(plain).errors is None
+    with h5py.File(plain) as file:
+        names: list[str] = []
+        file.visit(names.append)
+    assert not any("sigma" in item for item in names)
 
 
 def test_what_is_not_known_is_zero_or_left_out_and_said(tmp_path: Path) -> None:

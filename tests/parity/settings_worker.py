@@ -71,6 +71,7 @@ WITH_VALUE: dict[tuple[str, str | None], dict[str, Any]] = {
     ("scheduler", "Adaptive"): PLATEAU,
     ("scheduler", "ReduceLROnPlateau"): PLATEAU,
     ("propagation", "near"): {"fresnel_number": 0.15},  # another one than that of the scan
+    ("uncertainty", "bootstrap"): REFINED,
     ("tv_weight", None): TERMS,
     ("realspace_mae_weight", None): TERMS,
 }
