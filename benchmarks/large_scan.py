@@ -53,6 +53,8 @@ def main() -> None:
             "1000000",
             "--max_epochs",
             options.epochs,
+            "--torch-loss-mode",
+            "amplitude",
             "--disable_mlflow",
         ]
         train += ["--unrolled_steps", options.steps, "--unrolled_width", options.width]

@@ -83,7 +83,7 @@ def train_by_command(data: Path, output: Path, epochs: int) -> float:
     """Train on an exported file as the page says; return the seconds."""
     start = time.perf_counter()
     words = ["--train_data_file", data, "--output_dir", output, "--max_epochs", epochs]
-    words += ["--gridsize", 1, "--disable_mlflow"]
+    words += ["--gridsize", 1, "--torch-loss-mode", "amplitude", "--disable_mlflow"]
     subprocess.run([sys.executable, "-m", "ptycho_torch.train", *map(str, words)], check=True)
     return time.perf_counter() - start
 

@@ -5,6 +5,7 @@ Its checkpoints are read without unpickling, and refused where a training run ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ptycho.networks.architectures import CORRECTION_FACTOR
 from ptycho.networks.model import PatternModel
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
-from ptycho.run.job import check_left
+from ptycho.run.job import check_left, check_same_loss
 from ptycho_torch import losses, physics
 from ptycho_torch.config_bridge import loss_mode, to_model_config
 from ptycho_torch.config_params import SECTIONS, DataConfig, InferenceConfig, ModelConfig, TrainingConfig
@@ -104,6 +105,8 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
         n_px, trainable = self.core_config.N, self.model_config.intensity_scale_trainable
         self.register_buffer("probe", torch.zeros(1, n_px, n_px, dtype=torch.complex64))
         self.log_gain = nn.Parameter(torch.zeros(()), requires_grad=trainable)
+        for name, weight in self.generator.named_parameters():
+            weight.requires_grad_(self.learns(name.rpartition(".")[2]))
 
     def _array(self, values: NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.probe.device)
@@ -222,6 +225,12 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
         """Return optimiser and schedule from the training settings."""
         return build_optimizer(self, self.training_config)
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Take over what ``state_dict`` of this version or a former one returned."""
+        return super().load_state_dict(_completed(state_dict, self), strict, assign)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the scale of the training scan and the epoch beside the weights."""
         checkpoint["scale_record"] = self.scale_record.to_dict() if self.scale_record else None
@@ -232,12 +241,7 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make room for the probe of the checkpoint and take its scale."""
-        state = checkpoint["state_dict"]
-        for name, vector in self.generator.state_dict().items():
-            if name.endswith(CORRECTION_FACTOR):
-                # Networks of former versions have none.
-                state.setdefault(f"generator.{name}", torch.ones_like(vector))
-        self.probe = torch.zeros_like(state["probe"], device=self.probe.device)
+        self.probe = torch.zeros_like(checkpoint["state_dict"]["probe"], device=self.probe.device)
         self.probe_refined = bool(checkpoint.get("probe_refined", False))
         start = checkpoint.get("probe_start")
         self.probe_start = None if start is None else start.cpu().numpy()
@@ -245,6 +249,13 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
         self.scale_record = ScaleRecord.from_dict(record) if record else None
         epoch = checkpoint.get("trained_epoch")
         self.trained_epoch = TrainedEpoch(**epoch) if epoch else None
+
+
+def _completed(state: Mapping[str, Any], model: PtychoPINN_Lightning) -> dict[str, Any]:
+    """Return the state of a former version with the weights that it did not have and that change nothing."""
+    own = model.state_dict()
+    added = {name: torch.ones_like(own[name]) for name in own if name.endswith(CORRECTION_FACTOR)}
+    return {**added, **state}
 
 
 def damaged(path: Path, error: Exception) -> BundleError:
@@ -271,11 +282,15 @@ def read_settings(path: Path) -> tuple[Any, Any, Any, Any]:
 
 def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None:
     """Refuse a checkpoint before anything of it is taken over: ``BundleError`` if it is damaged or holds
-    another network than ``model``, ``ConfigError`` if it has all of the ``n_epochs`` already."""
+    another network than ``model``, ``ConfigError`` if it has all of the ``n_epochs`` already or learned other
+    weights by its loss."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = {name: tuple(value.shape) for name, value in content["state_dict"].items() if name != "probe"}
-        trained = int(content["epoch"]) + 1
+        state = _completed(content["state_dict"], model)
+        found = {name: tuple(value.shape) for name, value in state.items() if name != "probe"}
+        trained, stored = int(content["epoch"]) + 1, content["hyper_parameters"]
+        names = ("model_config", "training_config")
+        loss = loss_mode(*(restore(name, stored[name]) for name in names))
     except Exception as error:
         raise damaged(path, error) from error
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name != "probe"}
@@ -286,4 +301,5 @@ def check_resume(path: Path, model: PtychoPINN_Lightning, n_epochs: int) -> None
             f"{path}: the checkpoint holds another network (got {name} with shape {found.get(name)}, "
             f"expected {expected.get(name)}). Pass the settings of the training that wrote it."
         )
+    check_same_loss(path, loss, model.terms.kind)
     check_left(path, trained, n_epochs)

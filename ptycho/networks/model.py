@@ -12,6 +12,7 @@ from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.data.probe_choice import TrainedProbe
 from ptycho.data.scaling import ScaleRecord
+from ptycho.networks.architectures import CORRECTION_FACTOR
 from ptycho.networks.bundle import Bundle
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.detector import Detector
@@ -93,6 +94,11 @@ class PatternModel:
         training where nothing is ``validated``."""
         chosen = monitored_loss(asked, self.terms.kind)
         return chosen if validated else "train_loss"
+
+    def learns(self, name: str) -> bool:
+        """Return whether training changes a weight of the table. How far a correction is to be trusted is a
+        question of pixels that the network is not shown; other losses leave its factor alone."""
+        return self.terms.hidden or name != CORRECTION_FACTOR
 
     @property
     def whole_canvas(self) -> bool:

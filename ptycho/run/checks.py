@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
+from ptycho.config.choices import NO_NETWORK
 from ptycho.config.config import (
     InferenceConfig,
     PyTorchExecutionConfig,
@@ -18,7 +20,7 @@ from ptycho.config.effects import validate_effects, validate_inference_effects
 from ptycho.data.optics import FileOptions
 from ptycho.errors import ConfigError
 from ptycho.files.export import check_target
-from ptycho.run.engines import load_engine
+from ptycho.run.engines import ModelNotFoundError, find_model, load_engine
 from ptycho.run.job import Engine
 from ptycho.run.orientation_search import check_search
 from ptycho.run.uncertainty import check_uncertainty
@@ -39,9 +41,31 @@ def check_training_settings(
     validate_execution_config(execution)
     validate_effects(config, execution)
     FileOptions.of(config)  # what contradicts itself is refused here
+    check_beginning(config)
     engine = load_engine(config.backend)
     engine.check_settings(config, execution, native or {})
     return engine
+
+
+def check_beginning(config: TrainingConfig, resume: Path | None = None) -> None:
+    """Raise ``ConfigError`` where the network that a training is to begin with is not there, or where the
+    checkpoint ``resume`` has one already."""
+    asked = config.init_weights
+    if asked is None:
+        return
+    if resume is not None:
+        raise ConfigError(
+            "--init-weights: a training that goes on has the network of its checkpoint (got "
+            f"{asked!r} beside --resume {resume}, expected one of them). Leave one out."
+        )
+    try:
+        if asked != NO_NETWORK:
+            find_model(Path(asked), config.backend)
+    except ModelNotFoundError:
+        raise ConfigError(
+            f"--init-weights: there is no trained network (got {asked!r}, expected pretrained, none, a "
+            "training folder or a model file). Check the path."
+        ) from None
 
 
 def check_inference_settings(config: InferenceConfig, execution: PyTorchExecutionConfig) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.config.choices import HIDDEN
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
@@ -113,6 +114,16 @@ def check_left(path: Path, trained: int, wanted: int) -> None:
         raise ConfigError(
             f"{path}: nothing is left to train (got a checkpoint of {trained} epochs and {wanted} in all, "
             "expected more in all). Raise --max_epochs."
+        )
+
+
+def check_same_loss(path: Path, loss: str, wanted: str) -> None:
+    """Refuse a checkpoint of a training with ``loss`` by a ``ConfigError``, where the one that goes on with
+    the ``wanted`` one learns other weights: hidden pixels find a factor on corrections too."""
+    if (loss == HIDDEN) != (wanted == HIDDEN):
+        raise ConfigError(
+            f"{path}: the checkpoint is of a training with another loss (got torch_loss_mode {loss!r}, "
+            f"expected {wanted!r}). Pass --torch-loss-mode {loss}."
         )
 
 

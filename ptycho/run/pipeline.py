@@ -47,7 +47,12 @@ from ptycho.networks.bundle import write_bundle
 from ptycho.process.interrupts import advising, ending_on_sigterm
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
-from ptycho.run.checks import check_inference_settings, check_training_settings, refinement
+from ptycho.run.checks import (
+    check_beginning,
+    check_inference_settings,
+    check_training_settings,
+    refinement,
+)
 from ptycho.run.engines import (
     PRETRAINED_FILE,
     check_near_field,
@@ -135,6 +140,7 @@ def train(
         named = (config.train_data_file if scan is None else None, *config.further_scans)
         check_there(*named, config.test_data_file, config.mask_file)
     check_training(config, also_read)
+    check_beginning(config, resume)
     with output_folder(config.output_dir) as folder:
         scans, test_scan = _training_scans(config, scan, progress)
         scan = scans[0]

@@ -45,7 +45,8 @@ class PtychoPINN(PatternModel):
 
     def trainable(self) -> dict[str, tf.Variable]:
         """Return what training changes: weights by table name, and ``log_gain`` where it is trained."""
-        return self.generator.weights | ({"log_gain": self.log_gain} if self.gain_trainable else {})
+        weights = {name: value for name, value in self.generator.weights.items() if self.learns(name)}
+        return weights | ({"log_gain": self.log_gain} if self.gain_trainable else {})
 
     def snapshot(self) -> dict[str, NDArray[np.float32]]:
         """Return a copy of everything that training changes."""

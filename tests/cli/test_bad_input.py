@@ -259,9 +259,34 @@ def test_a_checkpoint_to_resume_from_is_looked_at_first(
         (("--resume", small_scan, "--max_epochs", 2), ("small.npz", "not a checkpoint")),
         (("--resume", last, "--max_epochs", 1), ("last.ckpt", "1 epochs", "Raise --max_epochs")),
         (("--resume", last, "--max_epochs", 2, "--architecture", "cnn"), ("last.ckpt", "another network")),
+        (
+            ("--resume", last, "--max_epochs", 2, "--torch-loss-mode", "amplitude"),
+            ("last.ckpt", "another loss", "Pass --torch-loss-mode hidden"),
+        ),
+        (
+            ("--resume", last, "--max_epochs", 2, "--init-weights", "pretrained"),
+            ("last.ckpt", "--init-weights", "--resume"),
+        ),
     ):
         done = train_command(small_scan, tmp_path / "out", *flags)
         assert faults(done, tmp_path / "out", *words) == []
+
+
+def test_a_network_to_begin_with_that_is_not_there_or_does_not_fit_is_refused(
+    small_scan: Path, small_run: tuple[Path, Any], train_command: Command, tmp_path: Path
+) -> None:
+    for words, told in (
+        (("--init-weights", tmp_path / "nowhere"), ("nowhere", "no trained network")),
+        (("--init-weights", "word"), ("'word'", "pretrained, none")),
+        (
+            ("--init-weights", "pretrained", "--unrolled-likelihood", "amplitude"),
+            ("unrolled_likelihood poisson", "expected amplitude"),
+        ),
+        (("--init-weights", "pretrained", "--architecture", "cnn"), ("architecture unrolled", "cnn")),
+        (("--init-weights", small_run[0], "--unrolled_width", 4), ("unrolled_width 24", "expected 4")),
+    ):
+        done = train_command(small_scan, tmp_path / "out", *words)
+        assert faults(done, tmp_path / "out", "--init-weights", *told) == []
 
 
 def _damaged_models(run: Path, folder: Path) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,9 @@ import pytest
 from ptycho.cli.console import with_dashes
 from ptycho.cli.flags import inference_parser, training_parser
 from ptycho.cli.train_command import execution_settings, training_settings
+from ptycho.config.choices import HIDDEN_PATIENCE
 from ptycho.config.config import InferenceConfig
+from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
 from ptycho.run.engines import choose_device, load_engine
 
@@ -42,7 +44,15 @@ TRAINING = {
     "patch_stats_limit": None,
 }
 """Training, as the specification lists it. ``--logger`` is MLflow where it is installed, as in its first
-form; ``--torch_loss_mode`` came later and is amplitude here."""
+form; ``--torch_loss_mode`` came later, and these belong to its amplitude."""
+HIDDEN = {"torch_loss_mode": "hidden", "nepochs": 20, "unrolled_steps": 62, "unrolled_likelihood": "poisson"}
+OTHER = {
+    "torch_loss_mode": "amplitude",
+    "nepochs": 100,
+    "unrolled_steps": 22,
+    "unrolled_likelihood": "amplitude",
+}
+"""Training by hidden pixels, what the commands do with a network of the whole canvas, and any other."""
 INFERENCE = {
     "n_groups": None,
     "accelerator": "cpu",
@@ -63,16 +73,86 @@ def _differing(table: dict[str, Any], *parts: Any) -> dict[str, Any]:
     return {name: found.get(name, "absent") for name in table if found.get(name, "absent") != table[name]}
 
 
-def test_every_default_of_the_training_is_that_of_the_specification(small_scan: Path) -> None:
-    words = with_dashes(["--train_data_file", str(small_scan), "--output_dir", "out"])
-    values = vars(training_parser("train", "cpu").parse_args(words))
+def _training(scan: Path, *words: str, file: Path | None = None) -> tuple[Any, Any]:
+    """Return the settings of a training command."""
+    given = with_dashes(["--train_data_file", str(scan), "--output_dir", "out", *words])
+    values = vars(training_parser("train", "cpu").parse_args(given))
     execution = execution_settings(values, training=True, device="cpu")
-    config = training_settings(values, None, "pytorch")
+    return training_settings(values, file, "pytorch"), execution
+
+
+def test_every_default_of_the_training_is_that_of_the_specification(small_scan: Path) -> None:
+    config, execution = _training(small_scan, "--torch-loss-mode", "amplitude")
     assert _differing(TRAINING, config.model, config, execution) == {}
     assert _differing({**TRAINING, "nepochs": 99, "none": 1}, config.model, config, execution) == {
         "nepochs": 100,
         "none": "absent",
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "table"),
+    [
+        ("", HIDDEN),
+        ("--torch-loss-mode hidden", HIDDEN),
+        ("--torch-loss-mode amplitude", OTHER),
+        ("--torch-loss-mode poisson", {**OTHER, "torch_loss_mode": "poisson"}),
+        ("--profile ci", {**OTHER, "torch_loss_mode": "poisson"}),
+        ("--architecture cnn", OTHER),
+        ("--unrolled-steps 7 --max-epochs 3", {**HIDDEN, "unrolled_steps": 7, "nepochs": 3}),
+    ],
+)
+def test_the_defaults_of_hidden_pixels_come_with_them(
+    words: str, table: dict[str, Any], small_scan: Path
+) -> None:
+    config, _ = _training(small_scan, *words.split())
+    assert _differing(table, config.model, config) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "table"),
+    [
+        ("torch_loss_mode: amplitude", OTHER),
+        ("architecture: cnn", OTHER),
+        ("model:\n  architecture: cnn", OTHER),
+        ("nepochs: 4\nmodel:\n  unrolled_steps: 9", {**HIDDEN, "nepochs": 4, "unrolled_steps": 9}),
+    ],
+)
+def test_a_settings_file_chooses_the_defaults_too(
+    text: str, table: dict[str, Any], small_scan: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(text, encoding="utf-8")
+    config, _ = _training(small_scan, file=file)
+    assert _differing(table, config.model, config) == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "epochs"),
+    [
+        ("", HIDDEN_PATIENCE),
+        ("--torch-loss-mode amplitude", 100),
+        ("--architecture cnn", 100),
+        ("--early-stop-patience 7", 7),
+        ("--early-stop-patience 100", 100),
+    ],
+)
+def test_a_training_by_hidden_pixels_waits_a_few_epochs_for_a_gain(
+    words: str, epochs: int, small_scan: Path, monkeypatch: pytest.MonkeyPatch, require: Callable[[str], None]
+) -> None:
+    require("torch")
+    from ptycho.cli import train_command
+    from ptycho.run import pipeline
+
+    waited: list[int] = []
+
+    def noted(config: Any, execution: Any, **options: Any) -> Any:
+        waited.append(execution.early_stop_patience)
+        raise ConfigError("seen.")
+
+    monkeypatch.setattr(pipeline, "train", noted)
+    train_command.main(["--train-data-file", str(small_scan), "--output-dir", "out", *words.split()])
+    assert waited == [epochs]
 
 
 def test_every_default_of_the_inference_is_that_of_the_specification(tmp_path: Path) -> None:

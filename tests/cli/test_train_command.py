@@ -50,6 +50,7 @@ VALUES = {
     "--checkpoint_mode": "max",
     "--early_stop_patience": "9",
     "--torch_loss_mode": "mae",
+    "--init_weights": "some_run",
     "--profile": "ci",
     "--scale_contract_version": "legacy_v1",
     "--measurement_domain": "amplitude",
@@ -95,9 +96,9 @@ def test_defaults_of_the_command(small_scan: Path) -> None:
     values = _parsed("--train_data_file", str(small_scan), "--output_dir", "out")
     execution = execution_settings(values, training=True)
     config = training_settings(values, None, "pytorch")
-    assert (config.nepochs, config.n_groups, config.model.gridsize, config.batch_size) == (100, 512, 2, 4)
+    assert (config.nepochs, config.n_groups, config.model.gridsize, config.batch_size) == (20, 512, 2, 4)
     assert (config.model.architecture, config.model.N, config.backend) == ("unrolled", 32, "pytorch")
-    assert (config.torch_loss_mode, config.learning_rate, config.seed) == ("amplitude", 1e-3, 42)
+    assert (config.torch_loss_mode, config.learning_rate, config.seed) == ("hidden", 1e-3, 42)
     assert execution.logger_backend == default_logger()
     assert (execution.accelerator, execution.num_workers, execution.deterministic) == ("auto", 0, True)
     assert (execution.checkpoint_save_top_k, execution.early_stop_patience) == (1, 100)
@@ -115,6 +116,7 @@ def test_every_flag_arrives_in_the_settings(small_scan: Path, tmp_path: Path) ->
     config = training_settings(values, None, "pytorch")
     assert (config.nepochs, config.n_groups, config.batch_size, config.scheduler) == (7, 33, 8, "Exponential")
     assert (config.torch_loss_mode, config.measurement_domain) == ("mae", "amplitude")
+    assert config.init_weights == "some_run"
     assert (config.log_patch_stats, config.patch_stats_limit) == (True, 5)
     model = config.model
     assert (model.gridsize, model.architecture, model.probe_mask) == (3, "cnn", True)
@@ -199,7 +201,7 @@ def test_a_file_gets_one_plain_line_for_each_phase(demo_run: tuple[Path, Any]) -
     assert "\r" not in done.out
     assert "\x1b" not in done.out
     assert done.err == ""
-    assert len(done.out.splitlines()) <= 25
+    assert len(done.out.splitlines()) <= 27
     assert sum(line.startswith("training:") for line in done.out.splitlines()) == 1
     assert phases_in(done.out.replace("training:", "drilling:")) != list(PHASES)
 

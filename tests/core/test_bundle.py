@@ -16,7 +16,7 @@ import pytest
 from ptycho.config.config import ModelConfig
 from ptycho.data.scaling import ScaleRecord
 from ptycho.errors import BundleError
-from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.architectures import CORRECTION_FACTOR, architecture_table, initial_weights
 from ptycho.networks.bundle import FORMAT_VERSION, MANIFEST, WEIGHTS, Bundle, read_bundle, write_bundle
 
 RECORD = ScaleRecord("counts", "integers", 1e5, 900.0, 1.0, 0.05, 20.0, 1.0)
@@ -107,7 +107,7 @@ def _more_weights(manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> No
 
 
 def _fewer_weights(manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    del arrays[sorted(name for name in arrays if name != "probe")[0]]
+    del arrays[sorted(name for name in arrays if name.endswith("/kernel"))[0]]
 
 
 def _other_shape(manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -154,6 +154,16 @@ def test_a_bundle_that_does_not_fit_is_refused(
     path = rewrite(write_bundle(tmp_path / "model.zip", make_bundle()), edit)
     with pytest.raises(ValueError, match=words):
         read_bundle(path)
+
+
+def test_a_bundle_of_a_former_version_has_corrections_of_full_size(tmp_path: Path) -> None:
+    def former(manifest: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        del arrays[CORRECTION_FACTOR]
+
+    path = write_bundle(tmp_path / "model.zip", make_bundle())
+    found, now = read_bundle(rewrite(path, former)), read_bundle(path)
+    np.testing.assert_array_equal(found.weights[CORRECTION_FACTOR], np.ones(2, np.float32))
+    assert found.weights.keys() == now.weights.keys()
 
 
 def test_weights_under_another_check_sum_are_refused(tmp_path: Path) -> None:

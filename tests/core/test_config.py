@@ -95,6 +95,7 @@ TRAINING = {
     "plateau_min_lr": 5e-5,
     "plateau_threshold": 0.0,
     "learning_rate": 1e-3,
+    "init_weights": None,
     "seed": 42,
     "measurement_domain": None,
     "probe_key": None,

@@ -15,7 +15,9 @@ from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingCo
 from ptycho.data.scan import Scan
 from ptycho.data.selection import training_groups
 from ptycho.files.reader import open_scan
-from ptycho.run.job import Feed, TrainingJob, TrainingPart, opened_feeds
+from ptycho.physics.losses import LossTerms
+from ptycho.run.feeds import Feed, opened_feeds
+from ptycho.run.job import TrainingJob, TrainingPart
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,7 @@ def feeds(
     config = TrainingConfig(model, n_groups=30, batch_size=4, neighbor_count=6, **settings)
     first, *further = (TrainingPart(scan, *training_groups(scan, config, validate=True)) for scan in scans)
     job = TrainingJob(config, PyTorchExecutionConfig(), *first, further=tuple(further))
-    stub: Any = SimpleNamespace(
-        whole_canvas=architecture == "unrolled", terms=SimpleNamespace(needs_labels=False)
-    )
+    stub: Any = SimpleNamespace(whole_canvas=architecture == "unrolled", terms=LossTerms())
     return opened_feeds(stack, job, stub, stub)
 
 

@@ -26,7 +26,7 @@ from ptycho.data.selection import training_groups
 from ptycho.errors import DataError
 from ptycho.files.reader import open_scan
 from ptycho.geometry.grouping import covering_groups
-from ptycho.networks.architectures import architecture_table, initial_weights
+from ptycho.networks.architectures import CORRECTION_FACTOR, architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle
 from ptycho.physics.losses import loss_terms
 from ptycho.process.progress import Progress
@@ -75,6 +75,7 @@ TRAININGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "supervised": ({**PLAIN, "model_type": "supervised"}, {}),
     "labels": (PLAIN, {**LABELLED, **SMOOTH}),
     "unrolled": (UNROLLED, {}),
+    "hidden": (UNROLLED, {"torch_loss_mode": "hidden"}),
     "gain": (UNROLLED, {"intensity_scale_trainable": True}),
     "probe": ({**UNROLLED, "probe_mask": True, "probe_mask_sigma": 0.0}, {"probe_trainable": True}),
 }
@@ -165,6 +166,7 @@ def trainings(backend: Backend, folder: Path) -> Answers:
         bundle = backend.engine.to_bundle(result.model)
         found |= {f"history/{name}/{key}": np.array(values) for key, values in result.history.items()}
         found |= {f"gain/{name}": np.array(bundle.log_gain), f"probe/{name}": bundle.probe}
+        found[f"factor/{name}"] = bundle.weights.get(CORRECTION_FACTOR, np.ones(2, np.float32))
         if name == "supervised":
             scan.raw.objectGuess = None
             try:

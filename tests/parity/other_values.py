@@ -70,6 +70,8 @@ BETTER: dict[str, Any] = {
     "probe_modes": 2,
 }
 """Values that a small scan and a short run notice, where the nearest ones would be too small or too large."""
+ALWAYS = (("torch_loss_mode", "hidden"),)
+"""Settings and values that count although the commands have them as a default."""
 SYNONYMS = {
     ("accelerator", "'auto'"): "the CPU where there is no GPU",
     ("deterministic", "'warn'"): "the CPU computes the same; tests of the trainer look at it",
@@ -97,7 +99,8 @@ def others(config: Any, name: str, paths: dict[str, Path]) -> list[Any]:
     candidates = [BETTER[name]] if name in BETTER else _candidates(kinds, name, own, rule)
     found = [value for value in candidates if value != own and holds(value)]
     # A value that is the default of some other caller always passes; where there is another, it is better.
-    found = [value for value in found if name == "architecture" or _is_new(config, name, value)] or found
+    named = [value for value in found if (name, value) in ALWAYS or name == "architecture"]
+    found = [value for value in found if value in named or _is_new(config, name, value)] or found
     found = [value for value in found if (name, repr(value)) not in SYNONYMS]
     if not found:
         raise LookupError(f"{kind.__name__}.{name}: no other valid value is known; give it a rule or a word")

@@ -196,6 +196,7 @@ def training(name: str, folder: Path, scans: dict[str, Path], architecture: str)
     model, run = NETWORKS.get(architecture, SUPERVISED), folder / "run"
     paths = dict.fromkeys(("train_data_file", "test_data_file", "product_file"), scans["other"])
     paths |= {"output_dir": run / "elsewhere", "mask_file": folder / MASK, "further_scans": (scans["other"],)}
+    paths["init_weights"] = str(trained_model(name, folder / "begun", scans, model, seed=2))
     if architecture == "supervised":
         return _supervised(name, run, paths, scans)
     parts = {"config": training_settings(name, model), "model": model, "execution": CPU}
@@ -221,13 +222,17 @@ def _supervised(name: str, run: Path, paths: dict[str, Any], scans: dict[str, Pa
     return Walk(name, "training supervised", parts, trained, run, paths, scans, needs, left_out)
 
 
+def trained_model(name: str, path: Path, scans: dict[str, Path], model: ModelConfig, *, seed: int) -> Path:
+    """Train a model on the plain scan; return its folder."""
+    config = training_settings(name, model)
+    pipeline.train(replace(config, seed=seed, output_dir=path, train_data_file=scans["plain"]), CPU)
+    return path
+
+
 def trained_models(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> list[Path]:
     """Train two models on the plain scan; return their folders."""
-    models = [folder / f"model_{seed}" for seed in (1, 2)]
-    for seed, path in enumerate(models):
-        config = training_settings(name, NETWORKS[architecture])
-        pipeline.train(replace(config, seed=seed, output_dir=path, train_data_file=scans["plain"]), CPU)
-    return models
+    model = NETWORKS[architecture]
+    return [trained_model(name, folder / f"model_{seed}", scans, model, seed=seed - 1) for seed in (1, 2)]
 
 
 def inference(name: str, folder: Path, scans: dict[str, Path], architecture: str) -> Walk:

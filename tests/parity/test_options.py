@@ -88,6 +88,15 @@ def test_a_trainable_gain_moves_and_a_fixed_one_stays(answers: tuple[Answers, An
         assert part["gain/unrolled"] == 0
 
 
+def test_hidden_pixels_alone_find_how_far_a_correction_is_to_be_trusted(
+    answers: tuple[Answers, Answers],
+) -> None:
+    for part in answers:
+        moved = {name: np.abs(part[f"factor/{name}"] - 1).max() for name in worker.TRAININGS}
+        assert moved.pop("hidden") > 1e-5
+        assert set(moved.values()) == {0.0}
+
+
 def test_a_trainable_probe_moves_within_its_mask(answers: tuple[Answers, Answers]) -> None:
     for part in answers:
         start, found = part["probe/unrolled"], part["probe/probe"]

@@ -28,10 +28,12 @@ from ptycho.data.npz import read_npz
 from ptycho.errors import ConfigError
 from ptycho.evaluation.comparison import read_reconstruction, stored_domain
 from ptycho.files.overwrites import holds_training
+from ptycho.networks.architectures import CORRECTION_FACTOR
 from ptycho.networks.bundle import read_bundle
 from ptycho.physics import slow_phase
+from ptycho.process.progress import Progress
 from ptycho.run import pipeline
-from ptycho.run.engines import find_model
+from ptycho.run.engines import find_model, initial_network, load_engine
 from ptycho.run.evaluate import Request, evaluate
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "v0_1_0"
@@ -165,6 +167,23 @@ def test_a_training_goes_on_from_a_checkpoint_with_the_settings_of_its_record(
     for name, losses in expected.items():
         assert len(losses) == 2
         np.testing.assert_allclose(outcome.result.history[name], losses, rtol=SAME_LOSS, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", RUNS)
+@pytest.mark.parametrize("run", RUNS)
+def test_a_training_may_begin_with_a_network_whose_corrections_have_full_size(run: str, backend: str) -> None:
+    model = read_bundle(DATA / run).model
+    files = [DATA / run, *([DATA / run / LAST[run]] if run == backend else [])]
+    for file in files:
+        config = TrainingConfig(model, backend=backend, init_weights=str(file))
+        begun = initial_network(load_engine(backend), config, Progress())
+        assert begun is not None
+        np.testing.assert_array_equal(begun.weights[CORRECTION_FACTOR], [1, 1])
+        # The last epoch was the best one.
+        expected = read_bundle(DATA / run).weights
+        assert begun.weights.keys() == expected.keys()
+        for name, weight in expected.items():
+            np.testing.assert_array_equal(begun.weights[name], weight, err_msg=name)
 
 
 @pytest.mark.parametrize("run", RUNS)
