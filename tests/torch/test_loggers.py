@@ -59,7 +59,7 @@ def test_csv_has_one_row_of_losses_for_each_epoch(
     with (folder / "metrics.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     history = json.loads((tmp_path / "run" / "history.json").read_text(encoding="utf-8"))
-    for column, name in (("amplitude_train_loss", "train_loss"), ("amplitude_val_loss", "val_loss")):
+    for column, name in (("hidden_train_loss", "train_loss"), ("hidden_val_loss", "val_loss")):
         logged = {int(row["epoch"]): float(row[column]) for row in rows if row[column]}
         assert sorted(logged) == [0, 1]
         assert list(logged.values()) == pytest.approx(history[name], rel=1e-5)
@@ -74,7 +74,7 @@ def test_tensorboard_events_hold_the_losses(small_scan: Path, train_command: Com
 
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "version_0")).Reload()
     history = json.loads((tmp_path / "run" / "history.json").read_text(encoding="utf-8"))
-    (event,) = events.Scalars("amplitude_train_loss")
+    (event,) = events.Scalars("hidden_train_loss")
     assert event.value == pytest.approx(history["train_loss"][0], rel=1e-5)
 
 
