@@ -139,14 +139,14 @@ def fit(job: TrainingJob) -> TrainingResult:
     with ExitStack() as stack:
         with torch.no_grad():
             found = opened_feeds(stack, job, model, TorchBackend(model, torch.device(accelerator)))
-            before = unseen_before(model.to(accelerator), found[1], _tensors(torch.device(accelerator)))
+            before = unseen_before(job, model.to(accelerator), found[1], _tensors(torch.device(accelerator)))
         train, validation = (None if feed is None else loader(feed, job.execution) for feed in found)
         report = _Report(job, model, before)
         logger = build_logger(job)
         mode, wait = job.execution.checkpoint_mode, job.execution.early_stop_patience
         monitor = model.monitored(job.execution.checkpoint_monitor_metric, validated=validation is not None)
         best = BestEpoch(report.names[monitor], monitor, mode, job.resume)
-        if before is not None and monitor == "val_loss" and mode == "min" and job.resume is None:
+        if before is not None and before.network is not None and (monitor, mode) == ("val_loss", "min"):
             best.begin(model, before.network)
         patience = EarlyStopping(
             best.logged, patience=wait, mode=mode, strict=False, check_on_train_epoch_end=True

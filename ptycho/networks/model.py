@@ -173,12 +173,8 @@ class PatternModel:
         return total_loss(self.terms, self.predict(batch), self.losses)
 
     def plain_loss(self, batch: dict[str, Array]) -> Array:
-        """Return the main term of the loss of the object that the plain iterations of a batch found (eq. 29),
-        for the whole scan, without the network."""
-        chunk = self.chunk(batch["corners"], self._probes(batch), batch["amplitude"])
-        patches = self.physics.extract_patches(batch["start"][0], chunk.corners_yx, chunk.probes.shape[-1])
-        predicted = self._expected(patches, chunk.probes, _detector(batch))
-        return self.losses.MAIN_TERMS[self.terms.kind](predicted, batch["compared"])
+        """Return the loss of a batch for the object that its plain iterations found, without the network."""
+        return total_loss(self.terms, self._predict_canvas(batch, learned=False), self.losses)
 
     def _own_patches(self, batch: dict[str, Array]) -> Array:
         """Return the patches of ``cnn``, shape (J, N, N), each in the frame of its own position."""
@@ -202,8 +198,9 @@ class PatternModel:
         measured, labels = self._flat(batch["amplitude"]), batch.get("labels")
         return Prediction(predicted, measured, patches, illumination, patches, labels, illumination)
 
-    def _predict_canvas(self, batch: dict[str, Array]) -> Prediction:
-        """Reconstruct a tile from what the network sees; compare with what is held out, if anything is."""
+    def _predict_canvas(self, batch: dict[str, Array], *, learned: bool = True) -> Prediction:
+        """Reconstruct a tile from what the network sees; compare with what is held out, if anything is. Not
+        ``learned``: the object is what plain iterations made of the tile."""
         shifts, labels = batch["shifts"], batch.get("labels")
         seen = self.chunk(batch["corners"], self._probes(batch), batch["amplitude"])
         seen = validated = seen._replace(detector=_detector(batch))
@@ -212,7 +209,7 @@ class PatternModel:
             seen, validated = self._part(seen, batch["seen"]), self._part(seen, chosen)
             shifts, labels = shifts[chosen], None if labels is None else labels[chosen]
         illumination = self.physics.illumination(seen.probes, seen.corners_yx, self._shape(batch))
-        obj = self._canvas_object(batch, seen, illumination)
+        obj = self._canvas_object(batch, seen, illumination) if learned else batch["start"][0]
         patches = self.physics.extract_patches(obj, validated.corners_yx, validated.probes.shape[-1])
         predicted = self._expected(patches, validated.probes, validated.detector)
         own = None if labels is None else self.physics.shift_field(patches[:, None], -shifts)[:, 0]

@@ -36,32 +36,37 @@ class Feed(NamedTuple):
 
 
 class UnseenPixels(NamedTuple):
-    """What the pixels that no training sees said before one began: their deviance per photon (eq. 29)."""
+    """What the pixels that no training sees said before one began: the loss of theirs (eq. 29)."""
 
     plain: float  # for the object of the plain iterations
-    network: float  # for that of the network
+    network: float | None  # for that of the network; None where a training goes on
 
     def line(self, trained: float) -> str:
         """Return what the trained network has gained, in words; ``trained`` is its deviance."""
-        gains = ((1 - trained / value if value > 0 else 0.0) for value in self)
-        told = (f"{abs(100 * gain):.2g} % {'better' if gain >= 0 else 'worse'} than" for gain in gains)
-        plain, network = told
-        return (
-            f"hidden pixels: the training explains unseen photons {plain} plain iterations, and {network} "
-            "the network it began with"
-        )
+        names = ("plain iterations", "the network it began with")
+        told = []
+        for name, value in zip(names, self, strict=True):
+            if value is not None:
+                gain = 1 - trained / value if value > 0 else 0.0
+                told.append(f"{abs(100 * gain):.2g} % {'better' if gain >= 0 else 'worse'} than {name}")
+        return f"hidden pixels: the training explains unseen photons {', and '.join(told)}"
 
 
 def unseen_before(
-    model: PatternModel, validation: Feed | None, tensors: Callable[[Batch], dict[str, Any]]
+    job: TrainingJob,
+    model: PatternModel,
+    validation: Feed | None,
+    tensors: Callable[[Batch], dict[str, Any]],
 ) -> UnseenPixels | None:
     """Return what unseen pixels say of a network before its training, None where it does not learn from
     hidden ones; ``tensors`` makes arrays of the backend of a batch."""
     if validation is None or not model.terms.hidden:
         return None
-    batches = (tensors(validation.source[item]) for item in validation.order(0))
-    found = [(float(model.plain_loss(batch)), float(model.loss(batch))) for batch in batches]
-    return UnseenPixels(*np.mean(found, axis=0).tolist())
+    batches = [tensors(validation.source[item]) for item in validation.order(0)]
+    plain = float(np.mean([float(model.plain_loss(batch)) for batch in batches]))
+    if job.resume is not None:
+        return UnseenPixels(plain, None)
+    return UnseenPixels(plain, float(np.mean([float(model.loss(batch)) for batch in batches])))
 
 
 def shown_gain(before: UnseenPixels | None, shown: Mapping[str, float]) -> dict[str, float]:
@@ -92,9 +97,10 @@ def opened_feeds(
     modes, found = max(len(part.scan.probe) for part in job.parts), []
     for number, (part, known) in enumerate(zip(job.parts, labels, strict=True)):
         scan, store = part.scan, stack.enter_context(PatternStore(part.scan, job.progress))
-        if job.config.probe_trainable and (several or job.resume is None):
+        # Hidden pixels: what plain iterations make of them is made anew when a training goes on.
+        if job.config.probe_trainable and (several or job.resume is None or model.terms.hidden):
             probe = _trained_probe(job, part, store, model, backend)
-            if number == 0 and job.resume is None and probe is not scan.probe:
+            if number == 0 and (job.resume is None or model.terms.hidden) and probe is not scan.probe:
                 model.attach_scan(probe, scan.record, refined=True, start=scan.probe)
             scan = replace(scan, probe=probe)
         # Batches are all alike: a probe of fewer modes gets dark ones.

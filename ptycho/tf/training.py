@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ptycho.config.choices import CHECKPOINT_FOLDER
+from ptycho.config.choices import CHECKPOINT_FOLDER, COMMAND_DEFAULTS
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.effects import with_execution
 from ptycho.errors import ConfigError
@@ -30,7 +30,7 @@ from ptycho.networks.schedule import (
 from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.process.isolation import untouched_process
 from ptycho.run.feeds import Feed, note_unseen, opened_feeds, shown_gain, unseen_before
-from ptycho.run.job import TrainingJob, TrainingResult, check_finite, check_left
+from ptycho.run.job import TrainingJob, TrainingResult, check_finite, check_left, check_same_loss
 from ptycho.run.mlflow_store import check_logger
 from ptycho.tf.checkpoints import Checkpoints, State, best_files, fill, load_bundle, read_state
 from ptycho.tf.data import specs, stream, tensors
@@ -84,6 +84,9 @@ def _checkpoint(job: TrainingJob, model: PtychoPINN) -> tuple[Bundle, State | No
     check_weights(bundle.weights, model.generator.table, bundle.where)
     trained, wanted = (state[0]["epoch"] + 1 if state is not None else 0), job.config.nepochs
     check_left(path, trained, wanted)
+    if state is not None:
+        # A former version had no hidden pixels, and did not write which loss it had.
+        check_same_loss(path, state[0].get("loss", COMMAND_DEFAULTS["torch_loss_mode"]), model.terms.kind)
     return bundle, state
 
 
@@ -110,10 +113,10 @@ class _Training:
         if validation is not None:
             signature = [specs(validation.source.signature)]
             self._validated = tf.function(model.loss, input_signature=signature)
-        self.before = unseen_before(model, validation, tensors)
-        first = self.before is not None and self.monitor == "val_loss" and execution.checkpoint_mode == "min"
-        if first and job.resume is None:
-            self.patience.improves(self.before.network, 0)
+        self.before = unseen_before(job, model, validation, tensors)
+        first = self.before.network if self.before is not None else None
+        if first is not None and (self.monitor, execution.checkpoint_mode) == ("val_loss", "min"):
+            self.patience.improves(first, 0)
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         with tf.GradientTape() as tape:
@@ -197,7 +200,12 @@ class _Training:
 
     def _state(self, epoch: int) -> State:
         memories = {type(memory).__name__: asdict(memory) for memory in (self.plateau, self.patience)}
-        return {"epoch": epoch, "rate": self.rate, **memories}, self.optimizer.state()
+        return {
+            "epoch": epoch,
+            "rate": self.rate,
+            "loss": self.model.terms.kind,
+            **memories,
+        }, self.optimizer.state()
 
     def resume(self, path: Path, bundle: Bundle, found: State | None) -> None:
         """Go on from a checkpoint: exactly where its state lies beside it, else from its weights."""
