@@ -15,7 +15,7 @@ CLIENT_REQUIRED = $(shell $(BIN)/python -c 'import sys; print(",ptychodus" * (sy
 
 demo: $(VENV)/torch.stamp
 	$(BIN)/python -m ptycho_torch.train --train_data_file datasets/demo_64.npz --output_dir $(OUTPUT)/run \
-		--max_epochs 40 --gridsize 1 --device cpu --disable_mlflow
+		--gridsize 1 --device cpu --disable_mlflow
 	$(BIN)/python -m ptycho_torch.inference --model_path $(OUTPUT)/run --test_data datasets/demo_64.npz \
 		--output_dir $(OUTPUT)/pictures --device cpu
 

@@ -184,7 +184,7 @@ def training_parser(prog: str, device: str = "auto") -> argparse.ArgumentParser:
 
 
 def _training_run(add: Flags) -> None:
-    text = "epochs (default 20 with hidden pixels, else 100)"
+    text = "epochs (default 12 with hidden pixels, else 100)"
     add("max-epochs nepochs", int, "E", text, dest="nepochs")
     text = "groups of gridsize^2 patterns to train on (default 512; all with hidden pixels)"
     add("n-images n-groups", int, "B", text, dest="n_groups")

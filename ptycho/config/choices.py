@@ -35,7 +35,7 @@ HIDDEN = "hidden"
 """The loss of pixels that a network is not shown."""
 HIDDEN_DEFAULTS: dict[str, Any] = {
     "torch_loss_mode": HIDDEN,
-    "nepochs": 20,
+    "nepochs": 12,
     "unrolled_steps": 62,
     "unrolled_likelihood": "poisson",
 }

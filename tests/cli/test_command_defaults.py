@@ -45,7 +45,7 @@ TRAINING = {
 }
 """Training, as the specification lists it. ``--logger`` is MLflow where it is installed, as in its first
 form; ``--torch_loss_mode`` came later, and these belong to its amplitude."""
-HIDDEN = {"torch_loss_mode": "hidden", "nepochs": 20, "unrolled_steps": 62, "unrolled_likelihood": "poisson"}
+HIDDEN = {"torch_loss_mode": "hidden", "nepochs": 12, "unrolled_steps": 62, "unrolled_likelihood": "poisson"}
 OTHER = {
     "torch_loss_mode": "amplitude",
     "nepochs": 100,

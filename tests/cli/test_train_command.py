@@ -96,7 +96,7 @@ def test_defaults_of_the_command(small_scan: Path) -> None:
     values = _parsed("--train_data_file", str(small_scan), "--output_dir", "out")
     execution = execution_settings(values, training=True)
     config = training_settings(values, None, "pytorch")
-    assert (config.nepochs, config.n_groups, config.model.gridsize, config.batch_size) == (20, 512, 2, 4)
+    assert (config.nepochs, config.n_groups, config.model.gridsize, config.batch_size) == (12, 512, 2, 4)
     assert (config.model.architecture, config.model.N, config.backend) == ("unrolled", 32, "pytorch")
     assert (config.torch_loss_mode, config.learning_rate, config.seed) == ("hidden", 1e-3, 42)
     assert execution.logger_backend == default_logger()
