@@ -201,7 +201,7 @@ def test_a_file_gets_one_plain_line_for_each_phase(demo_run: tuple[Path, Any]) -
     assert "\r" not in done.out
     assert "\x1b" not in done.out
     assert done.err == ""
-    assert len(done.out.splitlines()) <= 27
+    assert len(done.out.splitlines()) <= 30
     assert sum(line.startswith("training:") for line in done.out.splitlines()) == 1
     assert phases_in(done.out.replace("training:", "drilling:")) != list(PHASES)
 
