@@ -95,12 +95,13 @@ def opened_feeds(
     labels = [wanted_labels(needs, part.scan) for part in job.parts]
     other = wanted_labels(needs, job.test_scan)
     modes, found = max(len(part.scan.probe) for part in job.parts), []
+    # What plain iterations make without hidden pixels is made anew when a training goes on, and its probe.
+    begins = job.resume is None or model.terms.hidden
     for number, (part, known) in enumerate(zip(job.parts, labels, strict=True)):
         scan, store = part.scan, stack.enter_context(PatternStore(part.scan, job.progress))
-        # Hidden pixels: what plain iterations make of them is made anew when a training goes on.
-        if job.config.probe_trainable and (several or job.resume is None or model.terms.hidden):
+        if job.config.probe_trainable and (several or begins):
             probe = _trained_probe(job, part, store, model, backend)
-            if number == 0 and (job.resume is None or model.terms.hidden) and probe is not scan.probe:
+            if number == 0 and begins and probe is not scan.probe:
                 model.attach_scan(probe, scan.record, refined=True, start=scan.probe)
             scan = replace(scan, probe=probe)
         # Batches are all alike: a probe of fewer modes gets dark ones.
