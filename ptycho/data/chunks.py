@@ -18,6 +18,7 @@ from ptycho.physics.background import background_step
 from ptycho.physics.detector import Detector
 from ptycho.physics.pixel_parts import turns_of
 from ptycho.physics.propagation import near_field_transfer
+from ptycho.process.interrupts import step
 from ptycho.solver.schedule import BACKGROUND_BLUR_PX, NEAR_POSITION_STEP
 
 Array = Any
@@ -226,6 +227,7 @@ class ScanChunks:
     def part(self, index: int, count: int) -> Iterator[Any]:
         """Yield the chunks of subset ``index`` of ``count``; each subset covers the canvas."""
         for block in range(index, len(self._blocks), count):
+            step()
             rows = self._blocks[block]
             if not len(rows):
                 # A scan of fewer patterns than blocks; the FFT takes no empty batch.
@@ -236,6 +238,7 @@ class ScanChunks:
                 yield self._kept[block]
                 continue
             for start in range(0, len(rows), self.size):
+                step()
                 yield self._read(rows[start : start + self.size])
 
     def _read(self, rows: NDArray[np.int64]) -> Any:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class Terminated(BaseException):
@@ -41,23 +42,80 @@ def advice_of(stop: BaseException) -> str:
     return str(getattr(stop, "advice", NOTHING_LEFT))
 
 
+Handlers = dict[signal.Signals, Any]
+
+
+def _former_handlers() -> Handlers | None:
+    """Return who hears SIGINT and SIGTERM; None where that cannot be changed: outside the main thread, which
+    hears no signals, and where a handler is not of Python."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    main = threading.current_thread() is threading.main_thread()
+    return kept if main and None not in kept.values() else None
+
+
+def _set_handlers(handlers: Handlers) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @contextmanager
 def held_back() -> Iterator[None]:
     """Let SIGINT and SIGTERM wait for the end of the block: files that belong together are written together.
-    The handler of before then hears the first. Outside the main thread, which hears no signals, nothing
-    changes."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if threading.current_thread() is not threading.main_thread() or None in kept.values():
+    The handler of before then hears the first. Outside the main thread nothing changes."""
+    kept = _former_handlers()
+    if kept is None:
         yield
         return
     came: list[int] = []
-    for number in kept:
-        signal.signal(number, lambda heard, frame: came.append(heard))
+    _set_handlers(dict.fromkeys(kept, lambda heard, frame: came.append(heard)))
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        _set_handlers(kept)
+        for number in came[:1]:
+            signal.raise_signal(number)
+
+
+_STEPS: list[Callable[[], None]] = []
+
+
+def step() -> None:
+    """Hear what came since the last step in a block of :func:`heard_at_steps`; elsewhere nothing happens."""
+    if _STEPS and threading.current_thread() is threading.main_thread():
+        _STEPS[-1]()
+
+
+@contextmanager
+def heard_at_steps() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait for the next :func:`step` in the block, or for its end; a second one is
+    heard at once. A framework which the exception of a handler meets within an operation may print it, forget
+    it, and go on. Outside the main thread nothing changes."""
+    kept = _former_handlers()
+    if kept is None:
+        yield
+        return
+    came: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            pass_on()
+
+    def pass_on() -> None:
+        numbers = came.copy()
+        came.clear()
+        for number in numbers[:1]:
+            _set_handlers(kept)
+            signal.raise_signal(number)
+            _set_handlers(dict.fromkeys(kept, hear))
+
+    _set_handlers(dict.fromkeys(kept, hear))
+    _STEPS.append(pass_on)
+    try:
+        yield
+    finally:
+        _STEPS.remove(pass_on)
+        _set_handlers(kept)
         for number in came[:1]:
             signal.raise_signal(number)
 

@@ -25,6 +25,7 @@ from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, CanvasPlan, plan_canvas
 from ptycho.geometry.grouping import covering_groups
 from ptycho.physics.background import light_sums
 from ptycho.physics.variation import probe_of_modes
+from ptycho.process.interrupts import step
 from ptycho.process.progress import Progress
 from ptycho.run.uncertainty import errors_of
 from ptycho.solver.difference_map import escaped
@@ -304,6 +305,7 @@ def _stitched(
     weight: Array = 0.0
     with progress.phase("reconstructing", len(indices)) as phase:
         for first in range(0, len(indices), size):
+            step()
             rows = groups.indices[first : first + size]
             amplitude = chunks.store.amplitude(indices[rows])
             if (beam := chunks.store.frame_gain) is not None:

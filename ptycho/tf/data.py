@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho.data import chunks
 from ptycho.data.feed import Batch, Signature, Source
+from ptycho.process.interrupts import step
 from ptycho.tf import physics
 from ptycho.tf.runtime import Tensor, as_complex, tf
 from ptycho.tf.solver import Chunk
@@ -35,6 +36,7 @@ def stream(source: Source, order: Sequence[Any]) -> Iterator[dict[str, Tensor]]:
     with ThreadPoolExecutor(1) as worker:
         coming = [worker.submit(batch, item) for item in order[:1]]
         for item in order[1:]:
+            step()
             coming.append(worker.submit(batch, item))
             yield coming.pop(0).result()
         yield from (last.result() for last in coming)

@@ -11,6 +11,7 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.physics import Detector
+from ptycho.process.interrupts import heard_at_steps
 from ptycho.process.isolation import untouched_process
 from ptycho.process.progress import Progress
 from ptycho.run.reconstruction import reconstruct as reconstruct_with
@@ -97,5 +98,5 @@ def reconstruct(
     """Reconstruct as :func:`ptycho.run.reconstruction.reconstruct`, whose ``options`` it takes; ``execution``
     decides accelerator and batch size."""
     used, size = TensorflowBackend(model), execution.inference_batch_size
-    with tf.device(device_name(execution.accelerator)):
+    with tf.device(device_name(execution.accelerator)), heard_at_steps():
         return reconstruct_with(used, scan, indices, progress=progress, batch_size=size, **options)

@@ -28,6 +28,7 @@ from ptycho.networks.schedule import (
     rate_factor,
 )
 from ptycho.physics.losses import loss_terms, monitored_loss
+from ptycho.process.interrupts import heard_at_steps
 from ptycho.process.isolation import untouched_process
 from ptycho.run.feeds import Feed, note_unseen, opened_feeds, shown_gain, unseen_before
 from ptycho.run.job import TrainingJob, TrainingResult, check_finite, check_left, check_same_loss
@@ -251,6 +252,7 @@ def fit(job: TrainingJob) -> TrainingResult:
     start = time.perf_counter()
     with ExitStack() as stack:
         stack.enter_context(tf.device(device_name(job.execution.accelerator)))
+        stack.enter_context(heard_at_steps())
         model = _new_model(job)
         checkpoint = _checkpoint(job, model) if job.resume is not None else None
         found = opened_feeds(stack, job, model, TensorflowBackend(model))

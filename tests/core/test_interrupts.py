@@ -10,7 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ptycho.process.interrupts import Terminated, ending_on_sigterm, held_back
+from ptycho.process.interrupts import Terminated, ending_on_sigterm, heard_at_steps, held_back, step
+
+BOTH = pytest.mark.parametrize(
+    ("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
+)
 
 WAITING = """
 import signal, sys, time
@@ -87,9 +91,7 @@ def heard() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize(
-    ("number", "stop"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)]
-)
+@BOTH
 def test_what_comes_in_a_block_that_holds_back_is_heard_at_its_end(
     number: signal.Signals, stop: type[BaseException]
 ) -> None:
@@ -114,11 +116,65 @@ def test_what_comes_in_a_block_that_holds_back_is_heard_at_its_end(
     assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
+@pytest.mark.usefixtures("heard")
+@BOTH
+def test_what_comes_within_an_operation_is_heard_at_the_next_step_or_the_end_of_the_block(
+    number: signal.Signals, stop: type[BaseException]
+) -> None:
+    handlers = [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)]
+    done: list[str] = []
+
+    def told(*, steps: bool) -> None:
+        with heard_at_steps():
+            step()
+            signal.raise_signal(number)
+            done.append("operation")
+            if steps:
+                step()
+                done.append("step")
+
+    for steps in (True, False):
+        with pytest.raises(stop), ending_on_sigterm():
+            told(steps=steps)
+        assert [signal.getsignal(item) for item in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert done == ["operation"] * 2
+    step()
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_second_interruption_is_heard_at_once() -> None:
+    done: list[str] = []
+
+    def told_twice() -> None:
+        with heard_at_steps():
+            signal.raise_signal(signal.SIGINT)
+            done.append("one")
+            signal.raise_signal(signal.SIGINT)
+            done.append("two")
+
+    with pytest.raises(KeyboardInterrupt):
+        told_twice()
+    assert done == ["one"]
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_handler_that_raises_nothing_hears_every_signal_of_the_block() -> None:
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    with heard_at_steps():
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+            assert len(heard) in (0, 1)
+            step()
+    assert heard == [signal.SIGINT] * 2
+
+
 def test_it_can_be_used_outside_the_main_thread() -> None:
     done: list[str] = []
 
     def work() -> None:
-        with ending_on_sigterm():
+        with ending_on_sigterm(), heard_at_steps():
+            step()
             done.append("worked")
 
     thread = threading.Thread(target=work)

@@ -10,15 +10,23 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ptycho.config.config import ModelConfig, TrainingConfig
 from ptycho.files.overwrites import RECONSTRUCTION_FILES, TRAINING_FILES
+from ptycho.files.reader import open_scan
 from ptycho.process.interrupts import NOTHING_LEFT
+from ptycho.process.progress import Phase, Progress
 from ptycho.run.engines import LAST, load_engine
+from ptycho.run.pipeline import train
+from ptycho.solver.options import RefineOptions
 from ptycho.tf.checkpoints import read_state
+from tests.runs import CPU, reconstructed
 
 BACKENDS = {"pytorch": "ptycho_torch", "tensorflow": "ptycho"}
 LIBRARIES = {"pytorch": "libtorch_cpu", "tensorflow": "libtensorflow"}
@@ -170,6 +178,39 @@ def test_an_interruption_ends_with_status_130_and_one_true_line(
         assert not found.folder.exists()
     if moment.command == "inference":
         assert found.files == set()
+
+
+class Swallowing(Progress):
+    """An operation that is interrupted and forgets it, as a framework may."""
+
+    def phase(self, name: str, total: int) -> Phase:
+        return SwallowingPhase() if name in ("refining", "training") else Phase()
+
+
+class SwallowingPhase(Phase):
+    """Interrupts at the end of the first iteration or epoch."""
+
+    def update(self, done: int, **values: Any) -> None:
+        assert done == 1
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("work", ["refinement", "training"])
+def test_an_interruption_that_tensorflow_would_swallow_ends_the_next_step(
+    work: str, small_scan: Path, tmp_path: Path
+) -> None:
+    if work == "refinement":
+        flat = RefineOptions(50, start="flat")
+        with pytest.raises(KeyboardInterrupt):
+            reconstructed(open_scan(small_scan), "tensorflow", flat, progress=Swallowing())
+        return
+    model = ModelConfig(N=32, architecture="unrolled", unrolled_steps=4)
+    config = TrainingConfig(
+        model, nepochs=3, train_data_file=small_scan, output_dir=tmp_path / "run", backend="tensorflow"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(config, CPU, progress=Swallowing())
 
 
 def test_an_interrupted_simulation_leaves_no_file(tmp_path: Path) -> None:
