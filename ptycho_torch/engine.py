@@ -22,7 +22,7 @@ from ptycho.errors import BundleError, ConfigError
 from ptycho.networks.bundle import Bundle, read_bundle
 from ptycho.networks.schedule import early_end
 from ptycho.physics.losses import loss_terms, monitored_loss
-from ptycho.run.feeds import UnseenPixels, note_unseen, opened_feeds, shown_gain, unseen_before
+from ptycho.run.feeds import UnseenPixels, never_worse, note_unseen, opened_feeds, shown_gain, unseen_before
 from ptycho.run.job import TrainingJob, TrainingResult, check_finite
 from ptycho.run.mlflow_store import check_logger
 from ptycho.run.mlflow_store import log_artifacts as log_artifacts
@@ -139,15 +139,17 @@ def fit(job: TrainingJob) -> TrainingResult:
     with ExitStack() as stack:
         with torch.no_grad():
             found = opened_feeds(stack, job, model, TorchBackend(model, torch.device(accelerator)))
-            before = unseen_before(job, model.to(accelerator), found[1], _tensors(torch.device(accelerator)))
+            tensors = _tensors(torch.device(accelerator))
+            before = unseen_before(job, model.to(accelerator), found[1], tensors)
         train, validation = (None if feed is None else loader(feed, job.execution) for feed in found)
         report = _Report(job, model, before)
         logger = build_logger(job)
         mode, wait = job.execution.checkpoint_mode, job.execution.early_stop_patience
         monitor = model.monitored(job.execution.checkpoint_monitor_metric, validated=validation is not None)
         best = BestEpoch(report.names[monitor], monitor, mode, job.resume)
-        if before is not None and before.network is not None and (monitor, mode) == ("val_loss", "min"):
-            best.begin(model, before.network)
+        first = None if before is None else before.candidate(monitor, mode)
+        if first is not None:
+            best.begin(model, first)
         patience = EarlyStopping(
             best.logged, patience=wait, mode=mode, strict=False, check_on_train_epoch_end=True
         )
@@ -158,7 +160,10 @@ def fit(job: TrainingJob) -> TrainingResult:
             run_trainer(trainer, model, train, validation, job.resume)
             if 0 < patience.stopped_epoch < job.config.nepochs - 1:
                 phase.ended(early_end(patience.stopped_epoch + 1, monitor, mode))
-    model.trained_epoch = best.restore(model)
+        chosen = best.restore(model)
+        with torch.no_grad():
+            chosen = never_worse(before, chosen, model.to(accelerator), found[1], tensors, job.progress)
+        model.cpu().trained_epoch = chosen
     if model.trained_epoch is not None:
         job.progress.note(model.trained_epoch.best_of(trainer.current_epoch))
         note_unseen(before, model.trained_epoch, job.progress)

@@ -114,6 +114,14 @@ class PtychoPINN_Lightning(PatternModel, L.LightningModule):
     def _numpy(self, array: Tensor) -> NDArray[Any]:
         return array.detach().cpu().numpy()
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return a copy of everything that training changes, on the CPU."""
+        return {name: kept.detach().cpu().clone() for name, kept in self.state_dict().items()}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go back to a copy of :meth:`snapshot`."""
+        self.load_state_dict(snapshot, strict=True)
+
     def _probes(self, batch: dict[str, Tensor]) -> Tensor:
         probe = batch.get("probe", self.probe)
         shifts = batch["shifts"]

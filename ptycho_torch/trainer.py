@@ -145,7 +145,7 @@ class BestEpoch(Callback):
 
     def _look(self, module: L.LightningModule, value: float, number: int) -> None:
         if self.record.improves(value, number):
-            self.weights = {name: kept.detach().cpu().clone() for name, kept in module.state_dict().items()}
+            self.weights = module.snapshot()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at the epoch; Lightning calls it after the validation and before checkpoints are written."""
@@ -161,7 +161,7 @@ class BestEpoch(Callback):
         module.cpu()
         if self.weights is None or self.record.best is None or self.record.best_epoch is None:
             return None
-        module.load_state_dict(self.weights, strict=True)
+        module.restore(self.weights)
         return TrainedEpoch(self.record.best_epoch, self.monitor, self.record.best)
 
     def state_dict(self) -> dict[str, Any]:

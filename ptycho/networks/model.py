@@ -58,6 +58,7 @@ class PatternModel:
     """Base of the models: what a batch, arrays by the names of ``ptycho.data.feed``, is compared with.
 
     A backend adds what depends on its arrays. ``_array`` makes one of a NumPy probe, ``_numpy`` goes back;
+    ``snapshot`` copies what training changes, ``restore`` goes back to a copy;
     ``_probes`` are the modes moved to every position of a batch, in the parts of detector pixels (eq. 5b),
     ``_illumination`` is that of a patch (N, N) in the frame of its own position, ``_shape`` is (H, W) of its
     canvas; ``_flat`` makes (J, N, N) of (B, C, N, N), ``_part`` takes the patterns of a chunk that a mask
@@ -171,6 +172,12 @@ class PatternModel:
                 self._own_patches(batch), batch["labels"], self._illumination(batch)
             )
         return total_loss(self.terms, self.predict(batch), self.losses)
+
+    def compared(self, batch: dict[str, Array]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return predicted and measured amplitude (J, N, N) of a batch [sqrt(photons)]; the latter is
+        negative where nothing is compared."""
+        found = self.predict(batch)
+        return self._numpy(found.predicted), self._numpy(found.amplitude)
 
     def plain_loss(self, batch: dict[str, Array]) -> Array:
         """Return the loss of a batch for the object that its plain iterations found, without the network."""

@@ -38,6 +38,7 @@ from ptycho.physics.misfit import (
     mapped_waves,
     mean_absolute_loss,
     object_gradient,
+    poisson_deviance,
     poisson_loss,
     probe_gradient,
     softened_amplitude,

@@ -121,6 +121,15 @@ def mean_absolute_loss(predicted: Real, amplitude: Real) -> Real:
     return _per(abs(missed), np.maximum(amplitude, 0).sum())
 
 
+def poisson_deviance(predicted: Real, amplitude: Real) -> Real:
+    r"""Return the Poisson deviance of every pixel, I - k + k ln(k / I) of eq. 7c; 0 where nothing was
+    measured."""
+    expected = predicted**2 + INTENSITY_FLOOR
+    counts = amplitude**2
+    ratio = np.log((counts + INTENSITY_FLOOR) / expected)
+    return np.where(measured(amplitude), expected - counts + counts * ratio, 0)
+
+
 def poisson_loss(predicted: Real, amplitude: Real) -> Real:
     r"""Return the Poisson deviance per measured photon (eq. 7c).
 
@@ -129,11 +138,7 @@ def poisson_loss(predicted: Real, amplitude: Real) -> Real:
     It is the negative log-likelihood less its value for a perfect fit, so it has the gradient of the
     likelihood and is 0 where the model explains every count.
     """
-    expected = predicted**2 + INTENSITY_FLOOR
-    counts = amplitude**2
-    ratio = np.log((counts + INTENSITY_FLOOR) / expected)
-    deviance = np.where(measured(amplitude), expected - counts + counts * ratio, 0)
-    return _per(deviance, measured_energy(amplitude))
+    return _per(poisson_deviance(predicted, amplitude), measured_energy(amplitude))
 
 
 def _per(values: Real, total: Real) -> Real:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ptycho.data.selection import validation_groups
 from ptycho.geometry.batches import batch_order, batch_rows, split_patterns, tile_centres, validation_centres
 from ptycho.networks.model import PatternModel
 from ptycho.networks.schedule import TrainedEpoch
+from ptycho.physics import measured_energy, poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.job import TrainingJob, TrainingPart
 from ptycho.run.reconstruction import Backend, fitted_probe
@@ -26,6 +28,10 @@ from ptycho.run.unseen import HiddenScan, better_probe
 MIN_STEPS = 8
 """Fewest tiles in an epoch of a training by hidden pixels: those of a small scan cost little, and an epoch in
 which hardly anything is learned tells nothing."""
+
+CHANCE = 1.5
+"""Standard errors by which a trained network has to beat the one it began with. One is what chance does to a
+single epoch; the best of several is favoured by chance."""
 
 
 class Feed(NamedTuple):
@@ -40,12 +46,18 @@ class UnseenPixels(NamedTuple):
 
     plain: float  # for the object of the plain iterations
     network: float | None  # for that of the network; None where a training goes on
+    shares: dict[int, float]  # of every pattern in the latter, by a number that names the pattern
+    weights: Any  # a snapshot of the network
+
+    def candidate(self, monitor: str, mode: str) -> float | None:
+        """Return the loss of the network before its training where that is one of those that decide which
+        epoch is the best."""
+        return self.network if (monitor, mode) == ("val_loss", "min") else None
 
     def line(self, trained: float) -> str:
         """Return what the trained network has gained, in words; ``trained`` is its deviance."""
-        names = ("plain iterations", "the network it began with")
         told = []
-        for name, value in zip(names, self, strict=True):
+        for name, value in (("plain iterations", self.plain), ("the network it began with", self.network)):
             if value is not None:
                 gain = 1 - trained / value if value > 0 else 0.0
                 told.append(f"{abs(100 * gain):.2g} % {'better' if gain >= 0 else 'worse'} than {name}")
@@ -65,8 +77,55 @@ def unseen_before(
     batches = [tensors(validation.source[item]) for item in validation.order(0)]
     plain = float(np.mean([float(model.plain_loss(batch)) for batch in batches]))
     if job.resume is not None:
-        return UnseenPixels(plain, None)
-    return UnseenPixels(plain, float(np.mean([float(model.loss(batch)) for batch in batches])))
+        return UnseenPixels(plain, None, {}, None)
+    network = float(np.mean([float(model.loss(batch)) for batch in batches]))
+    return UnseenPixels(plain, network, _unseen_shares(model, validation, tensors), model.snapshot())
+
+
+def _unseen_shares(
+    model: PatternModel, validation: Feed, tensors: Callable[[Batch], dict[str, Any]]
+) -> dict[int, float]:
+    """Return what every pattern contributes to the deviance of the unseen pixels (eq. 29), averaged over
+    tiles. A pattern that lies in several tiles is one: its noise is the same in all of them."""
+    shares: dict[int, float] = defaultdict(float)
+    order = validation.order(0)
+    for item in order:
+        predicted, measured = model.compared(tensors(validation.source[item]))
+        missed = poisson_deviance(predicted.astype(np.float64), measured.astype(np.float64)).sum((1, 2))
+        photons = max(float(measured_energy(measured)), np.finfo(np.float32).tiny)
+        for pattern, value in zip(measured, missed / photons / len(order), strict=True):
+            shares[hash(pattern.tobytes())] += float(value)
+    return dict(shares)
+
+
+def never_worse(
+    before: UnseenPixels | None,
+    best: TrainedEpoch | None,
+    model: PatternModel,
+    validation: Feed | None,
+    tensors: Callable[[Batch], dict[str, Any]],
+    progress: Progress,
+) -> TrainedEpoch | None:
+    """Return the best epoch, whose weights ``model`` has, unless chance alone would let it explain unseen
+    photons as much better than the network it began with: then the model gets that one back, and it is said.
+
+    The photons of different patterns are independent. The differences d_j of the M patterns, whose sum is
+    what the loss has fallen by, therefore give the standard error of that sum, sqrt(M) std(d) (eq. 29a).
+    """
+    if before is None or before.network is None or validation is None:
+        return best
+    if best is None or best.number == 0 or best.monitor != "val_loss":
+        return best
+    after = _unseen_shares(model, validation, tensors)
+    gains = np.array([before.shares[pattern] - value for pattern, value in after.items()])
+    error = np.sqrt(len(gains)) * gains.std(ddof=1) if len(gains) > 1 else np.inf
+    if gains.sum() > CHANCE * error:
+        return best
+    model.restore(before.weights)
+    share = f"{100 * gains.sum() / before.network:.2g} +- {100 * error / before.network:.2g} %"
+    told = f"epoch {best.number} explains {share} more of the unseen photons, which is chance"
+    progress.note(f"hidden pixels: {told}; the network it began with stays")
+    return TrainedEpoch(0, best.monitor, before.network)
 
 
 def shown_gain(before: UnseenPixels | None, shown: Mapping[str, float]) -> dict[str, float]:

@@ -30,7 +30,7 @@ from ptycho.networks.schedule import (
 from ptycho.physics.losses import loss_terms, monitored_loss
 from ptycho.process.interrupts import heard_at_steps
 from ptycho.process.isolation import untouched_process
-from ptycho.run.feeds import Feed, note_unseen, opened_feeds, shown_gain, unseen_before
+from ptycho.run.feeds import Feed, never_worse, note_unseen, opened_feeds, shown_gain, unseen_before
 from ptycho.run.job import TrainingJob, TrainingResult, check_finite, check_left, check_same_loss
 from ptycho.run.mlflow_store import check_logger
 from ptycho.tf.checkpoints import Checkpoints, State, best_files, fill, load_bundle, read_state
@@ -115,8 +115,10 @@ class _Training:
             signature = [specs(validation.source.signature)]
             self._validated = tf.function(model.loss, input_signature=signature)
         self.before = unseen_before(job, model, validation, tensors)
-        first = self.before.network if self.before is not None else None
-        if first is not None and (self.monitor, execution.checkpoint_mode) == ("val_loss", "min"):
+        first = (
+            None if self.before is None else self.before.candidate(self.monitor, execution.checkpoint_mode)
+        )
+        if first is not None:
             self.patience.improves(first, 0)
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -195,9 +197,12 @@ class _Training:
         if best is None or number is None:
             self.model.trained_epoch = None
             return
-        self.model.trained_epoch = TrainedEpoch(number, self.monitor, best)
-        self.job.progress.note(self.model.trained_epoch.best_of(trained))
-        note_unseen(self.before, self.model.trained_epoch, self.job.progress)
+        epoch, progress = TrainedEpoch(number, self.monitor, best), self.job.progress
+        chosen = never_worse(self.before, epoch, self.model, self.validation, tensors, progress)
+        self.model.trained_epoch = chosen
+        if chosen is not None:
+            progress.note(chosen.best_of(trained))
+            note_unseen(self.before, chosen, progress)
 
     def _state(self, epoch: int) -> State:
         memories = {type(memory).__name__: asdict(memory) for memory in (self.plateau, self.patience)}

@@ -24,7 +24,11 @@ from ptycho.data.scan import PatternStore, Scan
 from ptycho.files.reader import open_scan
 from ptycho.geometry.batches import tile_part
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
+from ptycho.networks.schedule import TrainedEpoch
+from ptycho.physics.losses import LossTerms
 from ptycho.process.progress import Progress
+from ptycho.run.feeds import CHANCE, Feed, UnseenPixels, never_worse, unseen_before
+from tests.runs import Told
 
 WORD = 2**64 - 1
 
@@ -152,3 +156,95 @@ def test_the_plain_iterations_never_see_what_is_hidden(small_scan: Path) -> None
         np.testing.assert_array_equal(hiding.amplitude(indices), before)
         assert (before[hidden] == -1).all()
         assert (hiding.n_px, hiding.detector_upsampling) == (store.n_px, store.detector_upsampling)
+
+
+class Guess:
+    """Stands for a network: it expects ``level`` times the true rate of every pixel."""
+
+    terms = LossTerms("hidden")
+
+    def __init__(self, rate: NDArray[Any], level: float) -> None:
+        self.rate, self.level = rate, level
+
+    def snapshot(self) -> float:
+        return self.level
+
+    def restore(self, level: float) -> None:
+        self.level = level
+
+    def compared(self, batch: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        expected = np.broadcast_to(np.sqrt(self.rate * self.level), batch["amplitude"].shape)
+        return expected, batch["amplitude"]
+
+    def loss(self, batch: dict[str, Any]) -> float:
+        expected, measured = (values**2 for values in self.compared(batch))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(measured > 0, measured * np.log(measured / expected), 0)
+        return float((expected - measured + ratio).sum() / measured.sum())
+
+    plain_loss = loss
+
+
+def judged(
+    seed: int, *, patterns: int = 60, tiles: int = 1, best: int = 4
+) -> tuple[TrainedEpoch | None, Guess, Told, UnseenPixels]:
+    """What becomes of a training that begins 1 % above the truth and ends at it."""
+    rate = np.full((8, 8), 5.0)
+    counts = np.random.default_rng(seed).poisson(np.broadcast_to(rate, (patterns, 8, 8)))
+    tile = {"amplitude": np.sqrt(counts.astype(np.float32))}
+    model, told = Guess(rate, 1.01), Told()
+    feed: Any = Feed([tile] * tiles, lambda _: range(tiles))  # type: ignore[arg-type]
+    job: Any = type("Job", (), {"resume": None})()
+    before = unseen_before(job, model, feed, dict)  # type: ignore[arg-type]
+    assert before is not None
+    model.level = 1.0
+    trained = TrainedEpoch(best, "val_loss", model.loss(tile))
+    chosen = never_worse(before, trained, model, feed, dict, told)  # type: ignore[arg-type]
+    return chosen, model, told, before
+
+
+def test_what_chance_can_do_leaves_the_network_that_was_begun_with() -> None:
+    # 60 patterns of 64 pixels with 5 photons give the rate to 0.7 %: hardly a difference.
+    chosen, model, told, before = judged(1)
+    assert chosen == TrainedEpoch(0, "val_loss", pytest.approx(before.network))
+    assert model.level == 1.01
+    (line,) = told.lines
+    assert line.startswith("hidden pixels: epoch 4 explains ")
+    assert line.endswith("more of the unseen photons, which is chance; the network it began with stays")
+
+
+def test_a_gain_beyond_chance_is_kept() -> None:
+    chosen, model, told, _ = judged(1, patterns=4000)
+    assert chosen is not None
+    assert (chosen.number, model.level, told.lines) == (4, 1.0, [])
+
+
+def test_the_error_of_the_gain_is_that_of_scans_drawn_anew() -> None:
+    """The standard error of one scan against the spread over many."""
+    rng, rate, gains, errors = np.random.default_rng(0), np.full((8, 8), 5.0), [], []
+    for _ in range(300):
+        counts = rng.poisson(np.broadcast_to(rate, (40, 8, 8)))
+        tile = {"amplitude": np.sqrt(counts.astype(np.float64))}
+        per_pattern = (rate * 0.02 - counts * np.log(1.02)).sum((1, 2)) / counts.sum()
+        gains.append(Guess(rate, 1.02).loss(tile) - Guess(rate, 1.0).loss(tile))
+        errors.append(np.sqrt(40) * per_pattern.std(ddof=1))
+        assert gains[-1] == pytest.approx(per_pattern.sum(), rel=1e-6)
+    assert np.mean(errors) == pytest.approx(np.std(gains), rel=0.1)
+
+
+def test_a_pattern_in_several_tiles_counts_once() -> None:
+    # Were the same patterns of nine tiles independent, the error would be a third and this gain certain.
+    once, _, told, _ = judged(1)
+    again, _, told_again, _ = judged(1, tiles=9)
+    assert told.lines == told_again.lines
+    share, error = (float(word) for word in told.lines[0].split()[5:8:2])
+    assert error < share < CHANCE * error
+    assert once is not None
+    assert again is not None
+    assert once.number == again.number == 0
+
+
+def test_the_network_that_was_begun_with_needs_no_proof() -> None:
+    chosen, model, told, _ = judged(1, best=0)
+    assert chosen is not None
+    assert (chosen.number, model.level, told.lines) == (0, 1.0, [])

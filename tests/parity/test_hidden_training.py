@@ -183,3 +183,17 @@ def test_a_training_that_only_harms_hands_on_what_it_began_with(
     assert all(np.array_equal(found[name], known[name]) for name in known)
     assert outcome.result.model.trained_epoch.number == 0
     assert any("and 0 % better than the network it began with" in line for line in told.lines)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gain_that_may_be_chance_hands_on_what_it_began_with(
+    backend: str, dim_scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptycho.run.feeds.CHANCE", 1e6)
+    outcome, told = train(backend, dim_scan, tmp_path, nepochs=2)
+    assert min(outcome.result.history["val_loss"]) < outcome.result.model.trained_epoch.loss
+    assert outcome.result.model.trained_epoch.number == 0
+    known = read_bundle(PRETRAINED_FILE).weights
+    for model in (read_bundle(tmp_path / "wts.h5.zip"), outcome.result.model.to_bundle()):
+        assert all(np.array_equal(model.weights[name], known[name]) for name in known)
+    assert any("which is chance; the network it began with stays" in line for line in told.lines)
