@@ -16,6 +16,10 @@ COMMANDS: dict[str, str] = {
         "--scene collage --size 64 --grid 20x20 --step 5.5 --jitter 1 "
         "--probe zone-plate --probe-diameter 28.8 --defocus 1 --photons 1e6 --seed 7"
     ),
+    "low_dose_64.npz": (
+        "--scene siemens_star --size 64 --grid 20x20 --step 5 --jitter 1 "
+        "--probe zone-plate --probe-diameter 28.8 --defocus 1 --photons 5e3 --seed 7"
+    ),
 }
 """File name and the flags that make it."""
 

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_object_flags(add: Flags) -> None:
-    text = "collage (default), dead_leaves, gaussian_random_field, lens, lines or siemens_star"
+    text = "collage (default), dead_leaves, gaussian_random_field, lens, lines, siemens_star or texture"
     add("scene", str, "NAME", text)
     add("picture", str, "IMAGE", "make the object from a picture instead")
     add("phase-picture", str, "IMAGE", "picture of the phase (default: the same)")

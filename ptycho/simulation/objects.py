@@ -117,16 +117,28 @@ def dead_leaves(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     return _leaves(shape_yx, rng, (3.0, 40.0))
 
 
-def gaussian_random_field(shape_yx: Shape, rng: np.random.Generator) -> Maps:
-    """Draw a smooth random field whose power falls as ``frequency ** -3``, squeezed into [0, 1]."""
+def _random_field(shape_yx: Shape, rng: np.random.Generator, exponent: float) -> Maps:
+    """Return two fields of mean 0 and deviation 1 whose power falls as ``frequency ** -exponent``."""
     noise = rng.standard_normal((2, *shape_yx))
     frequency = np.hypot(np.fft.fftfreq(shape_yx[0])[:, None], np.fft.fftfreq(shape_yx[1])[None, :])
     frequency[0, 0] = np.inf
-    field = np.fft.ifft2(np.fft.fft2(noise) * frequency**-1.5).real
-    field /= field.std(axis=(1, 2), keepdims=True)
+    field = np.fft.ifft2(np.fft.fft2(noise) * frequency ** (-exponent / 2)).real
+    return field / field.std(axis=(1, 2), keepdims=True)
+
+
+def gaussian_random_field(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw a smooth random field whose power falls as ``frequency ** -3``, squeezed into [0, 1]."""
+    field = _random_field(shape_yx, rng, 3.0)
     # Half of the thickness is shared, because a thicker place also absorbs more.
     field[0] = (field[0] + field[1]) / np.sqrt(2.0)
     return 0.5 + 0.5 * np.tanh(field)
+
+
+def texture(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw rough texture on faint leaves: its power falls as ``frequency ** -2``, as that of natural pictures
+    does, and the borders of the leaves are the edges in it."""
+    field = _random_field(shape_yx, rng, 2.0)
+    return np.clip(0.3 * _leaves(shape_yx, rng, (6.0, 60.0)) + 0.7 * (0.5 + 0.25 * field), 0.0, 1.0)
 
 
 def lens(shape_yx: Shape, rng: np.random.Generator) -> Maps:
@@ -210,7 +222,7 @@ def picture(
 
 SCENES: dict[str, Callable[[Shape, np.random.Generator], Maps]] = {
     scene.__name__: scene
-    for scene in (collage, dead_leaves, gaussian_random_field, lens, lines, siemens_star)
+    for scene in (collage, dead_leaves, gaussian_random_field, lens, lines, siemens_star, texture)
 }
 """Name of every test object and the function that draws it."""
 
