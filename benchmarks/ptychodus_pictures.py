@@ -2,7 +2,8 @@
 
     python benchmarks/ptychodus_pictures.py --output docs/images
 
-The client of the tests exports a simulated scan, trains in its child process, and reconstructs. A second
+The client of the tests exports a simulated scan, trains each of the four methods in its child process, and
+reconstructs, with and without what follows the network. A further
 model is trained on the exported file by ``python -m ptycho_torch.train`` and loaded into both plug-ins. Needs
 ptychodus 1.7.0.
 """
@@ -10,6 +11,7 @@ ptychodus 1.7.0.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 PLUGINS = {
-    "tensorflow": ("PINN", "wts.h5.zip"),
-    "torch": ("Unsupervised", "checkpoints/best-checkpoint.ckpt"),
+    "tensorflow": (("PINN", "Supervised"), "wts.h5.zip"),
+    "torch": (("Unsupervised", "Supervised"), "checkpoints/best-checkpoint.ckpt"),
 }
-"""Plug-in -> its method that learns from the patterns alone, and what it loads of a run of the command."""
+"""Plug-in -> its methods, and what it loads of a run of the command."""
 SCAN = {"n_px": 64, "n_y": 20, "n_x": 20, "photons": 1e6, "seed": 5}
 MARGIN_PX = 32
 """Border that sees little light and is not scored."""
@@ -67,7 +69,7 @@ def draw(rows: list[tuple[str, NDArray[Any]]], path: Path) -> None:
     from PIL import Image
 
     inner = (slice(MARGIN_PX, -MARGIN_PX),) * 2
-    figure, axes = plt.subplots(2, len(rows), figsize=(2.6 * len(rows), 5.2), layout="constrained")
+    figure, axes = plt.subplots(2, len(rows), figsize=(2.2 * len(rows), 5.0), layout="constrained")
     for part, (function, colours) in enumerate(((np.abs, "gray"), (np.angle, "viridis"))):
         low, high = np.percentile(function(rows[0][1][inner]), (1, 99))
         for axis, (title, obj) in zip(axes[part], rows, strict=True):
@@ -103,27 +105,37 @@ def client_settings(plugin: str, epochs: int) -> dict[str, float]:
     }
 
 
-def compare(plugin: str, experiment: Any, folder: Path, options: argparse.Namespace) -> None:
-    """Reconstruct with both models of a plug-in, draw, and print the scores."""
+def reconstructed(
+    title: str, chosen: Any, experiment: Any, *, refine: str = "on"
+) -> tuple[str, NDArray[Any]]:
+    """Reconstruct in the client with a trained model, print the score, and return a titled object."""
     from compat import client
 
-    truth = experiment.truth.get_layer(0)
-    name, of_run = PLUGINS[plugin]
-    chosen = client.reconstructor(plugin, name, client_settings(plugin, options.epochs))
+    os.environ["PTYCHO_REFINE"] = refine
     start = time.perf_counter()
-    client.train(chosen, folder / "in", folder / plugin)
-    print(f"{plugin}: trained in the client, {time.perf_counter() - start:.0f} s", flush=True)
-    rows = [("truth", truth)]
-    for title in (f"trained in the client\n{options.epochs} epochs", "trained by the command"):
-        if len(rows) == 2:
-            chosen.load_model_from_file(folder / "run" / of_run)
-            title += f"\n{options.command_epochs} epochs"
+    found = client.reconstruct(chosen, experiment.input())
+    seconds = time.perf_counter() - start
+    truth = experiment.truth
+    aligned, error = scored(on_grid_of(found, truth), truth.get_layer(0))
+    print(f"{' '.join(title.split())}: NRMSE {error:.4f}, reconstructed in {seconds:.0f} s", flush=True)
+    return f"{title}\nNRMSE {error:.3f}", aligned
+
+
+def compare(plugin: str, experiment: Any, folder: Path, options: argparse.Namespace) -> None:
+    """Train the methods of a plug-in in the client, reconstruct, draw, and print the scores."""
+    from compat import client
+
+    rows = [("truth\n\n", experiment.truth.get_layer(0))]
+    methods, of_run = PLUGINS[plugin]
+    for name in methods:
+        chosen = client.reconstructor(plugin, name, client_settings(plugin, options.epochs))
         start = time.perf_counter()
-        found = client.reconstruct(chosen, experiment.input())
-        seconds = time.perf_counter() - start
-        aligned, error = scored(on_grid_of(found, experiment.truth), truth)
-        rows.append((f"{title}, NRMSE {error:.3f}", aligned))
-        print(f"{plugin}: {' '.join(title.split())}, NRMSE {error:.4f}, {seconds:.0f} s", flush=True)
+        client.train(chosen, folder / "in", folder / plugin / name)
+        print(f"{plugin}, {name}: {options.epochs} epochs, {time.perf_counter() - start:.0f} s", flush=True)
+        rows.append(reconstructed(f"{name}\nnetwork alone", chosen, experiment, refine="off"))
+        rows.append(reconstructed(f"{name}\nas delivered", chosen, experiment))
+    chosen.load_model_from_file(folder / "run" / of_run)
+    rows.append(reconstructed("by the command\nunrolled", chosen, experiment))
     path = options.output / f"ptychodus_{plugin}.png"
     draw(rows, path)
     print(path, flush=True)
@@ -134,7 +146,7 @@ def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--plugins", nargs="+", choices=sorted(PLUGINS), default=sorted(PLUGINS))
-    parser.add_argument("--epochs", type=int, default=60, help="epochs in the client (default 60)")
+    parser.add_argument("--epochs", type=int, default=12, help="epochs in the client (default 12)")
     parser.add_argument("--command-epochs", type=int, default=15, help="epochs of the command (default 15)")
     parser.add_argument("--output", type=Path, required=True, help="folder of the two pictures")
     options = parser.parse_args()

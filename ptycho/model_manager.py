@@ -26,6 +26,7 @@ from ptycho.physics import extract_patches, shift_field
 from ptycho.probe import probe_window
 from ptycho.process.interrupts import ending_on_sigterm
 from ptycho.process.progress import LoggedProgress
+from ptycho.run.client import client_options
 from ptycho.run.engines import fitted_model, load_engine
 from ptycho.run.pipeline import populate_legacy
 
@@ -58,16 +59,20 @@ class DiffractionToObject:
         ``options`` are accepted for callers of Keras and not used. A patch [transmission] is centred on the
         middle of the group; overlapping ones of a group are averaged, weighted with the light they saw. The
         network ``unrolled`` reconstructs the whole scan that the offsets belong to, whatever the groups; its
-        patches are cut from that object.
+        patches are cut from that object. So are those of a network whose object is refined
+        (``ptycho.run.client``), which needs the scan with its probe behind the offsets.
         """
         del options
         if architecture_of(self.bundle.model).whole_canvas:
             return self._cut_patches(inputs)
         amplitude, offsets_yx_px = self._checked(inputs)
-        populate_legacy(self.bundle.model, LoggedProgress())
         raw, indices = _behind(inputs)
+        known = raw is not None and raw.probeGuess is not None
+        if known and len(indices) == len(amplitude) and client_options(self.bundle.model):
+            return self._cut_patches(inputs)
+        populate_legacy(self.bundle.model, LoggedProgress())
         # Without the beam behind the offsets, its power is that of the training.
-        scan = None if raw is None or raw.probeGuess is None else self._prepared(raw)
+        scan = self._prepared(raw) if known else None
         gain = np.float32(1.0 if scan is None else network_gain(scan, self._model.trained_probe))
         groups, n_px, _, size = amplitude.shape
         step = max(1, CHUNK_PIXELS // (4 * size * n_px**2))
@@ -76,18 +81,20 @@ class DiffractionToObject:
             rows = slice(start, start + step)
             patches[rows, ..., 0] = gain * self._patches(amplitude[rows], offsets_yx_px[rows])
         if scan is not None:
-            self._reconstructed(scan, indices)
+            self._reconstructed(scan, indices, {})
         return patches
 
     def _prepared(self, raw: RawData) -> Scan:
         """Return the scan that offsets belong to, after the checks."""
         return prepare_scan(raw, mask=mask_of(self.bundle.model), name=raw.source)
 
-    def _reconstructed(self, scan: Scan, indices: NDArray[np.int64]) -> Reconstruction:
-        """Reconstruct some patterns of a scan with its own probe."""
+    def _reconstructed(
+        self, scan: Scan, indices: NDArray[np.int64], options: dict[str, Any]
+    ) -> Reconstruction:
+        """Reconstruct some patterns of a scan with its own probe and the options of an engine."""
         chosen = np.intersect1d(indices, scan.usable)
         with ending_on_sigterm():
-            return judged(load_engine("tensorflow"), self._model, scan, chosen, self.bundle.where)
+            return judged(load_engine("tensorflow"), self._model, scan, chosen, self.bundle.where, options)
 
     def _checked(self, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Return amplitude (B, N, N, C) and positions relative to the middle of the group (B, C, 2)."""
@@ -122,7 +129,7 @@ class DiffractionToObject:
             )
         populate_legacy(replace(self.bundle.model, N=raw.N), LoggedProgress())
         scan = self._prepared(raw)
-        found = self._reconstructed(scan, indices)
+        found = self._reconstructed(scan, indices, client_options(self.bundle.model))
         positions = raw.positions_yx_px[indices].mean(axis=1)
         # A pattern that was left out may lie beside the object that the others make: no light fell there.
         obj, origin, n_px = found.obj, found.origin_yx_px, scan.n_px
@@ -168,12 +175,19 @@ def _behind(inputs: Any) -> tuple[Any, Any]:
     return getattr(offsets, "scan", None), getattr(offsets, "indices", None)
 
 
-def judged(engine: Engine, model: Any, scan: Scan, indices: NDArray[np.int64], where: str) -> Reconstruction:
-    """Reconstruct patterns of a scan with a model from ``where``, and log the verdict;
-    ``ptycho.workflows.components`` calls this."""
+def judged(
+    engine: Engine,
+    model: Any,
+    scan: Scan,
+    indices: NDArray[np.int64],
+    where: str,
+    options: Mapping[str, Any],
+) -> Reconstruction:
+    """Reconstruct patterns of a scan with a model from ``where`` and the ``options`` of
+    ``engine.reconstruct``, and log the verdict; ``ptycho.workflows.components`` calls this."""
     model, progress = fitted_model(engine, model, scan, f"the model {where}"), LoggedProgress()
-    execution = PyTorchExecutionConfig()
-    found: Reconstruction = engine.reconstruct(model, scan, indices, execution=execution, progress=progress)
+    given = {"execution": PyTorchExecutionConfig(), "progress": progress, **options}
+    found: Reconstruction = engine.reconstruct(model, scan, indices, **given)
     announce(judge(found.in_scan(scan)), progress)
     return found
 

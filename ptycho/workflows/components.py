@@ -24,6 +24,7 @@ from ptycho.errors import BundleError
 from ptycho.evaluation.figures import save_reconstruction_pngs
 from ptycho.networks.bundle import MANIFEST, read_bundle
 from ptycho.raw_data import RawData
+from ptycho.run.client import client_options
 from ptycho.run.engines import ModelNotFoundError, find_model, load_engine
 from ptycho.run.outputs import prepare_folder, write_training_curves
 from ptycho.workflows.training import (
@@ -159,7 +160,8 @@ def reassemble_cdi_image(
     scan = prepare_scan(
         raw, domain=config.measurement_domain, mask=mask_of(bundle.model), name=Path(raw.source).name
     )
-    found = model_manager.judged(engine, engine.from_bundle(bundle), scan, scan.usable, bundle.where)
+    options, model = client_options(bundle.model), engine.from_bundle(bundle)
+    found = model_manager.judged(engine, model, scan, scan.usable, bundle.where, options)
     obj, coverage = (found.obj.T, found.coverage.T) if transpose else (found.obj, found.coverage)
     return Stitched(np.abs(obj), np.angle(obj), {"reconstructed_obj": obj, "coverage": coverage})
 

@@ -26,6 +26,7 @@ from ptycho.evaluation.verdict import announce, judge
 from ptycho.files.reader import pattern_size
 from ptycho.process.interrupts import ending_on_sigterm
 from ptycho.process.progress import LoggedProgress
+from ptycho.run.client import client_options
 from ptycho.run.engines import check_size
 from ptycho.run.pipeline import populate_legacy
 from ptycho_torch import engine
@@ -244,7 +245,8 @@ class InferenceEngine:
 
         Ptychodus 1.7 calls it, and takes the middle of the result for the middle of its own object: the
         transmission as a complex64 tensor (H, W) on the CPU, 1 where no light fell, whose index ``((H-1)/2,
-        (W-1)/2)`` lies in the middle of the bounding box of all positions.
+        (W-1)/2)`` lies in the middle of the bounding box of all positions. What beside the network takes
+        part says ``ptycho.run.client``.
         """
         network, scan = self.ptycho_model.model, dataloader.scan
         if network is None or scan is None:
@@ -270,6 +272,7 @@ class InferenceEngine:
             patch_weighting=settings.patch_weighting,
             fit_scale=settings.varpro_scaling,
             centre_yx_px=tuple(middle.tolist()),
+            **client_options(network.core_config),
         )
         announce(judge(found.in_scan(scan)), progress)
         return torch.from_numpy(found.obj)

@@ -151,6 +151,43 @@ def simulate_experiment(*, dtype: DTypeLike = np.uint16, **options: Any) -> Expe
     return Experiment(truth, Probe(arrays["probeGuess"], PIXEL), positions_m, arrays["diff3d"].astype(dtype))
 
 
+def with_square(
+    experiment: Experiment, *, offset_yx_px: tuple[int, int], side_px: int = 6, seed: int = 0
+) -> Experiment:
+    """Measure an empty object with one square, by the scan of an experiment that stands on whole pixels.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        Its probe, positions and pixel are kept; ``integer_positions`` was chosen.
+    offset_yx_px : tuple of int
+        First row and column of the square, from the middle of the object.
+    side_px : int
+        Side of the square, which transmits ``0.5 exp(0.8 i)``.
+    seed : int
+        Of the photon noise.
+
+    Returns
+    -------
+    Experiment
+        Patterns computed by slices and plain transforms, nothing of the toolkit.
+    """
+    shape, n_px = experiment.truth.get_layer(0).shape, experiment.patterns.shape[-1]
+    obj = np.ones(shape, complex)
+    first = [size // 2 + offset for size, offset in zip(shape, offset_yx_px, strict=True)]
+    obj[first[0] : first[0] + side_px, first[1] : first[1] + side_px] = 0.5 * np.exp(0.8j)
+    pixel_m, centre = np.array([PIXEL.height_m, PIXEL.width_m]), experiment.truth.get_center()
+    middle_px = (np.array(shape) - 1) / 2
+    places = (experiment.positions_yx_m - [centre.y_m, centre.x_m]) / pixel_m + middle_px
+    corners = places - (n_px - 1) / 2
+    assert abs(corners - np.round(corners)).max() < 1e-6, "the positions are not whole pixels"
+    probe, rng = experiment.probe.get_array(), np.random.default_rng(seed)
+    patches = np.stack([obj[y : y + n_px, x : x + n_px] for y, x in np.round(corners).astype(int)])
+    waves = np.fft.fftshift(np.fft.fft2(patches[:, None] * probe, norm="ortho"), axes=(-2, -1))
+    counts = rng.poisson((np.abs(waves) ** 2).sum(axis=1)).astype(experiment.patterns.dtype)
+    return Experiment(Object(obj, PIXEL, centre), experiment.probe, experiment.positions_yx_m, counts)
+
+
 def fractions_px(experiment: Experiment) -> set[float]:
     """Return the fractions of a pixel between the first position and the others."""
     moves_m = experiment.positions_yx_m - experiment.positions_yx_m[0]
@@ -268,6 +305,36 @@ def reconstruct(chosen: TrainableReconstructor, data: ReconstructInput) -> Objec
     return list(chosen.reconstruct(data))[-1].product.object_
 
 
+def at_true_pixels(
+    found: Object, truth: Object, positions_yx_m: NDArray[np.float64], *, reach_px: float
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+    """Return an object and the true one at the true pixels around a scan; parameters as in
+    :func:`displacement_px`, shapes (H, W)."""
+    from scipy.ndimage import map_coordinates
+
+    geometry, place = truth.get_geometry(), found.get_geometry()
+    y_m = (
+        geometry.center_y_m
+        + (np.arange(geometry.height_px) - (geometry.height_px - 1) / 2) * geometry.pixel_height_m
+    )
+    x_m = (
+        geometry.center_x_m
+        + (np.arange(geometry.width_px) - (geometry.width_px - 1) / 2) * geometry.pixel_width_m
+    )
+    reach_m = reach_px * np.array([geometry.pixel_height_m, geometry.pixel_width_m])
+    low, high = positions_yx_m.min(axis=0) - reach_m, positions_yx_m.max(axis=0) + reach_m
+    rows, columns = (
+        np.flatnonzero((axis >= low[index]) & (axis <= high[index])) for index, axis in enumerate((y_m, x_m))
+    )
+    y_px = (y_m[rows] - place.center_y_m) / place.pixel_height_m + (place.height_px - 1) / 2
+    x_px = (x_m[columns] - place.center_x_m) / place.pixel_width_m + (place.width_px - 1) / 2
+    points = np.meshgrid(y_px, x_px, indexing="ij")
+    layer = found.get_layer(0)
+    sampled = map_coordinates(layer.real, points, order=3) + 1j * map_coordinates(layer.imag, points, order=3)
+    expected = truth.get_layer(0)[np.ix_(rows, columns)]
+    return sampled, expected
+
+
 def displacement_px(
     found: Object, truth: Object, positions_yx_m: NDArray[np.float64], *, reach_px: float
 ) -> NDArray[np.float64]:
@@ -290,29 +357,9 @@ def displacement_px(
     float64 array, shape (2,)
         (y, x), found minus true place [px], to a twentieth of a pixel.
     """
-    from scipy.ndimage import map_coordinates
     from skimage.registration import phase_cross_correlation
 
-    geometry, place = truth.get_geometry(), found.get_geometry()
-    y_m = (
-        geometry.center_y_m
-        + (np.arange(geometry.height_px) - (geometry.height_px - 1) / 2) * geometry.pixel_height_m
-    )
-    x_m = (
-        geometry.center_x_m
-        + (np.arange(geometry.width_px) - (geometry.width_px - 1) / 2) * geometry.pixel_width_m
-    )
-    reach_m = reach_px * np.array([geometry.pixel_height_m, geometry.pixel_width_m])
-    low, high = positions_yx_m.min(axis=0) - reach_m, positions_yx_m.max(axis=0) + reach_m
-    rows, columns = (
-        np.flatnonzero((axis >= low[index]) & (axis <= high[index])) for index, axis in enumerate((y_m, x_m))
-    )
-    y_px = (y_m[rows] - place.center_y_m) / place.pixel_height_m + (place.height_px - 1) / 2
-    x_px = (x_m[columns] - place.center_x_m) / place.pixel_width_m + (place.width_px - 1) / 2
-    points = np.meshgrid(y_px, x_px, indexing="ij")
-    layer = found.get_layer(0)
-    sampled = map_coordinates(layer.real, points, order=3) + 1j * map_coordinates(layer.imag, points, order=3)
-    expected = truth.get_layer(0)[np.ix_(rows, columns)]
+    sampled, expected = at_true_pixels(found, truth, positions_yx_m, reach_px=reach_px)
     # The mean is no feature, and it is what a poor reconstruction gets right first.
     window = np.outer(*(np.hanning(count + 2)[1:-1] for count in sampled.shape))
     shift = phase_cross_correlation(

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from settings_walk import Circumstances, Walk
 from settings_worker import NETWORKS, Maker
 from watched import Kept
 
 from ptycho.data.npz import read_npz, write_npz
+from ptycho.run.client import REFINE_VARIABLE
 from ptycho_torch import config_params as native
 from ptycho_torch.model import read_settings
 from ptycho_torch.train import train_folder
@@ -82,7 +84,10 @@ def _run(parts: dict[str, Any], folder: Path, scan: Path, progress: Kept) -> Non
         arrays = read_npz(scan)
         yx = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
         loader = api.PtychoDataLoader.from_np(arrays["diff3d"], arrays["probeGuess"], yx, manager)
-        found = api.InferenceEngine(manager, model).predict_and_stitch(loader)
+        # A refinement would hide what a setting does to the network.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(REFINE_VARIABLE, "off")
+            found = api.InferenceEngine(manager, model).predict_and_stitch(loader)
         write_npz(folder / "predicted.npz", {"object": found.numpy()})
     finally:
         logger.removeHandler(warned)

@@ -32,7 +32,9 @@ from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
+from ptycho.run.client import CLIENT_STEPS, REFINE_VARIABLE
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver.options import RefineOptions
 from ptycho.tf import engine
 from ptycho.workflows import components
 
@@ -286,7 +288,13 @@ def test_shapes_that_do_not_belong_together_are_refused() -> None:
 
 
 def check_against_inference(
-    found: NDArray[Any], raw: RawData, bundle: Bundle, *, lit_share: float, tolerance: float
+    found: NDArray[Any],
+    raw: RawData,
+    bundle: Bundle,
+    *,
+    lit_share: float,
+    tolerance: float,
+    **options: Any,
 ) -> None:
     """Compare what the calls of Ptychodus give with our own inference, where light falls."""
     scan = prepare_scan(raw)
@@ -296,6 +304,7 @@ def check_against_inference(
         np.arange(scan.n_patterns),
         execution=PyTorchExecutionConfig(accelerator="cpu"),
         progress=Progress(),
+        **options,
     )
     assert np.ptp(abs(own.obj[own.coverage > lit_share])) > 0.1, "a flat object says nothing about places"
     centre = (np.array(raw.objectGuess.shape) - 1) / 2
@@ -307,11 +316,25 @@ def check_against_inference(
     np.testing.assert_allclose(found[rows + y, columns + x], expected, atol=tolerance * abs(expected).max())
 
 
-def test_the_calls_of_ptychodus_give_the_object_of_our_own_inference(raw: RawData, tmp_path: Path) -> None:
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_the_calls_of_ptychodus_give_the_object_of_our_own_inference(
+    raw: RawData, tmp_path: Path, switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refined, or the network's alone."""
     bundle = untrained(raw)
     write_bundle(tmp_path / "wts.h5.zip", bundle)
+    monkeypatch.setenv(REFINE_VARIABLE, switch)
     found = as_ptychodus_reconstructs(raw, tmp_path)
-    check_against_inference(found, raw, bundle, lit_share=0.05, tolerance=SAME_NUMBERS)
+    options = {"refine": RefineOptions(CLIENT_STEPS)} if switch == "on" else {}
+    check_against_inference(found, raw, bundle, lit_share=0.05, tolerance=SAME_NUMBERS, **options)
+
+
+def test_groups_are_refined_as_single_patterns_are(raw: RawData, tmp_path: Path) -> None:
+    bundle = untrained(raw, gridsize=2)
+    write_bundle(tmp_path / "wts.h5.zip", bundle)
+    found = as_ptychodus_reconstructs(raw, tmp_path, gridsize=2)
+    refine = RefineOptions(CLIENT_STEPS)
+    check_against_inference(found, raw, bundle, lit_share=0.3, tolerance=INTERPOLATED, refine=refine)
 
 
 @pytest.mark.parametrize(("gridsize", "tolerance"), [(1, SAME_NUMBERS), (2, INTERPOLATED)])
@@ -344,6 +367,7 @@ def test_the_patches_of_a_group_are_merged_around_its_middle(
         return np.stack(list(itertools.islice(rest, len(amplitude))))
 
     monkeypatch.setattr(network._model, "network_patches", answer)
+    monkeypatch.setenv(REFINE_VARIABLE, "off")
     # The verdict reconstructs in groups of its own.
     monkeypatch.setattr(network, "_reconstructed", lambda *_: None)
     patches = network.predict([container.X * network.intensity_scale, container.local_offsets])

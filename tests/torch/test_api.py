@@ -22,8 +22,12 @@ from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.config.config import TrainingConfig as CoreTrainingConfig
 from ptycho.errors import BundleError, ConfigError, DataError
 from ptycho.geometry.grouping import object_patches
+from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
+from ptycho.run.client import CLIENT_STEPS, REFINE_VARIABLE
 from ptycho.run.job import TrainingJob
+from ptycho.solver.options import RefineOptions
+from ptycho_torch import engine
 from ptycho_torch.api.base_api import (
     ConfigManager,
     DataloaderFormats,
@@ -111,9 +115,39 @@ def test_a_background_that_a_caller_names_is_that_of_the_scan(small_scan: Path) 
         PtychoDataLoader.from_np(*arrays, single(), background=-2)
 
 
+@pytest.mark.parametrize("switch", ["on", "off"])
+def test_the_object_is_refined_unless_the_environment_says_no(
+    small_scan: Path, switch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(REFINE_VARIABLE, switch)
+    manager, rows = single(), np.arange(40)
+    model, loader = new_model(manager), load_scan(small_scan, rows, manager)
+    found = InferenceEngine(manager, model).predict_and_stitch(loader).numpy()
+    own = engine.reconstruct(
+        model.model,
+        loader.scan,
+        rows,
+        execution=PyTorchExecutionConfig(accelerator="cpu"),
+        progress=Progress(),
+        fit_scale=manager.inference_config.varpro_scaling,
+        centre_yx_px=tuple(
+            np.mean([loader.scan.positions_yx_px.min(0), loader.scan.positions_yx_px.max(0)], 0)
+        ),
+        refine=RefineOptions(CLIENT_STEPS) if switch == "on" else None,
+    )
+    np.testing.assert_array_equal(found, own.obj)
+    assert bool(own.misfit) == (switch == "on")
+
+
 @pytest.mark.parametrize("extra", [0, 1])
-def test_the_middle_of_the_result_is_the_middle_of_all_positions(small_scan: Path, extra: int) -> None:
-    """A scan dense at one end; with one more row at the other end the parity of the height changes."""
+def test_the_middle_of_the_result_is_the_middle_of_all_positions(
+    small_scan: Path, extra: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan dense at one end; with one more row at the other end the parity of the height changes.
+
+    The patches are true: nothing is to be refined.
+    """
+    monkeypatch.setenv(REFINE_VARIABLE, "off")
     raw = RawData.from_file(small_scan)
     rows = np.concatenate([np.arange(24), np.arange(24, 56 + 8 * extra, 3)])
     positions = raw.positions_yx_px[rows]
@@ -147,7 +181,7 @@ def test_counts_of_any_integer_type_give_the_same_object(small_scan: Path, dtype
     raw, rows, manager = RawData.from_file(small_scan), np.arange(64), single()
     assert raw.diff3d.max() > np.iinfo(np.uint8).max
     model = new_model(manager)
-    engine = InferenceEngine(manager, model)
+    stitch = InferenceEngine(manager, model).predict_and_stitch
     if dtype is np.uint8:
         # Counts that fit, so that only the type differs.
         half = PtychoDataLoader.from_np(raw.diff3d // 256, raw.probe_modes, raw.positions_yx_px, manager)
@@ -159,7 +193,7 @@ def test_counts_of_any_integer_type_give_the_same_object(small_scan: Path, dtype
     assert same.scan is not None
     np.testing.assert_array_equal(same.scan.raw.diff3d, raw.diff3d // (256 if dtype is np.uint8 else 1))
     assert same.scan.record.domain == "counts"
-    np.testing.assert_array_equal(engine.predict_and_stitch(half), engine.predict_and_stitch(same))
+    np.testing.assert_array_equal(stitch(half), stitch(same))
 
 
 def test_patterns_of_another_size_than_the_model_are_refused(small_scan: Path) -> None:

@@ -1,0 +1,40 @@
+"""What a reconstruction for a client does beside the network, for the plug-ins of both backends."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ptycho.config.architectures import architecture_of
+from ptycho.config.config import ModelConfig
+from ptycho.errors import ConfigError
+from ptycho.solver.options import RefineOptions
+
+REFINE_VARIABLE = "PTYCHO_REFINE"
+"""Environment variable that keeps a client to what the network alone makes, with the value ``off``."""
+CLIENT_STEPS = 60
+"""Most iterations on the object of a network that knows no physics of the measurement."""
+
+
+def client_options(model: ModelConfig) -> dict[str, Any]:
+    """Return the options of ``engine.reconstruct`` with which a client is served: none where the variable
+    ``PTYCHO_REFINE`` of the environment is ``off``; ``ConfigError`` where it is neither that nor ``on``.
+
+    A client has no window to ask for a refinement, and the object that ``cnn`` makes of single patterns is
+    a start, no result. ``unrolled`` refines by the forward model itself. Where exit waves are smoothed, the
+    refinement has no forward model.
+    """
+    if not refines() or architecture_of(model).whole_canvas or model.gaussian_smoothing_sigma > 0:
+        return {}
+    return {"refine": RefineOptions(CLIENT_STEPS)}
+
+
+def refines() -> bool:
+    """Tell whether clients get more than the network alone; ``ConfigError`` as :func:`client_options`."""
+    value = os.environ.get(REFINE_VARIABLE, "").strip().lower() or "on"
+    if value not in ("on", "off"):
+        raise ConfigError(
+            f"environment: {REFINE_VARIABLE} is no choice (got {value!r}, expected on or off). "
+            "Leave it unset."
+        )
+    return value == "on"
