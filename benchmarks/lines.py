@@ -35,7 +35,8 @@ from skimage.metrics import structural_similarity
 from ptycho import physics
 from ptycho.config.config import ModelConfig
 from ptycho.data.npz import read_npz, write_npz
-from ptycho.data.scan import PatternStore
+from ptycho.data.optics import FileOptions
+from ptycho.data.scan import PatternStore, Scan
 from ptycho.files.reader import open_scan
 from ptycho.geometry.canvas import plan_canvas
 from ptycho.process.progress import Progress
@@ -93,7 +94,9 @@ def write_scan(
     dose = PHOTONS / intensity.sum(axis=(1, 2)).mean()
     counts = np.random.default_rng(seed).poisson(dose * intensity)
     side = int(np.ceil(len(corners) ** 0.5))
-    moved = (N_PX + np.ptp(corners[0])) * np.stack(np.divmod(np.arange(len(corners)), side), -1)[:, None]
+    moved = (N_PX + np.ptp(corners[0], axis=0).max()) * np.stack(
+        np.divmod(np.arange(len(corners)), side), -1
+    )[:, None]
     places = (corners - corners[:, :1] + moved).reshape(-1, 2) if apart else flat
     centres = places + (N_PX - 1) / 2
     write_npz(
@@ -108,10 +111,15 @@ def write_scan(
     )
 
 
+def opened(path: Path) -> Scan:
+    """Return a scan; a few bright pixels of these patterns look hot, and are not."""
+    return open_scan(path, options=FileOptions(keep_pixels=True))
+
+
 def refined(path: Path, options: RefineOptions, start_seed: int | None = None) -> Any:
     """Refine the object of a scan from a flat one, or from a random one, with the probe of the file; return
     the object and the place of its first pixel."""
-    scan, device = open_scan(path), torch.device("cpu")
+    scan, device = opened(path), torch.device("cpu")
     model = ours.untrained(scan, ModelConfig(N=N_PX, architecture="unrolled"))
     backend, indices = TorchBackend(model, device), np.arange(scan.n_patterns)
     plan = plan_canvas(scan.positions_yx_px, N_PX)
@@ -167,14 +175,21 @@ def trained(probe: NDArray[Any], folder: Path, options: argparse.Namespace, seed
     path = folder / "train.npz"
     write_scan(path, lines(seed), corners, probe, apart=True, seed=seed)
     words = ["--train_data_file", path, "--output_dir", folder / "run", "--gridsize", 1, "--disable_mlflow"]
-    words += ["--max_epochs", options.epochs, "--no-probe-trainable", "--n_images", options.train]
+    words += [
+        "--max_epochs",
+        options.epochs,
+        "--no-probe-trainable",
+        "--keep-pixels",
+        "--n_images",
+        options.train,
+    ]
     subprocess.run([sys.executable, "-m", "ptycho_torch.train", *map(str, words)], check=True)
     return folder / "run" / "wts.h5.zip"
 
 
 def networked(path: Path, model: Path) -> Any:
     """Reconstruct a scan with a trained network and the probe of the file."""
-    scan = open_scan(path)
+    scan = opened(path)
     found = engine.reconstruct(
         engine.load(model), scan, np.arange(scan.n_patterns), execution=ours.EXECUTION, progress=Progress(),
         fit_probe=False,

@@ -77,7 +77,7 @@ def draw(rows: list[tuple[str, NDArray[Any]]], path: Path) -> None:
             axis.set(xticks=[], yticks=[], title=title if part == 0 else "")
         axes[part][0].set_ylabel("amplitude" if part == 0 else "phase")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=80)
     Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
