@@ -20,7 +20,7 @@ demo: $(VENV)/torch.stamp
 	$(BIN)/python -m ptycho_torch.train --train_data_file $(SCAN) --output_dir $(OUTPUT)/run \
 		--gridsize 1 --device cpu --disable_mlflow
 	$(INFER) $(OUTPUT)/plain --model_path pretrained --init flat --refine 60 --refine-likelihood poisson --no-fit-probe
-	$(INFER) $(OUTPUT)/pretrained --model_path pretrained --no-fit-probe
+	$(INFER) $(OUTPUT)/pretrained --model_path pretrained --select off --no-fit-probe
 	$(INFER) $(OUTPUT)/pictures --model_path $(OUTPUT)/run
 	$(BIN)/python benchmarks/side_by_side.py --truth $(SCAN) --output $(OUTPUT)/side_by_side.png \
 		"plain solver=$(OUTPUT)/plain" "pre-trained network=$(OUTPUT)/pretrained" "trained network=$(OUTPUT)/pictures"

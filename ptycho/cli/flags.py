@@ -323,6 +323,11 @@ def _reconstruction(add: Flags) -> None:
 
 
 def _refinement(add: Flags) -> None:
+    text = (
+        "let pixels that take no part choose probe, network or plain iterations and their smoothing, "
+        "where no refinement is asked for (default auto)"
+    )
+    add.choice("select", choices.Select, text)
     text = "refine the object with at most K steps (default 0: none); stops when converged"
     add("refine", int, "K", text, dest="refine_steps")
     add.switch("refine-probe", "refine the probe too, all modes (default no)")

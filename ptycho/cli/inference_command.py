@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from ptycho.cli.settings import (
     read_settings,
     settings_path,
     settle_domain,
+    stated_settings,
 )
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
@@ -32,6 +33,12 @@ SCAN_AND_MODEL = {"model_path": "model_path", "test_data_file": "test_data"}
 """Setting -> flag, which a model of an MLflow run does not take."""
 
 
+def selects_by_default(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings by which a command differs from the library, beside those that are ``stated``:
+    hidden pixels choose where nobody does."""
+    return {} if "select" in stated or stated.get("refine_steps") else {"select": "auto"}
+
+
 def _run(values: dict[str, Any], backend: str, device: str) -> int:
     quiet, strict = values.pop("quiet", False), values.pop("strict", False)
     progress = Progress() if quiet else ConsoleProgress()
@@ -39,8 +46,9 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     settings_file = settings_path(values)
     execution = execution_settings(values, training=False, device=device)
     settle_domain(values)
+    chooses = selects_by_default(stated_settings(values, settings_file))
     if legacy:
-        files = _run_legacy(legacy, values, settings_file, execution, progress)
+        files = _run_legacy(legacy, {**chooses, **values}, settings_file, execution, progress)
         if not quiet:
             for path in files:
                 print(path)
@@ -49,7 +57,7 @@ def _run(values: dict[str, Any], backend: str, device: str) -> int:
     from ptycho.run.pipeline import infer
 
     required = {**SCAN_AND_MODEL, "output_dir": "output_dir"}
-    defaults = {"backend": backend, "output_dir": None}
+    defaults = {**chooses, "backend": backend, "output_dir": None}
     config, in_file = read_settings(InferenceConfig, values, settings_file, defaults, required, USAGE)
     stated = (in_file | values.keys()) & {item.name for item in fields(ModelConfig)}
     also_read = {"--config": settings_file}

@@ -88,6 +88,15 @@ def settings_path(values: dict[str, Any]) -> Path | None:
     return path
 
 
+def stated_settings(values: Mapping[str, Any], settings_file: Path | None) -> Mapping[str, Any]:
+    """Return what flags and the settings file say, unchecked; a flag wins."""
+    if settings_file is None:
+        return values
+    from ptycho.config.config import flat_settings, load_yaml_config
+
+    return {**flat_settings(load_yaml_config(settings_file)), **values}
+
+
 def read_settings(
     config_class: type,
     values: Mapping[str, Any],

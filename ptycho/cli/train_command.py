@@ -14,6 +14,7 @@ from ptycho.cli.settings import (
     read_settings,
     settings_path,
     settle_domain,
+    stated_settings,
 )
 from ptycho.config.architectures import KNOWN
 from ptycho.config.choices import COMMAND_DEFAULTS, HIDDEN, HIDDEN_DEFAULTS, HIDDEN_PATIENCE
@@ -48,7 +49,7 @@ def training_settings(
     """Return training settings: flag before settings file before default; N from the header of the data file.
     With ``execution`` they are checked before that file is looked at. Raise ``PtychoError`` where a setting
     is unknown, missing or out of range."""
-    from ptycho.config.config import TrainingConfig, flat_settings, load_yaml_config
+    from ptycho.config.config import TrainingConfig
     from ptycho.data.optics import FileOptions
     from ptycho.files.overwrites import check_there
     from ptycho.files.reader import pattern_size
@@ -58,8 +59,7 @@ def training_settings(
         values = {"measurement_domain": "counts", "torch_loss_mode": "poisson", **values}
     settle_domain(values)
     required = {"train_data_file": "train_data_file", "output_dir": "output_dir"}
-    stated = {**flat_settings(load_yaml_config(settings_file)), **values} if settings_file else values
-    defaults = {**command_defaults(stated), "backend": backend}
+    defaults = {**command_defaults(stated_settings(values, settings_file)), "backend": backend}
     config, in_file = read_settings(TrainingConfig, values, settings_file, defaults, required, USAGE)
     if execution is not None:
         check_training_settings(config, execution, any_batch=False)

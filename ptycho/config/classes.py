@@ -187,6 +187,8 @@ class InferenceConfig(ScanConfig):
     phase_vmin: rules.Real | None = None  # ends of the phase colours [rad]
     phase_vmax: rules.Real | None = None
     fit_probe: bool | None = None  # before the network; None = on any but the training scan
+    # Whether hidden pixels choose probe and refinement where no refinement is asked for; commands: auto
+    select: choices.Select = "off"
     refine_steps: rules.CountOrZero = 0  # most refinement steps with the forward model, 0 = off
     refine_probe: bool = False
     refine_positions: bool = False

@@ -258,6 +258,7 @@ def _idle_inference(config: InferenceConfig, execution: PyTorchExecutionConfig) 
         action = " or pass --refine 50"
         yield Idle(config, ("refine_likelihood", "refine_tv"), "inference without refinement", action=action)
     else:
+        yield Idle(config, ("select",), "refinement that is asked for", action=" or leave out --refine")
         yield Idle(config, ("varpro_scaling",), "refinement, which fits the scale anyway")
         if config.refine_start != "network":
             names, action = ("patch_weighting",), f" or leave out --init {config.refine_start}"

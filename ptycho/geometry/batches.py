@@ -67,12 +67,16 @@ def split_patterns(
 
 
 def middle_patterns(
-    positions_yx_px: NDArray[np.float64], indices: NDArray[np.int64], n_px: int
+    positions_yx_px: NDArray[np.float64],
+    indices: NDArray[np.int64],
+    n_px: int,
+    n_pixels: int = PROBE_REFINE_PIXELS,
 ) -> NDArray[np.int64]:
-    """Return those of some pattern indices that a probe is refined on: around the middle of the scan."""
+    """Return those of some pattern indices that lie around the middle of the scan: no more than have so many
+    detector pixels together, by default as many as a probe is refined on."""
     positions = positions_yx_px[indices]
     middle = (positions.min(axis=0) + positions.max(axis=0)) / 2
-    return indices[nearest_tile(positions, middle, max(1, PROBE_REFINE_PIXELS // n_px**2))]
+    return indices[nearest_tile(positions, middle, max(1, n_pixels // n_px**2))]
 
 
 def probe_fit_patterns(

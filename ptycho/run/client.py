@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ptycho.config.architectures import architecture_of
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ConfigError
-from ptycho.solver.options import RefineOptions
+from ptycho.run.selection import selected
 
 REFINE_VARIABLE = "PTYCHO_REFINE"
 """Environment variable that keeps a client to what the network alone makes, with the value ``off``."""
-CLIENT_STEPS = 60
-"""Most iterations on the object of a network that knows no physics of the measurement."""
 
 
 def client_options(model: ModelConfig) -> dict[str, Any]:
@@ -21,12 +18,12 @@ def client_options(model: ModelConfig) -> dict[str, Any]:
     ``PTYCHO_REFINE`` of the environment is ``off``; ``ConfigError`` where it is neither that nor ``on``.
 
     A client has no window to ask for a refinement, and the object that ``cnn`` makes of single patterns is
-    a start, no result. ``unrolled`` refines by the forward model itself. Where exit waves are smoothed, the
-    refinement has no forward model.
+    a start, no result: hidden pixels choose, as in the command. Where exit waves are smoothed, the refinement
+    has no forward model.
     """
-    if not refines() or architecture_of(model).whole_canvas or model.gaussian_smoothing_sigma > 0:
+    if not refines() or model.gaussian_smoothing_sigma > 0:
         return {}
-    return {"refine": RefineOptions(CLIENT_STEPS)}
+    return {"select": selected}
 
 
 def refines() -> bool:

@@ -23,15 +23,11 @@ from ptycho.physics import measured_energy, poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.job import TrainingJob, TrainingPart
 from ptycho.run.reconstruction import Backend, fitted_probe
-from ptycho.run.unseen import HiddenScan, better_probe
+from ptycho.run.unseen import HiddenScan, better_probe, beyond_chance, standard_error
 
 MIN_STEPS = 8
 """Fewest tiles in an epoch of a training by hidden pixels: those of a small scan cost little, and an epoch in
 which hardly anything is learned tells nothing."""
-
-CHANCE = 1.5
-"""Standard errors by which a trained network has to beat the one it began with. One is what chance does to a
-single epoch; the best of several is favoured by chance."""
 
 
 class Feed(NamedTuple):
@@ -108,9 +104,6 @@ def never_worse(
 ) -> TrainedEpoch | None:
     """Return the best epoch, whose weights ``model`` has, unless chance alone would let it explain unseen
     photons as much better than the network it began with: then the model gets that one back, and it is said.
-
-    The photons of different patterns are independent. The differences d_j of the M patterns, whose sum is
-    what the loss has fallen by, therefore give the standard error of that sum, sqrt(M) std(d) (eq. 29a).
     """
     if before is None or before.network is None or validation is None:
         return best
@@ -118,11 +111,11 @@ def never_worse(
         return best
     after = _unseen_shares(model, validation, tensors)
     gains = np.array([before.shares[pattern] - value for pattern, value in after.items()])
-    error = np.sqrt(len(gains)) * gains.std(ddof=1) if len(gains) > 1 else np.inf
-    if gains.sum() > CHANCE * error:
+    if beyond_chance(gains):
         return best
     model.restore(before.weights)
-    share = f"{100 * gains.sum() / before.network:.2g} +- {100 * error / before.network:.2g} %"
+    gain, error = 100 * gains.sum() / before.network, 100 * standard_error(gains) / before.network
+    share = f"{gain:.2g} +- {error:.2g} %"
     told = f"epoch {best.number} explains {share} more of the unseen photons, which is chance"
     progress.note(f"hidden pixels: {told}; the network it began with stays")
     return TrainedEpoch(0, best.monitor, before.network)

@@ -79,6 +79,7 @@ from ptycho.run.outputs import (
 )
 from ptycho.run.reconstruction import check_patch
 from ptycho.run.scan_alignment import aligned_scan
+from ptycho.run.selection import selection
 
 
 @dataclass
@@ -283,6 +284,7 @@ def infer(
 def _asked(config: InferenceConfig) -> dict[str, Any]:
     """Return what the settings ask of a reconstruction beside its refinement."""
     return {
+        "select": selection(config),
         "patch_weighting": config.patch_weighting,
         "fit_scale": config.varpro_scaling,
         "fit_probe": config.fit_probe,
@@ -394,7 +396,5 @@ def _note_scale(scan: Scan, config: TrainingConfig | InferenceConfig, progress: 
     stated = [flag for name, flag in NUMBERS.items() if getattr(config, name) is not None]
     in_metres = "source_format" in (scan.raw.metadata or {})
     if stated and not in_metres and getattr(config, "export", None) is None:
-        progress.note(
-            f"optics: {', '.join(stated)} stored with the run; positions in object pixels need none, the "
-            "--export of an inference does"
-        )
+        why = "positions in object pixels need none, the --export of an inference does"
+        progress.note(f"optics: {', '.join(stated)} stored with the run; {why}")

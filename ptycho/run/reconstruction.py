@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,6 +82,17 @@ class Backend(Protocol):
         """Return the factor on amplitudes that the model learned."""
 
 
+class Selected(Protocol):
+    """How a scan is best reconstructed."""
+
+    fits_probe: bool  # the probe is fitted to the scan first
+    refine: RefineOptions | None  # refinement, None: what the network makes is best
+
+
+Select = Callable[..., Selected]
+"""Decides on it, as ``ptycho.run.selection.selected``."""
+
+
 def reconstruct(
     backend: Backend,
     scan: Scan,
@@ -96,6 +108,7 @@ def reconstruct(
     given_variation: ProbeVariation | None = None,
     centre_yx_px: tuple[float, float] | None = None,
     uncertainty: str | None = None,
+    select: Select | None = None,
 ) -> Reconstruction:
     """Reconstruct the object of a scan with a model and the arithmetic of a backend, from the patterns
     ``indices`` (J,).
@@ -108,35 +121,35 @@ def reconstruct(
     with the ``given_variation`` of its first mode, of the J patterns.
     ``centre_yx_px`` is the object coordinate [px] of the middle of the result, index
     ``((H-1)/2, (W-1)/2)``. ``uncertainty`` adds error bars: ``fisher``, from the information of the counts,
-    or ``bootstrap``, from counts drawn again and refined again.
+    or ``bootstrap``, from counts drawn again and refined again. ``select`` decides, where no refinement is
+    asked for, whether the probe is fitted and how the object is refined.
     """
-    start, asked = time.perf_counter(), refine or RefineOptions(0)
-    uses_probe = not asked.from_flat if refine is not None else backend.whole_canvas or fit_scale
-    how = {"fit_probe": fit_probe, "uses_probe": uses_probe, "given": given_probe}
-    choice = choose_probe(scan, backend.trained_probe, **how)
-    progress.note(choice.summary)
-    check_patch(scan, choice.probe, fits=asked.from_flat or backend.whole_canvas)
+    start, flat = time.perf_counter(), refine is not None and refine.from_flat
+    select = select if refine is None else None
+    uses_probe = not flat if refine is not None else backend.whole_canvas or fit_scale or select is not None
+    choose = partial(choose_probe, scan, backend.trained_probe, fit_probe=fit_probe, given=given_probe)
+    choice = choose(uses_probe=uses_probe)
+    check_patch(scan, choice.probe, fits=flat or backend.whole_canvas)
     plan, kept = _canvas(scan.positions_yx_px[indices], choice.probe.shape[-1], centre_yx_px)
+    how = {"scan": scan, "batch_size": batch_size, "patch_weighting": patch_weighting}
+    network = partial(_network_object, backend, **how)
     with PatternStore(scan, progress) as store:
+        if select is not None:
+            chosen = select(backend, store, scan, indices, choice, network, fit_scale, progress)
+            refine, choice = chosen.refine, choose(uses_probe=chosen.fits_probe)
+        progress.note(choice.summary)
+        asked = refine or RefineOptions(0)
         probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
         if choice.fit:
             probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         chunks.variation = given_variation
         illumination = backend.illumination(chunks)
-        if asked.from_flat or backend.whole_canvas:
-            obj = _canvas_object(backend, chunks, illumination, progress, flat=asked.from_flat)
-        else:
-            window = probe if patch_weighting == "probe" else _middle(probe)
-            obj = _stitched(backend, chunks, window, scan.record.input_scale, batch_size, progress)
-        obj = obj * _gain(backend, obj, chunks, scan, fitted=fit_scale or refine is not None)
-        if refine:
-            obj, misfit, fit = _refined(backend, obj, chunks, scan, refine, progress)
-            illumination = backend.illumination(chunks)
-        else:
-            misfit, fit = [], _fit(backend, obj, chunks, photon_unit(scan))
+        fitted = fit_scale or refine is not None
+        obj = network(chunks, illumination, progress, fitted=fitted, flat=asked.from_flat)
+        obj, misfit, fit = _refined(backend, obj, chunks, scan, refine, progress)
+        coverage = backend.array(backend.illumination(chunks) if refine else illumination)
         errors = errors_of(uncertainty, backend, obj, chunks, fit.photons, refine, progress)
-    coverage = backend.array(illumination)
     found = Reconstruction(
         obj=backend.array(obj)[kept].astype(np.complex64),
         coverage=(coverage / coverage.max())[kept].astype(np.float32),
@@ -229,10 +242,18 @@ def _pairs(backend: Backend, obj: Array, chunks: ScanChunks, take: Callable[...,
 
 
 def _refined(
-    backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, options: RefineOptions, progress: Progress
+    backend: Backend,
+    obj: Array,
+    chunks: ScanChunks,
+    scan: Scan,
+    options: RefineOptions | None,
+    progress: Progress,
 ) -> tuple[Array, list[float], Fit]:
     """Return the refined object, the misfit of every iteration, and what the object leaves unexplained; the
-    difference map is tried where it was asked for, or the refinement may have ended in a wrong minimum."""
+    difference map is tried where it was asked for, or the refinement may have ended in a wrong minimum.
+    Without options nothing is refined."""
+    if options is None:
+        return obj, [], _fit(backend, obj, chunks, photon_unit(scan))
     found = refine_shown(backend.primitives, chunks, obj, options, progress)
     fit = _fit(backend, found.obj, chunks, photon_unit(scan))
     asked = options.start == "difference-map"
@@ -276,6 +297,29 @@ def _gain(backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, *, fitte
     if not min(sums) > 0:
         return 1.0
     return float(sums[0] / sums[1]) if background is None else float(np.sqrt(sums[0] / sums[1]))
+
+
+def _network_object(
+    backend: Backend,
+    chunks: ScanChunks,
+    illumination: Array,
+    progress: Progress,
+    *,
+    scan: Scan,
+    fitted: bool,
+    batch_size: int | None,
+    patch_weighting: str,
+    flat: bool = False,
+) -> Array:
+    """Return the object (H, W) that the network makes of the patterns, or a flat one, in the scale of the
+    beam; arguments as in :func:`reconstruct`, and whether the scale is ``fitted``."""
+    if flat or backend.whole_canvas:
+        obj = _canvas_object(backend, chunks, illumination, progress, flat=flat)
+    else:
+        probe = backend.array(chunks.probe)
+        window = probe if patch_weighting == "probe" else _middle(probe)
+        obj = _stitched(backend, chunks, window, scan.record.input_scale, batch_size, progress)
+    return obj * _gain(backend, obj, chunks, scan, fitted=fitted)
 
 
 def _canvas_object(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,34 @@ from ptycho.data.chunks import ScanChunks
 from ptycho.data.hidden import UNSEEN, HidingStore, pixel_sets
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
-from ptycho.physics import measured_energy, poisson_loss
+from ptycho.physics import measured_energy, poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.reconstruction import Backend, fitted_probe
 
 Array = Any
+
+
+CHANCE = 1.5
+"""Standard errors by which what is new has to beat what stands. One is what chance does to a single trial;
+the best of several is favoured by chance."""
+
+
+def standard_error(gains: NDArray[np.float64]) -> float:
+    """Return the standard error of the sum of differences (M,) between what two objects leave unexplained of
+    M patterns: sqrt(M) std(d), since photons of different patterns are independent (eq. 29a)."""
+    return float(np.sqrt(len(gains)) * gains.std(ddof=1)) if len(gains) > 1 else float("inf")
+
+
+def beyond_chance(gains: NDArray[np.float64], errors: float = CHANCE) -> bool:
+    """Return whether more photons are explained than chance alone would let be: by so many standard
+    errors."""
+    return bool(gains.sum() > errors * standard_error(gains))
+
+
+def percent(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
+    """Return by how many per cent the deviance of patterns (M,) differs from one before, in words."""
+    gain = 1 - after.sum() / before.sum() if before.sum() > 0 else 0.0
+    return f"{abs(100 * gain):.2g} %"
 
 
 class HiddenScan:
@@ -35,28 +59,32 @@ class HiddenScan:
     def _chunks(self, store: Any) -> ScanChunks:
         return self.backend.chunks(store, self.plan, self.indices, self.backend.tensor(self.scan.probe))
 
+    def hiding(self, number: int) -> ScanChunks:
+        """Return the patterns without one set of pixels."""
+        return self._chunks(HidingStore(self.store, self.seed, number))
+
     def start(self, number: int) -> NDArray[np.complex64]:
         """Return the last two iterates (2, H, W) of plain iterations without one set of pixels."""
         if number not in self._starts:
-            chunks = self._chunks(HidingStore(self.store, self.seed, number))
+            chunks = self.hiding(number)
             if self._weight is None:
                 self._weight = self.backend.illumination(chunks)
             last = self.backend.generator.plain_iterations(chunks, self._weight, subsets=chunks.subsets)
             self._starts[number] = np.stack([self.backend.array(obj) for obj in last])
         return self._starts[number]
 
-    def unseen_deviance(self, obj: NDArray[np.complex64]) -> float:
-        """Return the deviance per photon of the pixels that no training sees, for an object (H, W)."""
-        missed = photons = 0.0
-        known = self.backend.tensor(obj)
+    def deviance(self, obj: Array, judges: Sequence[int] = (UNSEEN,)) -> NDArray[np.float64]:
+        """Return what an object (H, W) leaves unexplained of some sets of pixels, by default those that no
+        training sees: the deviance of every pattern (T,), whose sum is that per photon."""
+        missed, photons = np.zeros(len(self.indices)), 0.0
         for chunk in self._chunks(self.store):
             sets = pixel_sets(self.seed, self.indices[chunk.rows], self.store.n_px)
-            unseen = np.where(sets == UNSEEN, self.backend.array(chunk.amplitude), -1).astype(np.float64)
-            predicted = self.backend.array(self.backend.predicted(known, chunk, 0.0))
-            energy = float(measured_energy(unseen))
-            missed += float(poisson_loss(predicted.astype(np.float64), unseen)) * energy
-            photons += energy
-        return missed / photons if photons > 0 else 0.0
+            judged, measured = np.isin(sets, judges), self.backend.array(chunk.amplitude)
+            unseen = np.where(judged, measured, -1).astype(np.float64)
+            predicted = self.backend.array(self.backend.predicted(obj, chunk, 0.0))
+            missed[chunk.rows] = poisson_deviance(predicted.astype(np.float64), unseen).sum(axis=(1, 2))
+            photons += float(measured_energy(unseen))
+        return missed / photons if photons > 0 else missed
 
     def with_probe(self, probe: NDArray[np.complex64]) -> HiddenScan:
         """Return the same patterns under another probe (P, N, N) [sqrt(photons)]."""
@@ -76,13 +104,13 @@ def better_probe(hidden: HiddenScan, progress: Progress) -> HiddenScan:
     with progress.phase("comparing probes", 2) as phase:
         deviance = []
         for number, item in enumerate((hidden, fitted)):
-            deviance.append(item.unseen_deviance(item.start(UNSEEN)[0]))
+            deviance.append(item.deviance(item.backend.tensor(item.start(UNSEEN)[0])))
             phase.update(number + 1)
     own, other = deviance
-    gain = 1 - other / own if own > 0 else 0.0
-    share = f"unseen photons {abs(100 * gain):.2g} %"
-    if gain > 0:
+    share = f"unseen photons {percent(own, other)}"
+    if beyond_chance(own - other):
         progress.note(f"probe: fitted, which explains {share} better than that of the file")
         return fitted
-    progress.note(f"probe: that of the file; a fitted one explains {share} worse")
+    told = "worse" if other.sum() > own.sum() else "better, which is chance"
+    progress.note(f"probe: that of the file; a fitted one explains {share} {told}")
     return hidden

@@ -27,6 +27,8 @@ PLACES = (
     "model.pt",
 )
 """Where a training folder keeps its model; the first one that is there is taken."""
+OWN = ("--select", "off")
+"""Asks for what the network makes, whatever hidden pixels say of it."""
 SAME_OBJECT = 1e-6
 """Largest difference of two objects that come from the same numbers, relative to the largest value."""
 
@@ -75,7 +77,8 @@ def test_inference_gives_the_object_that_the_training_gave(
     small_run: tuple[Path, Any], small_scan: Path, infer_command: Command, tmp_path: Path
 ) -> None:
     checkpoints = small_run[0] / "checkpoints"
-    best = infer_command(checkpoints / "best-checkpoint.ckpt", small_scan, tmp_path / "best")
+    model = checkpoints / "best-checkpoint.ckpt"
+    best = infer_command(model, small_scan, tmp_path / "best", *OWN)
     assert best.code == 0, best.err
     assert difference(object_in(tmp_path / "best"), object_in(small_run[0])) < SAME_OBJECT
     assert difference(object_in(tmp_path / "best") * 1.01, object_in(small_run[0])) > SAME_OBJECT
@@ -156,13 +159,13 @@ def test_a_pattern_counts_at_its_own_position_whatever_its_place_in_the_file(
     assert f"gridsize={gridsize}" in done.out.splitlines()[0]
     other = shuffled(small_scan, tmp_path / "shuffled.npz")
     for scan, folder in ((small_scan, tmp_path / "a"), (other, tmp_path / "b")):
-        assert infer_command(tmp_path / "run", scan, folder).code == 0
+        assert infer_command(tmp_path / "run", scan, folder, *OWN).code == 0
     # Sums over patterns in another order differ by rounding, which the steps amplify a little.
     assert difference(object_in(tmp_path / "b"), object_in(tmp_path / "a")) < 1e-4
     arrays = read_npz(other)
     arrays["xcoords"], arrays["ycoords"] = arrays["ycoords"], arrays["xcoords"]
     write_npz(tmp_path / "swapped.npz", arrays)
-    assert infer_command(tmp_path / "run", tmp_path / "swapped.npz", tmp_path / "c").code == 0
+    assert infer_command(tmp_path / "run", tmp_path / "swapped.npz", tmp_path / "c", *OWN).code == 0
     assert difference(object_in(tmp_path / "c"), object_in(tmp_path / "a")) > 1e-2
 
 
@@ -178,7 +181,7 @@ def test_flags_of_the_reconstruction_take_effect(
         "stats": ("--log-patch-stats", "--patch-stats-limit", 3, "--phase-vmin", -1, "--phase-vmax", 1),
     }
     for name, flags in cases.items():
-        done = infer_command(tmp_path / "run", small_scan, tmp_path / name, *flags)
+        done = infer_command(tmp_path / "run", small_scan, tmp_path / name, *OWN, *flags)
         assert done.code == 0, done.err
     plain = object_in(tmp_path / "plain")
     assert difference(object_in(tmp_path / "small"), plain) < 1e-5
@@ -210,7 +213,7 @@ def test_a_model_of_an_mlflow_run_is_used_by_its_name(
     folder, run_id = mlflow_run
     done = run_command(
         "inference", "--run_id", run_id, "--infer_dir", small_scan.parent, "--mlruns", folder / "mlruns",
-        "--output_dir", tmp_path / "out", "--file_index", 0,
+        "--output_dir", tmp_path / "out", "--file_index", 0, *OWN,
     )  # fmt: skip
     assert (done.code, done.err) == (0, "")
     for name in PICTURES:

@@ -6,16 +6,19 @@ import pytest
 
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ConfigError
-from ptycho.run.client import CLIENT_STEPS, REFINE_VARIABLE, client_options
-from ptycho.solver.options import RefineOptions
+from ptycho.run.client import REFINE_VARIABLE, client_options
+from ptycho.run.selection import selected
 
 
 @pytest.mark.parametrize("value", [None, "", "on", " ON "])
-def test_the_object_of_single_patterns_is_refined(value: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("architecture", ["cnn", "unrolled"])
+def test_hidden_pixels_choose_for_a_client(
+    architecture: str, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(REFINE_VARIABLE, raising=False)
     if value is not None:
         monkeypatch.setenv(REFINE_VARIABLE, value)
-    assert client_options(ModelConfig(architecture="cnn")) == {"refine": RefineOptions(CLIENT_STEPS)}
+    assert client_options(ModelConfig(architecture=architecture)) == {"select": selected}
 
 
 @pytest.mark.parametrize("value", ["off", "Off"])
@@ -24,14 +27,9 @@ def test_the_environment_keeps_a_client_to_the_network(value: str, monkeypatch: 
     assert client_options(ModelConfig(architecture="cnn")) == {}
 
 
-@pytest.mark.parametrize(
-    "model", [ModelConfig(architecture="unrolled"), ModelConfig(gaussian_smoothing_sigma=0.7)]
-)
-def test_a_network_that_refines_itself_or_smooths_exit_waves_is_left_alone(
-    model: ModelConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_that_smooths_exit_waves_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(REFINE_VARIABLE, raising=False)
-    assert client_options(model) == {}
+    assert client_options(ModelConfig(gaussian_smoothing_sigma=0.7)) == {}
 
 
 def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

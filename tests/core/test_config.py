@@ -182,6 +182,7 @@ INFERENCE = {
     "refine_background": False,
     "refine_likelihood": "amplitude",
     "refine_tv": 0.0,
+    "select": "off",
     "refine_start": "network",
     "probe_modes": 0,
     "probe_variation": 0,

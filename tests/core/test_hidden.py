@@ -27,7 +27,8 @@ from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics.losses import LossTerms
 from ptycho.process.progress import Progress
-from ptycho.run.feeds import CHANCE, Feed, UnseenPixels, never_worse, unseen_before
+from ptycho.run.feeds import Feed, UnseenPixels, never_worse, unseen_before
+from ptycho.run.unseen import CHANCE
 from tests.runs import Told
 
 WORD = 2**64 - 1

@@ -55,6 +55,7 @@ BETTER: dict[str, Any] = {
     "patch_stats_limit": 3,
     "inference_batch_size": 5,
     "refine_tv": 0.01,
+    "select": "auto",
     "phase_vmin": -1.0,
     "phase_vmax": 1.0,
     "probe_diameter_px": 16.0,

@@ -1,0 +1,145 @@
+"""The default of the inference against every single method, on scans with a known truth.
+
+usage: python benchmarks/never_worse.py [--cases 64] [--side 10] [--first 0] [--json FILE] [--figure PNG]
+
+The default chooses by hidden pixels and is told nothing: it may fit the probe and take what the network
+makes, or refine it. The others are given the true probe. With `--json`, cases that the file already holds are
+not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from training_pays import PROBES, STRENGTHS
+
+from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.evaluation.figures import new_figure
+from ptycho.evaluation.metrics import score
+from ptycho.files.reader import open_scan
+from ptycho.process.progress import Progress
+from ptycho.run.engines import find_model, fitted_model, load_engine
+from ptycho.run.outputs import truth_on_canvas
+from ptycho.run.selection import selected
+from ptycho.simulation.objects import SCENES
+from ptycho.simulation.simulate import SimulationOptions, write_scan
+from ptycho.solver.options import RefineOptions
+
+DOSES, OVERLAPS = (3e3, 3e4, 1e5, 1e6), (0.8, 1.0, 1.3)
+"""Counts per pattern, and factors on the steps of the scan."""
+PLAIN = {"start": "flat", "likelihood": "poisson"}
+METHODS: dict[str, RefineOptions | None] = {
+    "amplitude": RefineOptions(60, start="flat"),
+    "poisson": RefineOptions(60, **PLAIN),
+    **{f"TV {tv:g}": RefineOptions(60, tv=tv, **PLAIN) for tv in STRENGTHS},
+    "shipped": None,
+}
+ALLOWED = 1.03
+
+
+class Lines(Progress):
+    """Keeps what was chosen."""
+
+    chosen = ""
+
+    def note(self, text: str) -> None:
+        if text.startswith("chosen"):
+            self.chosen = text
+
+
+def cases(side: int) -> dict[str, SimulationOptions]:
+    """Return scans by name; any few neighbours differ in kind, dose, probe and overlap."""
+    found = {}
+    grid = list(product(range(len(PROBES)), DOSES, sorted(SCENES)))
+    for number in np.random.default_rng(1).permutation(len(grid)).tolist():
+        which, dose, scene = grid[number]
+        overlap = OVERLAPS[number % len(OVERLAPS)]
+        beam = {"n_px": 64, "step_px": 5.0, **PROBES[which]}
+        beam["step_px"] *= overlap
+        options = SimulationOptions(scene=scene, photons=dose, n_y=side, n_x=side, seed=500 + number, **beam)
+        found[f"{scene} {dose:g} p{which} x{overlap:g}"] = options
+    return found
+
+
+def error(path: Path, **how: Any) -> tuple[float, str]:
+    """Return the complex NRMSE of a reconstruction, and what was chosen."""
+    engine, scan, told = load_engine("pytorch"), open_scan(path), Lines()
+    model = fitted_model(engine, engine.load(find_model(Path("pretrained"))), scan, "the network")
+    execution = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
+    found = engine.reconstruct(model, scan, scan.usable, execution=execution, progress=told, **how)
+    truth, mask = truth_on_canvas(path, found) or (None, None)
+    return score(found.obj, truth, mask)["complex_nrmse"], told.chosen
+
+
+def measure(options: SimulationOptions, folder: Path) -> dict[str, Any]:
+    """Return the error of every method on one scan."""
+    path = folder / "scan.npz"
+    write_scan(path, options, compressed=False)
+    row: dict[str, Any] = {name: error(path, refine=how, fit_probe=False)[0] for name, how in METHODS.items()}
+    row["default"], row["chosen"] = error(path, select=selected)
+    return row
+
+
+def best(row: dict[str, Any]) -> float:
+    """Return the smallest error of a single method."""
+    return float(min(row[name] for name in METHODS))
+
+
+def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Write a figure: every case, its error over that of the best single method."""
+    figure = new_figure(8.0, 4.0)
+    axes = figure.subplots()
+    for name in ("amplitude", "poisson", "shipped", "default"):
+        ratio = np.sort([row[name] / best(row) for row in rows.values()])
+        axes.plot(np.linspace(0, 100, len(ratio)), ratio, label=name, linewidth=2 + (name == "default"))
+    axes.axhline(ALLOWED, color="0.6", linewidth=1)
+    axes.set(xlabel="cases [%]", ylabel="error / best single method", yscale="log")
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Simulate, reconstruct, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cases", type=int, default=64, help="how many of the list (default 64)")
+    parser.add_argument("--first", type=int, default=0, help="the first of them (default 0)")
+    parser.add_argument("--side", type=int, default=10, help="patterns along each axis (default 10)")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--figure", type=Path, metavar="PNG")
+    options = parser.parse_args()
+    known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    wanted = list(cases(options.side).items())[options.first : options.first + options.cases]
+    print(f"| scan | {' | '.join(METHODS)} | default | default / best |")
+    print(f"|{'---|' * (len(METHODS) + 3)}", flush=True)
+    for name, settings in wanted:
+        if name not in known:
+            with tempfile.TemporaryDirectory() as scratch:
+                known[name] = measure(settings, Path(scratch))
+            if options.json:
+                options.json.write_text(json.dumps(known, indent=1))
+        row = known[name]
+        numbers = " | ".join(f"{row[way]:.4f}" for way in (*METHODS, "default"))
+        print(f"| {name} | {numbers} | {row['default'] / best(row):.3f} |", flush=True)
+    rows = {name: known[name] for name, _ in wanted}
+    ratio = np.array([row["default"] / best(row) for row in rows.values()])
+    means = {
+        way: np.exp(np.mean([np.log(row[way]) for row in rows.values()])) for way in (*METHODS, "default")
+    }
+    print(
+        f"\n{len(rows)} cases: default over the best {ratio.mean():.3f} on average,"
+        f" {ratio.max():.3f} at worst;"
+    )
+    print(f"above {ALLOWED} in {(ratio > ALLOWED).sum()}; geometric mean of the errors:")
+    print(", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+    if options.figure:
+        draw(rows, options.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""How a scan is best reconstructed, decided by pixels that took no part (eq. 29).
+
+Photons in different pixels are independent: what explains the hidden ones best is nearest to the truth, which
+nobody has to know. Some patterns around the middle try what there is to choose from; then the scan is
+reconstructed in the best way, with all pixels.
+
+References
+----------
+Batson and Royer, Noise2Self, ICML 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import InferenceConfig
+from ptycho.data.chunks import ScanChunks
+from ptycho.data.hidden import UNSEEN, HidingStore
+from ptycho.data.probe_choice import ProbeChoice
+from ptycho.data.scan import PatternStore, Scan
+from ptycho.geometry.batches import middle_patterns
+from ptycho.process.progress import Progress
+from ptycho.run.reconstruction import Backend, Select, fitted_probe
+from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, percent
+from ptycho.solver.options import RefineOptions
+from ptycho.solver.refinement import refine
+
+Array = Any
+SELECTION_PIXELS = 3 * 2**19
+"""Detector pixels, of all patterns together, that the choice is made with."""
+SEED, HIDDEN = 0, 0
+"""Which pixels are hidden: by this seed, this set and the unseen ones."""
+JUDGES = (HIDDEN, UNSEEN)
+PLAIN = RefineOptions(60, likelihood="poisson", start="flat")
+"""Plain iterations; a trial of a probe takes half of them."""
+WARM = RefineOptions(30, likelihood="poisson")
+"""Iterations that go on from the object of a network."""
+TRIAL_STEPS, AMPLITUDE_STEPS = 20, 8
+"""Iterations of a trial from the object of a network, and those that show what the other likelihood makes of
+its end."""
+CLEARLY = 4.0
+"""Standard errors by which a refinement has to beat the network. Hidden pixels say little of what few photons
+determine, and there a network that has learned to know objects is often right, iterations never."""
+NOT_A_NUMBER = 1e30
+"""Deviance of a pattern for an object that is none."""
+STRENGTHS = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+"""Strengths of total variation to choose from, each twice the one before [transmission]."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen; :class:`ptycho.run.reconstruction.Selected`."""
+
+    fits_probe: bool
+    refine: RefineOptions | None
+
+
+class Trial(NamedTuple):
+    """One way to reconstruct, and what hidden pixels say of it."""
+
+    name: str
+    refine: RefineOptions | None
+    obj: Array
+    missed: NDArray[np.float64]  # (T,), deviance of the hidden pixels of every pattern
+
+    @property
+    def deviance(self) -> float:
+        """Deviance of all of them."""
+        return float(self.missed.sum())
+
+    def beats(self, other: Trial, errors: float = CHANCE) -> bool:
+        """Tell whether hidden pixels prefer it by so many standard errors."""
+        return beyond_chance(other.missed - self.missed, errors)
+
+
+def selection(config: InferenceConfig) -> Select | None:
+    """Return what chooses for the settings of an inference; None where nothing does."""
+    # A forward model that smooths exit waves has no refinement that could be chosen.
+    asked = config.refine_steps or config.model.gaussian_smoothing_sigma
+    return selected if config.select == "auto" and not asked else None
+
+
+class _Trials:
+    """Ways to reconstruct the same patterns under the same probe, from the pixels that are not hidden."""
+
+    def __init__(
+        self, hidden: HiddenScan, network: Callable[..., Array], on_trial: Callable[[], None]
+    ) -> None:
+        self.hidden, self.network, self.on_trial = hidden, network, on_trial
+        self.chunks: ScanChunks = hidden.hiding(HIDDEN)
+        self.light = hidden.backend.illumination(self.chunks)
+
+    def _judged(self, name: str, how: RefineOptions | None, obj: Array) -> Trial:
+        missed = self.hidden.deviance(obj, JUDGES)
+        self.on_trial()
+        return Trial(name, how, obj, np.where(np.isfinite(missed), missed, NOT_A_NUMBER))
+
+    def of_network(self, *, fitted: bool) -> Trial:
+        """Return what the network makes, in the scale that fits best where that is asked for."""
+        obj = self.network(self.chunks, self.light, Progress(), fitted=fitted)
+        return self._judged("the network", None, obj)
+
+    def plain(self) -> Trial:
+        """Return what half of the plain iterations make of a flat object."""
+        flat = self.network(self.chunks, self.light, Progress(), fitted=True, flat=True)
+        return self.refined("plain iterations", PLAIN, flat, PLAIN.steps // 2)
+
+    def refined(self, name: str, how: RefineOptions, obj: Array, steps: int = TRIAL_STEPS) -> Trial:
+        """Return what some iterations make of an object, with the settings of a refinement."""
+        some = replace(how, steps=steps)
+        return self._judged(name, how, refine(self.hidden.backend.primitives, self.chunks, obj, some).obj)
+
+    def best_refined(self, plain: Trial, network: Trial) -> Trial:
+        """Return the best that iterations make: from the object of the network unless a flat one leads
+        further, on the likelihood and with the total variation that suit."""
+        begin, best = network.obj, self.refined("the network, refined", WARM, network.obj)
+        if plain.beats(best):
+            begin, best = plain.obj, self.refined(plain.name, PLAIN, plain.obj, PLAIN.steps // 2)
+        other = replace(best.refine, likelihood="amplitude")
+        amplitude = self.refined(best.name, other, best.obj, AMPLITUDE_STEPS)
+        return self._smoothed(amplitude if amplitude.beats(best) else best, begin)
+
+    def _smoothed(self, best: Trial, begin: Array) -> Trial:
+        """Return a refinement of an object with the total variation that suits: every second strength is
+        tried, then those beside the best, and a parabola tells which lies between."""
+        tried = {0: best}
+
+        def trial(number: int) -> None:
+            how = replace(best.refine, tv=STRENGTHS[number])
+            tried[number] = tried.get(number) or self.refined(best.name, how, begin)
+
+        for number in range(1, len(STRENGTHS), 2):
+            trial(number)
+        middle = min(tried, key=lambda number: tried[number].deviance)
+        beside = [number for number in (middle - 1, middle + 1) if 0 <= number < len(STRENGTHS)]
+        for number in beside:
+            trial(number)
+        middle = min((middle, *beside), key=lambda number: tried[number].deviance)
+        if not {middle - 1, middle + 1} <= tried.keys() or middle == 1:
+            return tried[middle]
+        low, least, high = (tried[middle + step].deviance for step in (-1, 0, 1))
+        between = (low - high) / (low - 2 * least + high) / 2
+        found = tried[middle]
+        return found._replace(refine=replace(found.refine, tv=round(found.refine.tv * 2**between, 5)))
+
+
+def selected(
+    backend: Backend,
+    store: PatternStore,
+    scan: Scan,
+    indices: NDArray[np.int64],
+    choice: ProbeChoice,
+    network: Callable[..., Array],
+    fitted: bool,
+    progress: Progress,
+) -> Selection:
+    """Choose probe and refinement of the patterns ``indices`` (J,) of a scan, and say in a line what and why.
+
+    ``choice`` is the probe and whether it may be fitted; ``network`` makes the object of a network, or a flat
+    one, in the scale that fits best where that is asked for; its own is ``fitted`` or not.
+    """
+    some = middle_patterns(scan.positions_yx_px, indices, scan.n_px, SELECTION_PIXELS)
+    own = HiddenScan(backend, store, replace(scan, probe=choice.probe), some, SEED)
+    done, total = count(1), 9 + choice.fit
+    with progress.phase("choosing", total) as phase:
+        trials = _Trials(own, network, lambda: phase.update(next(done)))
+        plain, told, fits = trials.plain(), "", False
+        if choice.fit:
+            hiding = HidingStore(store, SEED, HIDDEN)
+            probe = fitted_probe(backend, hiding, own.scan, some, Progress())
+            others = _Trials(own.with_probe(probe), network, trials.on_trial)
+            other = others.plain()
+            fits, told = other.beats(plain), _probe_line(plain, other)
+            trials, plain = (others, other) if fits else (trials, plain)
+        network = trials.of_network(fitted=fitted)
+        refined = trials.best_refined(plain, network)
+        phase.update(total)
+    best, second = (refined, network) if refined.beats(network, CLEARLY) else (network, refined)
+    progress.note(f"chosen by hidden pixels: {_line(best, second)}{told}")
+    return Selection(fits, best.refine)
+
+
+def _line(best: Trial, second: Trial) -> str:
+    """Say what is best, and how much better it is than the other."""
+    words = [_described(trial) for trial in (best, second)]
+    share = percent(second.missed, best.missed)
+    if second.deviance < best.deviance:
+        return f"{words[0]}; {words[1]} explains unseen photons {share} better, which is not enough"
+    return f"{words[0]}, which explains unseen photons {share} better than {words[1]}"
+
+
+def _described(trial: Trial) -> str:
+    how = trial.refine
+    if how is None:
+        return trial.name
+    smoothed = f", total variation {how.tv:g}" if how.tv else ""
+    return f"{trial.name} ({how.steps} iterations, {how.likelihood}{smoothed})"
+
+
+def _probe_line(own: Trial, fitted: Trial) -> str:
+    """Say which probe is better, and how much."""
+    share = percent(own.missed, fitted.missed)
+    if fitted.beats(own):
+        return f"; a fitted probe, {share} better than the scan's own"
+    told = "worse" if fitted.deviance > own.deviance else "better, which is chance"
+    return f"; the scan's own probe, a fitted one is {share} {told}"

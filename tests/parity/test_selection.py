@@ -1,0 +1,147 @@
+"""What hidden pixels choose: never much worse than the best, whatever dose, probe and network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptycho.config.config import InferenceConfig, ModelConfig
+from ptycho.data.npz import read_npz
+from ptycho.data.reconstruction import Reconstruction
+from ptycho.data.scan import Scan
+from ptycho.files.reader import open_scan
+from ptycho.run import selection
+from ptycho.run.engines import find_model, fitted_model, load_engine
+from ptycho.run.selection import selected
+from ptycho.simulation.simulate import SimulationOptions, write_scan
+from ptycho.solver.options import RefineOptions
+from tests.runs import CPU, Told, error, reconstructed
+
+BACKENDS = ("pytorch", "tensorflow")
+MADE = {"n_px": 32, "n_y": 9, "n_x": 9, "step_px": 4.0, "probe": "disc"}
+SCANS = {
+    "dim": SimulationOptions(**MADE, photons=2e3, seed=3, scene="collage"),
+    "bright": SimulationOptions(**MADE, photons=1e6, seed=4, scene="dead_leaves"),
+    "wrong probe": SimulationOptions(**MADE, photons=1e5, seed=5, scene="collage", probe_error_waves=0.7),
+}
+ALLOWED = 1.03
+"""Error relative to the best of the ways to choose from."""
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("scans")
+    for name, options in SCANS.items():
+        write_scan(folder / f"{name}.npz", options)
+    return {name: folder / f"{name}.npz" for name in SCANS}
+
+
+@pytest.fixture(scope="module")
+def chosen(scans: dict[str, Path]) -> dict[tuple[str, str], tuple[Reconstruction, str]]:
+    """Return what was reconstructed, and what was told of the choice."""
+    found = {}
+    for name, path in scans.items():
+        for backend in BACKENDS:
+            told = Told()
+            result = reconstructed(open_scan(path), backend, select=selected, progress=told)
+            (line,) = [text for text in told.lines if text.startswith("chosen by hidden pixels: ")]
+            found[name, backend] = result, line
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCANS)
+def test_both_backends_choose_the_same(name: str, chosen: dict[Any, Any]) -> None:
+    (first, one), (second, other) = (chosen[name, backend] for backend in BACKENDS)
+    assert one.split(" (")[0].split(",")[0] == other.split(" (")[0].split(",")[0]
+    assert len(first.misfit) == pytest.approx(len(second.misfit), abs=3)
+    assert np.abs(first.obj - second.obj).max() < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", SCANS)
+def test_the_choice_is_hardly_worse_than_the_best(
+    name: str, backend: str, chosen: dict[Any, Any], scans: dict[str, Path]
+) -> None:
+    path, fit = scans[name], name == "wrong probe"
+    scan, plain = open_scan(path), {"start": "flat", "likelihood": "poisson"}
+    ways: list[RefineOptions | None] = [None, RefineOptions(60, start="flat"), RefineOptions(60, **plain)]
+    ways += [RefineOptions(60, tv=tv, **plain) for tv in (0.002, 0.005, 0.01, 0.02)]
+    errors = [error(path, reconstructed(scan, backend, how, fit_probe=fit)) for how in ways]
+    assert error(path, chosen[name, backend][0]) < ALLOWED * min(errors)
+
+
+@pytest.mark.slow
+def test_a_right_probe_stays_and_a_wrong_one_is_fitted(
+    chosen: dict[Any, Any], scans: dict[str, Path]
+) -> None:
+    for backend in BACKENDS:
+        for name in ("dim", "bright"):
+            assert "; the scan's own probe, a fitted one is " in chosen[name, backend][1]
+        assert "; a fitted probe, " in chosen["wrong probe", backend][1]
+    # What is decided without asking makes the probe of the dim scan worse, and with it the object.
+    asked = error(scans["dim"], chosen["dim", "pytorch"][0])
+    assert asked < 0.8 * error(scans["dim"], reconstructed(open_scan(scans["dim"]), "pytorch"))
+
+
+def spoiled(change: Callable[[Any], Any], scan: Scan) -> Any:
+    """Return the pre-trained network with other weights."""
+    engine = load_engine("pytorch")
+    model = fitted_model(engine, engine.load(find_model(Path("pretrained"), "pytorch")), scan, "the network")
+    for weight in model.generator.parameters():
+        weight.data = change(weight.data)
+    return model
+
+
+@pytest.mark.parametrize("factor", [3.0, float("nan")], ids=["wrong", "no numbers"])
+def test_a_spoiled_network_gives_way_to_plain_iterations(factor: float, scans: dict[str, Path]) -> None:
+    scan, told = open_scan(scans["bright"]), Told()
+    model = spoiled(lambda weight: factor * weight, scan)
+    found = load_engine("pytorch").reconstruct(
+        model, scan, scan.usable, execution=CPU, progress=told, select=selected
+    )
+    (line,) = [text for text in told.lines if text.startswith("chosen by hidden pixels: ")]
+    assert line.startswith("chosen by hidden pixels: plain iterations (60 iterations, ")
+    plain = RefineOptions(60, start="flat", likelihood="poisson")
+    best = error(scans["bright"], reconstructed(scan, "pytorch", plain, fit_probe=False))
+    assert error(scans["bright"], found) < ALLOWED * best
+
+
+def test_a_part_of_a_large_scan_chooses(scans: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, made = [], selection.HiddenScan
+
+    def noted(backend: Any, store: Any, scan: Any, indices: Any, seed: int) -> Any:
+        counts.append(len(indices))
+        return made(backend, store, scan, indices, seed)
+
+    monkeypatch.setattr(selection, "HiddenScan", noted)
+    monkeypatch.setattr(selection, "SELECTION_PIXELS", 20 * 32**2)
+    scan = open_scan(scans["bright"])
+    found = reconstructed(scan, "pytorch", select=selected, fit_probe=False)
+    assert counts == [20]
+    assert len(found.indices) == 81
+
+
+def test_no_photon_chooses_the_network(scans: dict[str, Path], tmp_path: Path) -> None:
+    arrays = read_npz(scans["dim"])
+    dark = {**arrays, "diff3d": np.zeros_like(arrays["diff3d"])}
+    dark["diff3d"][:, 16, 16] = 1
+    np.savez(tmp_path / "dark.npz", **dark)
+    told = Told()
+    found = reconstructed(open_scan(tmp_path / "dark.npz"), "pytorch", select=selected, progress=told)
+    assert np.isfinite(found.obj).all()
+    assert any(text.startswith("chosen by hidden pixels: ") for text in told.lines)
+
+
+def test_nothing_is_chosen_where_a_refinement_is_asked_for_or_impossible(tmp_path: Path) -> None:
+    config = InferenceConfig(ModelConfig(), model_path=tmp_path, test_data_file=tmp_path, select="auto")
+    assert selection.selection(config) is selected
+    smoothing = ModelConfig(gaussian_smoothing_sigma=1.0)
+    for changes in ({"refine_steps": 5}, {"select": "off"}, {"model": smoothing}):
+        assert selection.selection(replace(config, **changes)) is None
