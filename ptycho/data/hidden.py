@@ -66,10 +66,11 @@ class HidingStore:
         self.n_px = store.n_px
 
     def amplitude(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the amplitudes (J, N, N) of the patterns ``indices`` (J,) [sqrt(photons)], negative where
-        nothing is shown."""
-        sets = pixel_sets(self.seed, indices, self.n_px)
-        return without(self.store.amplitude(indices), sets, self.number)
+        """Return the amplitudes (\\*S, N, N) of patterns, indices of any shape S [sqrt(photons)], negative
+        where nothing is shown."""
+        sets = pixel_sets(self.seed, np.ravel(indices), self.n_px)
+        shown = self.store.amplitude(indices)
+        return without(shown, sets.reshape(shown.shape), self.number)
 
 
 class HiddenTileSource(TileSource):

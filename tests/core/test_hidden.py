@@ -143,6 +143,17 @@ def test_a_tile_is_a_part_of_the_whole_canvas(small_scan: Path) -> None:
             np.testing.assert_array_equal(batch["corners"], part.corners_yx)
 
 
+def test_groups_of_patterns_hide_what_each_pattern_hides(small_scan: Path) -> None:
+    groups = np.arange(12).reshape(3, 4)
+    with PatternStore(open_scan(small_scan), Progress()) as store:
+        hiding = HidingStore(store, 7, 2)
+        found = hiding.amplitude(groups)
+        assert found.shape == (3, 4, store.n_px, store.n_px)
+        np.testing.assert_array_equal(
+            found.reshape(12, store.n_px, store.n_px), hiding.amplitude(np.arange(12))
+        )
+
+
 def test_the_plain_iterations_never_see_what_is_hidden(small_scan: Path) -> None:
     scan = open_scan(small_scan)
     with PatternStore(scan, Progress()) as store:
