@@ -43,6 +43,7 @@ iteration that moves positions or frame factors, whose means over the scan depen
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ def solve(
             told: list[PerPattern] = []
             raw, first = _visit(backend, part, leading, wanted, told)
             sums = reduce(raw)
-            moved.step(leading, sums, subset, count, first)
+            moved.step(leading, sums, subset, count, first, iteration)
             if "positions" in moving:
                 companions.step_positions(sums, told, deforming=deforming)
             found += told
@@ -142,25 +143,28 @@ class _Object:
         self.known, self.most, self.least_gain = known, most, least_gain
         # illumination by subset and their number; most of an iteration
         self.update: Any = 0
-        self.gains: dict[int, Array] = {}
+        self.gains: dict[tuple[int, bool], Array] = {}
         self.slow: Any = None
 
     def leading(self) -> Array:
         """Return the object ahead by its momentum (eq. 11)."""
         return self.obj + schedule.subset_momentum(self.update, self.most) * (self.obj - self.previous)
 
-    def step(self, leading: Array, sums: Sums, subset: int, count: int, chunk: Chunk) -> None:
+    def step(self, leading: Array, sums: Sums, subset: int, count: int, chunk: Chunk, iteration: int) -> None:
         """Take the step that the sums of a subset ask for; ``chunk`` is one of its chunks."""
         backend = self.backend
-        if count not in self.gains:
-            self.gains[count] = backend.phase_gain(self.obj, chunk, count, self.least_gain)
+        # What subsets disagree on is taken further too, and grows from iteration to iteration.
+        further = count == 1 or iteration < schedule.SUBSET_GAIN_ITERATIONS
+        if (count, further) not in self.gains:
+            least = self.least_gain if further else math.inf
+            self.gains[count, further] = backend.phase_gain(self.obj, chunk, count, least)
         if "illumination" in sums:
             self.known[subset, count] = sums.pop("illumination")  # eq. 8
         light = self.known[subset, count]
         step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
         # Subsets of a noisy scan turn each other's steps back; that tells nothing about the gain.
         slow = self.slow if count == 1 else None
-        new, slow = backend.advanced(leading, step, light, self.gains[count], slow)  # eq. 24
+        new, slow = backend.advanced(leading, step, light, self.gains[count, further], slow)  # eq. 24
         self.slow = slow if count == 1 else self.slow
         # A compiled backend knows only later whether it ran uphill, so this is no branch.
         self.update = (self.update + 1) * (1 - backend.uphill(step, new, self.obj))

@@ -65,6 +65,9 @@ anew; below it, it is kept in proportion, so that no rounding decides."""
 TURNED, FULLY_TURNED, PHASE_SHRINK = 0.8, 1.0, 0.5
 """Where the slow part of a step takes back the first share of the last one, the gain was too large; from the
 second share on, this part of the gain stays."""
+SUBSET_GAIN_ITERATIONS = 5
+"""First iterations in which subsets take slow phases further. Later ones would amplify what subsets disagree
+on, until the object is worse than after fewer iterations."""
 NETWORK_LEAST_GAIN = 150.0
 """Gain that a canvas has to need before the plain steps of a network take slow phases further: on fields as
 small as it was trained on, its learned steps know what plain ones leave."""
