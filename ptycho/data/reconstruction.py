@@ -128,6 +128,7 @@ class Reconstruction:
     stored: StoredFacts | None = None  # what only its file knows, where it was read from one
     errors: ObjectErrors | None = None  # of every pixel, from photon noise, where they were asked for
     variation: ProbeVariation | None = None  # of the probe, where it changes from pattern to pattern
+    chosen: Mapping[str, Any] | None = None  # by hidden pixels: settings and what they explain; None: nothing
 
     @property
     def varying_share(self) -> float | None:

@@ -267,6 +267,8 @@ def write_reconstruction(
     worth = {**({} if verdict is None else verdict.to_dict()), **scores}
     if parts := scan_results(placed):
         worth["scans"] = parts
+    if found.chosen is not None:
+        worth["chosen"] = found.chosen
     metrics = [write_json(folder / "metrics.json", worth)] if worth else []
     return [*files, *pictures, *metrics], scores
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -87,6 +87,7 @@ class Selected(Protocol):
 
     fits_probe: bool  # the probe is fitted to the scan first
     refine: RefineOptions | None  # refinement, None: what the network makes is best
+    record: Mapping[str, Any]  # what was chosen, in names and numbers
 
 
 Select = Callable[..., Selected]
@@ -125,7 +126,7 @@ def reconstruct(
     asked for, whether the probe is fitted and how the object is refined.
     """
     start, flat = time.perf_counter(), refine is not None and refine.from_flat
-    select = select if refine is None else None
+    select, record = select if refine is None else None, None
     uses_probe = not flat if refine is not None else backend.whole_canvas or fit_scale or select is not None
     choose = partial(choose_probe, scan, backend.trained_probe, fit_probe=fit_probe, given=given_probe)
     choice = choose(uses_probe=uses_probe)
@@ -136,7 +137,7 @@ def reconstruct(
     with PatternStore(scan, progress) as store:
         if select is not None:
             chosen = select(backend, store, scan, indices, choice, network, fit_scale, progress)
-            refine, choice = chosen.refine, choose(uses_probe=chosen.fits_probe)
+            refine, choice, record = chosen.refine, choose(uses_probe=chosen.fits_probe), chosen.record
         progress.note(choice.summary)
         asked = refine or RefineOptions(0)
         probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
@@ -145,8 +146,7 @@ def reconstruct(
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         chunks.variation = given_variation
         illumination = backend.illumination(chunks)
-        fitted = fit_scale or refine is not None
-        obj = network(chunks, illumination, progress, fitted=fitted, flat=asked.from_flat)
+        obj = network(chunks, illumination, progress, fitted=fit_scale or bool(refine), flat=asked.from_flat)
         obj, misfit, fit = _refined(backend, obj, chunks, scan, refine, progress)
         coverage = backend.array(backend.illumination(chunks) if refine else illumination)
         errors = errors_of(uncertainty, backend, obj, chunks, fit.photons, refine, progress)
@@ -165,6 +165,7 @@ def reconstruct(
         background=None if chunks.background is None else backend.array(chunks.background),
         variation=chunks.variation,
         errors=errors and errors.cut(kept),
+        chosen=record,
     )
     return _told(found, refine, uncertainty, progress)
 

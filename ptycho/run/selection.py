@@ -11,7 +11,7 @@ Batson and Royer, Noise2Self, ICML 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple
@@ -59,6 +59,7 @@ class Selection:
 
     fits_probe: bool
     refine: RefineOptions | None
+    record: Mapping[str, Any]
 
 
 class Trial(NamedTuple):
@@ -183,7 +184,17 @@ def selected(
         phase.update(total)
     best, second = (refined, network) if refined.beats(network, CLEARLY) else (network, refined)
     progress.note(f"chosen by hidden pixels: {_line(best, second)}{told}")
-    return Selection(fits, best.refine)
+    how = best.refine
+    record = {
+        "probe": "fitted" if fits else "as stored",
+        "object": best.name,
+        "iterations": 0 if how is None else how.steps,
+        "likelihood": None if how is None else how.likelihood,
+        "total_variation": 0.0 if how is None else how.tv,
+        "hidden_deviance": best.deviance,
+        "hidden_deviance_of_the_other": second.deviance,
+    }
+    return Selection(fits, how, record)
 
 
 def _line(best: Trial, second: Trial) -> str:

@@ -78,6 +78,19 @@ def test_the_choice_is_hardly_worse_than_the_best(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", SCANS)
+def test_what_was_chosen_is_recorded(name: str, backend: str, chosen: dict[Any, Any]) -> None:
+    found, line = chosen[name, backend]
+    record = found.chosen
+    assert record["object"] in line
+    assert record["probe"] == ("fitted" if "; a fitted probe, " in line else "as stored")
+    assert (record["iterations"] > 0) == bool(found.misfit)
+    assert (f"{record['iterations']} iterations, {record['likelihood']}" in line) or not record["iterations"]
+    assert record["hidden_deviance"] > 0
+
+
+@pytest.mark.slow
 def test_a_right_probe_stays_and_a_wrong_one_is_fitted(
     chosen: dict[Any, Any], scans: dict[str, Path]
 ) -> None:
