@@ -32,18 +32,17 @@ from ptycho.solver.options import RefineOptions
 from ptycho.solver.refinement import refine
 
 Array = Any
-SELECTION_PIXELS = 3 * 2**19
+SELECTION_PIXELS = 2**20
 """Detector pixels, of all patterns together, that the choice is made with."""
 SEED, HIDDEN = 0, 0
 """Which pixels are hidden: by this seed, this set and the unseen ones."""
 JUDGES = (HIDDEN, UNSEEN)
 PLAIN = RefineOptions(60, likelihood="poisson", start="flat")
-"""Plain iterations; a trial of a probe takes half of them."""
+"""Plain iterations; a trial of a probe takes a third of them."""
 WARM = RefineOptions(30, likelihood="poisson")
 """Iterations that go on from the object of a network."""
 TRIAL_STEPS, AMPLITUDE_STEPS = 20, 8
-"""Iterations of a trial from the object of a network, and those that show what the other likelihood makes of
-its end."""
+"""Iterations of a trial, and those that show what the other likelihood makes of its end."""
 CLEARLY = 4.0
 """Standard errors by which a refinement has to beat the network. Hidden pixels say little of what few photons
 determine, and there a network that has learned to know objects is often right, iterations never."""
@@ -108,9 +107,9 @@ class _Trials:
         return self._judged("the network", None, obj)
 
     def plain(self) -> Trial:
-        """Return what half of the plain iterations make of a flat object."""
+        """Return what the first plain iterations make of a flat object."""
         flat = self.network(self.chunks, self.light, Progress(), fitted=True, flat=True)
-        return self.refined("plain iterations", PLAIN, flat, PLAIN.steps // 2)
+        return self.refined("plain iterations", PLAIN, flat)
 
     def refined(self, name: str, how: RefineOptions, obj: Array, steps: int = TRIAL_STEPS) -> Trial:
         """Return what some iterations make of an object, with the settings of a refinement."""
@@ -122,22 +121,26 @@ class _Trials:
         further, on the likelihood and with the total variation that suit."""
         begin, best = network.obj, self.refined("the network, refined", WARM, network.obj)
         if plain.beats(best):
-            begin, best = plain.obj, self.refined(plain.name, PLAIN, plain.obj, PLAIN.steps // 2)
+            begin, best = plain.obj, self.refined(plain.name, PLAIN, plain.obj, PLAIN.steps - TRIAL_STEPS)
         other = replace(best.refine, likelihood="amplitude")
         amplitude = self.refined(best.name, other, best.obj, AMPLITUDE_STEPS)
         return self._smoothed(amplitude if amplitude.beats(best) else best, begin)
 
     def _smoothed(self, best: Trial, begin: Array) -> Trial:
         """Return a refinement of an object with the total variation that suits: every second strength is
-        tried, then those beside the best, and a parabola tells which lies between."""
+        tried until one does harm, then those beside the best, and a parabola tells which lies between."""
         tried = {0: best}
 
         def trial(number: int) -> None:
             how = replace(best.refine, tv=STRENGTHS[number])
             tried[number] = tried.get(number) or self.refined(best.name, how, begin)
 
+        last = 0
         for number in range(1, len(STRENGTHS), 2):
             trial(number)
+            if tried[number].deviance > tried[last].deviance:
+                break
+            last = number
         middle = min(tried, key=lambda number: tried[number].deviance)
         beside = [number for number in (middle - 1, middle + 1) if 0 <= number < len(STRENGTHS)]
         for number in beside:
