@@ -149,7 +149,8 @@ class _Trials:
         if not {middle - 1, middle + 1} <= tried.keys() or middle == 1:
             return tried[middle]
         low, least, high = (tried[middle + step].deviance for step in (-1, 0, 1))
-        between = (low - high) / (low - 2 * least + high) / 2
+        bend = low - 2 * least + high
+        between = (low - high) / bend / 2 if bend > 0 else 0.0
         found = tried[middle]
         return found._replace(refine=replace(found.refine, tv=round(found.refine.tv * 2**between, 5)))
 
