@@ -38,7 +38,6 @@ from ptycho.physics.misfit import (
     mapped_waves,
     mean_absolute_loss,
     object_gradient,
-    poisson_deviance,
     poisson_loss,
     probe_gradient,
     softened_amplitude,

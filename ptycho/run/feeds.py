@@ -19,7 +19,8 @@ from ptycho.data.selection import validation_groups
 from ptycho.geometry.batches import batch_order, batch_rows, split_patterns, tile_centres, validation_centres
 from ptycho.networks.model import PatternModel
 from ptycho.networks.schedule import TrainedEpoch
-from ptycho.physics import measured_energy, poisson_deviance
+from ptycho.physics import measured_energy
+from ptycho.physics.misfit import poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.job import TrainingJob, TrainingPart
 from ptycho.run.reconstruction import Backend, fitted_probe

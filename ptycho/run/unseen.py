@@ -13,7 +13,8 @@ from ptycho.data.chunks import ScanChunks
 from ptycho.data.hidden import UNSEEN, HidingStore, pixel_sets
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
-from ptycho.physics import measured_energy, poisson_deviance
+from ptycho.physics import measured_energy
+from ptycho.physics.misfit import poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.reconstruction import Backend, fitted_probe
 
