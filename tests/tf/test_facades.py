@@ -32,9 +32,9 @@ from ptycho.networks.architectures import architecture_table, initial_weights
 from ptycho.networks.bundle import Bundle, read_bundle, write_bundle
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.run.client import CLIENT_STEPS, REFINE_VARIABLE
+from ptycho.run.client import REFINE_VARIABLE
+from ptycho.run.selection import selected
 from ptycho.simulation.simulate import SimulationOptions, simulate
-from ptycho.solver.options import RefineOptions
 from ptycho.tf import engine
 from ptycho.workflows import components
 
@@ -325,7 +325,7 @@ def test_the_calls_of_ptychodus_give_the_object_of_our_own_inference(
     write_bundle(tmp_path / "wts.h5.zip", bundle)
     monkeypatch.setenv(REFINE_VARIABLE, switch)
     found = as_ptychodus_reconstructs(raw, tmp_path)
-    options = {"refine": RefineOptions(CLIENT_STEPS)} if switch == "on" else {}
+    options = {"select": selected} if switch == "on" else {}
     check_against_inference(found, raw, bundle, lit_share=0.05, tolerance=SAME_NUMBERS, **options)
 
 
@@ -333,8 +333,7 @@ def test_groups_are_refined_as_single_patterns_are(raw: RawData, tmp_path: Path)
     bundle = untrained(raw, gridsize=2)
     write_bundle(tmp_path / "wts.h5.zip", bundle)
     found = as_ptychodus_reconstructs(raw, tmp_path, gridsize=2)
-    refine = RefineOptions(CLIENT_STEPS)
-    check_against_inference(found, raw, bundle, lit_share=0.3, tolerance=INTERPOLATED, refine=refine)
+    check_against_inference(found, raw, bundle, lit_share=0.3, tolerance=INTERPOLATED, select=selected)
 
 
 @pytest.mark.parametrize(("gridsize", "tolerance"), [(1, SAME_NUMBERS), (2, INTERPOLATED)])
@@ -344,7 +343,7 @@ def test_a_network_for_whole_scans_needs_no_groups(
     bundle = untrained(raw, gridsize=2, architecture="unrolled", unrolled_steps=12, unrolled_width=4)
     write_bundle(tmp_path / "wts.h5.zip", bundle)
     found = as_ptychodus_reconstructs(raw, tmp_path, gridsize=gridsize)
-    check_against_inference(found, raw, bundle, lit_share=0.3, tolerance=tolerance)
+    check_against_inference(found, raw, bundle, lit_share=0.3, tolerance=tolerance, select=selected)
 
 
 @pytest.mark.parametrize("gridsize", [2, 3])

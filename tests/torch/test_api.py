@@ -24,9 +24,9 @@ from ptycho.errors import BundleError, ConfigError, DataError
 from ptycho.geometry.grouping import object_patches
 from ptycho.process.progress import Progress
 from ptycho.raw_data import RawData
-from ptycho.run.client import CLIENT_STEPS, REFINE_VARIABLE
+from ptycho.run.client import REFINE_VARIABLE
 from ptycho.run.job import TrainingJob
-from ptycho.solver.options import RefineOptions
+from ptycho.run.selection import selected
 from ptycho_torch import engine
 from ptycho_torch.api.base_api import (
     ConfigManager,
@@ -133,10 +133,10 @@ def test_the_object_is_refined_unless_the_environment_says_no(
         centre_yx_px=tuple(
             np.mean([loader.scan.positions_yx_px.min(0), loader.scan.positions_yx_px.max(0)], 0)
         ),
-        refine=RefineOptions(CLIENT_STEPS) if switch == "on" else None,
+        select=selected if switch == "on" else None,
     )
     np.testing.assert_array_equal(found, own.obj)
-    assert bool(own.misfit) == (switch == "on")
+    assert (own.chosen is not None) == (switch == "on")
 
 
 @pytest.mark.parametrize("extra", [0, 1])
