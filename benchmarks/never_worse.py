@@ -17,15 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from training_pays import PROBES, STRENGTHS
+from training_pays import PROBES, STRENGTHS, error, reconstructed
 
-from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.evaluation.figures import new_figure
-from ptycho.evaluation.metrics import score
-from ptycho.files.reader import open_scan
-from ptycho.process.progress import Progress
-from ptycho.run.engines import find_model, fitted_model, load_engine
-from ptycho.run.outputs import truth_on_canvas
+from ptycho.run.engines import find_model, load_engine
 from ptycho.run.selection import selected
 from ptycho.simulation.objects import SCENES
 from ptycho.simulation.simulate import SimulationOptions, write_scan
@@ -43,16 +38,6 @@ METHODS: dict[str, RefineOptions | None] = {
 ALLOWED = 1.03
 
 
-class Lines(Progress):
-    """Keeps what was chosen."""
-
-    chosen = ""
-
-    def note(self, text: str) -> None:
-        if text.startswith("chosen"):
-            self.chosen = text
-
-
 def cases(side: int) -> dict[str, SimulationOptions]:
     """Return scans by name; any few neighbours differ in kind, dose, probe and overlap."""
     found = {}
@@ -67,22 +52,14 @@ def cases(side: int) -> dict[str, SimulationOptions]:
     return found
 
 
-def error(path: Path, **how: Any) -> tuple[float, str]:
-    """Return the complex NRMSE of a reconstruction, and what was chosen."""
-    engine, scan, told = load_engine("pytorch"), open_scan(path), Lines()
-    model = fitted_model(engine, engine.load(find_model(Path("pretrained"))), scan, "the network")
-    execution = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
-    found = engine.reconstruct(model, scan, scan.usable, execution=execution, progress=told, **how)
-    truth, mask = truth_on_canvas(path, found) or (None, None)
-    return score(found.obj, truth, mask)["complex_nrmse"], told.chosen
-
-
 def measure(options: SimulationOptions, folder: Path) -> dict[str, Any]:
     """Return the error of every method on one scan."""
     path = folder / "scan.npz"
     write_scan(path, options, compressed=False)
-    row: dict[str, Any] = {name: error(path, refine=how, fit_probe=False)[0] for name, how in METHODS.items()}
-    row["default"], row["chosen"] = error(path, select=selected)
+    shipped = load_engine("pytorch").load(find_model(Path("pretrained")))
+    row: dict[str, Any] = {name: error(path, shipped, how) for name, how in METHODS.items()}
+    row["default"], found = reconstructed(path, shipped, select=selected)
+    row["chosen"] = found.chosen
     return row
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ptycho.config.config import PyTorchExecutionConfig
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
 from ptycho.process.progress import Progress
@@ -73,20 +74,26 @@ def cases(count: int, side: int, pictures: list[str]) -> dict[str, SimulationOpt
     return found
 
 
+def reconstructed(path: Path, model: Any, **how: Any) -> tuple[float, Reconstruction]:
+    """Return the complex NRMSE of a scan that is reconstructed with a model, and the reconstruction."""
+    engine, scan = load_engine("pytorch"), open_scan(path)
+    how |= {
+        "execution": PyTorchExecutionConfig(accelerator="cpu", logger_backend=None),
+        "progress": Progress(),
+    }
+    fitted = fitted_model(engine, model, scan, "the network")
+    found = engine.reconstruct(fitted, scan, scan.usable, **how)
+    truth, mask = truth_on_canvas(path, found) or (None, None)
+    return score(found.obj, truth, mask)["complex_nrmse"], found
+
+
 def error(path: Path, model: Any, refine: RefineOptions | None = None) -> float:
     """Return the complex NRMSE of a scan reconstructed with a model, or refined from a flat object."""
-    engine, scan = load_engine("pytorch"), open_scan(path)
-    fitted = fitted_model(engine, model, scan, "the network")
-    refined = fitted.trained_probe if fitted.probe_refined else None
+    refined = model.trained_probe if model.probe_refined else None
     probe = None if refined is None or refine is not None else refined.probe
-    execution = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
     # None is asked to find the probe that is known.
     how = {"fit_probe": False} if probe is None else {"given_probe": probe}
-    found = engine.reconstruct(
-        fitted, scan, scan.usable, execution=execution, progress=Progress(), refine=refine, **how
-    )
-    truth, mask = truth_on_canvas(path, found) or (None, None)
-    return score(found.obj, truth, mask)["complex_nrmse"]
+    return reconstructed(path, model, refine=refine, **how)[0]
 
 
 def measure(options: SimulationOptions, folder: Path) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ConfigError
-from ptycho.run.selection import selected
+from ptycho.run.selection import selection
 
 REFINE_VARIABLE = "PTYCHO_REFINE"
 """Environment variable that keeps a client to what the network alone makes, with the value ``off``."""
@@ -18,12 +18,10 @@ def client_options(model: ModelConfig) -> dict[str, Any]:
     ``PTYCHO_REFINE`` of the environment is ``off``; ``ConfigError`` where it is neither that nor ``on``.
 
     A client has no window to ask for a refinement, and the object that ``cnn`` makes of single patterns is
-    a start, no result: hidden pixels choose, as in the command. Where exit waves are smoothed, the refinement
-    has no forward model.
+    a start, no result: hidden pixels choose, as in the command.
     """
-    if not refines() or model.gaussian_smoothing_sigma > 0:
-        return {}
-    return {"select": selected}
+    chooses = selection(model) if refines() else None
+    return {} if chooses is None else {"select": chooses}
 
 
 def refines() -> bool:

@@ -284,7 +284,7 @@ def infer(
 def _asked(config: InferenceConfig) -> dict[str, Any]:
     """Return what the settings ask of a reconstruction beside its refinement."""
     return {
-        "select": selection(config),
+        "select": selection(config.model) if config.select == "auto" else None,
         "patch_weighting": config.patch_weighting,
         "fit_scale": config.varpro_scaling,
         "fit_probe": config.fit_probe,

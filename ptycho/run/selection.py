@@ -19,14 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.config.config import InferenceConfig
+from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
-from ptycho.data.hidden import UNSEEN, HidingStore
+from ptycho.data.hidden import UNSEEN
 from ptycho.data.probe_choice import ProbeChoice
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.batches import middle_patterns
 from ptycho.process.progress import Progress
-from ptycho.run.reconstruction import Backend, Select, fitted_probe
+from ptycho.run.reconstruction import Backend, Select
 from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, percent
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.refinement import refine
@@ -79,11 +79,10 @@ class Trial(NamedTuple):
         return beyond_chance(other.missed - self.missed, errors)
 
 
-def selection(config: InferenceConfig) -> Select | None:
-    """Return what chooses for the settings of an inference; None where nothing does."""
-    # A forward model that smooths exit waves has no refinement that could be chosen.
-    asked = config.refine_steps or config.model.gaussian_smoothing_sigma
-    return selected if config.select == "auto" and not asked else None
+def selection(model: ModelConfig) -> Select | None:
+    """Return what chooses how a scan is reconstructed with a network; None where it smooths exit waves: the
+    forward model of a refinement does not."""
+    return None if model.gaussian_smoothing_sigma > 0 else selected
 
 
 class _Trials:
@@ -177,9 +176,7 @@ def selected(
         trials = _Trials(own, network, lambda: phase.update(next(done)))
         plain, told, fits = trials.plain(), "", False
         if choice.fit:
-            hiding = HidingStore(store, SEED, HIDDEN)
-            probe = fitted_probe(backend, hiding, own.scan, some, Progress())
-            others = _Trials(own.with_probe(probe), network, trials.on_trial)
+            others = _Trials(own.fitted(HIDDEN, Progress()), network, trials.on_trial)
             other = others.plain()
             fits, told = other.beats(plain), _probe_line(plain, other)
             trials, plain = (others, other) if fits else (trials, plain)

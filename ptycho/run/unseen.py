@@ -87,8 +87,10 @@ class HiddenScan:
             photons += float(measured_energy(unseen))
         return missed / photons if photons > 0 else missed
 
-    def with_probe(self, probe: NDArray[np.complex64]) -> HiddenScan:
-        """Return the same patterns under another probe (P, N, N) [sqrt(photons)]."""
+    def fitted(self, number: int, progress: Progress) -> HiddenScan:
+        """Return the same patterns under a probe that is fitted to them without one set of pixels."""
+        hiding = HidingStore(self.store, self.seed, number)
+        probe = fitted_probe(self.backend, hiding, self.scan, self.indices, progress)
         scan = replace(self.scan, probe=probe)
         return HiddenScan(self.backend, self.store, scan, self.indices, self.seed)
 
@@ -99,9 +101,7 @@ def better_probe(hidden: HiddenScan, progress: Progress) -> HiddenScan:
 
     A fit follows the noise of few photons, and a probe that was right gets worse by it.
     """
-    hiding = HidingStore(hidden.store, hidden.seed, UNSEEN)
-    probe = fitted_probe(hidden.backend, hiding, hidden.scan, hidden.indices, progress)
-    fitted = hidden.with_probe(probe)
+    fitted = hidden.fitted(UNSEEN, progress)
     with progress.phase("comparing probes", 2) as phase:
         deviance = []
         for number, item in enumerate((hidden, fitted)):

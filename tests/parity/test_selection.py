@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ptycho.config.config import InferenceConfig, ModelConfig
+from ptycho.config.config import ModelConfig
 from ptycho.data.npz import read_npz
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
@@ -153,9 +152,14 @@ def test_a_single_photon_in_each_pattern_is_no_trouble(scans: dict[str, Path], t
     assert any(text.startswith("chosen by hidden pixels: ") for text in told.lines)
 
 
-def test_nothing_is_chosen_where_a_refinement_is_asked_for_or_impossible(tmp_path: Path) -> None:
-    config = InferenceConfig(ModelConfig(), model_path=tmp_path, test_data_file=tmp_path, select="auto")
-    assert selection.selection(config) is selected
-    smoothing = ModelConfig(gaussian_smoothing_sigma=1.0)
-    for changes in ({"refine_steps": 5}, {"select": "off"}, {"model": smoothing}):
-        assert selection.selection(replace(config, **changes)) is None
+def test_nothing_is_chosen_where_exit_waves_are_smoothed() -> None:
+    assert selection.selection(ModelConfig()) is selected
+    assert selection.selection(ModelConfig(gaussian_smoothing_sigma=1.0)) is None
+
+
+def test_what_is_asked_for_is_done_without_a_choice(scans: dict[str, Path]) -> None:
+    told, how = Told(), RefineOptions(3, start="flat")
+    found = reconstructed(open_scan(scans["dim"]), "pytorch", how, select=selected, progress=told)
+    assert found.chosen is None
+    assert len(found.misfit) == 4
+    assert not any(text.startswith("chosen") for text in told.lines)
