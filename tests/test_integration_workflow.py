@@ -94,6 +94,8 @@ def test_inference_repeats_the_object_of_the_training(
         small_scan,
         "--output_dir",
         tmp_path,
+        "--select",
+        "off",
         "--accelerator",
         "cpu",
     )

@@ -50,7 +50,9 @@ def test_a_wrong_probe_is_mended_before_the_network_sees_it(
 ) -> None:
     objects = {}
     for backend in COMMANDS:
-        objects[backend], error, told = reconstructed(run_python, backend, scan, tmp_path / backend)
+        objects[backend], error, told = reconstructed(
+            run_python, backend, scan, tmp_path / backend, "--select", "off"
+        )
         assert error < 0.03
         assert "fitting probe: 40/40" in told
         assert "refining" not in told
