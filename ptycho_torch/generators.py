@@ -233,16 +233,17 @@ class UnrolledGenerator(TableNetwork):
         *,
         steps: int = 0,
         turn: Tensor | int = 0,
+        factor: float = 1.0,
     ) -> Tensor:
         """Return the object (H, W) after the learned steps, the last of ``steps``, from the last two iterates
         of the plain ones; arguments as in :meth:`forward`. The U-Nets see the canvas in one of the
-        ``ptycho.data.hidden.TURNS``."""
+        ``ptycho.data.hidden.TURNS``; what they answer is multiplied by a ``factor``."""
         for k in range(self.learned):
             leading = obj + self.vectors["step_momentum"][k] * (obj - previous)
             step = preconditioned_step(leading, chunks, weight, self.likelihood)
             noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
             seen, gain = self.seen(leading, step, weight, noise)
-            correction = self.vectors[architectures.CORRECTION_FACTOR][k] * gain
+            correction = factor * self.vectors[architectures.CORRECTION_FACTOR][k] * gain
             answer = turned_back(self.correction(turned(seen[None], turn), k), turn)
             correction = correction * torch.complex(*answer[0])
             previous = obj

@@ -87,6 +87,7 @@ class Selected(Protocol):
 
     fits_probe: bool  # the probe is fitted to the scan first
     refine: RefineOptions | None  # refinement, None: what the network makes is best
+    factor: float  # on the corrections of the network
     record: Mapping[str, Any]  # what was chosen, in names and numbers
 
 
@@ -126,18 +127,20 @@ def reconstruct(
     asked for, whether the probe is fitted and how the object is refined.
     """
     start, flat = time.perf_counter(), refine is not None and refine.from_flat
-    select, record = select if refine is None else None, None
+    select, record, factor = select if refine is None else None, None, 1.0
     uses_probe = not flat if refine is not None else backend.whole_canvas or fit_scale or select is not None
     choose = partial(choose_probe, scan, backend.trained_probe, fit_probe=fit_probe, given=given_probe)
     choice = choose(uses_probe=uses_probe)
     check_patch(scan, choice.probe, fits=flat or backend.whole_canvas)
     plan, kept = _canvas(scan.positions_yx_px[indices], choice.probe.shape[-1], centre_yx_px)
-    how = {"scan": scan, "batch_size": batch_size, "patch_weighting": patch_weighting}
-    network = partial(_network_object, backend, **how)
+    network = partial(
+        _network_object, backend, scan=scan, batch_size=batch_size, patch_weighting=patch_weighting
+    )
     with PatternStore(scan, progress) as store:
         if select is not None:
             chosen = select(backend, store, scan, indices, choice, network, fit_scale, progress)
-            refine, choice, record = chosen.refine, choose(uses_probe=chosen.fits_probe), chosen.record
+            refine, factor, record = chosen.refine, chosen.factor, chosen.record
+            choice = choose(uses_probe=chosen.fits_probe)
         progress.note(choice.summary)
         asked = refine or RefineOptions(0)
         probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
@@ -146,7 +149,8 @@ def reconstruct(
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         chunks.variation = given_variation
         illumination = backend.illumination(chunks)
-        obj = network(chunks, illumination, progress, fitted=fit_scale or bool(refine), flat=asked.from_flat)
+        begin = {"fitted": fit_scale or bool(refine), "flat": asked.from_flat, "factor": factor}
+        obj = network(chunks, illumination, progress, **begin)
         obj, misfit, fit = _refined(backend, obj, chunks, scan, refine, progress)
         coverage = backend.array(backend.illumination(chunks) if refine else illumination)
         errors = errors_of(uncertainty, backend, obj, chunks, fit.photons, refine, progress)
@@ -311,11 +315,17 @@ def _network_object(
     batch_size: int | None,
     patch_weighting: str,
     flat: bool = False,
+    factor: float = 1.0,
+    iterates: tuple[Array, Array] | None = None,
 ) -> Array:
     """Return the object (H, W) that the network makes of the patterns, or a flat one, in the scale of the
-    beam; arguments as in :func:`reconstruct`, and whether the scale is ``fitted``."""
-    if flat or backend.whole_canvas:
-        obj = _canvas_object(backend, chunks, illumination, progress, flat=flat)
+    beam; arguments as in :func:`reconstruct`, and whether the scale is ``fitted``. A network of the whole
+    canvas corrects ``factor`` times as much, behind plain iterations whose last two ``iterates`` may be
+    known."""
+    if flat:
+        obj = backend.tensor(np.ones(chunks.plan.shape_yx, np.complex64))
+    elif backend.whole_canvas:
+        obj = _canvas_object(backend, chunks, illumination, progress, factor, iterates)
     else:
         probe = backend.array(chunks.probe)
         window = probe if patch_weighting == "probe" else _middle(probe)
@@ -324,14 +334,20 @@ def _network_object(
 
 
 def _canvas_object(
-    backend: Backend, chunks: ScanChunks, illumination: Array, progress: Progress, *, flat: bool
+    backend: Backend,
+    chunks: ScanChunks,
+    illumination: Array,
+    progress: Progress,
+    factor: float,
+    iterates: tuple[Array, Array] | None,
 ) -> Array:
-    """Return the object (H, W) that a network of the whole canvas makes, or a flat one."""
-    if flat:
-        return backend.tensor(np.ones(chunks.plan.shape_yx, np.complex64))
-    generator = backend.generator
-    with progress.phase("reconstructing", generator.steps(chunks.subsets)) as phase:
-        return generator(chunks, illumination, lambda index: phase.update(index + 1), subsets=chunks.subsets)
+    """Return the object (H, W) that a network of the whole canvas makes; arguments as in
+    :func:`_network_object`."""
+    generator, steps = backend.generator, backend.generator.steps(chunks.subsets)
+    with progress.phase("reconstructing", steps) as phase:
+        scan = chunks, illumination, lambda index: phase.update(index + 1)
+        last = iterates or generator.plain_iterations(*scan, subsets=chunks.subsets)
+        return generator.learned_steps(*last, *scan, steps=steps, factor=factor)
 
 
 def _stitched(

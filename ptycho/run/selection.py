@@ -46,6 +46,8 @@ TRIAL_STEPS, AMPLITUDE_STEPS = 20, 8
 CLEARLY = 4.0
 """Standard errors by which a refinement has to beat the network. Hidden pixels say little of what few photons
 determine, and there a network that has learned to know objects is often right, iterations never."""
+MOST_FACTOR = 1.5
+"""Largest factor on the corrections of a network."""
 NOT_A_NUMBER = 1e30
 """Deviance of a pattern for an object that is none."""
 STRENGTHS = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
@@ -58,6 +60,7 @@ class Selection:
 
     fits_probe: bool
     refine: RefineOptions | None
+    factor: float
     record: Mapping[str, Any]
 
 
@@ -68,6 +71,7 @@ class Trial(NamedTuple):
     refine: RefineOptions | None
     obj: Array
     missed: NDArray[np.float64]  # (T,), deviance of the hidden pixels of every pattern
+    factor: float = 1.0  # on the corrections of the network that it begins with
 
     @property
     def deviance(self) -> float:
@@ -95,44 +99,59 @@ class _Trials:
         self.chunks: ScanChunks = hidden.hiding(HIDDEN)
         self.light = hidden.backend.illumination(self.chunks)
 
-    def _judged(self, name: str, how: RefineOptions | None, obj: Array) -> Trial:
+    def _judged(self, name: str, how: RefineOptions | None, obj: Array, factor: float = 1.0) -> Trial:
         missed = self.hidden.deviance(obj, JUDGES)
         self.on_trial()
-        return Trial(name, how, obj, np.where(np.isfinite(missed), missed, NOT_A_NUMBER))
+        return Trial(name, how, obj, np.where(np.isfinite(missed), missed, NOT_A_NUMBER), factor)
 
     def of_network(self, *, fitted: bool) -> Trial:
-        """Return what the network makes, in the scale that fits best where that is asked for."""
-        obj = self.network(self.chunks, self.light, Progress(), fitted=fitted)
-        return self._judged("the network", None, obj)
+        """Return what the network makes, in the scale that fits best where that is asked for; one of the
+        whole canvas with its own corrections, unless others beat them."""
+
+        def made(factor: float) -> Trial:
+            obj = self.network(*scan, fitted=fitted, factor=factor, iterates=iterates)
+            return self._judged("the network", None, obj, factor)
+
+        scan, iterates = (self.chunks, self.light, Progress()), None
+        if not self.hidden.backend.whole_canvas:
+            return made(1.0)
+        iterates = [self.hidden.backend.tensor(obj) for obj in self.hidden.start(HIDDEN)]
+        own, half, none = (made(factor) for factor in (1.0, 0.5, 0.0))
+        between = _least(none.deviance, half.deviance, own.deviance)
+        factor = round(float(np.clip(0.5 + 0.5 * between, 0.0, MOST_FACTOR)), 2)
+        other = made(factor)
+        return other if other.beats(own) else own
 
     def plain(self) -> Trial:
         """Return what the first plain iterations make of a flat object."""
         flat = self.network(self.chunks, self.light, Progress(), fitted=True, flat=True)
-        return self.refined("plain iterations", PLAIN, flat)
+        return self.refined(Trial("plain iterations", PLAIN, flat, np.zeros(0)))
 
-    def refined(self, name: str, how: RefineOptions, obj: Array, steps: int = TRIAL_STEPS) -> Trial:
-        """Return what some iterations make of an object, with the settings of a refinement."""
-        some = replace(how, steps=steps)
-        return self._judged(name, how, refine(self.hidden.backend.primitives, self.chunks, obj, some).obj)
+    def refined(self, begin: Trial, steps: int = TRIAL_STEPS) -> Trial:
+        """Return what some iterations make of the object of a trial, with the settings of its refinement."""
+        some = replace(begin.refine, steps=steps)
+        obj = refine(self.hidden.backend.primitives, self.chunks, begin.obj, some).obj
+        return self._judged(begin.name, begin.refine, obj, begin.factor)
 
     def best_refined(self, plain: Trial, network: Trial) -> Trial:
         """Return the best that iterations make: from the object of the network unless a flat one leads
         further, on the likelihood and with the total variation that suit."""
-        begin, best = network.obj, self.refined("the network, refined", WARM, network.obj)
+        begin = network._replace(name="the network, refined", refine=WARM)
+        best = self.refined(begin)
         if plain.beats(best):
-            begin, best = plain.obj, self.refined(plain.name, PLAIN, plain.obj, PLAIN.steps - TRIAL_STEPS)
-        other = replace(best.refine, likelihood="amplitude")
-        amplitude = self.refined(best.name, other, best.obj, AMPLITUDE_STEPS)
+            begin, best = plain, self.refined(plain, PLAIN.steps - TRIAL_STEPS)
+        amplitude = replace(best.refine, likelihood="amplitude")
+        amplitude = self.refined(best._replace(refine=amplitude), AMPLITUDE_STEPS)
         return self._smoothed(amplitude if amplitude.beats(best) else best, begin)
 
-    def _smoothed(self, best: Trial, begin: Array) -> Trial:
+    def _smoothed(self, best: Trial, begin: Trial) -> Trial:
         """Return a refinement of an object with the total variation that suits: every second strength is
         tried until one does harm, then those beside the best, and a parabola tells which lies between."""
         tried = {0: best}
 
         def trial(number: int) -> None:
             how = replace(best.refine, tv=STRENGTHS[number])
-            tried[number] = tried.get(number) or self.refined(best.name, how, begin)
+            tried[number] = tried.get(number) or self.refined(begin._replace(refine=how))
 
         last = 0
         for number in range(1, len(STRENGTHS), 2):
@@ -147,11 +166,15 @@ class _Trials:
         middle = min((middle, *beside), key=lambda number: tried[number].deviance)
         if not {middle - 1, middle + 1} <= tried.keys() or middle == 1:
             return tried[middle]
-        low, least, high = (tried[middle + step].deviance for step in (-1, 0, 1))
-        bend = low - 2 * least + high
-        between = (low - high) / bend / 2 if bend > 0 else 0.0
+        between = _least(*(tried[middle + step].deviance for step in (-1, 0, 1)))
         found = tried[middle]
         return found._replace(refine=replace(found.refine, tv=round(found.refine.tv * 2**between, 5)))
+
+
+def _least(low: float, middle: float, high: float) -> float:
+    """Return where the parabola through values at -1, 0 and 1 is least, 0 where it has no least value."""
+    bend = low - 2 * middle + high
+    return (low - high) / bend / 2 if bend > 0 else 0.0
 
 
 def selected(
@@ -171,7 +194,7 @@ def selected(
     """
     some = middle_patterns(scan.positions_yx_px, indices, scan.n_px, SELECTION_PIXELS)
     own = HiddenScan(backend, store, replace(scan, probe=choice.probe), some, SEED)
-    done, total = count(1), 9 + choice.fit
+    done, total = count(1), 9 + choice.fit + 3 * backend.whole_canvas
     with progress.phase("choosing", total) as phase:
         trials = _Trials(own, network, lambda: phase.update(next(done)))
         plain, told, fits = trials.plain(), "", False
@@ -189,13 +212,14 @@ def selected(
     record = {
         "probe": "fitted" if fits else "as stored",
         "object": best.name,
+        "correction_factor": best.factor,
         "iterations": 0 if how is None else how.steps,
         "likelihood": None if how is None else how.likelihood,
         "total_variation": 0.0 if how is None else how.tv,
         "hidden_deviance": best.deviance,
         "hidden_deviance_of_the_other": second.deviance,
     }
-    return Selection(fits, how, record)
+    return Selection(fits, how, best.factor, record)
 
 
 def _line(best: Trial, second: Trial) -> str:
@@ -208,11 +232,12 @@ def _line(best: Trial, second: Trial) -> str:
 
 
 def _described(trial: Trial) -> str:
-    how = trial.refine
-    if how is None:
-        return trial.name
-    smoothed = f", total variation {how.tv:g}" if how.tv else ""
-    return f"{trial.name} ({how.steps} iterations, {how.likelihood}{smoothed})"
+    how, words = trial.refine, []
+    if how is not None:
+        words += [f"{how.steps} iterations", how.likelihood]
+        words += [f"total variation {how.tv:g}"] if how.tv else []
+    words += [f"corrections x {trial.factor:g}"] if trial.factor != 1 else []
+    return f"{trial.name} ({', '.join(words)})" if words else trial.name
 
 
 def _probe_line(own: Trial, fitted: Trial) -> str:

@@ -206,6 +206,7 @@ class UnrolledGenerator(TableNetwork):
         *,
         steps: int = 0,
         turn: Tensor | int = 0,
+        factor: float = 1.0,
     ) -> Tensor:
         """As :meth:`ptycho_torch.generators.UnrolledGenerator.learned_steps`."""
         for k in range(self.learned):
@@ -214,7 +215,7 @@ class UnrolledGenerator(TableNetwork):
             step = preconditioned_step(leading, chunks, weight, self.likelihood)
             noise = noise_level(leading, chunks, weight) if self.likelihood == "poisson" else None
             seen, gain = self._seen(leading, step, weight, noise)
-            gain *= tf.cast(self.weights[architectures.CORRECTION_FACTOR][k], gain.dtype)
+            gain *= factor * tf.cast(self.weights[architectures.CORRECTION_FACTOR][k], gain.dtype)
             answer = turned_back(self._unet(turned(seen[None], turn), f"unet{k}_"), turn)
             correction = gain[..., None] * answer[0]
             previous = obj

@@ -14,6 +14,7 @@ from ptycho.data.npz import read_npz
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
 from ptycho.files.reader import open_scan
+from ptycho.networks.architectures import CORRECTION_FACTOR
 from ptycho.run import selection
 from ptycho.run.engines import find_model, fitted_model, load_engine
 from ptycho.run.selection import selected
@@ -102,13 +103,37 @@ def test_a_right_probe_stays_and_a_wrong_one_is_fitted(
     assert asked < 0.9 * error(scans["dim"], reconstructed(open_scan(scans["dim"]), "pytorch"))
 
 
+def pretrained(backend: str, scan: Scan) -> Any:
+    engine = load_engine(backend)
+    return fitted_model(engine, engine.load(find_model(Path("pretrained"), backend)), scan, "the network")
+
+
 def spoiled(change: Callable[[Any], Any], scan: Scan) -> Any:
     """Return the pre-trained network with other weights."""
-    engine = load_engine("pytorch")
-    model = fitted_model(engine, engine.load(find_model(Path("pretrained"), "pytorch")), scan, "the network")
+    model = pretrained("pytorch", scan)
     for weight in model.generator.parameters():
         weight.data = change(weight.data)
     return model
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_corrections_that_are_too_large_are_made_smaller(backend: str, scans: dict[str, Path]) -> None:
+    scan, engine = open_scan(scans["dim"]), load_engine(backend)
+    found, factors = {}, {"own": 1.0, "twice": 2.0}
+    for name, factor in factors.items():
+        model = pretrained(backend, scan)
+        weights = model.generator.export_weights()
+        weights[CORRECTION_FACTOR] = factor * weights[CORRECTION_FACTOR]
+        model.generator.import_weights(weights, name)
+        found[name] = engine.reconstruct(
+            model, scan, scan.usable, execution=CPU, progress=Told(), select=selected, fit_probe=False
+        )
+    assert found["own"].chosen["correction_factor"] == 1.0
+    assert found["twice"].chosen["correction_factor"] == pytest.approx(0.5, abs=0.15)
+    assert found["twice"].chosen["object"] == "the network"
+    left = engine.reconstruct(model, scan, scan.usable, execution=CPU, progress=Told(), fit_probe=False)
+    own, twice, as_it_is = (error(scans["dim"], item) for item in (found["own"], found["twice"], left))
+    assert twice < 1.05 * own < 0.9 * as_it_is
 
 
 @pytest.mark.parametrize("factor", [3.0, float("nan")], ids=["wrong", "no numbers"])
