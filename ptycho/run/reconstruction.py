@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
 from ptycho.data.prepare import masked
-from ptycho.data.probe_choice import TrainedProbe, choose_probe, network_gain
+from ptycho.data.probe_choice import ProbeChoice, TrainedProbe, choose_probe, network_gain
 from ptycho.data.reconstruction import Fit, ProbeVariation, Reconstruction
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.errors import ConfigError
@@ -141,11 +141,8 @@ def reconstruct(
             chosen = select(backend, store, scan, indices, choice, network, fit_scale, progress)
             refine, factor, record = chosen.refine, chosen.factor, chosen.record
             choice = choose(uses_probe=chosen.fits_probe)
-        progress.note(choice.summary)
         asked = refine or RefineOptions(0)
-        probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
-        if choice.fit:
-            probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
+        probe = _used_probe(backend, store, scan, indices, choice, asked, progress)
         chunks = backend.chunks(store, plan, indices, backend.tensor(probe))
         chunks.variation = given_variation
         illumination = backend.illumination(chunks)
@@ -199,6 +196,24 @@ def _told(
         named = f"{count} variable mode" + ("s" if count > 1 else "")
         progress.note(f"the probe changes from pattern to pattern: {named} with {share:.2g} % of its power")
     return found
+
+
+def _used_probe(
+    backend: Backend,
+    store: PatternStore,
+    scan: Scan,
+    indices: NDArray[np.int64],
+    choice: ProbeChoice,
+    asked: RefineOptions,
+    progress: Progress,
+) -> NDArray[np.complex64]:
+    """Return the chosen probe (P, N, N) [sqrt(photons)], in as many modes as a refinement asks for and fitted
+    where that was decided, and say which it is."""
+    progress.note(choice.summary)
+    probe = probe_of_modes(choice.probe, asked.probe_modes or len(choice.probe))
+    if choice.fit:
+        probe = fitted_probe(backend, store, replace(scan, probe=probe), indices, progress)
+    return probe
 
 
 def fitted_probe(
