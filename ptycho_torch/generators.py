@@ -195,16 +195,19 @@ class UnrolledGenerator(TableNetwork):
         on_step: Callable[[int], None] | None = None,
         *,
         subsets: int = 1,
+        factor: float = 1.0,
+        iterates: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Return the object (H, W) of a scan [transmission], 1 where no light fell.
 
         The chunks are read once for every step. H and W of the illumination ``weight`` [photons / pixel] are
         multiples of ``CANVAS_MULTIPLE_PX``; ``on_step`` is called with the index of each finished step. More
         than one of ``subsets``, the most of a plain step (``ptycho.geometry.batches.most_subsets``), needs
-        ``ScanChunks``.
+        ``ScanChunks``. The U-Nets correct ``factor`` times as much; the last two ``iterates`` (H, W) of the
+        plain steps may be known.
         """
-        obj, previous = self.plain_iterations(chunks, weight, on_step, subsets=subsets)
-        return self.learned_steps(obj, previous, chunks, weight, on_step, steps=self.steps(subsets))
+        last = iterates or self.plain_iterations(chunks, weight, on_step, subsets=subsets)
+        return self.learned_steps(*last, chunks, weight, on_step, steps=self.steps(subsets), factor=factor)
 
     def plain_iterations(
         self,

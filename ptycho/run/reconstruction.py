@@ -358,11 +358,9 @@ def _canvas_object(
 ) -> Array:
     """Return the object (H, W) that a network of the whole canvas makes; arguments as in
     :func:`_network_object`."""
-    generator, steps = backend.generator, backend.generator.steps(chunks.subsets)
-    with progress.phase("reconstructing", steps) as phase:
-        scan = chunks, illumination, lambda index: phase.update(index + 1)
-        last = iterates or generator.plain_iterations(*scan, subsets=chunks.subsets)
-        return generator.learned_steps(*last, *scan, steps=steps, factor=factor)
+    with progress.phase("reconstructing", backend.generator.steps(chunks.subsets)) as phase:
+        how = {"subsets": chunks.subsets, "factor": factor, "iterates": iterates}
+        return backend.generator(chunks, illumination, lambda index: phase.update(index + 1), **how)
 
 
 def _stitched(

@@ -115,7 +115,8 @@ class _Trials:
         scan, iterates = (self.chunks, self.light, Progress()), None
         if not self.hidden.backend.whole_canvas:
             return made(1.0)
-        iterates = [self.hidden.backend.tensor(obj) for obj in self.hidden.start(HIDDEN)]
+        generator = self.hidden.backend.generator
+        iterates = generator.plain_iterations(self.chunks, self.light, subsets=self.chunks.subsets)
         own, half, none = (made(factor) for factor in (1.0, 0.5, 0.0))
         between = _least(none.deviance, half.deviance, own.deviance)
         factor = round(float(np.clip(0.5 + 0.5 * between, 0.0, MOST_FACTOR)), 2)

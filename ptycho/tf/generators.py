@@ -177,10 +177,12 @@ class UnrolledGenerator(TableNetwork):
         on_step: Callable[[int], None] | None = None,
         *,
         subsets: int = 1,
+        factor: float = 1.0,
+        iterates: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """As :meth:`ptycho_torch.generators.UnrolledGenerator.forward`."""
-        obj, previous = self.plain_iterations(chunks, weight, on_step, subsets=subsets)
-        return self.learned_steps(obj, previous, chunks, weight, on_step, steps=self.steps(subsets))
+        last = iterates or self.plain_iterations(chunks, weight, on_step, subsets=subsets)
+        return self.learned_steps(*last, chunks, weight, on_step, steps=self.steps(subsets), factor=factor)
 
     def plain_iterations(
         self,
