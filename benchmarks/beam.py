@@ -21,8 +21,8 @@ from wrong_minimum import probe as wide_probe
 
 from ptycho.data.checks.beam import BeamChange, is_change, likeliest_change, smear_px
 from ptycho.data.checks.overlap import diameter_px, lit_pixels
+from ptycho.simulation.positions import spiral_points
 from ptycho.simulation.probes import PROBES as SMALL_PROBES
-from ptycho.simulation.simulate import spiral_points
 
 TEXTURES = (*PICTURES, "discs", "edges", "half", "slope", "stripes", "leaves", "blob")
 PATHS = ("raster", "snake", "fermat", "random", "scattered")

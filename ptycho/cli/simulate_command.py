@@ -46,12 +46,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_object_flags(add: Flags) -> None:
-    text = "collage (default), dead_leaves, gaussian_random_field, lens, lines, siemens_star or texture"
+    text = (
+        "collage (default), dead_leaves, gaussian_random_field, lens, lines, patchwork, power_law, "
+        "siemens_star or texture"
+    )
     add("scene", str, "NAME", text)
     add("picture", str, "IMAGE", "make the object from a picture instead")
     add("phase-picture", str, "IMAGE", "picture of the phase (default: the same)")
     text = "largest phase difference in radians, up to 100 (default 1.5)"
     add("phase-range", float, "RAD", text, dest="phase_range_rad")
+    add("edge-blur", float, "PX", "Gaussian sigma of everything in it (default 0.7)", dest="edge_blur_px")
 
 
 def _add_scan_flags(add: Flags) -> None:

@@ -20,8 +20,8 @@ AMPLITUDE_RANGE = (0.6, 1.0)
 """Amplitude of the most absorbing and of the empty parts of every test object."""
 PHASE_RANGE_RAD = 1.5
 """Phase between thickness 0 and thickness 1 [rad]."""
-BLUR_PX = 0.7
-"""Gaussian sigma [px] that limits the band of every drawn edge to what a pixel grid can carry."""
+EDGE_BLUR_PX = 0.7
+"""Gaussian sigma that limits the band of what is drawn to what a pixel grid can carry [px]."""
 
 Map = NDArray[np.float64]  # (H, W)
 Maps = NDArray[np.float64]  # (2, H, W): absorption and thickness
@@ -30,11 +30,11 @@ Pair = tuple[float, float]
 Shape = tuple[int, int]
 
 
-def _transmission(maps: Maps, phase_range_rad: float) -> NDArray[np.complex128]:
+def _transmission(maps: Maps, phase_range_rad: float, edge_blur_px: float) -> NDArray[np.complex128]:
     """Turn maps into a slightly blurred complex object."""
     from scipy.ndimage import gaussian_filter
 
-    smooth = gaussian_filter(maps, (0.0, BLUR_PX, BLUR_PX), mode="nearest")
+    smooth = gaussian_filter(maps, (0.0, edge_blur_px, edge_blur_px), mode="nearest")
     low, high = AMPLITUDE_RANGE
     amplitude = high - (high - low) * smooth[0]
     return amplitude * np.exp(1j * phase_range_rad * (smooth[1] - 0.5))
@@ -141,6 +141,32 @@ def texture(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     return np.clip(0.3 * _leaves(shape_yx, rng, (6.0, 60.0)) + 0.7 * (0.5 + 0.25 * field), 0.0, 1.0)
 
 
+def power_law(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw rough to smooth fields: their power falls as ``frequency ** -a``, a anywhere from 1 to 4, and what
+    absorption and thickness share, how strong each is, and how far it is cut at its ends differs."""
+    field = _random_field(shape_yx, rng, rng.uniform(1.0, 4.0))
+    shared = rng.uniform(0.0, 1.0)
+    field[0] = shared * field[1] + np.sqrt(1.0 - shared**2) * field[0]
+    contrast = 10.0 ** rng.uniform(-1.0, 0.4, size=(2, 1, 1))
+    return np.clip(0.5 + 0.25 * contrast * field, 0.0, 1.0)
+
+
+def patchwork(shape_yx: Shape, rng: np.random.Generator) -> Maps:
+    """Draw leaves of all sizes with a texture inside, rough or smooth and of another strength in every leaf:
+    edges between places that differ in kind, as in natural pictures and in grains or cells."""
+    small = rng.uniform(1.5, 6.0)
+    leaves = _leaves(shape_yx, rng, (small, rng.uniform(20.0, 80.0)))
+    strength = _leaves(shape_yx, rng, (6.0, 60.0))
+    field = _random_field(shape_yx, rng, rng.uniform(1.0, 3.5))
+    if rng.random() < 0.5:
+        # A thicker place often also absorbs more.
+        leaves[0], field[0], strength[0] = leaves[1], field[1], strength[1]
+    flat = rng.uniform(0.1, 0.9)
+    contrast = 10.0 ** rng.uniform(-0.6, 0.2, size=(2, 1, 1))
+    maps = flat * (leaves - 0.5) + (1.0 - flat) * strength**2 * field
+    return np.clip(0.5 + contrast * maps, 0.0, 1.0)
+
+
 def lens(shape_yx: Shape, rng: np.random.Generator) -> Maps:
     """Draw one wide, smooth body off the middle, finely textured: for phases of many turns that still show
     which way they go from pixel to pixel."""
@@ -209,6 +235,7 @@ def picture(
     *,
     phase_path: str | Path | None = None,
     phase_range_rad: float = PHASE_RANGE_RAD,
+    edge_blur_px: float = EDGE_BLUR_PX,
 ) -> NDArray[np.complex128]:
     """Make an object (H, W) complex128 from a picture, cropped about its middle: bright places transmit more.
 
@@ -217,12 +244,22 @@ def picture(
     """
     amplitude = _grey(path, shape_yx)
     thickness = amplitude if phase_path is None else _grey(phase_path, shape_yx)
-    return _transmission(np.stack([1.0 - amplitude, thickness]), phase_range_rad)
+    return _transmission(np.stack([1.0 - amplitude, thickness]), phase_range_rad, edge_blur_px)
 
 
 SCENES: dict[str, Callable[[Shape, np.random.Generator], Maps]] = {
     scene.__name__: scene
-    for scene in (collage, dead_leaves, gaussian_random_field, lens, lines, siemens_star, texture)
+    for scene in (
+        collage,
+        dead_leaves,
+        gaussian_random_field,
+        lens,
+        lines,
+        patchwork,
+        power_law,
+        siemens_star,
+        texture,
+    )
 }
 """Name of every test object and the function that draws it."""
 
@@ -243,7 +280,8 @@ def make_scene(
     seed: int | np.random.SeedSequence,
     *,
     phase_range_rad: float = PHASE_RANGE_RAD,
+    edge_blur_px: float = EDGE_BLUR_PX,
 ) -> NDArray[np.complex128]:
     """Draw the test object of a name (H, W); the same seed draws the same one."""
     maps = SCENES[check_scene(name)](shape_yx, np.random.default_rng(seed))
-    return _transmission(maps, phase_range_rad)
+    return _transmission(maps, phase_range_rad, edge_blur_px)

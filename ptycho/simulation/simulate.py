@@ -24,7 +24,8 @@ from ptycho.geometry.canvas import centre_on_object, lay_on_canvas
 from ptycho.physics import Detector, diffracted_intensity, extract_patches, shift_field
 from ptycho.physics.forward import binned_intensity
 from ptycho.physics.propagation import near_field_transfer
-from ptycho.simulation.objects import check_scene, make_scene, picture
+from ptycho.simulation.objects import EDGE_BLUR_PX, PHASE_RANGE_RAD, check_scene, make_scene, picture
+from ptycho.simulation.positions import raster_points, spiral_points
 from ptycho.simulation.probes import PROBES, incoherent_modes, refocus, rim_frequency, scale_to_photons
 
 CHUNK_PATTERNS = 64
@@ -39,6 +40,7 @@ RANGES = {
     "n_x": (1, 1e5),
     "jitter_px": (0, 1e4),
     "phase_range_rad": (0, 100),
+    "edge_blur_px": (0, 100),
     "photons": (1e-3, 1e15),
     "probe_error_waves": (-100, 100),
     "background_counts": (0, 1e6),
@@ -53,7 +55,6 @@ RANGES = {
 """Option -> its smallest and largest value."""
 WHOLE = ("n_px", "n_y", "n_x", "detector_upsampling", "probe_window", "seed", "n_positions")
 """Options that are whole numbers."""
-GOLDEN_ANGLE_RAD = np.pi * (3.0 - np.sqrt(5.0))
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class SimulationOptions:
     scene: str = "collage"  # procedural object, a key of ptycho.simulation.objects.SCENES
     picture: str | None = None  # picture files that make the object instead
     phase_picture: str | None = None
-    phase_range_rad: float = 1.5  # largest phase difference inside the object
+    phase_range_rad: float = PHASE_RANGE_RAD  # largest phase difference inside the object
+    edge_blur_px: float = EDGE_BLUR_PX  # Gaussian sigma of everything in it
     n_px: int = 64  # pattern size N
     scan: Literal["raster", "spiral"] = "raster"  # or a Fermat spiral of the same density
     step_px: float = 5.0  # distance between neighbours [object px]
@@ -188,23 +190,6 @@ def _choose(name: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def raster_points(n_y: int, n_x: int, step_px: float) -> NDArray[np.float64]:
-    """Return the points of a raster, x running fastest, from (0, 0)."""
-    rows, columns = np.divmod(np.arange(n_y * n_x), n_x)
-    return step_px * np.stack([rows, columns], axis=1).astype(np.float64)
-
-
-def spiral_points(n_positions: int, step_px: float) -> NDArray[np.float64]:
-    r"""Return the points of a Fermat spiral around (0, 0) with one point per square step s.
-
-    .. math:: r_k = s\sqrt{k/\pi}, \quad \varphi_k = k\,\pi(3 - \sqrt5)
-    """
-    index = np.arange(n_positions)
-    radius = step_px * np.sqrt(index / np.pi)
-    angle = index * GOLDEN_ANGLE_RAD
-    return np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=1)
-
-
 def scan_positions(
     options: SimulationOptions, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int]]:
@@ -237,10 +222,10 @@ def make_object(
     options: SimulationOptions, shape_yx: tuple[int, int], seed: int | np.random.SeedSequence
 ) -> NDArray[np.complex128]:
     """Make the object (H, W) [transmission], from a picture where one is named; ``DataError`` as there."""
-    phase = options.phase_range_rad
+    how = {"phase_range_rad": options.phase_range_rad, "edge_blur_px": options.edge_blur_px}
     if options.picture is None:
-        return make_scene(options.scene, shape_yx, seed, phase_range_rad=phase)
-    return picture(options.picture, shape_yx, phase_path=options.phase_picture, phase_range_rad=phase)
+        return make_scene(options.scene, shape_yx, seed, **how)
+    return picture(options.picture, shape_yx, phase_path=options.phase_picture, **how)
 
 
 def expected_counts(

@@ -72,7 +72,7 @@ def test_flags_reach_the_options(tmp_path: Path) -> None:
         "--scene lines --scan spiral --positions 9 --step=3.5 --jitter 0.25 --probe disc "
         "--probe-diameter 13 --defocus 0.5 --probe-error 0.1 --modes 2 --mode-decay 0.4 --photons 2e5 "
         "--background 0.5 --detector-upsampling 3 --probe-window 2 --phase-range 1.1 --pattern-size 32 "
-        "--integer-positions --seed 4 --quiet --no-compress"
+        "--edge-blur 0.3 --integer-positions --seed 4 --quiet --no-compress"
     )
     assert main(["--output", str(path), *flags.split()]) == 0
     stored = json.loads(str(read_npz(path, ["simulation"])["simulation"]))
@@ -81,6 +81,7 @@ def test_flags_reach_the_options(tmp_path: Path) -> None:
         "picture": None,
         "phase_picture": None,
         "phase_range_rad": 1.1,
+        "edge_blur_px": 0.3,
         "n_px": 32,
         "scan": "spiral",
         "step_px": 3.5,

@@ -69,6 +69,32 @@ def test_phase_range_scales_the_phase() -> None:
     np.testing.assert_allclose(wide, 4.0 * narrow, atol=1e-12)
 
 
+def test_the_blur_of_edges_is_the_gaussian_that_is_asked_for() -> None:
+    sharp, blurred = (
+        np.log(np.abs(np.fft.fft2(np.angle(make_scene("power_law", (64, 64), 4, edge_blur_px=blur)))))
+        for blur in (0.0, 0.6)
+    )
+    frequency = np.fft.fftfreq(64)
+    radius = np.hypot(frequency[:, None], frequency[None, :])
+    middle = (radius > 0.1) & (radius < 0.35)
+    # A Gaussian of sigma s passes exp(-2 (pi s f)^2); the ends of the field are not periodic.
+    expected = -2 * (np.pi * 0.6 * radius) ** 2
+    assert np.median((blurred - sharp - expected)[middle]) == pytest.approx(0.0, abs=0.05)
+
+
+def test_power_laws_are_of_every_slope() -> None:
+    frequency = np.fft.fftfreq(96)
+    radius = np.hypot(frequency[:, None], frequency[None, :])
+    middle = (radius > 0.03) & (radius < 0.3)
+    slopes = []
+    for seed in range(12):
+        field = np.angle(make_scene("power_law", (96, 96), seed, edge_blur_px=0.0))
+        window = np.outer(np.hanning(96), np.hanning(96))
+        power = np.abs(np.fft.fft2((field - field.mean()) * window)) ** 2
+        slopes.append(-np.polyfit(np.log(radius[middle]), np.log(power[middle]), 1)[0])
+    assert min(slopes) < 1.8 < 3.0 < max(slopes)
+
+
 def test_scene_names_accept_dashes_and_suggest_the_nearest() -> None:
     assert np.array_equal(make_scene("dead-leaves", SHAPE, 1), make_scene("dead_leaves", SHAPE, 1))
     with pytest.raises(ConfigError, match=r"got 'siemens_stars'.*Use 'siemens_star'"):

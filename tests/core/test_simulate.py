@@ -16,6 +16,7 @@ from ptycho.data.npz import read_npz
 from ptycho.errors import ConfigError
 from ptycho.geometry.canvas import MARGIN_PX
 from ptycho.physics.forward import binned_intensity
+from ptycho.simulation.positions import raster_points, spiral_points
 from ptycho.simulation.probes import (
     disc_probe,
     incoherent_modes,
@@ -28,9 +29,7 @@ from ptycho.simulation.simulate import (
     SimulationOptions,
     expected_counts,
     make_probe,
-    raster_points,
     simulate,
-    spiral_points,
     write_scan,
 )
 
