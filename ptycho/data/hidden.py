@@ -22,12 +22,15 @@ from ptycho.geometry.canvas import CanvasPlan
 HIDDEN_SETS, HIDDEN_SHARE = 4, 0.1
 """Sets of pixels that are hidden in turn, and the share of all pixels in each."""
 UNSEEN_SHARE = 0.04
-"""Share of the pixels that no training sees: they tell what it is worth."""
+"""Share of the pixels that no training sees, whatever its seed: they tell what it is worth, also to those who
+reconstruct the scan with its network."""
 UNSEEN = HIDDEN_SETS
 """Number of their set."""
 TURNS = 8
 """Ways to mirror and to turn an image. A network that sees every tile in all of them cannot learn a tile by
 heart, and it has no reason to prefer a direction."""
+_UNSEEN_SEED = -1
+"""No run has it."""
 SHOWN = -1
 """Number of the pixels that are always shown."""
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -35,19 +38,24 @@ _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(
 
 def pixel_sets(seed: int, indices: NDArray[np.int64], n_px: int) -> NDArray[np.int8]:
     """Return the set that every pixel of the patterns ``indices`` (J,) belongs to, (J, N, N): 0 to
-    ``HIDDEN_SETS`` - 1, ``UNSEEN`` or ``SHOWN``."""
-    pixel = np.arange(n_px**2, dtype=np.uint64)
+    ``HIDDEN_SETS`` - 1, ``UNSEEN``, which are the same for every seed, or ``SHOWN``."""
+    number = np.asarray(indices, np.uint64)[:, None] * np.uint64(n_px**2)
+    number = number + np.arange(n_px**2, dtype=np.uint64)
+    share = _drawn(number, seed) * (1 - UNSEEN_SHARE)
+    found = np.floor(share / HIDDEN_SHARE).astype(np.int8)
+    found[found >= HIDDEN_SETS] = SHOWN
+    found[_drawn(number, _UNSEEN_SEED) < UNSEEN_SHARE] = UNSEEN
+    return found.reshape(-1, n_px, n_px)
+
+
+def _drawn(number: NDArray[np.uint64], seed: int) -> NDArray[np.float32]:
+    """Return random numbers from [0, 1), each the hash of a number and a seed."""
     with np.errstate(over="ignore"):
-        mixed = np.asarray(indices, np.uint64)[:, None] * np.uint64(n_px**2) + pixel
-        mixed = (mixed + np.uint64(seed + 1) * _MIX[0]) * _MIX[0]
+        mixed = (number + np.uint64(seed + 1) * _MIX[0]) * _MIX[0]
         mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[1]
         mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX[2]
         mixed ^= mixed >> np.uint64(31)
-    share = (mixed >> np.uint64(40)).astype(np.float32) / 2**24
-    found = np.floor((share - UNSEEN_SHARE) / HIDDEN_SHARE).astype(np.int8)
-    found[found >= HIDDEN_SETS] = SHOWN
-    found[share < UNSEEN_SHARE] = UNSEEN
-    return found.reshape(-1, n_px, n_px)
+    return (mixed >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
 
 
 def without(amplitude: NDArray[np.float32], sets: NDArray[np.int8], number: int) -> NDArray[np.float32]:

@@ -44,6 +44,7 @@ class ProbeChoice:
     probe: NDArray[np.complex64]  # (P, N, N) in the gauge of the scan [sqrt(photons)]
     fit: bool  # fit it to the scan first
     summary: str  # whose probe it is and why, one line
+    asked: bool = False  # to fit it is the user's word
 
 
 def probe_overlap(one: NDArray[Any], other: NDArray[Any]) -> float:
@@ -93,7 +94,7 @@ def choose_probe(
     if given is not None:
         return ProbeChoice(given, False, "probe: the one of the stored reconstruction, as it is")
     if fit_probe:
-        return ProbeChoice(own, True, "probe: the scan's own, fitted to it first, as asked for")
+        return ProbeChoice(own, True, "probe: the scan's own, fitted to it first, as asked for", asked=True)
     fits = uses_probe and fit_probe is None
     first = ", fitted to it first" if fits else ", as it is"
     if not trained.probe.any():

@@ -300,9 +300,15 @@ def _fit(backend: Backend, obj: Array, chunks: ScanChunks, photons: float | None
 
 def _gain(backend: Backend, obj: Array, chunks: ScanChunks, scan: Scan, *, fitted: bool) -> float:
     """Return the factor on the object: fitted in least squares to the amplitudes, else that of the model."""
-    if not fitted:
-        own = 1.0 if backend.whole_canvas else network_gain(scan, backend.trained_probe)
-        return backend.gain() * own
+    if fitted:
+        return fitted_gain(backend, obj, chunks)
+    own = 1.0 if backend.whole_canvas else network_gain(scan, backend.trained_probe)
+    return backend.gain() * own
+
+
+def fitted_gain(backend: Backend, obj: Array, chunks: ScanChunks) -> float:
+    """Return the factor on an object (H, W) that fits the amplitudes of patterns in least squares, or their
+    counts where a background lies under them."""
     sums, background = np.zeros(2), chunks.store.background
 
     def add(_: Any, predicted: NDArray[np.float32], measured: NDArray[np.float32]) -> None:

@@ -22,21 +22,21 @@ from numpy.typing import NDArray
 from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
 from ptycho.data.hidden import UNSEEN
-from ptycho.data.probe_choice import ProbeChoice
+from ptycho.data.probe_choice import ProbeChoice, is_training_scan
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.batches import middle_patterns
 from ptycho.process.progress import Progress
-from ptycho.run.reconstruction import Backend, Select
+from ptycho.run.reconstruction import Backend, Select, fitted_gain
 from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, percent
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.refinement import refine
 
 Array = Any
-SELECTION_PIXELS = 2**20
-"""Detector pixels, of all patterns together, that the choice is made with."""
+SELECTION_PIXELS, SELECTION_PATTERNS = 2**20, 36
+"""Detector pixels, of all patterns together, that the choice is made with, and the fewest patterns."""
 SEED, HIDDEN = 0, 0
-"""Which pixels are hidden: by this seed, this set and the unseen ones."""
-JUDGES = (HIDDEN, UNSEEN)
+"""Which pixels are hidden: by this seed, this set and the unseen ones. On the scan of the training only the
+latter: whatever its seed, it has seen all others."""
 PLAIN = RefineOptions(60, likelihood="poisson", start="flat")
 """Plain iterations; a trial of a probe takes a third of them."""
 WARM = RefineOptions(30, likelihood="poisson")
@@ -50,6 +50,8 @@ MOST_FACTOR = 1.5
 """Largest factor on the corrections of a network."""
 NOT_A_NUMBER = 1e30
 """Deviance of a pattern for an object that is none."""
+MOST_TRIALS = 12
+"""Trials of one choice with a network of groups and a probe that is not fitted."""
 STRENGTHS = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 """Strengths of total variation to choose from, each twice the one before [transmission]."""
 
@@ -93,16 +95,19 @@ class _Trials:
     """Ways to reconstruct the same patterns under the same probe, from the pixels that are not hidden."""
 
     def __init__(
-        self, hidden: HiddenScan, network: Callable[..., Array], on_trial: Callable[[], None]
+        self, hidden: HiddenScan, number: int, network: Callable[..., Array], on_trial: Callable[[], None]
     ) -> None:
         self.hidden, self.network, self.on_trial = hidden, network, on_trial
-        self.chunks: ScanChunks = hidden.hiding(HIDDEN)
+        self.judges = (number, UNSEEN)
+        self.chunks: ScanChunks = hidden.hiding(number)
         self.light = hidden.backend.illumination(self.chunks)
 
     def _judged(self, name: str, how: RefineOptions | None, obj: Array, factor: float = 1.0) -> Trial:
-        missed = self.hidden.deviance(obj, JUDGES)
+        missed = self.hidden.deviance(obj, self.judges)
+        if not np.isfinite(missed).all():
+            missed = np.full_like(missed, NOT_A_NUMBER)
         self.on_trial()
-        return Trial(name, how, obj, np.where(np.isfinite(missed), missed, NOT_A_NUMBER), factor)
+        return Trial(name, how, obj, missed, factor)
 
     def of_network(self, *, fitted: bool) -> Trial:
         """Return what the network makes, in the scale that fits best where that is asked for; one of the
@@ -117,11 +122,12 @@ class _Trials:
             return made(1.0)
         generator = self.hidden.backend.generator
         iterates = generator.plain_iterations(self.chunks, self.light, subsets=self.chunks.subsets)
-        own, half, none = (made(factor) for factor in (1.0, 0.5, 0.0))
-        between = _least(none.deviance, half.deviance, own.deviance)
+        tried = {factor: made(factor) for factor in (0.0, 0.5, 1.0)}
+        between = _least(*(trial.deviance for trial in tried.values()))
         factor = round(float(np.clip(0.5 + 0.5 * between, 0.0, MOST_FACTOR)), 2)
-        other = made(factor)
-        return other if other.beats(own) else own
+        tried[factor] = tried.get(factor) or made(factor)
+        own, best = tried[1.0], min(tried.values(), key=lambda trial: trial.deviance)
+        return best if best.beats(own) else own
 
     def plain(self) -> Trial:
         """Return what the first plain iterations make of a flat object."""
@@ -138,22 +144,29 @@ class _Trials:
         """Return the best that iterations make: from the object of the network unless a flat one leads
         further, on the likelihood and with the total variation that suit."""
         begin = network._replace(name="the network, refined", refine=WARM)
+        gain = fitted_gain(self.hidden.backend, begin.obj, self.chunks)
+        begin = begin._replace(obj=begin.obj * gain)
         best = self.refined(begin)
         if plain.beats(best):
             begin, best = plain, self.refined(plain, PLAIN.steps - TRIAL_STEPS)
-        amplitude = replace(best.refine, likelihood="amplitude")
-        amplitude = self.refined(best._replace(refine=amplitude), AMPLITUDE_STEPS)
-        return self._smoothed(amplitude if amplitude.beats(best) else best, begin)
+        how = replace(best.refine, likelihood="amplitude")
+        amplitude, poisson = (
+            self.refined(best._replace(refine=each), AMPLITUDE_STEPS) for each in (how, best.refine)
+        )
+        return self._smoothed(amplitude if amplitude.beats(poisson) else best, begin)
 
     def _smoothed(self, best: Trial, begin: Trial) -> Trial:
         """Return a refinement of an object with the total variation that suits: every second strength is
-        tried until one does harm, then those beside the best, and a parabola tells which lies between."""
-        tried = {0: best}
+        tried until one does harm, then those beside the best, and a parabola tells which lies between. All
+        of them have the same iterations, those of ``best`` are more."""
+        same = best.refine == begin.refine and not begin.refine.from_flat
+        tried = {0: best} if same else {}
 
         def trial(number: int) -> None:
             how = replace(best.refine, tv=STRENGTHS[number])
             tried[number] = tried.get(number) or self.refined(begin._replace(refine=how))
 
+        trial(0)
         last = 0
         for number in range(1, len(STRENGTHS), 2):
             trial(number)
@@ -165,6 +178,8 @@ class _Trials:
         for number in beside:
             trial(number)
         middle = min((middle, *beside), key=lambda number: tried[number].deviance)
+        if middle == 0:
+            return best
         if not {middle - 1, middle + 1} <= tried.keys() or middle == 1:
             return tried[middle]
         between = _least(*(tried[middle + step].deviance for step in (-1, 0, 1)))
@@ -193,14 +208,18 @@ def selected(
     ``choice`` is the probe and whether it may be fitted; ``network`` makes the object of a network, or a flat
     one, in the scale that fits best where that is asked for; its own is ``fitted`` or not.
     """
-    some = middle_patterns(scan.positions_yx_px, indices, scan.n_px, SELECTION_PIXELS)
+    pixels = max(SELECTION_PIXELS, SELECTION_PATTERNS * scan.n_px**2)
+    some = middle_patterns(scan.positions_yx_px, indices, scan.n_px, pixels)
+    number = UNSEEN if is_training_scan(scan, backend.trained_probe) else HIDDEN
     own = HiddenScan(backend, store, replace(scan, probe=choice.probe), some, SEED)
-    done, total = count(1), 9 + choice.fit + 3 * backend.whole_canvas
+    done, total = count(1), MOST_TRIALS + choice.fit + 3 * backend.whole_canvas
     with progress.phase("choosing", total) as phase:
-        trials = _Trials(own, network, lambda: phase.update(next(done)))
-        plain, told, fits = trials.plain(), "", False
-        if choice.fit:
-            others = _Trials(own.fitted(HIDDEN, Progress()), network, trials.on_trial)
+        if choice.asked:
+            own = own.fitted(number, Progress())
+        trials = _Trials(own, number, network, lambda: phase.update(next(done)))
+        plain, told, fits = trials.plain(), "", choice.asked
+        if choice.fit and not choice.asked:
+            others = _Trials(own.fitted(number, Progress()), number, network, trials.on_trial)
             other = others.plain()
             fits, told = other.beats(plain), _probe_line(plain, other)
             trials, plain = (others, other) if fits else (trials, plain)
@@ -226,9 +245,10 @@ def selected(
 def _line(best: Trial, second: Trial) -> str:
     """Say what is best, and how much better it is than the other."""
     words = [_described(trial) for trial in (best, second)]
-    share = percent(second.missed, best.missed)
     if second.deviance < best.deviance:
+        share = percent(best.missed, second.missed)
         return f"{words[0]}; {words[1]} explains unseen photons {share} better, which is not enough"
+    share = percent(second.missed, best.missed)
     return f"{words[0]}, which explains unseen photons {share} better than {words[1]}"
 
 

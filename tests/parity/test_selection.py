@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ptycho.config.config import ModelConfig
+from ptycho.data.hidden import UNSEEN
 from ptycho.data.npz import read_npz
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.data.scan import Scan
@@ -150,7 +152,10 @@ def test_a_spoiled_network_gives_way_to_plain_iterations(factor: float, scans: d
     assert error(scans["bright"], found) < ALLOWED * best
 
 
-def test_a_part_of_a_large_scan_chooses(scans: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("pixels", "patterns", "count"), [(40, 36, 40), (1, 25, 25), (1, 100, 81)])
+def test_a_part_of_a_large_scan_chooses_and_never_a_handful(
+    pixels: int, patterns: int, count: int, scans: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts, made = [], selection.HiddenScan
 
     def noted(backend: Any, store: Any, scan: Any, indices: Any, seed: int) -> Any:
@@ -158,10 +163,11 @@ def test_a_part_of_a_large_scan_chooses(scans: dict[str, Path], monkeypatch: pyt
         return made(backend, store, scan, indices, seed)
 
     monkeypatch.setattr(selection, "HiddenScan", noted)
-    monkeypatch.setattr(selection, "SELECTION_PIXELS", 20 * 32**2)
+    monkeypatch.setattr(selection, "SELECTION_PIXELS", pixels * 32**2)
+    monkeypatch.setattr(selection, "SELECTION_PATTERNS", patterns)
     scan = open_scan(scans["bright"])
     found = reconstructed(scan, "pytorch", select=selected, fit_probe=False)
-    assert counts == [20]
+    assert counts == [count]
     assert len(found.indices) == 81
 
 
@@ -175,6 +181,73 @@ def test_a_single_photon_in_each_pattern_is_no_trouble(scans: dict[str, Path], t
     found = reconstructed(open_scan(tmp_path / "dark.npz"), "pytorch", select=selected, progress=told)
     assert np.isfinite(found.obj).all()
     assert any(text.startswith("chosen by hidden pixels: ") for text in told.lines)
+
+
+def test_a_fit_of_the_probe_that_is_asked_for_is_not_chosen(scans: dict[str, Path]) -> None:
+    told = Told()
+    found = reconstructed(open_scan(scans["dim"]), "pytorch", select=selected, progress=told, fit_probe=True)
+    # This scan's own probe is better.
+    assert found.chosen["probe"] == "fitted"
+    (line,) = [text for text in told.lines if text.startswith("chosen by hidden pixels: ")]
+    assert "probe" not in line
+    assert "probe: the scan's own, fitted to it first, as asked for" in told.lines
+
+
+def test_a_network_is_judged_by_what_its_training_did_not_see(
+    scans: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged, made = [], selection.HiddenScan.deviance
+
+    def noted(hidden: Any, obj: Any, judges: tuple[int, ...]) -> Any:
+        judged.append({*judges})
+        return made(hidden, obj, judges)
+
+    monkeypatch.setattr(selection.HiddenScan, "deviance", noted)
+    for name in ("bright", "dim"):
+        scan = open_scan(scans[name])
+        model = pretrained("pytorch", open_scan(scans["bright"]))
+        model.attach_scan(scan.probe, open_scan(scans["bright"]).record, refined=False)
+        judged.clear()
+        load_engine("pytorch").reconstruct(
+            model, scan, scan.usable, execution=CPU, progress=Told(), select=selected
+        )
+        assert judged
+        assert all(sets == ({UNSEEN} if name == "bright" else {0, UNSEEN}) for sets in judged)
+
+
+@pytest.mark.parametrize(
+    ("deviances", "expected"),
+    [
+        ({0.0: 1.0, 0.5: 1.6, 1.0: 2.0}, 0.0),  # no least value between: the better end
+        ({0.0: 2.0, 0.5: 1.0, 1.0: 2.0}, 0.5),
+        ({0.0: 3.0, 0.5: 1.5, 1.0: 2.0, 0.62: 1.4}, 0.62),
+        ({0.0: 2.9, 0.5: 2.0, 1.0: 1.0}, 1.0),  # nor here
+        ({0.0: 4.0, 0.5: 2.5, 1.0: 1.9, 1.08: 2.1}, 1.0),
+        ({0.0: np.nan, 0.5: np.nan, 1.0: np.nan}, 1.0),
+    ],
+)
+def test_the_factor_is_the_one_that_hidden_pixels_prefer(
+    deviances: dict[float, float], expected: float
+) -> None:
+    trials = object.__new__(selection._Trials)
+    generator = SimpleNamespace(plain_iterations=lambda *_, **__: None)
+    trials.hidden = SimpleNamespace(
+        backend=SimpleNamespace(whole_canvas=True, generator=generator),
+        # Photons of different patterns differ a little.
+        deviance=lambda obj, _: deviances[obj] * (1 + 0.01 * np.arange(4)),
+    )
+    trials.chunks, trials.light, trials.judges = SimpleNamespace(subsets=1), None, (0, UNSEEN)
+    trials.network, trials.on_trial = lambda *_, factor, **__: factor, lambda: None
+    assert trials.of_network(fitted=False).factor == pytest.approx(expected)
+
+
+def test_the_line_counts_from_what_it_is_compared_with() -> None:
+    better, worse = (
+        selection.Trial(name, None, None, np.full(2, value)) for name, value in (("a", 0.5), ("b", 1.0))
+    )
+    assert selection._line(better, worse) == "a, which explains unseen photons 50 % better than b"
+    told = "b; a explains unseen photons 50 % better, which is not enough"
+    assert selection._line(worse, better) == told
 
 
 def test_nothing_is_chosen_where_exit_waves_are_smoothed() -> None:
