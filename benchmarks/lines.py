@@ -11,8 +11,11 @@ the object mirrored at the middle of the pattern, which a pattern of a symmetric
 it. `random starts` averages reconstructions that end in either. With `--train`, `unrolled` learns from
 hidden pixels of as many patterns of another object, moved apart, and reconstructs those of the test.
 
+`best of random starts` takes, pattern by pattern, the one whose own misfit is smallest.
+
 PSNR has the peak 255, as there. A probe is `disc`, `curved`, a disc with a quadratic phase, which has no
-twin, or an NPZ file with `probeGuess`, whose phase is replaced by its quadratic fit.
+twin, `uneven`, which is brighter here and there and hardly curved, as measured ones are, or an NPZ file with
+`probeGuess`, whose phase is replaced by its quadratic fit.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ N_PX, STEP_PX, GROUP_STEP_PX, SIDE_PX = 64, 10, 4, 392
 PHOTONS, PEAK, TRIM_PX = 1e9, 255.0, 2
 FIRST_PX = {1: 27, 2: 29}
 """Patterns along an axis of a group -> first pixel of the middle of the first group."""
+CURVATURE = {"disc": 0.0, "curved": 1.0, "uneven": 0.15}
+"""Probe -> its phase between the middle and the rim of the disc [half turns]."""
 
 
 def lines(seed: int) -> NDArray[np.complex128]:
@@ -65,8 +70,10 @@ def probe_named(name: str) -> NDArray[np.complex128]:
     """Return a probe (64, 64) by its name or file."""
     r2 = ((np.mgrid[:N_PX, :N_PX] - (N_PX - 1) / 2) ** 2).sum(axis=0)
     disc = gaussian_filter((r2 < 11.0**2).astype(float), 1.0)
-    if name in ("disc", "curved"):
-        return disc * np.exp((0j if name == "disc" else 1j * np.pi) * r2 / 11.0**2)
+    if name in CURVATURE:
+        rough = gaussian_filter(np.random.default_rng(5).normal(size=disc.shape), 2.5)
+        lit = disc if name != "uneven" else disc * np.clip(1 + 0.5 * rough / rough.std(), 0.1, None)
+        return lit * np.exp(1j * np.pi * CURVATURE[name] * r2 / 11.0**2)
     stored = read_npz(Path(name))["probeGuess"].reshape(-1, N_PX, N_PX)[0]
     phase, lit = np.unwrap(np.unwrap(np.angle(stored), axis=0), axis=1), np.abs(stored)
     a, b = np.polyfit(r2.ravel(), phase.ravel(), 1, w=lit.ravel())
@@ -147,6 +154,23 @@ def middles(found: Any, path: Path, groups: int) -> NDArray[np.complex128]:
     return parts * np.exp(-1j * np.angle(parts.mean(axis=(1, 2), keepdims=True)))
 
 
+def misfits(found: Any, path: Path) -> NDArray[np.float64]:
+    """Return the amplitude misfit (J,) of every pattern of a scan of single patterns [counts]."""
+    (obj, origin), arrays = found, read_npz(path)
+    places = np.stack([arrays["ycoords"], arrays["xcoords"]], -1) - (N_PX - 1) / 2
+    corners = np.round(places - origin).astype(int)
+    patches = physics.extract_patches(obj.astype(np.complex128), corners, N_PX)
+    intensity = physics.diffracted_intensity(patches, arrays["probeGuess"].astype(complex)[None, None])
+    return ((np.sqrt(intensity) - arrays["diff3d"]) ** 2).sum(axis=(1, 2))
+
+
+def best_of(starts: list[Any], path: Path, count: int) -> NDArray[np.complex128]:
+    """Return the middles (J, 10, 10) of single patterns, each of the reconstruction that explains it best."""
+    chosen = np.argmin([misfits(found, path) for found in starts], axis=0)
+    parts = np.stack([middles(found, path, count) for found in starts])
+    return parts[chosen, np.arange(count)]
+
+
 def stitched(parts: NDArray[Any], rows: int) -> NDArray[Any]:
     """Return tiles (rows^2, 10, 10) side by side."""
     return parts.reshape(rows, rows, STEP_PX, STEP_PX).swapaxes(1, 2).reshape(rows * STEP_PX, -1)
@@ -215,16 +239,20 @@ def rows_of(name: str, options: argparse.Namespace, folder: Path) -> dict[str, N
             found[f"whole scan, {side} x {side}"] = part(whole, side, origin), truth
         if ("group" if side == 2 else "alone") in options.ways:
             write_scan(path, obj, corners, probe, apart=True, seed=2)
-            parts = middles(refined(path, steps), path, len(corners))
+            plain = refined(path, steps)
+            parts = middles(plain, path, len(corners))
             found["one pattern alone" if side == 1 else "one group alone"] = stitched(parts, rows), truth
         if side == 2 or "alone" not in options.ways:
             continue
         found["flat"] = np.full(truth.shape, truth.mean()), truth
         tiles = truth.reshape(rows, STEP_PX, rows, STEP_PX).swapaxes(1, 2).reshape(-1, STEP_PX, STEP_PX)
         found["mean of twins"] = stitched((tiles + tiles[:, ::-1, ::-1].conj()) / 2, rows), truth
-        starts = [middles(refined(path, steps, seed), path, len(corners)) for seed in range(options.averaged)]
+        starts = [refined(path, steps, seed) for seed in range(options.averaged)]
         if starts:
-            found[f"{len(starts)} random starts"] = stitched(np.mean(starts, axis=0), rows), truth
+            mean = np.mean([middles(start, path, len(corners)) for start in starts], axis=0)
+            found[f"mean of {len(starts)} random starts"] = stitched(mean, rows), truth
+            best = best_of([plain, *starts], path, len(corners))
+            found[f"best of {len(starts)} random starts and a flat one"] = stitched(best, rows), truth
         if options.train:
             network = networked(path, trained(probe, folder, options, 11))
             found["trained by hidden pixels"] = stitched(middles(network, path, len(corners)), rows), truth

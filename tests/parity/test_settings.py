@@ -18,9 +18,9 @@ worker = importlib.import_module("settings_worker")
 beside, native = (importlib.import_module(f"settings_{name}") for name in ("beside", "native"))
 KINDS = {
     "torch": (*worker.WALKS, *beside.BESIDE, *native.NATIVE),
-    "tf": (*worker.WALKS, "evaluation"),
+    "tf": tuple(worker.WALKS),
 }
-"""Backend -> runs that are walked over."""
+"""Backend -> runs that are walked over; what simulates, pre-trains and evaluates is shared."""
 FEWEST = {"simulation": 20, "pretraining": 6, "evaluation": 70}
 """Values that a walk tries at least; 100 for the others."""
 SECONDS = 900
