@@ -44,8 +44,11 @@ WARM = RefineOptions(30, likelihood="poisson")
 TRIAL_STEPS, AMPLITUDE_STEPS = 20, 8
 """Iterations of a trial, and those that show what the other likelihood makes of its end."""
 CLEARLY = 4.0
-"""Standard errors by which a refinement has to beat the network. Hidden pixels say little of what few photons
-determine, and there a network that has learned to know objects is often right, iterations never."""
+"""Standard errors by which a refinement has to beat the network, and total variation none. Hidden pixels say
+little of what few photons determine, and there a network that has learned to know objects is often right,
+iterations never; nor do they say much of slow phases, which smoothing may pull away."""
+LIKELY = 2.0
+"""Standard errors by which the amplitude likelihood has to beat that of Poisson, which counts follow."""
 MOST_FACTOR = 1.5
 """Largest factor on the corrections of a network."""
 NOT_A_NUMBER = 1e30
@@ -153,7 +156,7 @@ class _Trials:
         amplitude, poisson = (
             self.refined(best._replace(refine=each), AMPLITUDE_STEPS) for each in (how, best.refine)
         )
-        return self._smoothed(amplitude if amplitude.beats(poisson) else best, begin)
+        return self._smoothed(amplitude if amplitude.beats(poisson, LIKELY) else best, begin)
 
     def _smoothed(self, best: Trial, begin: Trial) -> Trial:
         """Return a refinement of an object with the total variation that suits: every second strength is
@@ -177,9 +180,10 @@ class _Trials:
         beside = [number for number in (middle - 1, middle + 1) if 0 <= number < len(STRENGTHS)]
         for number in beside:
             trial(number)
-        middle = min((middle, *beside), key=lambda number: tried[number].deviance)
-        if middle == 0:
+        better = [number for number in tried if number and tried[number].beats(tried[0], CLEARLY)]
+        if not better:
             return best
+        middle = min(better, key=lambda number: tried[number].deviance)
         if not {middle - 1, middle + 1} <= tried.keys() or middle == 1:
             return tried[middle]
         between = _least(*(tried[middle + step].deviance for step in (-1, 0, 1)))
@@ -226,7 +230,9 @@ def selected(
         network = trials.of_network(fitted=fitted)
         refined = trials.best_refined(plain, network)
         phase.update(total)
-    best, second = (refined, network) if refined.beats(network, CLEARLY) else (network, refined)
+    # Without its corrections it is no network.
+    errors = CLEARLY if network.factor else CHANCE
+    best, second = (refined, network) if refined.beats(network, errors) else (network, refined)
     progress.note(f"chosen by hidden pixels: {_line(best, second)}{told}")
     how = best.refine
     record = {

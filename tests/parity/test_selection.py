@@ -146,7 +146,7 @@ def test_a_spoiled_network_gives_way_to_plain_iterations(factor: float, scans: d
         model, scan, scan.usable, execution=CPU, progress=told, select=selected
     )
     (line,) = [text for text in told.lines if text.startswith("chosen by hidden pixels: ")]
-    assert line.startswith("chosen by hidden pixels: plain iterations (60 iterations, ")
+    assert found.chosen["object"] == "plain iterations" or found.chosen["correction_factor"] == 0, line
     plain = RefineOptions(60, start="flat", likelihood="poisson")
     best = error(scans["bright"], reconstructed(scan, "pytorch", plain, fit_probe=False))
     assert error(scans["bright"], found) < ALLOWED * best
@@ -239,6 +239,32 @@ def test_the_factor_is_the_one_that_hidden_pixels_prefer(
     trials.chunks, trials.light, trials.judges = SimpleNamespace(subsets=1), None, (0, UNSEEN)
     trials.network, trials.on_trial = lambda *_, factor, **__: factor, lambda: None
     assert trials.of_network(fitted=False).factor == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ({0.001: 2.7, 0.002: -0.7, 0.004: -9.0}, 0.0),  # likely, and not certain
+        ({0.001: 7.0, 0.002: 6.0, 0.004: -9.0, 0.008: -20.0}, 0.001),
+        ({0.001: 7.0, 0.002: 9.0, 0.004: 7.0, 0.008: -20.0}, 0.002),
+        ({0.001: 5.0, 0.002: 9.0, 0.004: 8.0, 0.008: -20.0}, 0.00246),  # between two of them
+        ({0.001: -3.0}, 0.0),
+    ],
+)
+def test_total_variation_has_to_be_better_for_certain(errors: dict[float, float], expected: float) -> None:
+    trials = object.__new__(selection._Trials)
+    noise = np.tile([0.5, -0.5], 18)
+    # Gains of so many standard errors of their sum.
+    steps = {**dict.fromkeys(selection.STRENGTHS, -30.0), **errors}
+    missed = {tv: 1.0 - count * noise.std(ddof=1) / 6 + noise for tv, count in steps.items()}
+    missed[0.0] = np.ones(36)
+
+    def refined(begin: selection.Trial) -> selection.Trial:
+        return begin._replace(missed=missed[begin.refine.tv])
+
+    trials.refined = refined
+    begin = selection.Trial("plain iterations", selection.PLAIN, None, missed[0.0])
+    assert trials._smoothed(begin, begin).refine.tv == pytest.approx(expected, abs=2e-5)
 
 
 def test_the_line_counts_from_what_it_is_compared_with() -> None:
