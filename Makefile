@@ -21,9 +21,8 @@ demo: $(VENV)/torch.stamp
 		--gridsize 1 --device cpu --disable_mlflow
 	$(INFER) $(OUTPUT)/plain --model_path pretrained --init flat --refine 60 --refine-likelihood poisson --no-fit-probe
 	$(INFER) $(OUTPUT)/pretrained --model_path pretrained --select off --no-fit-probe
-	$(INFER) $(OUTPUT)/pictures --model_path $(OUTPUT)/run
 	$(BIN)/python benchmarks/side_by_side.py --truth $(SCAN) --output $(OUTPUT)/side_by_side.png \
-		"plain solver=$(OUTPUT)/plain" "pre-trained network=$(OUTPUT)/pretrained" "trained network=$(OUTPUT)/pictures"
+		"plain solver=$(OUTPUT)/plain" "pre-trained network=$(OUTPUT)/pretrained" "trained network=$(OUTPUT)/run"
 
 test: $(VENV)/all.stamp
 	PTYCHO_REQUIRE=tensorflow,torch$(CLIENT_REQUIRED) $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)

@@ -3,8 +3,9 @@
 usage: python benchmarks/pretrained.py [--photons 5.7e3 1e4 1e5 1e6] [--cases star picture collage modes]
            [--model pretrained] [--json FILE]
 
-Every row is one scan of 64 px patterns. `amplitude` and `poisson` are as many plain steps as the network has
-in all; `TV` is the best of several strengths of 60 Poisson steps, chosen with the truth, which favours it.
+Every row is one scan of 64 px patterns with the true probe. `amplitude` and `poisson` are as many plain steps
+as the network has in all; `TV` is the best of several strengths of 60 Poisson steps, chosen with the truth,
+which favours it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "collage": {"scene": "collage", "n_y": 35, "n_x": 35, "step_px": 4.0, "seed": 1},
     "modes": {"scene": "collage", "n_y": 22, "n_x": 22, "step_px": 5.0, "seed": 4, "n_modes": 2},
 }
-"""Zone plates with stars, pictures and collages: the curriculum leaves all of them out."""
+"""Stars, pictures and collages: the curriculum leaves all of them out."""
 
 
 def options_of(case: str, photons: float, folder: Path) -> SimulationOptions:
@@ -72,6 +73,7 @@ def measure(path: Path, bundle: Bundle) -> dict[str, float]:
             execution=PyTorchExecutionConfig(accelerator="cpu"),
             progress=Progress(),
             refine=refine,
+            fit_probe=None if refine else False,
         )
         truth, mask = truth_on_canvas(path, found) or (None, None)
         return score(found.obj, truth, mask)["complex_nrmse"], found.seconds

@@ -21,11 +21,14 @@ def _run(values: dict[str, Any]) -> None:
 
     options = pretrain_options(values)
     require_backend("pytorch")
-    folder = prepare_folder(values["output_dir"])
     from ptycho_torch.pretraining import pretrain
+    from ptycho_torch.reconstruct import resolve_accelerator
 
-    quiet = values.get("quiet", False)
-    path = write_bundle(folder / BUNDLE_NAME, pretrain(options, Progress() if quiet else ConsoleProgress()))
+    quiet, accelerator = values.get("quiet", False), values.get("accelerator", "auto")
+    resolve_accelerator(accelerator)  # before a folder is made
+    folder = prepare_folder(values["output_dir"])
+    bundle = pretrain(options, Progress() if quiet else ConsoleProgress(), accelerator=accelerator)
+    path = write_bundle(folder / BUNDLE_NAME, bundle)
     if not quiet:
         sys.stdout.write(f"{path}\n")
 

@@ -23,23 +23,29 @@ from ptycho.networks.bundle import Bundle
 from ptycho.process.progress import Progress
 from ptycho.simulation.curriculum import PretrainOptions, draw_scan
 from ptycho.simulation.simulate import SimulationOptions, simulate
+from ptycho.solver.schedule import STEP_DAMPING
 from ptycho_torch import physics
 from ptycho_torch.generators import UnrolledGenerator
 from ptycho_torch.isolation import untouched_torch
+from ptycho_torch.reconstruct import resolve_accelerator
 from ptycho_torch.solver import Chunk, accelerated_steps, noise_level, preconditioned_step, scan_illumination
 
 PLAIN_STEPS = 60
 """Plain steps of the network that comes out; low frequencies of a scan of a thousand patterns need them."""
-START_STEPS, START_BLUR_PX = 20, (2.0, 5.0)
-"""Plain steps of a training scan from the true object with this blur, which spares the steps that low
-frequencies take from a flat start; they fill in detail and noise."""
-CROP_PX = 80
+NEAR_STEPS, NEAR_BLUR_PX = 30, (1.0, 5.0)
+"""Plain steps of most training scans, which start from the true object with this blur and end better
+converged than those from a flat one."""
+STRONG_PHASE_RAD = 2.5
+"""Phase range of objects that plain steps often do not find from a flat start [rad]."""
+SLOW_PX = 16.0
+"""Gaussian sigma of the errors that a U-Net is not asked to mend: it sees no farther [px]."""
+CROP_PX = 96
 """Side of the crops in a batch [px]."""
 MIN_LIT = 0.5
 """Share of a crop that light fell on."""
 WARM_UP = 50
 """Iterations of rising learning rate."""
-ERROR_FLOOR = 1e-3
+ERROR_FLOOR = 3e-4
 """Error that counts as nothing, so that scans of many photons do not rule the loss [transmission]."""
 CHANNELS = architectures.UNROLLED_INPUTS
 """Where the inputs of a U-Net end in an example; then come base (2), truth (2), mask and gain."""
@@ -54,32 +60,59 @@ class KnownScan(NamedTuple):
     scanned: Tensor  # (H, W), bool, pixels that saw enough light to be compared
 
 
-def known_scan(options: SimulationOptions) -> KnownScan:
-    """Simulate a scan in memory, on a canvas whose sides are multiples of ``CANVAS_MULTIPLE_PX``."""
+def known_scan(options: SimulationOptions, device: str = "cpu") -> KnownScan:
+    """Simulate a scan in memory of a device, on a canvas whose sides are multiples of
+    ``CANVAS_MULTIPLE_PX``."""
     arrays = simulate(options)
     n_px, truth = options.n_px, arrays["objectGuess"]
     room = [(0, -size % CANVAS_MULTIPLE_PX) for size in truth.shape]
-    truth = torch.from_numpy(np.pad(truth, room, mode="edge"))
+    truth = torch.from_numpy(np.pad(truth, room, mode="edge")).to(device)
     positions = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
     plan = lay_on_canvas(positions, n_px, shape_yx=tuple(truth.shape), origin_yx_px=np.zeros(2))
-    probe = torch.from_numpy(arrays["probeGuess"].reshape(-1, n_px, n_px))
-    probes = physics.shift_field(probe, torch.from_numpy(plan.shifts_yx_px.astype(np.float32)))
-    amplitude = torch.from_numpy(np.sqrt(arrays["diff3d"].astype(np.float32)))
-    chunk = Chunk(torch.from_numpy(plan.corners_yx), probes, amplitude)
+    probe, shifts_px, amplitude, corners = (
+        torch.from_numpy(values).to(device)
+        for values in (
+            arrays["probeGuess"].reshape(-1, n_px, n_px),
+            plan.shifts_yx_px.astype(np.float32),
+            np.sqrt(arrays["diff3d"].astype(np.float32)),
+            plan.corners_yx,
+        )
+    )
+    chunk = Chunk(corners, physics.shift_field(probe, shifts_px), amplitude)
     weight = scan_illumination([chunk], truth.shape)
     return KnownScan(chunk, weight, truth, weight > SCANNED_SHARE * weight.max())
 
 
-@torch.no_grad()
-def example(generator: UnrolledGenerator, index: int, scan: KnownScan, blur_px: float) -> Tensor:
-    """Return what the U-Net of learned step ``index`` (from 0) sees of a scan, and what it should have
-    answered: inputs (6), object without correction (2), truth in its phase (2), mask, factor on the
-    correction; (12, H, W). The plain steps start from the true object, blurred by ``blur_px``."""
+def plain_iterates(
+    generator: UnrolledGenerator, scan: KnownScan, blur_px: float | None
+) -> tuple[Tensor, Tensor]:
+    """Return the last two iterates (H, W) of the plain steps that come before the learned ones: as many as a
+    reconstruction makes from a flat object, or fewer from the true one with a blur."""
+    start, steps = torch.ones_like(scan.truth), generator.plain
+    if blur_px is not None:
+        # Where no light falls nobody knows the object.
+        lit = scan.weight / (scan.weight + STEP_DAMPING * scan.weight.max())
+        start = start + lit * (_smooth(scan.truth, blur_px) - 1)
+        steps = NEAR_STEPS
+    return accelerated_steps(start, [scan.chunk], scan.weight, steps, likelihood=generator.likelihood)
+
+
+def _smooth(image: Tensor, sigma_px: float) -> Tensor:
     from scipy.ndimage import gaussian_filter
 
+    smooth = gaussian_filter(image.cpu().numpy(), sigma_px, mode="nearest")
+    return torch.from_numpy(smooth).to(image.device)
+
+
+@torch.no_grad()
+def example(
+    generator: UnrolledGenerator, index: int, scan: KnownScan, iterates: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return what the U-Net of learned step ``index`` (from 0) sees of a scan after plain steps with the last
+    two ``iterates``, and what it should have answered: inputs (6), object without correction (2), truth (2)
+    in its phase and with its slow errors, mask, factor on the correction; (12, H, W)."""
     chunks, kind = [scan.chunk], generator.likelihood
-    start = torch.from_numpy(gaussian_filter(scan.truth.numpy(), blur_px, mode="nearest"))
-    obj, previous = accelerated_steps(start, chunks, scan.weight, START_STEPS, likelihood=kind)
+    obj, previous = iterates
     for k in range(index + 1):
         leading = obj + generator.vectors["step_momentum"][k] * (obj - previous)
         step = preconditioned_step(leading, chunks, scan.weight, kind)
@@ -89,6 +122,8 @@ def example(generator: UnrolledGenerator, index: int, scan: KnownScan, blur_px: 
             previous, obj = obj, base + gain * torch.complex(*generator.correction(seen[None], k)[0])
     turn = torch.vdot(scan.truth[scan.scanned], base[scan.scanned])
     known = scan.truth * (turn / turn.abs())
+    lit = scan.scanned.float()
+    known = known + _smooth((base - known) * lit, SLOW_PX) / _smooth(lit, SLOW_PX).clamp(min=1e-3)
     parts = (seen, *(torch.view_as_real(image).permute(2, 0, 1) for image in (base, known)))
     return torch.cat((*parts, scan.scanned[None].float(), gain[None]))
 
@@ -108,16 +143,13 @@ def _crop(whole: Tensor, rng: np.random.Generator) -> Tensor:
 
 def relative_error(answer: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     """Return the error that the answers (B, 2, H, W) of a U-Net to the inputs of examples (B, 12, H, W)
-    leave, relative to that without them: 1 for a correction of nothing. The mean offset of a crop is left
-    out: a drift over more than the crop is not for a small network to know."""
+    leave, relative to that without them: 1 for a correction of nothing."""
     inputs, base, truth, mask, gain = batch.split([CHANNELS, 2, 2, 1, 1], dim=1)
-    lit = mask.sum(dim=(1, 2, 3)).clamp(min=1.0)
 
     def power(difference: Tensor) -> Tensor:
-        offset = (difference * mask).sum(dim=(2, 3)) / lit[:, None]
-        return ((difference - offset[..., None, None]) ** 2 * mask).sum(dim=(1, 2, 3))
+        return (difference**2 * mask).sum(dim=(1, 2, 3))
 
-    before = power(base - truth) + ERROR_FLOOR**2 * lit
+    before = power(base - truth) + ERROR_FLOOR**2 * mask.sum(dim=(1, 2, 3)).clamp(min=1.0)
     return torch.sqrt(power(base + gain * answer(inputs) - truth) / before + 1e-4).mean()
 
 
@@ -143,6 +175,7 @@ def _fit_step(
         for iteration in range(options.iterations):
             chosen = rng.integers(0, len(examples), options.batch_size)
             batch = torch.stack([_crop(examples[i], rng) for i in chosen])
+            batch = batch.contiguous(memory_format=torch.channels_last)
             loss = relative_error(lambda x: generator.correction(x, index), batch)
             optimizer.zero_grad()
             loss.backward()
@@ -154,35 +187,44 @@ def _fit_step(
 
 
 def _examples(
-    generator: UnrolledGenerator, index: int, options: PretrainOptions, progress: Progress
+    generator: UnrolledGenerator, index: int, options: PretrainOptions, progress: Progress, device: str
 ) -> list[Tensor]:
     """Simulate what one learned step trains on; every step sees other scans."""
     rng = np.random.default_rng([options.seed, 101 + index])
     found: list[Tensor] = []
     with progress.phase(f"simulating for step {index + 1}", options.scans) as phase:
         for count in range(options.scans):
-            scan = known_scan(draw_scan(options.seed, index * options.scans + count))
-            found.append(example(generator, index, scan, float(rng.uniform(*START_BLUR_PX))))
+            drawn = draw_scan(options.seed, index * options.scans + count)
+            blur_px = float(rng.uniform(*NEAR_BLUR_PX)) / max(1.0, drawn.phase_range_rad)
+            near = count % 3 > 0 or drawn.phase_range_rad > STRONG_PHASE_RAD
+            scan = known_scan(drawn, device)
+            found.append(
+                example(generator, index, scan, plain_iterates(generator, scan, blur_px if near else None))
+            )
             phase.update(count + 1)
     return found
 
 
 @untouched_torch()
-def pretrain(options: PretrainOptions, progress: Progress | None = None) -> Bundle:
-    """Pre-train ``unrolled`` with the Poisson likelihood; the bundle has no probe of its own, and every
-    backend loads it."""
-    progress = progress or Progress()
+def pretrain(
+    options: PretrainOptions, progress: Progress | None = None, *, accelerator: str = "cpu"
+) -> Bundle:
+    """Pre-train ``unrolled`` with the Poisson likelihood, on an ``accelerator`` as
+    :func:`ptycho_torch.reconstruct.resolve_accelerator` takes it; the bundle has no probe of its own, and
+    every backend loads it."""
+    progress, device = progress or Progress(), resolve_accelerator(accelerator)
     model = ModelConfig(
         architecture="unrolled",
         unrolled_steps=PLAIN_STEPS + architectures.LEARNED_STEPS,
         unrolled_width=options.width,
         unrolled_likelihood="poisson",
     )
-    generator = UnrolledGenerator(model, options.seed)
+    generator = UnrolledGenerator(model, options.seed).to(device, memory_format=torch.channels_last)
     with torch.no_grad():
         # What a U-Net has removed must not come back by momentum.
         generator.vectors["step_momentum"][1:] = 0.0
     for index in range(generator.learned):
-        _fit_step(generator, index, _examples(generator, index, options, progress), options, progress)
+        examples = _examples(generator, index, options, progress, device)
+        _fit_step(generator, index, examples, options, progress)
     no_probe = np.zeros((1, model.N, model.N), np.complex64)
     return Bundle("pytorch", model, generator.export_weights(), no_probe)

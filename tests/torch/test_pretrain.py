@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
 from ptycho.cli import inference_command
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
+from ptycho.data.reconstruction import Reconstruction
 from ptycho.errors import BundleError, ConfigError
 from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
@@ -21,12 +23,14 @@ from ptycho.process.progress import Progress
 from ptycho.run.engines import PRETRAINED_FILE, find_model
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.curriculum import PretrainOptions, draw_scan
+from ptycho.simulation.objects import SCENES
+from ptycho.simulation.probes import PROBES
 from ptycho.simulation.simulate import SimulationOptions, scan_positions, write_scan
 from ptycho_torch import engine, pretrain, pretraining
 from ptycho_torch.generators import UnrolledGenerator
 
 CPU = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None)
-SHORT = PretrainOptions(scans=5, iterations=100, width=4, batch_size=2, learning_rate=1e-2)
+SHORT = PretrainOptions(scans=8, iterations=160, width=4, batch_size=2, learning_rate=5e-3)
 TINY = PretrainOptions(scans=1, iterations=2, width=4, batch_size=1)
 LIMIT_BYTES = 8 * 2**20
 UNSEEN = {"scene": "siemens_star", "n_y": 13, "n_x": 12, "step_px": 5.0, "defocus_waves": 1.3, "seed": 11}
@@ -48,6 +52,12 @@ def bundle() -> Bundle:
     return pretraining.pretrain(SHORT)
 
 
+def example_of(generator: UnrolledGenerator, index: int, scan: pretraining.KnownScan) -> torch.Tensor:
+    """Return an example behind plain steps from the true object with a blur."""
+    with torch.no_grad():
+        return pretraining.example(generator, index, scan, pretraining.plain_iterates(generator, scan, 3.0))
+
+
 def model_of(bundle: Bundle) -> UnrolledGenerator:
     generator = UnrolledGenerator(bundle.model, 0)
     generator.import_weights(bundle.weights, "test")
@@ -60,32 +70,44 @@ def plain(bundle: Bundle, likelihood: str) -> Bundle:
     return dataclasses.replace(bundle, model=model, weights=initial_weights(architecture_table(model), 0))
 
 
-def error_of(bundle: Bundle, path: Path) -> float:
+def reconstruction_of(bundle: Bundle, path: Path) -> Reconstruction:
     scan = open_scan(path)
-    found = engine.reconstruct(
+    return engine.reconstruct(
         engine.from_bundle(bundle), scan, np.arange(scan.n_patterns), execution=CPU, progress=Progress()
     )
+
+
+def error_of(bundle: Bundle, path: Path) -> float:
+    found = reconstruction_of(bundle, path)
     truth, mask = truth_on_canvas(path, found)
     return score(found.obj, truth, mask)["complex_nrmse"]
 
 
 def test_the_curriculum_leaves_out_what_judges_it_and_covers_the_rest() -> None:
-    drawn = [draw_scan(0, index) for index in range(200)]
-    assert {options.scene for options in drawn} == {"dead_leaves", "lines", "gaussian_random_field"}
-    assert {options.probe for options in drawn} == {"disc"}
-    assert {options.n_px for options in drawn} == {32, 48, 64}
+    drawn = [draw_scan(0, index) for index in range(300)]
+    judges = {"siemens_star", "collage", "lens", "texture"}
+    assert {options.scene for options in drawn} == SCENES.keys() - judges
+    assert {options.probe for options in drawn} == {"disc", "zone-plate"}
+    assert {options.n_px for options in drawn} == {16, 24, 32, 48, 64, 96}
     assert {options.scan for options in drawn} == {"raster", "spiral"}
+    assert {options.n_modes for options in drawn} == {1, 2}
     density = [options.photons / options.step_px**2 for options in drawn]
-    assert min(density) < 100 < 3e4 < max(density)
-    assert len({options.seed for options in drawn}) == 200
+    assert min(density) < 20 < 1e7 < max(density)
+    steps = [options.step_px / options.probe_diameter_px for options in drawn]
+    assert min(steps) < 0.1 < 0.4 < max(steps)
+    phases = [options.phase_range_rad for options in drawn]
+    assert min(phases) < 0.4 < 5 < max(phases)
+    assert max(options.probe_diameter_px / options.n_px for options in drawn) > 0.65
+    assert len({options.seed for options in drawn}) == 300
     assert draw_scan(0, 7) == draw_scan(0, 7) != draw_scan(1, 7)
 
 
-def test_every_canvas_of_the_curriculum_holds_a_crop() -> None:
+def test_every_canvas_of_the_curriculum_holds_a_crop_and_its_probe_can_be_made() -> None:
     for index in range(300):
         options = draw_scan(3, index)
         _, _, shape = scan_positions(options, np.random.default_rng(0))
         assert min(shape) >= pretraining.CROP_PX, f"scan {index} has only {shape} px"
+        PROBES[options.probe](options.n_px, options.probe_diameter_px, defocus_waves=options.defocus_waves)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +130,21 @@ def test_an_example_holds_the_truth_in_the_phase_of_the_object(bundle: Bundle) -
     scan = pretraining.known_scan(draw_scan(0, 5))
     # A common phase of the object is nobody's error.
     turned = scan._replace(truth=scan.truth * np.exp(0.7j))
-    for known in (scan, turned):
-        found = pretraining.example(model_of(bundle), 1, known, 3.0)
-        assert found.shape == (pretraining.CHANNELS + 6, *scan.weight.shape)
-        parts = found[6:10].permute(1, 2, 0).contiguous().reshape(*scan.weight.shape, 2, 2)
-        base, truth = torch.view_as_complex(parts).unbind(-1)
-        overlap = torch.vdot(truth[scan.scanned], base[scan.scanned])
-        assert float(overlap.angle()) == pytest.approx(0.0, abs=1e-4)
-        assert torch.allclose(truth.abs(), scan.truth.abs(), atol=1e-5)
+    generator = model_of(bundle)
+    with torch.no_grad():
+        iterates = pretraining.plain_iterates(generator, scan, 3.0)
+        found, same = (pretraining.example(generator, 1, known, iterates) for known in (scan, turned))
+    assert found.shape == (pretraining.CHANNELS + 6, *scan.weight.shape)
+    assert torch.allclose(found, same, atol=1e-4)
+    parts = found[6:10].permute(1, 2, 0).contiguous().reshape(*scan.weight.shape, 2, 2)
+    base, truth = torch.view_as_complex(parts).unbind(-1)
+    turn = torch.vdot(scan.truth[scan.scanned], base[scan.scanned])
+    # What it should have answered is the truth but for errors that are slower than it can see.
+    slow = truth - scan.truth * turn / turn.abs()
+    assert slow.abs().max() > 1e-4
+    assert max(slow.diff(dim=axis).abs().max() for axis in (0, 1)) < 0.15 * slow.abs().max()
+    rest = (base - truth)[scan.scanned].abs().mean()
+    assert rest < (base - truth + slow)[scan.scanned].abs().mean()
 
 
 def test_a_later_step_sees_what_the_earlier_correction_leaves(bundle: Bundle) -> None:
@@ -124,8 +153,8 @@ def test_a_later_step_sees_what_the_earlier_correction_leaves(bundle: Bundle) ->
     with torch.no_grad():
         silent.convolutions["unet0_out"].weight.zero_()
         silent.convolutions["unet0_out"].bias.zero_()
-    first = [pretraining.example(generator, 0, scan, 3.0) for generator in (trained, silent)]
-    second = [pretraining.example(generator, 1, scan, 3.0) for generator in (trained, silent)]
+    first = [example_of(generator, 0, scan) for generator in (trained, silent)]
+    second = [example_of(generator, 1, scan) for generator in (trained, silent)]
     assert torch.equal(*first)
     assert (second[0] - second[1])[:2].abs().max() > 1e-4
 
@@ -133,7 +162,7 @@ def test_a_later_step_sees_what_the_earlier_correction_leaves(bundle: Bundle) ->
 def test_the_loss_is_0_for_the_truth_1_for_nothing_and_2_for_the_opposite() -> None:
     generator = UnrolledGenerator(ModelConfig(architecture="unrolled", unrolled_likelihood="poisson"), 0)
     scan = pretraining.known_scan(dataclasses.replace(draw_scan(0, 5), photons=1e4))
-    batch = pretraining.example(generator, 0, scan, 3.0)[None]
+    batch = example_of(generator, 0, scan)[None]
     base, truth, gain = batch[:, 6:8], batch[:, 8:10], batch[:, 11:].clamp(min=1e-9)
     losses = [
         float(pretraining.relative_error(lambda _, share=share: share * (truth - base) / gain, batch))
@@ -152,7 +181,7 @@ def test_a_short_recipe_trains_every_step_and_helps_unseen_scans(bundle: Bundle)
     errors = []
     for index in range(1000, 1004):
         scan = pretraining.known_scan(dataclasses.replace(draw_scan(9, index), photons=2e3))
-        batch = pretraining.example(generator, 0, scan, 3.0)[None]
+        batch = example_of(generator, 0, scan)[None]
         with torch.no_grad():
             errors.append(float(pretraining.relative_error(lambda x: generator.correction(x, 0), batch)))
     assert np.mean(errors) < 0.97
@@ -164,6 +193,21 @@ def test_the_same_options_train_the_same_network() -> None:
     )
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert not np.array_equal(first["unet1_out/kernel"], other["unet1_out/kernel"])
+
+
+def test_everything_is_made_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, made = [], pretraining.known_scan
+
+    def noted(options: SimulationOptions, device: str) -> pretraining.KnownScan:
+        asked.append(device)
+        return made(options)
+
+    monkeypatch.setattr(pretraining, "known_scan", noted)
+    monkeypatch.setattr(pretraining, "resolve_accelerator", lambda word: f"{word}:0")
+    with pytest.raises(RuntimeError, match="device"):
+        pretraining.pretrain(TINY, accelerator="no_such")
+    pretraining.pretrain(TINY)
+    assert {*asked} == {"cpu:0"}
 
 
 def test_the_command_writes_a_bundle_that_every_backend_reads(
@@ -192,6 +236,26 @@ def test_the_shipped_network_beats_plain_steps_on_an_unseen_scan(
     shipped = read_bundle(find_model(Path("pretrained")))
     best = min(error_of(plain(shipped, kind), tmp_path / "scan.npz") for kind in ("amplitude", "poisson"))
     assert error_of(shipped, tmp_path / "scan.npz") < bar * best
+
+
+@pytest.mark.parametrize("photons", [3e2, 2e3])
+def test_the_shipped_network_adds_nothing_to_an_empty_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photons: float
+) -> None:
+    monkeypatch.setitem(SCENES, "empty", lambda shape, _: np.zeros((2, *shape)))
+    path = tmp_path / "scan.npz"
+    write_scan(path, SimulationOptions(photons=photons, **{**UNSEEN, "scene": "empty"}))
+    shipped = read_bundle(find_model(Path("pretrained")))
+    made, smooth = {}, {}
+    for name, bundle in {"network": shipped, "plain": plain(shipped, "poisson")}.items():
+        found = reconstruction_of(bundle, path)
+        lit = found.coverage > 0.3
+        apart = found.obj / found.obj[lit].mean() - 1
+        made[name] = np.abs(apart[lit]).std()
+        # What would be taken for a feature: noise averages out.
+        smooth[name] = np.abs(gaussian_filter(apart, 3.0)[lit]).max()
+    assert made["network"] < 0.5 * made["plain"]
+    assert smooth["network"] < 1.1 * smooth["plain"]
 
 
 def test_the_shipped_network_is_small_and_fits_the_table() -> None:
