@@ -19,7 +19,7 @@ background of the detector. Equations are those of specs/physics.md. In the nota
         P          -= gamma h / max |O|^2             with heavy-ball momentum eq. 13, 14
         b          += mean excess, weighted, smooth   never below 0            eq. 25
         P_j        = P + sum_k c_jk V_k               where the probe changes  eq. 26
-        O          -= tau grad TV(O)
+        O          -= tau grad TV(O)                  as far in slow phases    eq. 24
         stop if the misfit of eq. 7a no longer falls
 
 How it relates to other methods:
@@ -115,7 +115,7 @@ def solve(
             if moving != {"background"}:
                 known.clear()
         if options.tv:
-            moved.obj = moved.obj - options.tv * backend.total_variation_gradient(moved.obj)
+            moved.smooth(options.tv)
         if watched:
             error, energy = float(totals["error"]), float(totals["energy"])
             misfit.append(error / energy if energy > 0 else 0.0)  # 0 over no photon at all
@@ -145,6 +145,7 @@ class _Object:
         self.update: Any = 0
         self.gains: dict[tuple[int, bool], Array] = {}
         self.slow: Any = None
+        self.last: tuple[Array, Array] = (None, None)  # illumination and gain of the last step
 
     def leading(self) -> Array:
         """Return the object ahead by its momentum (eq. 11)."""
@@ -164,11 +165,18 @@ class _Object:
         step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
         # Subsets of a noisy scan turn each other's steps back; that tells nothing about the gain.
         slow = self.slow if count == 1 else None
-        new, slow = backend.advanced(leading, step, light, self.gains[count, further], slow)  # eq. 24
+        self.last = light, self.gains[count, further]
+        new, slow = backend.advanced(leading, step, *self.last, slow)  # eq. 24
         self.slow = slow if count == 1 else self.slow
         # A compiled backend knows only later whether it ran uphill, so this is no branch.
         self.update = (self.update + 1) * (1 - backend.uphill(step, new, self.obj))
         self.obj, self.previous = new, self.obj
+
+    def smooth(self, strength: float) -> None:
+        """Lower the total variation. What it takes from slow phases is taken as far as what the patterns ask
+        for, so that no gain decides where both are level (eq. 24)."""
+        step = strength * self.backend.total_variation_gradient(self.obj)
+        self.obj, _ = self.backend.advanced(self.obj, step, *self.last, None)
 
 
 def add_sums(totals: Sums, sums: Sums) -> None:

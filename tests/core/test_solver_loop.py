@@ -51,7 +51,7 @@ def written_out(
             new = leading - (1 + GAIN / count) * step
             update = 0 if restarts and step * (new - obj) > 0 else update + 1
             previous, obj = obj, new
-        obj -= tv * obj
+        obj -= (1 + GAIN / count) * tv * obj
     return obj, previous
 
 
