@@ -165,9 +165,11 @@ class TorchPrimitives:
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / (illumination + STEP_DAMPING * illumination.max())
 
-    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int, least: float) -> Tensor:
+    def phase_gain(
+        self, obj: Tensor, chunk: Chunk, count: int, least: float, stiffness_px2: float = 0.0
+    ) -> Tensor:
         probe = chunk.probes[0] if chunk.probes.ndim == 4 else chunk.probes
-        gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count, least)
+        gain = phase_gain(tuple(obj.shape), probe.detach().cpu().numpy(), count, least, stiffness_px2)
         # In its own precision first: not every device knows double.
         return torch.from_numpy(gain).to(obj.real.dtype).to(obj.device)
 

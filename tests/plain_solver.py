@@ -151,7 +151,9 @@ class Numbers:
         self.used.append("object")
         return gradient / (BOUND * illumination)
 
-    def phase_gain(self, obj: float, chunk: Piece, count: int, least: float) -> float:
+    def phase_gain(
+        self, obj: float, chunk: Piece, count: int, least: float, stiffness_px2: float = 0.0
+    ) -> float:
         return GAIN / count
 
     def advanced(

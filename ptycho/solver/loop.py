@@ -88,7 +88,7 @@ def solve(
     """
     obj = backend.constant(obj)
     known = {} if illumination is None else {(0, 1): backend.constant(illumination)}
-    moved = _Object(backend, obj, known, max(counts, default=1), least_gain)
+    moved = _Object(backend, obj, known, max(counts, default=1), least_gain, options.tv)
     companions = _Companions(backend, patterns, options, reduce)
     misfit: list[float] = []
     whole = 0
@@ -115,7 +115,7 @@ def solve(
             if moving != {"background"}:
                 known.clear()
         if options.tv:
-            moved.smooth(options.tv)
+            moved.smooth()
         if watched:
             error, energy = float(totals["error"]), float(totals["energy"])
             misfit.append(error / energy if energy > 0 else 0.0)  # 0 over no photon at all
@@ -138,14 +138,15 @@ class _Object:
         known: dict[tuple[int, int], Array],
         most: int,
         least_gain: float,
+        tv: float,
     ) -> None:
         self.backend, self.obj, self.previous = backend, obj, obj
-        self.known, self.most, self.least_gain = known, most, least_gain
+        self.known, self.most, self.least_gain, self.tv = known, most, least_gain, tv
         # illumination by subset and their number; most of an iteration
         self.update: Any = 0
-        self.gains: dict[tuple[int, bool], Array] = {}
+        self.gains: dict[tuple[int, bool], tuple[Array, Array]] = {}  # of a step, and of smoothing
         self.slow: Any = None
-        self.last: tuple[Array, Array] = (None, None)  # illumination and gain of the last step
+        self.last: tuple[Array, Array] = (None, None)  # illumination of the last step, gain of smoothing
 
     def leading(self) -> Array:
         """Return the object ahead by its momentum (eq. 11)."""
@@ -158,24 +159,27 @@ class _Object:
         further = count == 1 or iteration < schedule.SUBSET_GAIN_ITERATIONS
         if (count, further) not in self.gains:
             least = self.least_gain if further else math.inf
-            self.gains[count, further] = backend.phase_gain(self.obj, chunk, count, least)
+            wanted = (0.0, self.tv / schedule.TV_SMOOTHING) if self.tv else (0.0,)
+            found = [backend.phase_gain(self.obj, chunk, count, least, stiffness) for stiffness in wanted]
+            self.gains[count, further] = found[0], found[-1]
         if "illumination" in sums:
             self.known[subset, count] = sums.pop("illumination")  # eq. 8
         light = self.known[subset, count]
         step = backend.preconditioned(sums.pop("gradient"), light)  # eq. 10
         # Subsets of a noisy scan turn each other's steps back; that tells nothing about the gain.
         slow = self.slow if count == 1 else None
-        self.last = light, self.gains[count, further]
-        new, slow = backend.advanced(leading, step, *self.last, slow)  # eq. 24
+        gain, of_smoothing = self.gains[count, further]
+        self.last = light, of_smoothing
+        new, slow = backend.advanced(leading, step, light, gain, slow)  # eq. 24
         self.slow = slow if count == 1 else self.slow
         # A compiled backend knows only later whether it ran uphill, so this is no branch.
         self.update = (self.update + 1) * (1 - backend.uphill(step, new, self.obj))
         self.obj, self.previous = new, self.obj
 
-    def smooth(self, strength: float) -> None:
+    def smooth(self) -> None:
         """Lower the total variation. What it takes from slow phases is taken as far as what the patterns ask
-        for, so that no gain decides where both are level (eq. 24)."""
-        step = strength * self.backend.total_variation_gradient(self.obj)
+        for, so that no gain decides where both are level, and no further than to nothing (eq. 24)."""
+        step = self.tv * self.backend.total_variation_gradient(self.obj)
         self.obj, _ = self.backend.advanced(self.obj, step, *self.last, None)
 
 

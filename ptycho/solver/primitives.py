@@ -147,10 +147,13 @@ class Primitives(Protocol):
     def preconditioned(self, gradient: Array, illumination: Array) -> Array:
         """Return the gradient over the damped illumination, minus the step of eq. 10, shape (H, W)."""
 
-    def phase_gain(self, obj: Array, chunk: Chunk, count: int, least: float) -> Array:
+    def phase_gain(
+        self, obj: Array, chunk: Chunk, count: int, least: float, stiffness_px2: float = 0.0
+    ) -> Array:
         """Return the gain on the slow phase of a step with one of ``count`` subsets, real (H, W) (eq. 24),
         for the probe of the first pattern of a chunk: it must not depend on how a scan is cut. A canvas that
-        needs less than ``least`` gets none."""
+        needs less than ``least`` gets none, and a step that takes the share ``stiffness_px2`` k^2 of a wave
+        goes no further than to take all of it."""
 
     def advanced(
         self, leading: Array, step: Array, illumination: Array, gain: Array, slow: Any

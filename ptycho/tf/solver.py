@@ -178,9 +178,9 @@ def _in_order(found: Sequence[dict[str, Any]], name: str) -> Tensor:
 
 
 def _phase_gain(
-    shape_yx: NDArray[np.int32], probes: NDArray[Any], *, count: int, least: float
+    shape_yx: NDArray[np.int32], probes: NDArray[Any], *, count: int, least: float, stiffness_px2: float
 ) -> NDArray[np.float64]:
-    return phase_gain((int(shape_yx[0]), int(shape_yx[1])), probes, count, least)
+    return phase_gain((int(shape_yx[0]), int(shape_yx[1])), probes, count, least, stiffness_px2)
 
 
 @tf.function(reduce_retracing=True)
@@ -243,11 +243,13 @@ class TensorFlowPrimitives:
     def preconditioned(self, gradient: Tensor, illumination: Tensor) -> Tensor:
         return gradient / as_complex(illumination + STEP_DAMPING * tf.reduce_max(illumination))
 
-    def phase_gain(self, obj: Tensor, chunk: Chunk, count: int, least: float) -> Tensor:
+    def phase_gain(
+        self, obj: Tensor, chunk: Chunk, count: int, least: float, stiffness_px2: float = 0.0
+    ) -> Tensor:
         probe = chunk.probes[0] if len(chunk.probes.shape) == 4 else chunk.probes
         # A graph knows neither canvas nor probe when it is made, so NumPy is called when it runs.
         gain = tf.numpy_function(
-            partial(_phase_gain, count=count, least=least),
+            partial(_phase_gain, count=count, least=least, stiffness_px2=stiffness_px2),
             (tf.shape(obj), tf.stop_gradient(probe)),
             tf.float64,
         )

@@ -39,6 +39,21 @@ def test_no_gain_is_needed_where_its_most_is_one() -> None:
     assert not phase_gain(SHAPE, gaussian(2.0), 1000).any()
 
 
+def test_a_stiff_step_takes_no_wave_further_than_to_nothing() -> None:
+    free, stiffness = slow_phase_gain(SHAPE, 2.0, 50.0), 20.0
+    found = slow_phase_gain(SHAPE, 2.0, 50.0, stiffness)
+    down, right = (2 * np.pi * np.fft.fftfreq(side) for side in SHAPE)
+    taken = stiffness * (down[:, None] ** 2 + right**2)
+    limited = (taken * (1 + free) > 1) & (taken < 1)
+    assert limited.sum() > 5
+    assert taken[limited] * (1 + found[limited]) == pytest.approx(1.0)
+    assert not found[taken >= 1].any()
+    kept = taken * (1 + free) <= 1
+    assert kept.sum() > 2
+    assert (found[kept] == free[kept]).all()
+    assert (slow_phase_gain(SHAPE, 2.0, 50.0, 1e-3) == free).all()
+
+
 @pytest.mark.parametrize("sigma_px", [2.0, 4.0, 6.0])
 def test_the_scale_is_a_share_of_the_rms_radius(sigma_px: float) -> None:
     expected = 0.4 * np.sqrt(2) * sigma_px
