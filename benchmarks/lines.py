@@ -6,7 +6,7 @@ usage: python benchmarks/lines.py [--rows 33] [--probes disc curved FILE] [--way
 Objects of random lines, a scan in steps of 10 px, patterns of 64 px with 1e9 photons. `whole` refines all
 patterns of the scan as one object. `group` and `alone` move groups of 2 x 2 patterns, or single patterns,
 apart until none touches: each is an object of its own, and the result is stitched from their middle 10 px.
-Of single patterns there are four more rows. `flat` and `mean of twins` are made of the truth; the twin is
+Of single patterns there are five more rows. `flat` and `mean of twins` are made of the truth; the twin is
 the object mirrored at the middle of the pattern, which a pattern of a symmetric probe does not tell from
 it. `random starts` averages reconstructions that end in either. With `--train`, `unrolled` learns from
 hidden pixels of as many patterns of another object, moved apart, and reconstructs those of the test.
@@ -160,7 +160,8 @@ def misfits(found: Any, path: Path) -> NDArray[np.float64]:
     places = np.stack([arrays["ycoords"], arrays["xcoords"]], -1) - (N_PX - 1) / 2
     corners = np.round(places - origin).astype(int)
     patches = physics.extract_patches(obj.astype(np.complex128), corners, N_PX)
-    intensity = physics.diffracted_intensity(patches, arrays["probeGuess"].astype(complex)[None, None])
+    # The object is in the scale of the probe that the scan was opened with.
+    intensity = physics.diffracted_intensity(patches, opened(path).probe.astype(complex)[None])
     return ((np.sqrt(intensity) - arrays["diff3d"]) ** 2).sum(axis=(1, 2))
 
 

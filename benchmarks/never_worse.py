@@ -42,13 +42,13 @@ def cases(side: int) -> dict[str, SimulationOptions]:
     """Return scans by name; any few neighbours differ in kind, dose, probe and overlap."""
     found = {}
     grid = list(product(range(len(PROBES)), DOSES, sorted(SCENES)))
-    for number in np.random.default_rng(1).permutation(len(grid)).tolist():
+    for number in np.random.default_rng(2).permutation(len(grid)).tolist():
         which, dose, scene = grid[number]
         overlap = OVERLAPS[number % len(OVERLAPS)]
         beam = {"n_px": 64, "step_px": 5.0, **PROBES[which]}
         beam["step_px"] *= overlap
-        options = SimulationOptions(scene=scene, photons=dose, n_y=side, n_x=side, seed=500 + number, **beam)
-        found[f"{scene} {dose:g} p{which} x{overlap:g}"] = options
+        options = SimulationOptions(scene=scene, photons=dose, n_y=side, n_x=side, seed=900 + number, **beam)
+        found[f"{scene} {dose:g} p{which} x{overlap:g} {side}x{side} #{options.seed}"] = options
     return found
 
 

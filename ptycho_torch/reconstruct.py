@@ -30,7 +30,7 @@ def resolve_accelerator(requested: str) -> str:
 
 
 class TorchBackend:
-    """``ptycho.run.reconstruction.Backend`` for one model on one device; each method is described there."""
+    """``ptycho.run.backend.Backend`` for one model on one device; each method is described there."""
 
     primitives, chunks = PRIMITIVES, ScanChunks
 

@@ -79,11 +79,15 @@ class Flags:
         self.mark(f"no-{name}", argparse.SUPPRESS, "store_false", dest=dest)
 
 
+def accelerator_text(default: str) -> str:
+    """Return the help on an accelerator."""
+    return f"auto (the GPU when there is one, else the CPU), cpu, gpu, cuda or mps (default {default})"
+
+
 def _common(parser: argparse.ArgumentParser, device: str) -> None:
     """Add what both commands have."""
     add = Flags(parser, "machine")
-    text = f"auto (the GPU when there is one, else the CPU), cpu, gpu, cuda or mps (default {device})"
-    add("accelerator torch-accelerator", str, "NAME", text)
+    add("accelerator torch-accelerator", str, "NAME", accelerator_text(device))
     add("device", str, "NAME", "older name of --accelerator: cpu or cuda")
     add("num-workers torch-num-workers", int, "K", "processes that prepare batches (default 0)")
     add = Flags(parser, "what the patterns hold")

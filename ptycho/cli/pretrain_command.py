@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.cli.console import Parser
-from ptycho.cli.flags import Flags
+from ptycho.cli.flags import Flags, accelerator_text
 from ptycho.config import choices
 from ptycho.simulation.curriculum import PretrainOptions
 
@@ -29,8 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("learning-rate", float, "R", f"highest rate (default {default.learning_rate})")
     add("width", int, "W", f"filters of the finest level (default {default.width})")
     add("seed", int, "S", f"of scans, weights and order (default {default.seed})")
-    text = "auto (the GPU when there is one, else the CPU), cpu, gpu, cuda or mps (default auto)"
-    add.choice("accelerator", choices.Accelerator, text)
+    add.choice("accelerator", choices.Accelerator, accelerator_text("auto"))
     add.mark("quiet", "print only errors")
     add.mark("debug", "show the traceback of an error")
     return parser

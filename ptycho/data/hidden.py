@@ -22,8 +22,8 @@ from ptycho.geometry.canvas import CanvasPlan
 HIDDEN_SETS, HIDDEN_SHARE = 4, 0.1
 """Sets of pixels that are hidden in turn, and the share of all pixels in each."""
 UNSEEN_SHARE = 0.04
-"""Share of the pixels that no training sees, whatever its seed: they tell what it is worth, also to those who
-reconstruct the scan with its network."""
+"""Share of the pixels that no training by hidden pixels sees, whatever its seed: they tell what it is worth,
+also to those who reconstruct the scan with its network."""
 UNSEEN = HIDDEN_SETS
 """Number of their set."""
 TURNS = 8

@@ -22,8 +22,9 @@ from ptycho.networks.schedule import TrainedEpoch
 from ptycho.physics import measured_energy
 from ptycho.physics.misfit import poisson_deviance
 from ptycho.process.progress import Progress
+from ptycho.run.backend import Backend
 from ptycho.run.job import TrainingJob, TrainingPart
-from ptycho.run.reconstruction import Backend, fitted_probe
+from ptycho.run.reconstruction import fitted_probe
 from ptycho.run.unseen import HiddenScan, better_probe, beyond_chance, standard_error
 
 MIN_STEPS = 8

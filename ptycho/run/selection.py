@@ -11,8 +11,8 @@ Batson and Royer, Noise2Self, ICML 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -22,11 +22,13 @@ from numpy.typing import NDArray
 from ptycho.config.config import ModelConfig
 from ptycho.data.chunks import ScanChunks
 from ptycho.data.hidden import UNSEEN
-from ptycho.data.probe_choice import ProbeChoice, is_training_scan
+from ptycho.data.probe_choice import ProbeChoice
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.batches import middle_patterns
 from ptycho.process.progress import Progress
-from ptycho.run.reconstruction import Backend, Select, fitted_gain
+from ptycho.run.backend import Backend
+from ptycho.run.network_object import averaged, fitted_gain
+from ptycho.run.reconstruction import Select, Selection
 from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, percent
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.refinement import refine
@@ -35,8 +37,8 @@ Array = Any
 SELECTION_PIXELS, SELECTION_PATTERNS = 2**20, 36
 """Detector pixels, of all patterns together, that the choice is made with, and the fewest patterns."""
 SEED, HIDDEN = 0, 0
-"""Which pixels are hidden: by this seed, this set and the unseen ones. On the scan of the training only the
-latter: whatever its seed, it has seen all others."""
+"""Which pixels are hidden: by this seed, this set and the unseen ones. Where the network learned on a scan
+only the latter: if it was this one it has seen all others, whatever its seed."""
 PLAIN = RefineOptions(60, likelihood="poisson", start="flat")
 """Plain iterations; a trial of a probe takes a third of them."""
 WARM = RefineOptions(30, likelihood="poisson")
@@ -49,24 +51,17 @@ little of what few photons determine, and there a network that has learned to kn
 iterations never; nor do they say much of slow phases, which smoothing may pull away."""
 LIKELY = 2.0
 """Standard errors by which the amplitude likelihood has to beat that of Poisson, which counts follow."""
+DOUBT = 2.0
+"""Times by which the weight of a refinement over that of the network is below what hidden pixels alone would
+give it (eq. 29b): they are where the light is, and see little of dim places and of slow phases."""
 MOST_FACTOR = 1.5
 """Largest factor on the corrections of a network."""
 NOT_A_NUMBER = 1e30
 """Deviance of a pattern for an object that is none."""
-MOST_TRIALS = 12
+MOST_TRIALS = 15
 """Trials of one choice with a network of groups and a probe that is not fitted."""
 STRENGTHS = (0.0, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 """Strengths of total variation to choose from, each twice the one before [transmission]."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What was chosen; :class:`ptycho.run.reconstruction.Selected`."""
-
-    fits_probe: bool
-    refine: RefineOptions | None
-    factor: float
-    record: Mapping[str, Any]
 
 
 class Trial(NamedTuple):
@@ -77,6 +72,7 @@ class Trial(NamedTuple):
     obj: Array
     missed: NDArray[np.float64]  # (T,), deviance of the hidden pixels of every pattern
     factor: float = 1.0  # on the corrections of the network that it begins with
+    refined_share: float = 0.0  # weight of what was refined; the rest is the object of the network
 
     @property
     def deviance(self) -> float:
@@ -104,13 +100,14 @@ class _Trials:
         self.judges = (number, UNSEEN)
         self.chunks: ScanChunks = hidden.hiding(number)
         self.light = hidden.backend.illumination(self.chunks)
+        self.rim: Array = None
 
     def _judged(self, name: str, how: RefineOptions | None, obj: Array, factor: float = 1.0) -> Trial:
         missed = self.hidden.deviance(obj, self.judges)
         if not np.isfinite(missed).all():
             missed = np.full_like(missed, NOT_A_NUMBER)
         self.on_trial()
-        return Trial(name, how, obj, missed, factor)
+        return Trial(name, how, obj, missed, factor, float(how is not None))
 
     def of_network(self, *, fitted: bool) -> Trial:
         """Return what the network makes, in the scale that fits best where that is asked for; one of the
@@ -118,7 +115,9 @@ class _Trials:
 
         def made(factor: float) -> Trial:
             obj = self.network(*scan, fitted=fitted, factor=factor, iterates=iterates)
-            return self._judged("the network", None, obj, factor)
+            # No network knows what lies in the dark around a scan, which is not looked at either.
+            lit = averaged(self.hidden.backend, self.rim, obj, 0.0, self.light)
+            return self._judged("the network", None, lit, factor)._replace(obj=obj)
 
         scan, iterates = (self.chunks, self.light, Progress()), None
         if not self.hidden.backend.whole_canvas:
@@ -135,7 +134,9 @@ class _Trials:
     def plain(self) -> Trial:
         """Return what the first plain iterations make of a flat object."""
         flat = self.network(self.chunks, self.light, Progress(), fitted=True, flat=True)
-        return self.refined(Trial("plain iterations", PLAIN, flat, np.zeros(0)))
+        found = self.refined(Trial("plain iterations", PLAIN, flat, np.zeros(0)))
+        self.rim = found.obj
+        return found
 
     def refined(self, begin: Trial, steps: int = TRIAL_STEPS) -> Trial:
         """Return what some iterations make of the object of a trial, with the settings of its refinement."""
@@ -152,11 +153,30 @@ class _Trials:
         best = self.refined(begin)
         if plain.beats(best):
             begin, best = plain, self.refined(plain, PLAIN.steps - TRIAL_STEPS)
+        # Before it is smoothed, what is fitted to counts has more noise than what is fitted to amplitudes.
+        best = self._smoothed(best, begin)
         how = replace(best.refine, likelihood="amplitude")
         amplitude, poisson = (
             self.refined(best._replace(refine=each), AMPLITUDE_STEPS) for each in (how, best.refine)
         )
-        return self._smoothed(amplitude if amplitude.beats(poisson, LIKELY) else best, begin)
+        return amplitude if amplitude.beats(poisson, LIKELY) else best
+
+    def averaged(self, refined: Trial, network: Trial, doubt: float) -> tuple[Trial, Trial]:
+        """Return the mean of both objects with the weights that suit (eq. 29b), or one of them where the
+        other has none, and the network with the same rim: errors of the two are not the same, and the mean
+        has less of both. The refinement is given ``doubt`` times less weight over the network than hidden
+        pixels give it."""
+
+        def made(share: float) -> Trial:
+            obj = averaged(self.hidden.backend, refined.obj, network.obj, share, self.light)
+            name = f"{network.name} and {refined.name}"
+            return self._judged(name, refined.refine, obj, network.factor)._replace(refined_share=share)
+
+        network = made(0.0)._replace(name=network.name, refine=None, obj=network.obj)
+        best = 0.5 + 0.5 * _least(network.deviance, made(0.5).deviance, refined.deviance)
+        best = float(np.clip(best, 0.0, 1.0))
+        share = round(best / (best + doubt * (1 - best)), 2)
+        return (made(share) if 0 < share < 1 else refined if share else network), network
 
     def _smoothed(self, best: Trial, begin: Trial) -> Trial:
         """Return a refinement of an object with the total variation that suits: every second strength is
@@ -184,10 +204,12 @@ class _Trials:
         if not better:
             return best
         middle = min(better, key=lambda number: tried[number].deviance)
-        if not {middle - 1, middle + 1} <= tried.keys() or middle == 1:
-            return tried[middle]
-        between = _least(*(tried[middle + step].deviance for step in (-1, 0, 1)))
         found = tried[middle]
+        ends = [tried[middle + step].deviance for step in (-1, 1) if middle + step in tried]
+        # A stronger one may explain more, and not for certain.
+        if len(ends) < 2 or middle == 1 or found.deviance > min(ends):
+            return found
+        between = _least(ends[0], found.deviance, ends[1])
         return found._replace(refine=replace(found.refine, tv=round(found.refine.tv * 2**between, 5)))
 
 
@@ -214,7 +236,7 @@ def selected(
     """
     pixels = max(SELECTION_PIXELS, SELECTION_PATTERNS * scan.n_px**2)
     some = middle_patterns(scan.positions_yx_px, indices, scan.n_px, pixels)
-    number = UNSEEN if is_training_scan(scan, backend.trained_probe) else HIDDEN
+    number = HIDDEN if backend.trained_probe.record is None else UNSEEN
     own = HiddenScan(backend, store, replace(scan, probe=choice.probe), some, SEED)
     done, total = count(1), MOST_TRIALS + choice.fit + 3 * backend.whole_canvas
     with progress.phase("choosing", total) as phase:
@@ -229,15 +251,20 @@ def selected(
             trials, plain = (others, other) if fits else (trials, plain)
         network = trials.of_network(fitted=fitted)
         refined = trials.best_refined(plain, network)
+        # Without its corrections it is no network, and one of groups has seen all pixels of its training.
+        knows = bool(network.factor) and backend.whole_canvas
+        errors, doubt = (CLEARLY, DOUBT) if knows else (CHANCE, 1.0)
+        both, network = trials.averaged(refined, network, doubt)
         phase.update(total)
-    # Without its corrections it is no network.
-    errors = CLEARLY if network.factor else CHANCE
-    best, second = (refined, network) if refined.beats(network, errors) else (network, refined)
+    best = refined if refined.beats(both, errors) else min(both, network, key=lambda trial: trial.deviance)
+    others = [trial for trial in (refined, network) if trial is not best]
+    second = min(others, key=lambda trial: trial.deviance)
     progress.note(f"chosen by hidden pixels: {_line(best, second)}{told}")
     how = best.refine
     record = {
         "probe": "fitted" if fits else "as stored",
         "object": best.name,
+        "refined_share": best.refined_share,
         "correction_factor": best.factor,
         "iterations": 0 if how is None else how.steps,
         "likelihood": None if how is None else how.likelihood,
@@ -245,7 +272,7 @@ def selected(
         "hidden_deviance": best.deviance,
         "hidden_deviance_of_the_other": second.deviance,
     }
-    return Selection(fits, how, best.factor, record)
+    return Selection(fits, how, best.factor, best.refined_share, record)
 
 
 def _line(best: Trial, second: Trial) -> str:
@@ -259,8 +286,9 @@ def _line(best: Trial, second: Trial) -> str:
 
 
 def _described(trial: Trial) -> str:
-    how, words = trial.refine, []
+    how, share, words = trial.refine, trial.refined_share, []
     if how is not None:
+        words += [f"weights {1 - share:.2g} and {share:.2g}"] if share < 1 else []
         words += [f"{how.steps} iterations", how.likelihood]
         words += [f"total variation {how.tv:g}"] if how.tv else []
     words += [f"corrections x {trial.factor:g}"] if trial.factor != 1 else []

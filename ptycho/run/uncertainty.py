@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,32 +14,15 @@ from ptycho.data.reconstruction import SCANNED_SHARE
 from ptycho.data.scan import PatternStore
 from ptycho.errors import ConfigError
 from ptycho.evaluation.gauge import solve_gauge
-from ptycho.geometry.canvas import CanvasPlan
 from ptycho.physics.information import ERROR_SAMPLES, ObjectErrors, noise_changes, object_errors
 from ptycho.process.progress import Progress
+from ptycho.run.backend import Backend
 from ptycho.solver.options import RefineOptions
-from ptycho.solver.primitives import Primitives
 from ptycho.solver.refinement import refine_shown
 
 Array = Any
 REPEATS = 5
 """Times that counts are drawn and the object is refined again."""
-
-
-class Backend(Protocol):
-    """What error bars need of a backend; as ``ptycho.run.reconstruction.Backend``."""
-
-    primitives: Primitives
-    chunks: Callable[[PatternStore, CanvasPlan, NDArray[np.int64], Array], ScanChunks]
-
-    def tensor(self, values: NDArray[Any]) -> Array:
-        """Return values as an array of the backend."""
-
-    def array(self, tensor: Array) -> NDArray[Any]:
-        """Return an array of the backend as NumPy values."""
-
-    def illumination(self, chunks: ScanChunks) -> Array:
-        """Return the photons per canvas pixel (H, W) (eq. 8)."""
 
 
 def check_uncertainty(kind: str | None, refined: RefineOptions | None) -> None:

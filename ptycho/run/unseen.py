@@ -16,7 +16,8 @@ from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.physics import measured_energy
 from ptycho.physics.misfit import poisson_deviance
 from ptycho.process.progress import Progress
-from ptycho.run.reconstruction import Backend, fitted_probe
+from ptycho.run.backend import Backend
+from ptycho.run.reconstruction import fitted_probe
 
 Array = Any
 

@@ -29,7 +29,7 @@ CANVAS_PX = 140
 LEAST_PX = 112
 """Least side of what the positions and one patch span [px]."""
 LEAST_ROWS, MOST_PX = 4, 900
-"""Smallest number of rows and columns, and what all patterns of a row span at most [px]."""
+"""Smallest number of rows and columns, and what the patterns of a row measure together at most [px]."""
 PHOTONS_PER_PX_RANGE, DIM_SHARE = (10.0, 10**7.5), 1.3
 """Photons per area of a scan point, from almost nothing to more than noise matters [photons / px]; the larger
 the exponent, the more of the scans are dim."""
@@ -45,7 +45,7 @@ a lens needs for its focus [waves]."""
 EDGE_BLUR_PX = (0.0, 1.0)
 """Gaussian sigma of what is drawn, from as sharp as pixels are to what optics leave [px]."""
 APART_SHARE, APART = 0.06, 1.02
-"""Share of scans whose patterns lie apart, and their step in sizes of a pattern."""
+"""Share of scans whose patterns lie apart, in a raster; their step in sizes of a pattern."""
 MODES = (1, 1, 1, 1, 2)
 """Numbers of incoherent modes, equally often."""
 

@@ -152,8 +152,8 @@ def power_law(shape_yx: Shape, rng: np.random.Generator) -> Maps:
 
 
 def patchwork(shape_yx: Shape, rng: np.random.Generator) -> Maps:
-    """Draw leaves of all sizes with a texture inside, rough or smooth and of another strength in every leaf:
-    edges between places that differ in kind, as in natural pictures and in grains or cells."""
+    """Draw leaves of all sizes with a texture inside, rough or smooth, whose strength changes at edges of its
+    own: edges between places that differ in kind, as in natural pictures and in grains or cells."""
     small = rng.uniform(1.5, 6.0)
     leaves = _leaves(shape_yx, rng, (small, rng.uniform(20.0, 80.0)))
     strength = _leaves(shape_yx, rng, (6.0, 60.0))

@@ -37,7 +37,7 @@ def _predicted(
 
 
 class TensorflowBackend:
-    """``ptycho.run.reconstruction.Backend`` for one model; what each method does is written there."""
+    """``ptycho.run.backend.Backend`` for one model; what each method does is written there."""
 
     primitives, chunks = PRIMITIVES, ScanChunks
 

@@ -34,7 +34,7 @@ SHORT = PretrainOptions(scans=8, iterations=160, width=4, batch_size=2, learning
 TINY = PretrainOptions(scans=1, iterations=2, width=4, batch_size=1)
 LIMIT_BYTES = 8 * 2**20
 UNSEEN = {"scene": "siemens_star", "n_y": 13, "n_x": 12, "step_px": 5.0, "defocus_waves": 1.3, "seed": 11}
-"""A scene and a kind of probe that the curriculum leaves out."""
+"""A scene that the curriculum leaves out."""
 
 
 @pytest.fixture(autouse=True)
