@@ -79,6 +79,17 @@ def test_a_wrong_minimum_is_noticed_and_left(
     assert any(note.startswith("difference map: root of the misfit 0.00") for note in progress.lines)
 
 
+def test_what_left_a_wrong_minimum_is_not_averaged_with_a_network(
+    noiseless: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAP_ROUND", (60, 60))
+    how = RefineOptions(40, start="flat", likelihood="poisson")
+    chosen = reconstruction.Selection(refine=how, refined_share=0.5, record={"object": "both"})
+    found = reconstructed(open_scan(noiseless), "pytorch", select=lambda *_: chosen)
+    assert found.chosen == {"object": "both"}
+    assert error(noiseless, found) < 1e-4
+
+
 def mapped_five_times(scan: Scan, chunks_of: type, primitives: Any, tensor: Any) -> NDArray[np.complex64]:
     plan = plan_canvas(scan.positions_yx_px, scan.n_px)
     with PatternStore(scan, Progress()) as store:
