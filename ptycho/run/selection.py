@@ -29,7 +29,7 @@ from ptycho.process.progress import Progress
 from ptycho.run.backend import Backend
 from ptycho.run.network_object import averaged, fitted_gain
 from ptycho.run.reconstruction import Select, Selection
-from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, percent
+from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, not_better, percent
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.refinement import refine
 
@@ -245,19 +245,19 @@ def selected(
         trials = _Trials(own, number, network, lambda: phase.update(next(done)))
         plain, told, fits = trials.plain(), "", choice.asked
         if choice.fit and not choice.asked:
-            others = _Trials(own.fitted(number, Progress()), number, network, trials.on_trial)
-            other = others.plain()
+            fit = _Trials(own.fitted(number, Progress()), number, network, trials.on_trial)
+            other = fit.plain()
             fits, told = other.beats(plain), _probe_line(plain, other)
-            trials, plain = (others, other) if fits else (trials, plain)
-        network = trials.of_network(fitted=fitted)
-        refined = trials.best_refined(plain, network)
+            trials, plain = (fit, other) if fits else (trials, plain)
+        learned = trials.of_network(fitted=fitted)
+        refined = trials.best_refined(plain, learned)
         # Without its corrections it is no network, and one of groups has seen all pixels of its training.
-        knows = bool(network.factor) and backend.whole_canvas
+        knows = bool(learned.factor) and backend.whole_canvas
         errors, doubt = (CLEARLY, DOUBT) if knows else (CHANCE, 1.0)
-        both, network = trials.averaged(refined, network, doubt)
+        both, learned = trials.averaged(refined, learned, doubt)
         phase.update(total)
-    best = refined if refined.beats(both, errors) else min(both, network, key=lambda trial: trial.deviance)
-    others = [trial for trial in (refined, network) if trial is not best]
+    best = refined if refined.beats(both, errors) else min(both, learned, key=lambda trial: trial.deviance)
+    others = [trial for trial in (refined, learned) if trial is not best]
     second = min(others, key=lambda trial: trial.deviance)
     progress.note(f"chosen by hidden pixels: {_line(best, second)}{told}")
     how = best.refine
@@ -297,8 +297,6 @@ def _described(trial: Trial) -> str:
 
 def _probe_line(own: Trial, fitted: Trial) -> str:
     """Say which probe is better, and how much."""
-    share = percent(own.missed, fitted.missed)
     if fitted.beats(own):
-        return f"; a fitted probe, {share} better than the scan's own"
-    told = "worse" if fitted.deviance > own.deviance else "better, which is chance"
-    return f"; the scan's own probe, a fitted one is {share} {told}"
+        return f"; a fitted probe, {percent(own.missed, fitted.missed)} better than the scan's own"
+    return f"; the scan's own probe, a fitted one is {not_better(own.missed, fitted.missed)}"

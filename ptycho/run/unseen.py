@@ -45,6 +45,12 @@ def percent(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
     return f"{abs(100 * gain):.2g} %"
 
 
+def not_better(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
+    """Return in words by how much what gains no more than chance explains patterns (M,) worse or better."""
+    told = "worse" if after.sum() > before.sum() else "better, which is chance"
+    return f"{percent(before, after)} {told}"
+
+
 class HiddenScan:
     """The patterns ``indices`` (T,), ascending, of a scan, one set of whose pixels is hidden at a time."""
 
@@ -109,10 +115,10 @@ def better_probe(hidden: HiddenScan, progress: Progress) -> HiddenScan:
             deviance.append(item.deviance(item.backend.tensor(item.start(UNSEEN)[0])))
             phase.update(number + 1)
     own, other = deviance
-    share = f"unseen photons {percent(own, other)}"
     if beyond_chance(own - other):
-        progress.note(f"probe: fitted, which explains {share} better than that of the file")
+        share = percent(own, other)
+        progress.note(f"probe: fitted, which explains unseen photons {share} better than that of the file")
         return fitted
-    told = "worse" if other.sum() > own.sum() else "better, which is chance"
-    progress.note(f"probe: that of the file; a fitted one explains {share} {told}")
+    told = not_better(own, other)
+    progress.note(f"probe: that of the file; a fitted one explains unseen photons {told}")
     return hidden
