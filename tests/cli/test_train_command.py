@@ -201,8 +201,10 @@ def test_a_file_gets_one_plain_line_for_each_phase(demo_run: tuple[Path, Any]) -
     assert "\r" not in done.out
     assert "\x1b" not in done.out
     assert done.err == ""
-    assert len(done.out.splitlines()) <= 30
-    assert sum(line.startswith("training:") for line in done.out.splitlines()) == 1
+    # A phase that lasts says now and then how long it will take: the slower the machine, the more often.
+    lines = [line for line in done.out.splitlines() if ", about " not in line]
+    assert len(lines) <= 30
+    assert sum(line.startswith("training:") for line in lines) == 1
     assert phases_in(done.out.replace("training:", "drilling:")) != list(PHASES)
 
 
