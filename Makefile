@@ -18,7 +18,7 @@ CLIENT_REQUIRED = $(shell $(BIN)/python -c 'import sys; print(",ptychodus" * (sy
 # The probe of the scan is the true one; a fit at so few photons would harm the two that have no training.
 demo: $(VENV)/torch.stamp
 	$(BIN)/python -m ptycho_torch.train --train_data_file $(SCAN) --output_dir $(OUTPUT)/run \
-		--gridsize 1 --device cpu --disable_mlflow
+		--gridsize 1 --max_epochs 6 --device cpu --disable_mlflow
 	$(INFER) $(OUTPUT)/plain --model_path pretrained --init flat --refine 60 --refine-likelihood poisson --no-fit-probe
 	$(INFER) $(OUTPUT)/pretrained --model_path pretrained --select off --no-fit-probe
 	$(BIN)/python benchmarks/side_by_side.py --truth $(SCAN) --output $(OUTPUT)/side_by_side.png \

@@ -14,6 +14,8 @@ def _keep_modes(stack: ExitStack) -> None:
     strict = torch.are_deterministic_algorithms_enabled()
     only_warn = torch.is_deterministic_algorithms_warn_only_enabled()
     stack.callback(torch.use_deterministic_algorithms, strict, warn_only=only_warn)
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    stack.callback(setattr, torch.utils.deterministic, "fill_uninitialized_memory", filled)
     for name in ("deterministic", "benchmark", "enabled"):
         stack.callback(setattr, torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
     stack.callback(torch.set_default_dtype, torch.get_default_dtype())

@@ -8,11 +8,14 @@ convolutions only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.config.config import ModelConfig
@@ -43,6 +46,8 @@ CROP_PX = 96
 """Side of the crops in a batch [px]."""
 MIN_LIT = 0.5
 """Share of a crop that light fell on."""
+MOST_WORKERS = 8
+"""Most threads that simulate; more wait for each other."""
 WARM_UP = 50
 """Iterations of rising learning rate."""
 ERROR_FLOOR = 3e-4
@@ -60,11 +65,11 @@ class KnownScan(NamedTuple):
     scanned: Tensor  # (H, W), bool, pixels that saw enough light to be compared
 
 
-def known_scan(options: SimulationOptions, device: str = "cpu") -> KnownScan:
-    """Simulate a scan in memory of a device, on a canvas whose sides are multiples of
-    ``CANVAS_MULTIPLE_PX``."""
-    arrays = simulate(options)
-    n_px, truth = options.n_px, arrays["objectGuess"]
+def known_scan(arrays: Mapping[str, NDArray[Any]], device: str = "cpu") -> KnownScan:
+    """Return a scan that ``ptycho.simulation.simulate.simulate`` made, in memory of a device, on a canvas
+    whose sides are multiples of ``CANVAS_MULTIPLE_PX``."""
+    truth = arrays["objectGuess"]
+    n_px = arrays["diff3d"].shape[-1]
     room = [(0, -size % CANVAS_MULTIPLE_PX) for size in truth.shape]
     truth = torch.from_numpy(np.pad(truth, room, mode="edge")).to(device)
     positions = np.stack([arrays["ycoords"], arrays["xcoords"]], axis=1)
@@ -81,6 +86,17 @@ def known_scan(options: SimulationOptions, device: str = "cpu") -> KnownScan:
     chunk = Chunk(corners, physics.shift_field(probe, shifts_px), amplitude)
     weight = scan_illumination([chunk], truth.shape)
     return KnownScan(chunk, weight, truth, weight > SCANNED_SHARE * weight.max())
+
+
+def simulated(drawn: Sequence[SimulationOptions]) -> Iterator[dict[str, NDArray[Any]]]:
+    """Simulate scans in this order, a few ahead of what is asked for, on all processors but one."""
+    workers = max(1, min(MOST_WORKERS, (os.cpu_count() or 1) - 1))
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(simulate, options) for options in drawn[: 2 * workers]]
+        for options in (*drawn[2 * workers :], *[None] * len(waiting)):
+            yield waiting.pop(0).result()
+            if options is not None:
+                waiting.append(pool.submit(simulate, options))
 
 
 def plain_iterates(
@@ -128,14 +144,14 @@ def example(
     return torch.cat((*parts, scan.scanned[None].float(), gain[None]))
 
 
-def _crop(whole: Tensor, rng: np.random.Generator) -> Tensor:
-    """Return a lit square of an example, mirrored and turned at random."""
+def _crop(whole: Tensor, lit: NDArray[np.bool_], rng: np.random.Generator) -> Tensor:
+    """Return a square of an example, mirrored and turned at random, most of which is ``lit`` (H, W)."""
     size = CROP_PX
     for _ in range(8):
-        y, x = (int(rng.integers(0, length - size + 1)) for length in whole.shape[1:])
-        part = whole[:, y : y + size, x : x + size]
-        if part[CHANNELS + 4].mean() > MIN_LIT:
+        y, x = (int(rng.integers(0, length - size + 1)) for length in lit.shape)
+        if lit[y : y + size, x : x + size].mean() > MIN_LIT:
             break
+    part = whole[:, y : y + size, x : x + size]
     axes = [axis for axis in (1, 2) if rng.random() < 0.5]
     part = part.flip(axes) if axes else part
     return part.transpose(1, 2) if rng.random() < 0.5 else part
@@ -158,23 +174,25 @@ def _rate(iteration: int, total: int) -> float:
     return min(1.0, (iteration + 1) / WARM_UP) * (0.5 * (1 + math.cos(math.pi * iteration / total)) + 0.01)
 
 
-def _fit_step(
+def fit_step(
     generator: UnrolledGenerator,
     index: int,
     examples: list[Tensor],
     options: PretrainOptions,
     progress: Progress,
 ) -> None:
-    """Train the U-Net of one learned step."""
+    """Train the U-Net of learned step ``index`` (from 0) on examples (12, H, W) of :func:`example`."""
     rng = np.random.default_rng([options.seed, 1 + index])
     own = [p for name, p in generator.convolutions.named_parameters() if name.startswith(f"unet{index}_")]
     optimizer = torch.optim.AdamW(own, lr=options.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: _rate(i, options.iterations))
+    # On the host: a question to a GPU at every crop would make it wait.
+    lit = [whole[CHANNELS + 4].cpu().numpy() > 0 for whole in examples]
     recent: list[float] = []
     with progress.phase(f"training step {index + 1}", options.iterations) as phase:
         for iteration in range(options.iterations):
             chosen = rng.integers(0, len(examples), options.batch_size)
-            batch = torch.stack([_crop(examples[i], rng) for i in chosen])
+            batch = torch.stack([_crop(examples[i], lit[i], rng) for i in chosen])
             batch = batch.contiguous(memory_format=torch.channels_last)
             loss = relative_error(lambda x: generator.correction(x, index), batch)
             optimizer.zero_grad()
@@ -186,18 +204,19 @@ def _fit_step(
             phase.update(iteration + 1, error=sum(recent) / len(recent))
 
 
-def _examples(
+def examples(
     generator: UnrolledGenerator, index: int, options: PretrainOptions, progress: Progress, device: str
 ) -> list[Tensor]:
-    """Simulate what one learned step trains on; every step sees other scans."""
+    """Simulate what learned step ``index`` trains on, ``options.scans`` examples; every step sees other
+    scans."""
     rng = np.random.default_rng([options.seed, 101 + index])
+    drawn_scans = [draw_scan(options.seed, index * options.scans + count) for count in range(options.scans)]
     found: list[Tensor] = []
     with progress.phase(f"simulating for step {index + 1}", options.scans) as phase:
-        for count in range(options.scans):
-            drawn = draw_scan(options.seed, index * options.scans + count)
+        for count, (drawn, arrays) in enumerate(zip(drawn_scans, simulated(drawn_scans), strict=True)):
             blur_px = float(rng.uniform(*NEAR_BLUR_PX)) / max(1.0, drawn.phase_range_rad)
             near = count % 3 > 0 or drawn.phase_range_rad > STRONG_PHASE_RAD
-            scan = known_scan(drawn, device)
+            scan = known_scan(arrays, device)
             found.append(
                 example(generator, index, scan, plain_iterates(generator, scan, blur_px if near else None))
             )
@@ -213,6 +232,15 @@ def pretrain(
     :func:`ptycho_torch.reconstruct.resolve_accelerator` takes it; the bundle has no probe of its own, and
     every backend loads it."""
     progress, device = progress or Progress(), resolve_accelerator(accelerator)
+    model, generator = untrained(options, device)
+    for index in range(generator.learned):
+        found = examples(generator, index, options, progress, device)
+        fit_step(generator, index, found, options, progress)
+    return bundle_of(model, generator)
+
+
+def untrained(options: PretrainOptions, device: str = "cpu") -> tuple[ModelConfig, UnrolledGenerator]:
+    """Return settings and network as a pre-training begins with them."""
     model = ModelConfig(
         architecture="unrolled",
         unrolled_steps=PLAIN_STEPS + architectures.LEARNED_STEPS,
@@ -223,8 +251,10 @@ def pretrain(
     with torch.no_grad():
         # What a U-Net has removed must not come back by momentum.
         generator.vectors["step_momentum"][1:] = 0.0
-    for index in range(generator.learned):
-        examples = _examples(generator, index, options, progress, device)
-        _fit_step(generator, index, examples, options, progress)
+    return model, generator
+
+
+def bundle_of(model: ModelConfig, generator: UnrolledGenerator) -> Bundle:
+    """Return a pre-trained network without a probe of its own."""
     no_probe = np.zeros((1, model.N, model.N), np.complex64)
     return Bundle("pytorch", model, generator.export_weights(), no_probe)

@@ -250,7 +250,7 @@ def _training_loss(add: Flags) -> None:
 
 
 def _training_torch(add: Flags) -> None:
-    add("learning-rate torch-learning-rate", float, "R", "default 1e-3")
+    add("learning-rate torch-learning-rate", float, "R", "default 2e-4 for hidden from a network, else 1e-3")
     text = "Default (constant), Exponential, Cosine, WarmupCosine, Adaptive or ReduceLROnPlateau"
     add("scheduler torch-scheduler", str, "NAME", text)
     text = "batches in an optimiser step (default 1)"

@@ -17,7 +17,7 @@ from ptycho.cli.settings import (
     stated_settings,
 )
 from ptycho.config.architectures import KNOWN
-from ptycho.config.choices import COMMAND_DEFAULTS, HIDDEN, HIDDEN_DEFAULTS, HIDDEN_PATIENCE
+from ptycho.config.choices import COMMAND_DEFAULTS, HIDDEN, HIDDEN_DEFAULTS, HIDDEN_PATIENCE, NO_NETWORK
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
 
@@ -36,8 +36,10 @@ def command_defaults(stated: Mapping[str, Any]) -> dict[str, Any]:
     whole canvas learns from hidden pixels unless another loss is named."""
     network = KNOWN.get(str(stated.get("architecture", COMMAND_DEFAULTS["architecture"])))
     loss = stated.get("torch_loss_mode", HIDDEN)
-    learns = network is not None and network.whole_canvas and loss == HIDDEN
-    return {**COMMAND_DEFAULTS, **(HIDDEN_DEFAULTS if learns else {})}
+    if network is None or not network.whole_canvas or loss != HIDDEN:
+        return dict(COMMAND_DEFAULTS)
+    left_out = {"learning_rate"} if stated.get("init_weights") == NO_NETWORK else set()
+    return {**COMMAND_DEFAULTS, **{name: HIDDEN_DEFAULTS[name] for name in HIDDEN_DEFAULTS.keys() - left_out}}
 
 
 def training_settings(

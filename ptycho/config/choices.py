@@ -36,10 +36,12 @@ HIDDEN = "hidden"
 HIDDEN_DEFAULTS: dict[str, Any] = {
     "torch_loss_mode": HIDDEN,
     "nepochs": 12,
+    "learning_rate": 2e-4,
     "unrolled_steps": 62,
     "unrolled_likelihood": "poisson",
 }
-"""Defaults of a training command whose network learns from hidden pixels, as one of the whole canvas does."""
+"""Defaults of a training command whose network learns from hidden pixels, as one of the whole canvas does.
+The rate is for one that has learned before: a higher one soon unlearns that, unseen by hidden pixels."""
 HIDDEN_PATIENCE = 5
 """Epochs without gain after which such a training ends where nobody says otherwise."""
 NO_NETWORK = "none"
@@ -49,8 +51,10 @@ OTHER_DEFAULTS: dict[str, tuple[Any, ...]] = {
     "lr_warmup_epochs": (5,),
     "logger_backend": (None,),
     "torch_loss_mode": (HIDDEN,),
+    "learning_rate": (HIDDEN_DEFAULTS["learning_rate"],),
 }
-"""Further values that stand for "not chosen": dose and warm-up of ``ptycho_torch``, no log."""
+"""Further values that stand for "not chosen": dose and warm-up of ``ptycho_torch``, no log, and what hidden
+pixels change."""
 
 ModelType = Literal["pinn", "supervised"]
 AmpActivation = Literal["sigmoid", "swish", "softplus", "relu"]

@@ -29,7 +29,7 @@ from ptycho.process.progress import Progress
 from ptycho.run.backend import Backend
 from ptycho.run.network_object import averaged, fitted_gain
 from ptycho.run.reconstruction import Select, Selection
-from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, not_better, percent
+from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, not_better, percent, standard_error
 from ptycho.solver.options import RefineOptions
 from ptycho.solver.refinement import refine
 
@@ -54,6 +54,8 @@ LIKELY = 2.0
 DOUBT = 2.0
 """Times by which the weight of a refinement over that of the network is below what hidden pixels alone would
 give it (eq. 29b): they are where the light is, and see little of dim places and of slow phases."""
+TOLL = 1.0
+"""Standard errors that a refinement has to be better than what it replaces of such a network."""
 MOST_FACTOR = 1.5
 """Largest factor on the corrections of a network."""
 NOT_A_NUMBER = 1e30
@@ -70,7 +72,7 @@ class Trial(NamedTuple):
     name: str
     refine: RefineOptions | None
     obj: Array
-    missed: NDArray[np.float64]  # (T,), deviance of the hidden pixels of every pattern
+    missed: NDArray[np.float64]  # (T,), deviance of the hidden pixels of every pattern that is looked at
     factor: float = 1.0  # on the corrections of the network that it begins with
     refined_share: float = 0.0  # weight of what was refined; the rest is the object of the network
 
@@ -94,16 +96,21 @@ class _Trials:
     """Ways to reconstruct the same patterns under the same probe, from the pixels that are not hidden."""
 
     def __init__(
-        self, hidden: HiddenScan, number: int, network: Callable[..., Array], on_trial: Callable[[], None]
+        self,
+        hidden: HiddenScan,
+        number: int,
+        among: NDArray[np.bool_],
+        network: Callable[..., Array],
+        on_trial: Callable[[], None],
     ) -> None:
         self.hidden, self.network, self.on_trial = hidden, network, on_trial
-        self.judges = (number, UNSEEN)
+        self.judges = (number, UNSEEN), among
         self.chunks: ScanChunks = hidden.hiding(number)
         self.light = hidden.backend.illumination(self.chunks)
         self.rim: Array = None
 
     def _judged(self, name: str, how: RefineOptions | None, obj: Array, factor: float = 1.0) -> Trial:
-        missed = self.hidden.deviance(obj, self.judges)
+        missed = self.hidden.deviance(obj, *self.judges)
         if not np.isfinite(missed).all():
             missed = np.full_like(missed, NOT_A_NUMBER)
         self.on_trial()
@@ -173,7 +180,9 @@ class _Trials:
             return self._judged(name, refined.refine, obj, network.factor)._replace(refined_share=share)
 
         network = made(0.0)._replace(name=network.name, refine=None, obj=network.obj)
-        best = 0.5 + 0.5 * _least(network.deviance, made(0.5).deviance, refined.deviance)
+        half, all_of_it = made(0.5).deviance, refined.deviance
+        toll = TOLL * standard_error(network.missed - refined.missed) if doubt > 1 else 0.0
+        best = 0.5 + 0.5 * _least(network.deviance, half + toll / 2, all_of_it + toll)
         best = float(np.clip(best, 0.0, 1.0))
         share = round(best / (best + doubt * (1 - best)), 2)
         return (made(share) if 0 < share < 1 else refined if share else network), network
@@ -242,10 +251,12 @@ def selected(
     with progress.phase("choosing", total) as phase:
         if choice.asked:
             own = own.fitted(number, Progress())
-        trials = _Trials(own, number, network, lambda: phase.update(next(done)))
+        # Patterns at the rim tell of places that hardly another sees, and that are not looked at.
+        among = own.well_covered()
+        trials = _Trials(own, number, among, network, lambda: phase.update(next(done)))
         plain, told, fits = trials.plain(), "", choice.asked
         if choice.fit and not choice.asked:
-            fit = _Trials(own.fitted(number, Progress()), number, network, trials.on_trial)
+            fit = _Trials(own.fitted(number, Progress()), number, among, network, trials.on_trial)
             other = fit.plain()
             fits, told = other.beats(plain), _probe_line(plain, other)
             trials, plain = (fit, other) if fits else (trials, plain)

@@ -13,7 +13,6 @@ from ptycho.data.chunks import ScanChunks
 from ptycho.data.hidden import UNSEEN, HidingStore, pixel_sets
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
-from ptycho.physics import measured_energy
 from ptycho.physics.misfit import poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.backend import Backend
@@ -25,6 +24,9 @@ Array = Any
 CHANCE = 1.5
 """Standard errors by which what is new has to beat what stands. One is what chance does to a single trial;
 the best of several is favoured by chance."""
+WELL_COVERED = 0.9
+"""Share of what the light of the median pattern has in common with that of all patterns, from which on a
+pattern is none of the rim."""
 
 
 def standard_error(gains: NDArray[np.float64]) -> float:
@@ -81,18 +83,33 @@ class HiddenScan:
             self._starts[number] = np.stack([self.backend.array(obj) for obj in last])
         return self._starts[number]
 
-    def deviance(self, obj: Array, judges: Sequence[int] = (UNSEEN,)) -> NDArray[np.float64]:
+    def well_covered(self) -> NDArray[np.bool_]:
+        """Tell of which patterns (T,) the light falls on places that many others see, too."""
+        from scipy.signal import fftconvolve
+
+        power = (np.abs(self.scan.probe) ** 2).sum(axis=0)
+        light = self.backend.array(self.backend.illumination(self._chunks(self.store)))
+        y, x = self.plan.corners_yx.T
+        shared = fftconvolve(light, power[::-1, ::-1], mode="valid")[y, x]
+        return shared >= WELL_COVERED * np.median(shared)
+
+    def deviance(
+        self, obj: Array, judges: Sequence[int] = (UNSEEN,), among: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
         """Return what an object (H, W) leaves unexplained of some sets of pixels, by default those that no
-        training sees: the deviance of every pattern (T,), whose sum is that per photon."""
-        missed, photons = np.zeros(len(self.indices)), 0.0
+        training sees: the deviance of every pattern (T,), or of those ``among`` them, whose sum is that per
+        photon."""
+        missed, photons = np.zeros((2, len(self.indices)))
         for chunk in self._chunks(self.store):
             sets = pixel_sets(self.seed, self.indices[chunk.rows], self.store.n_px)
             judged, measured = np.isin(sets, judges), self.backend.array(chunk.amplitude)
             unseen = np.where(judged, measured, -1).astype(np.float64)
             predicted = self.backend.array(self.backend.predicted(obj, chunk, 0.0))
             missed[chunk.rows] = poisson_deviance(predicted.astype(np.float64), unseen).sum(axis=(1, 2))
-            photons += float(measured_energy(unseen))
-        return missed / photons if photons > 0 else missed
+            photons[chunk.rows] = (np.maximum(unseen, 0.0) ** 2).sum(axis=(1, 2))
+        among = slice(None) if among is None else among
+        missed, total = missed[among], photons[among].sum()
+        return missed / total if total > 0 else missed
 
     def fitted(self, number: int, progress: Progress) -> HiddenScan:
         """Return the same patterns under a probe that is fitted to them without one set of pixels."""

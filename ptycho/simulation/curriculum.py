@@ -54,10 +54,10 @@ MODES = (1, 1, 1, 1, 2)
 class PretrainOptions:
     """How much a pre-training sees and does; ``ConfigError`` where a value is out of range."""
 
-    scans: int = 500  # simulated scans for each learned step
-    iterations: int = 6000  # steps of the optimiser for each learned step
-    batch_size: int = 4  # crops in a batch
-    learning_rate: float = 2e-3  # the highest one
+    scans: int = 1500  # simulated scans for each learned step
+    iterations: int = 8000  # steps of the optimiser for each learned step
+    batch_size: int = 16  # crops in a batch
+    learning_rate: float = 1e-3  # the highest one
     width: int = 24  # filters of the finest level of the U-Nets
     seed: int = 0  # of scans, initial weights and order
 
@@ -65,7 +65,7 @@ class PretrainOptions:
         counts = ("scans", "iterations", "batch_size", "width")
         rules = [(name, getattr(self, name) < 1, ">= 1", "Raise it.") for name in counts]
         rules += [
-            ("learning_rate", not 0 < self.learning_rate < 1, "0 to 1", "Pass --learning-rate 2e-3."),
+            ("learning_rate", not 0 < self.learning_rate < 1, "0 to 1", "Pass --learning-rate 1e-3."),
             ("seed", not 0 <= self.seed < 2**63, ">= 0 and < 2**63", "Change it."),
         ]
         for name, wrong, expected, cure in rules:

@@ -45,8 +45,15 @@ TRAINING = {
 }
 """Training, as the specification lists it. ``--logger`` is MLflow where it is installed, as in its first
 form; ``--torch_loss_mode`` came later, and these belong to its amplitude."""
-HIDDEN = {"torch_loss_mode": "hidden", "nepochs": 12, "unrolled_steps": 62, "unrolled_likelihood": "poisson"}
+HIDDEN = {
+    "torch_loss_mode": "hidden",
+    "nepochs": 12,
+    "learning_rate": 2e-4,
+    "unrolled_steps": 62,
+    "unrolled_likelihood": "poisson",
+}
 OTHER = {
+    "learning_rate": 1e-3,
     "torch_loss_mode": "amplitude",
     "nepochs": 100,
     "unrolled_steps": 22,
@@ -95,6 +102,8 @@ def test_every_default_of_the_training_is_that_of_the_specification(small_scan: 
     [
         ("", HIDDEN),
         ("--torch-loss-mode hidden", HIDDEN),
+        ("--init-weights none", {**HIDDEN, "learning_rate": 1e-3}),
+        ("--init-weights pretrained", HIDDEN),
         ("--torch-loss-mode amplitude", OTHER),
         ("--torch-loss-mode poisson", {**OTHER, "torch_loss_mode": "poisson"}),
         ("--profile ci", {**OTHER, "torch_loss_mode": "poisson"}),

@@ -98,7 +98,7 @@ def test_defaults_of_the_command(small_scan: Path) -> None:
     config = training_settings(values, None, "pytorch")
     assert (config.nepochs, config.n_groups, config.model.gridsize, config.batch_size) == (12, 512, 2, 4)
     assert (config.model.architecture, config.model.N, config.backend) == ("unrolled", 32, "pytorch")
-    assert (config.torch_loss_mode, config.learning_rate, config.seed) == ("hidden", 1e-3, 42)
+    assert (config.torch_loss_mode, config.learning_rate, config.seed) == ("hidden", 2e-4, 42)
     assert execution.logger_backend == default_logger()
     assert (execution.accelerator, execution.num_workers, execution.deterministic) == ("auto", 0, True)
     assert (execution.checkpoint_save_top_k, execution.early_stop_patience) == (1, 100)

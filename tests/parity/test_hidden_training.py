@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho.config.choices import HIDDEN_DEFAULTS
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.data.hidden import TURNS, UNSEEN, pixel_sets
 from ptycho.data.npz import read_npz
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 BACKENDS = ("pytorch", "tensorflow")
 QUIET = PyTorchExecutionConfig(accelerator="cpu", logger_backend=None, enable_checkpointing=False)
 NETWORK = ModelConfig(N=32, architecture="unrolled", unrolled_steps=62, unrolled_likelihood="poisson")
+HIDDEN = {name: HIDDEN_DEFAULTS[name] for name in ("torch_loss_mode", "learning_rate")}
 DIM = SimulationOptions(
     n_px=32, n_y=10, n_x=10, step_px=4.0, photons=3e3, seed=3, scene="collage", probe="zone-plate"
 )
@@ -37,7 +39,7 @@ SAME_LOSS = 2e-3
 def train(backend: str, scan: Path, folder: Path, **changes: Any) -> tuple[Any, Told]:
     """Train by hidden pixels; return the outcome and what was told."""
     told = Told()
-    given = {"model": NETWORK, "nepochs": 4, "torch_loss_mode": "hidden", "n_groups": 512, **changes}
+    given = {"model": NETWORK, "nepochs": 4, "n_groups": 512, **HIDDEN, **changes}
     config = TrainingConfig(backend=backend, train_data_file=scan, output_dir=folder, **given)
     return pipeline.train(config, QUIET, progress=told), told
 
@@ -145,8 +147,8 @@ def test_several_scans_and_one_that_validates(backend: str, dim_scan: Path, tmp_
     }
     told = Told()
     config = TrainingConfig(
-        replace(NETWORK, unrolled_steps=12), backend=backend, nepochs=2, torch_loss_mode="hidden",
-        output_dir=tmp_path / "run", **changes,
+        replace(NETWORK, unrolled_steps=12), backend=backend, nepochs=2, output_dir=tmp_path / "run",
+        **HIDDEN, **changes,
     )  # fmt: skip
     outcome = pipeline.train(config, QUIET, progress=told)
     history = outcome.result.history

@@ -68,6 +68,7 @@ def torch_state() -> dict[str, Any]:
         "generator": torch.get_rng_state().numpy().tobytes(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "only warns": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "fills": torch.utils.deterministic.fill_uninitialized_memory,
         "cudnn": (cudnn.deterministic, cudnn.benchmark, cudnn.enabled),
         "matmul": torch.get_float32_matmul_precision(),
         "dtype": torch.get_default_dtype(),

@@ -200,9 +200,9 @@ def test_a_network_is_judged_by_what_its_training_did_not_see(
 ) -> None:
     judged, made = [], selection.HiddenScan.deviance
 
-    def noted(hidden: Any, obj: Any, judges: tuple[int, ...]) -> Any:
+    def noted(hidden: Any, obj: Any, judges: tuple[int, ...], among: Any) -> Any:
         judged.append({*judges})
-        return made(hidden, obj, judges)
+        return made(hidden, obj, judges, among)
 
     monkeypatch.setattr(selection.HiddenScan, "deviance", noted)
     for name in ("bright", "dim"):
@@ -243,9 +243,10 @@ def test_the_factor_is_the_one_that_hidden_pixels_prefer(
     trials.hidden = SimpleNamespace(
         backend=SimpleNamespace(whole_canvas=True, generator=generator),
         # Photons of different patterns differ a little.
-        deviance=lambda obj, _: deviances[obj] * (1 + 0.01 * np.arange(4)),
+        deviance=lambda obj, *_: deviances[obj] * (1 + 0.01 * np.arange(4)),
     )
-    trials.chunks, trials.light, trials.judges = SimpleNamespace(subsets=1), None, (0, UNSEEN)
+    trials.chunks, trials.light = SimpleNamespace(subsets=1), None
+    trials.judges = (0, UNSEEN), None
     trials.network, trials.on_trial = lambda *_, factor, **__: factor, lambda: None
     assert trials.of_network(fitted=False).factor == pytest.approx(expected)
 
@@ -317,9 +318,9 @@ def test_the_weight_is_where_hidden_pixels_are_explained_best(
     told = {0.0: of_network, 0.5: of_both}
     trials = object.__new__(selection._Trials)
     trials.hidden = SimpleNamespace(
-        backend=None, deviance=lambda obj, _: np.full(4, told.get(obj, of_both) / 4)
+        backend=None, deviance=lambda obj, *_: np.full(4, told.get(obj, of_both) / 4)
     )
-    trials.judges, trials.light, trials.on_trial = (0, UNSEEN), None, lambda: None
+    trials.judges, trials.light, trials.on_trial = ((0, UNSEEN), None), None, lambda: None
     network = selection.Trial("the network", None, None, np.zeros(4), 1.2)
     refined = selection.Trial("plain iterations", selection.PLAIN, None, np.full(4, of_refined / 4), 1, 1.0)
     both, alone = trials.averaged(refined, network, doubt)
@@ -332,6 +333,54 @@ def test_the_weight_is_where_hidden_pixels_are_explained_best(
     if 0 < expected < 1:
         assert (both.name, both.factor) == ("the network and plain iterations", 1.2)
         assert both.refine == selection.PLAIN
+
+
+@pytest.mark.parametrize(("spread", "expected"), [(0.0, 1.0), (0.1, 0.64), (0.6, 0.0)])
+def test_a_refinement_has_to_be_better_for_more_than_chance(
+    spread: float, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "averaged", lambda backend, refined, network, share, light: share)
+    noise = spread * np.array([1.0, -1.0, 1.0, -1.0])
+    told = {0.0: np.full(4, 0.5), 0.5: np.full(4, 0.45) + noise / 2, 1.0: np.full(4, 0.42) + noise}
+    trials = object.__new__(selection._Trials)
+    trials.hidden = SimpleNamespace(backend=None, deviance=lambda obj, *_: told.get(obj, told[0.5]))
+    trials.judges, trials.light, trials.on_trial = ((0, UNSEEN), None), None, lambda: None
+    network = selection.Trial("the network", None, None, told[0.0])
+    refined = selection.Trial("plain iterations", selection.PLAIN, None, told[1.0], 1, 1.0)
+    assert trials.averaged(refined, network, 2.0)[0].refined_share == expected
+    # A network that has seen all pixels of its training has no such advantage.
+    assert trials.averaged(refined, network, 1.0)[0].refined_share == 1.0
+
+
+def test_patterns_at_the_rim_of_a_scan_do_not_judge(scans: dict[str, Path]) -> None:
+    scan, asked, made = open_scan(scans["bright"]), [], selection.HiddenScan.well_covered
+
+    def noted(hidden: Any) -> Any:
+        asked.append(made(hidden))
+        return asked[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(selection.HiddenScan, "well_covered", noted)
+        reconstructed(scan, "pytorch", select=selected, fit_probe=False)
+    (inside,) = asked
+    inside = inside.reshape(9, 9)
+    assert inside[2:-2, 2:-2].all()
+    rim = np.ones((9, 9), bool)
+    rim[1:-1, 1:-1] = False
+    assert inside[rim].mean() < 0.2
+
+
+@pytest.mark.slow
+def test_the_dark_around_a_scan_does_not_decide(tmp_path: Path) -> None:
+    """A wide body under a disc: iterations explain the rim better, and all the rest worse."""
+    wide = SimulationOptions(
+        n_px=64, n_y=10, n_x=10, step_px=4.0, probe="disc", photons=3e4, scene="lens", seed=948
+    )
+    path = tmp_path / "scan.npz"
+    write_scan(path, wide)
+    scan = open_scan(path)
+    alone = error(path, reconstructed(scan, "pytorch", fit_probe=False))
+    assert error(path, reconstructed(scan, "pytorch", select=selected, fit_probe=False)) < ALLOWED * alone
 
 
 def test_a_mean_of_two_objects_turns_one_to_the_other_and_leaves_the_dark_to_iterations() -> None:

@@ -25,7 +25,7 @@ from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.curriculum import PretrainOptions, draw_scan
 from ptycho.simulation.objects import SCENES
 from ptycho.simulation.probes import PROBES
-from ptycho.simulation.simulate import SimulationOptions, scan_positions, write_scan
+from ptycho.simulation.simulate import SimulationOptions, scan_positions, simulate, write_scan
 from ptycho_torch import engine, pretrain, pretraining
 from ptycho_torch.generators import UnrolledGenerator
 
@@ -119,7 +119,7 @@ def test_an_option_out_of_range_is_named(field: str, value: float) -> None:
 
 
 def test_a_known_scan_fits_its_own_object() -> None:
-    scan = pretraining.known_scan(dataclasses.replace(draw_scan(0, 3), photons=1e9))
+    scan = pretraining.known_scan(simulate(dataclasses.replace(draw_scan(0, 3), photons=1e9)))
     step = pretraining.preconditioned_step(scan.truth, [scan.chunk], scan.weight, "poisson")
     moved = pretraining.preconditioned_step(scan.truth.roll(1, 0), [scan.chunk], scan.weight, "poisson")
     assert step[scan.scanned].abs().mean() < 0.02 * moved[scan.scanned].abs().mean()
@@ -127,7 +127,7 @@ def test_a_known_scan_fits_its_own_object() -> None:
 
 
 def test_an_example_holds_the_truth_in_the_phase_of_the_object(bundle: Bundle) -> None:
-    scan = pretraining.known_scan(draw_scan(0, 5))
+    scan = pretraining.known_scan(simulate(draw_scan(0, 5)))
     # A common phase of the object is nobody's error.
     turned = scan._replace(truth=scan.truth * np.exp(0.7j))
     generator = model_of(bundle)
@@ -148,7 +148,7 @@ def test_an_example_holds_the_truth_in_the_phase_of_the_object(bundle: Bundle) -
 
 
 def test_a_later_step_sees_what_the_earlier_correction_leaves(bundle: Bundle) -> None:
-    scan, trained = pretraining.known_scan(draw_scan(0, 5)), model_of(bundle)
+    scan, trained = pretraining.known_scan(simulate(draw_scan(0, 5))), model_of(bundle)
     silent = model_of(bundle)
     with torch.no_grad():
         silent.convolutions["unet0_out"].weight.zero_()
@@ -161,7 +161,7 @@ def test_a_later_step_sees_what_the_earlier_correction_leaves(bundle: Bundle) ->
 
 def test_the_loss_is_0_for_the_truth_1_for_nothing_and_2_for_the_opposite() -> None:
     generator = UnrolledGenerator(ModelConfig(architecture="unrolled", unrolled_likelihood="poisson"), 0)
-    scan = pretraining.known_scan(dataclasses.replace(draw_scan(0, 5), photons=1e4))
+    scan = pretraining.known_scan(simulate(dataclasses.replace(draw_scan(0, 5), photons=1e4)))
     batch = example_of(generator, 0, scan)[None]
     base, truth, gain = batch[:, 6:8], batch[:, 8:10], batch[:, 11:].clamp(min=1e-9)
     losses = [
@@ -180,7 +180,7 @@ def test_a_short_recipe_trains_every_step_and_helps_unseen_scans(bundle: Bundle)
     generator = model_of(bundle)
     errors = []
     for index in range(1000, 1004):
-        scan = pretraining.known_scan(dataclasses.replace(draw_scan(9, index), photons=2e3))
+        scan = pretraining.known_scan(simulate(dataclasses.replace(draw_scan(9, index), photons=2e3)))
         batch = example_of(generator, 0, scan)[None]
         with torch.no_grad():
             errors.append(float(pretraining.relative_error(lambda x: generator.correction(x, 0), batch)))
@@ -198,9 +198,9 @@ def test_the_same_options_train_the_same_network() -> None:
 def test_everything_is_made_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, made = [], pretraining.known_scan
 
-    def noted(options: SimulationOptions, device: str) -> pretraining.KnownScan:
+    def noted(arrays: dict[str, np.ndarray], device: str) -> pretraining.KnownScan:
         asked.append(device)
-        return made(options)
+        return made(arrays)
 
     monkeypatch.setattr(pretraining, "known_scan", noted)
     monkeypatch.setattr(pretraining, "resolve_accelerator", lambda word: f"{word}:0")
@@ -226,6 +226,30 @@ def test_a_bad_number_ends_the_command_in_one_line(
     assert pretrain.main(["--output-dir", str(tmp_path / "run"), "--scans", "0"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_scans_are_simulated_in_their_order_however_many_run_ahead() -> None:
+    drawn = [SimulationOptions(n_px=32, n_y=2, n_x=2, photons=1e3, seed=seed) for seed in range(40)]
+    made = list(pretraining.simulated(drawn))
+    assert len(made) == len(drawn)
+    for options, arrays in zip(drawn, made, strict=True):
+        assert np.array_equal(arrays["diff3d"], simulate(options)["diff3d"])
+
+
+def test_every_level_of_the_shipped_network_takes_part() -> None:
+    # A rate that is too high drives whole levels to where their activation is 0, and no gradient comes back.
+    generator = model_of(read_bundle(find_model(Path("pretrained"))))
+    batch = example_of(generator, 0, pretraining.known_scan(simulate(draw_scan(0, 5))))[None]
+    alive: dict[str, float] = {}
+    for name, layer in generator.convolutions.items():
+        layer.register_forward_hook(
+            lambda _, __, answer, name=name: alive.update({name: float((answer > -6).float().mean())})
+        )
+    with torch.no_grad():
+        for index in range(LEARNED_STEPS):
+            generator.correction(batch[:, :6], index)
+    assert len(alive) == 11 * LEARNED_STEPS
+    assert min(alive.values()) > 0.5, alive
 
 
 @pytest.mark.parametrize(("photons", "bar"), [(2e3, 0.65), (1e4, 0.75), (1e6, 1.0)])
