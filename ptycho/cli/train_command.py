@@ -17,7 +17,14 @@ from ptycho.cli.settings import (
     stated_settings,
 )
 from ptycho.config.architectures import KNOWN
-from ptycho.config.choices import COMMAND_DEFAULTS, HIDDEN, HIDDEN_DEFAULTS, HIDDEN_PATIENCE, NO_NETWORK
+from ptycho.config.choices import (
+    COMMAND_DEFAULTS,
+    HIDDEN,
+    HIDDEN_DEFAULTS,
+    HIDDEN_PATIENCE,
+    NO_NETWORK,
+    PRETRAINED,
+)
 from ptycho.errors import ConfigError
 from ptycho.process.progress import Progress
 
@@ -38,7 +45,12 @@ def command_defaults(stated: Mapping[str, Any]) -> dict[str, Any]:
     loss = stated.get("torch_loss_mode", HIDDEN)
     if network is None or not network.whole_canvas or loss != HIDDEN:
         return dict(COMMAND_DEFAULTS)
-    left_out = {"learning_rate"} if stated.get("init_weights") == NO_NETWORK else set()
+    from ptycho.config.config import ModelConfig
+
+    # That of the package has the default width; a network of another one is drawn from the seed.
+    fits = stated.get("unrolled_width", ModelConfig.unrolled_width) == ModelConfig.unrolled_width
+    drawn = stated.get("init_weights", PRETRAINED if fits else NO_NETWORK) == NO_NETWORK
+    left_out = {"learning_rate"} if drawn else set()
     return {**COMMAND_DEFAULTS, **{name: HIDDEN_DEFAULTS[name] for name in HIDDEN_DEFAULTS.keys() - left_out}}
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.signal import fftconvolve
 
 from ptycho.data.feed import Batch, Labels, TileSource
 from ptycho.data.scan import PatternStore, Scan
@@ -31,6 +32,9 @@ TURNS = 8
 heart, and it has no reason to prefer a direction."""
 _UNSEEN_SEED = -1
 """No run has it."""
+WELL_COVERED = 0.9
+"""Share of what the light of the median pattern has in common with that of all patterns, from which on a
+pattern is none of the rim."""
 SHOWN = -1
 """Number of the pixels that are always shown."""
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -64,6 +68,22 @@ def without(amplitude: NDArray[np.float32], sets: NDArray[np.int8], number: int)
     return np.where((sets == number) | (sets == UNSEEN), -1, amplitude).astype(np.float32)
 
 
+def well_covered(corners_yx: NDArray[np.int64], probe: NDArray[np.complex64]) -> NDArray[np.bool_]:
+    """Tell of which patterns (T,) the light of the ``probe`` (P, N, N) falls on places that many others see,
+    too, from the ``corners_yx`` (T, 2) of their patches on a canvas.
+
+    What is found at the rim of a scan, where hardly another pattern looks, says little of the rest.
+    """
+    power = (np.abs(probe) ** 2).sum(axis=0)
+    size = len(power)
+    common = fftconvolve(power, power[::-1, ::-1])
+    y, x = np.moveaxis(corners_yx[:, None] - corners_yx, -1, 0)
+    near = (abs(y) < size) & (abs(x) < size)
+    shared = np.where(near, common[np.where(near, y, 0) + size - 1, np.where(near, x, 0) + size - 1], 0)
+    total = shared.sum(axis=1)
+    return total >= WELL_COVERED * np.median(total)
+
+
 class HidingStore:
     """A ``PatternStore`` one of whose sets of pixels counts as not measured."""
 
@@ -89,7 +109,7 @@ class HiddenTileSource(TileSource):
     of the plain iterations on the canvas of ``plan``, which lays the patterns ``indices`` (T,), ascending.
     Item ``number * T + centre`` is the tile around a pattern without the pixels of set ``number``. A batch
     has the ``start`` (2, H, W), the ``compared`` amplitude (J, N, N) [sqrt(photons)], and which ``turn`` of
-    the ``TURNS`` its networks see, besides.
+    the ``TURNS`` its networks see, besides. Unseen pixels are compared where many patterns overlap.
     """
 
     def __init__(
@@ -107,7 +127,7 @@ class HiddenTileSource(TileSource):
     ) -> None:
         beam = {"own_probe": own_probe, "own_scale": own_scale}
         super().__init__(store, scan, indices, labels=labels, **beam)
-        self.seed, self.plan, self.starts = seed, plan, starts
+        self.seed, self.plan, self.starts, self.beam = seed, plan, starts, scan.probe
         self.signature["compared"] = self.signature["amplitude"]
         self.signature["start"] = ((2, None, None), np.complex64)
         self.signature["turn"] = ((), np.int32)
@@ -122,7 +142,10 @@ class HiddenTileSource(TileSource):
         batch, (height, width) = self._batch(self.indices[rows], plan), plan.shape_yx
         sets, amplitude = pixel_sets(self.seed, self.indices[rows], self.store.n_px), batch["amplitude"]
         batch["amplitude"] = without(amplitude, sets, number)
-        batch["compared"] = np.where(sets == number, amplitude, np.float32(-1))
+        judges = sets == number
+        if number == UNSEEN:
+            judges &= well_covered(plan.corners_yx, self.beam)[:, None, None]
+        batch["compared"] = np.where(judges, amplitude, np.float32(-1))
         batch["start"] = self.starts[number, :, low_y : low_y + height, low_x : low_x + width]
         batch["turn"] = np.array(0 if number == UNSEEN else item % TURNS, np.int32)
         return batch

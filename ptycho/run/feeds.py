@@ -91,7 +91,8 @@ def _unseen_shares(
         predicted, measured = model.compared(tensors(validation.source[item]))
         missed = poisson_deviance(predicted.astype(np.float64), measured.astype(np.float64)).sum((1, 2))
         photons = max(float(measured_energy(measured)), np.finfo(np.float32).tiny)
-        for pattern, value in zip(measured, missed / photons / len(order), strict=True):
+        judges = (measured >= 0).any(axis=(1, 2))
+        for pattern, value in zip(measured[judges], missed[judges] / photons / len(order), strict=True):
             shares[hash(pattern.tobytes())] += float(value)
     return dict(shares)
 

@@ -55,7 +55,7 @@ DOUBT = 2.0
 """Times by which the weight of a refinement over that of the network is below what hidden pixels alone would
 give it (eq. 29b): they are where the light is, and see little of dim places and of slow phases."""
 TOLL = 1.0
-"""Standard errors that a refinement has to be better than what it replaces of such a network."""
+"""Standard errors that count against a refinement beside such a network, in the mean of both."""
 MOST_FACTOR = 1.5
 """Largest factor on the corrections of a network."""
 NOT_A_NUMBER = 1e30

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.chunks import ScanChunks
-from ptycho.data.hidden import UNSEEN, HidingStore, pixel_sets
+from ptycho.data.hidden import UNSEEN, HidingStore, pixel_sets, well_covered
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
 from ptycho.physics.misfit import poisson_deviance
@@ -24,9 +24,6 @@ Array = Any
 CHANCE = 1.5
 """Standard errors by which what is new has to beat what stands. One is what chance does to a single trial;
 the best of several is favoured by chance."""
-WELL_COVERED = 0.9
-"""Share of what the light of the median pattern has in common with that of all patterns, from which on a
-pattern is none of the rim."""
 
 
 def standard_error(gains: NDArray[np.float64]) -> float:
@@ -84,14 +81,8 @@ class HiddenScan:
         return self._starts[number]
 
     def well_covered(self) -> NDArray[np.bool_]:
-        """Tell of which patterns (T,) the light falls on places that many others see, too."""
-        from scipy.signal import fftconvolve
-
-        power = (np.abs(self.scan.probe) ** 2).sum(axis=0)
-        light = self.backend.array(self.backend.illumination(self._chunks(self.store)))
-        y, x = self.plan.corners_yx.T
-        shared = fftconvolve(light, power[::-1, ::-1], mode="valid")[y, x]
-        return shared >= WELL_COVERED * np.median(shared)
+        """Tell which patterns (T,) are none of the rim."""
+        return well_covered(self.plan.corners_yx, self.scan.probe)
 
     def deviance(
         self, obj: Array, judges: Sequence[int] = (UNSEEN,), among: NDArray[np.bool_] | None = None

@@ -133,8 +133,8 @@ def test_half_scans_of_a_lower_dose_agree_less(
     judged: Path, small_run: tuple[Path, Any], small_scan: Path, infer_command: Command, tmp_path: Path
 ) -> None:
     arrays = read_npz(small_scan)
-    arrays["diff3d"] = np.random.default_rng(1).binomial(arrays["diff3d"], 1e-4).astype(np.uint16)
-    arrays["probeGuess"] = arrays["probeGuess"] * np.complex64(1e-2)
+    arrays["diff3d"] = np.random.default_rng(1).binomial(arrays["diff3d"], 2.5e-5).astype(np.uint16)
+    arrays["probeGuess"] = arrays["probeGuess"] * np.complex64(5e-3)
     write_npz(tmp_path / "dim.npz", arrays)
     assert infer_command(small_run[0], tmp_path / "dim.npz", tmp_path / "dim").code == 0
     words = (

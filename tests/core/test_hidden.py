@@ -18,6 +18,7 @@ from ptycho.data.hidden import (
     HiddenTileSource,
     HidingStore,
     pixel_sets,
+    well_covered,
     without,
 )
 from ptycho.data.scan import PatternStore, Scan
@@ -110,7 +111,11 @@ def test_a_tile_compares_with_what_it_does_not_show(small_scan: Path) -> None:
             shown, compared = batch["amplitude"] >= 0, batch["compared"] >= 0
             assert not (shown & compared).any()
             share = UNSEEN_SHARE if number == UNSEEN else HIDDEN_SHARE
-            assert compared.mean() == pytest.approx(share, abs=0.01)
+            inside = well_covered(source.plan.corners_yx, scan.probe)
+            assert 0 < inside.sum() < scan.n_patterns
+            judging = inside if number == UNSEEN else np.ones_like(inside)
+            assert np.array_equal(compared.any(axis=(1, 2)), judging)
+            assert compared[judging].mean() == pytest.approx(share, abs=0.01)
             measured = store.amplitude(scan.usable)
             np.testing.assert_array_equal(batch["compared"][compared], measured[compared])
             np.testing.assert_array_equal(batch["amplitude"][shown], measured[shown])
@@ -266,3 +271,21 @@ def test_the_network_that_was_begun_with_needs_no_proof() -> None:
     chosen, model, told, _ = judged(1, best=0)
     assert chosen is not None
     assert (chosen.number, model.level, told.lines) == (0, 1.0, [])
+
+
+def test_patterns_of_the_rim_are_those_that_few_others_overlap() -> None:
+    y, x = np.mgrid[:7, :9] * 4
+    corners = np.stack([y.ravel(), x.ravel()], axis=1)
+    probe = np.zeros((1, 16, 16), np.complex64)
+    probe[0, 4:12, 4:12] = 1j
+    inside = well_covered(corners, probe).reshape(y.shape)
+    assert inside[1:-1, 1:-1].all()
+    assert not inside[[0, -1]].any()
+    assert not inside[:, [0, -1]].any()
+    # Against the sum over all pairs of patches on a canvas.
+    power, light = np.abs(probe[0]) ** 2, np.zeros((48, 56))
+    for top, left in corners:
+        light[top : top + 16, left : left + 16] += power
+    shared = [(light[top : top + 16, left : left + 16] * power).sum() for top, left in corners]
+    assert np.array_equal(inside.ravel(), np.array(shared) >= 0.9 * np.median(shared))
+    assert well_covered(corners[:1], probe).all()

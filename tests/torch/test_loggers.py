@@ -63,7 +63,7 @@ def test_csv_has_one_row_of_losses_for_each_epoch(
         logged = {int(row["epoch"]): float(row[column]) for row in rows if row[column]}
         assert sorted(logged) == [0, 1]
         assert list(logged.values()) == pytest.approx(history[name], rel=1e-5)
-    assert "learning_rate: 0.001" in (folder / "hparams.yaml").read_text(encoding="utf-8")
+    assert "learning_rate: 0.0002" in (folder / "hparams.yaml").read_text(encoding="utf-8")
 
 
 def test_tensorboard_events_hold_the_losses(small_scan: Path, train_command: Command, tmp_path: Path) -> None:
