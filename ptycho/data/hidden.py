@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
 from ptycho.data.feed import Batch, Labels, TileSource
 from ptycho.data.scan import PatternStore, Scan
@@ -74,6 +73,8 @@ def well_covered(corners_yx: NDArray[np.int64], probe: NDArray[np.complex64]) ->
 
     What is found at the rim of a scan, where hardly another pattern looks, says little of the rest.
     """
+    from scipy.signal import fftconvolve
+
     power = (np.abs(probe) ** 2).sum(axis=0)
     size = len(power)
     common = fftconvolve(power, power[::-1, ::-1])
