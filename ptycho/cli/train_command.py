@@ -50,8 +50,8 @@ def command_defaults(stated: Mapping[str, Any]) -> dict[str, Any]:
     # That of the package has the default width; a network of another one is drawn from the seed.
     fits = stated.get("unrolled_width", ModelConfig.unrolled_width) == ModelConfig.unrolled_width
     drawn = stated.get("init_weights", PRETRAINED if fits else NO_NETWORK) == NO_NETWORK
-    left_out = {"learning_rate"} if drawn else set()
-    return {**COMMAND_DEFAULTS, **{name: HIDDEN_DEFAULTS[name] for name in HIDDEN_DEFAULTS.keys() - left_out}}
+    own = {name: value for name, value in HIDDEN_DEFAULTS.items() if not (drawn and name == "learning_rate")}
+    return {**COMMAND_DEFAULTS, **own}
 
 
 def training_settings(

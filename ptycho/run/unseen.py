@@ -13,6 +13,7 @@ from ptycho.data.chunks import ScanChunks
 from ptycho.data.hidden import UNSEEN, HidingStore, pixel_sets, well_covered
 from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.canvas import CANVAS_MULTIPLE_PX, plan_canvas
+from ptycho.physics import measured_energy
 from ptycho.physics.misfit import poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.backend import Backend
@@ -90,17 +91,17 @@ class HiddenScan:
         """Return what an object (H, W) leaves unexplained of some sets of pixels, by default those that no
         training sees: the deviance of every pattern (T,), or of those ``among`` them, whose sum is that per
         photon."""
-        missed, photons = np.zeros((2, len(self.indices)))
+        among = np.ones(len(self.indices), bool) if among is None else among
+        missed, photons = np.zeros(len(self.indices)), 0.0
         for chunk in self._chunks(self.store):
             sets = pixel_sets(self.seed, self.indices[chunk.rows], self.store.n_px)
-            judged, measured = np.isin(sets, judges), self.backend.array(chunk.amplitude)
+            judged = np.isin(sets, judges) & among[chunk.rows, None, None]
+            measured = self.backend.array(chunk.amplitude)
             unseen = np.where(judged, measured, -1).astype(np.float64)
             predicted = self.backend.array(self.backend.predicted(obj, chunk, 0.0))
             missed[chunk.rows] = poisson_deviance(predicted.astype(np.float64), unseen).sum(axis=(1, 2))
-            photons[chunk.rows] = (np.maximum(unseen, 0.0) ** 2).sum(axis=(1, 2))
-        among = slice(None) if among is None else among
-        missed, total = missed[among], photons[among].sum()
-        return missed / total if total > 0 else missed
+            photons += float(measured_energy(unseen))
+        return missed[among] / photons if photons > 0 else missed[among]
 
     def fitted(self, number: int, progress: Progress) -> HiddenScan:
         """Return the same patterns under a probe that is fitted to them without one set of pixels."""
