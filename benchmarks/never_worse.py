@@ -3,8 +3,8 @@
 usage: python benchmarks/never_worse.py [--cases 64] [--side 10] [--first 0] [--json FILE] [--figure PNG]
 
 The default chooses by hidden pixels and is told nothing: it may fit the probe and take what the network
-makes, or refine it. The others are given the true probe. With `--json`, what the file already holds is
-not run again.
+makes, or refine it. The others are given the true probe. `limit` is the photon limit. With `--json`, what
+the file already holds is not run again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from limits import limit_of
 from training_pays import PROBES, STRENGTHS, error, reconstructed
 
 from ptycho.evaluation.figures import new_figure
@@ -55,6 +56,7 @@ def cases(side: int) -> dict[str, SimulationOptions]:
 
 def measure(options: SimulationOptions, row: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return the error of every method on one scan; a ``row`` may hold some of them."""
+    row = {"limit": row.get("limit") or limit_of(options), **row}
     if row.keys() >= {*METHODS, "default"}:
         return row
     path = folder / "scan.npz"
@@ -106,7 +108,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> str:
         dose, probe = name.split()[1:3]
         for group in (f"{dose} photons", f"probe {probe}", "all"):
             groups.setdefault(group, []).append(name)
-    ways = (*METHODS, "default")
+    ways = ("limit", *METHODS, "default")
     lines = [f"| scans | {' | '.join(ways)} | default / best: mean | worst | above {ALLOWED} |"]
     lines.append(f"|{'---|' * (len(ways) + 4)}")
     for group, names in sorted(groups.items(), key=lambda item: len(item[1])):
@@ -129,15 +131,15 @@ def main() -> None:
     options = parser.parse_args()
     known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     wanted = list(cases(options.side).items())[options.first : options.first + options.cases]
-    print(f"| scan | {' | '.join(METHODS)} | default | default / best |")
-    print(f"|{'---|' * (len(METHODS) + 3)}", flush=True)
+    print(f"| scan | limit | {' | '.join(METHODS)} | default | default / best |")
+    print(f"|{'---|' * (len(METHODS) + 4)}", flush=True)
     for name, settings in wanted:
         with tempfile.TemporaryDirectory() as scratch:
             known[name] = measure(settings, known.get(name, {}), Path(scratch))
         if options.json:
             options.json.write_text(json.dumps(known, indent=1))
         row = known[name]
-        numbers = " | ".join(f"{row[way]:.4f}" for way in (*METHODS, "default"))
+        numbers = " | ".join(f"{row[way]:.4f}" for way in ("limit", *METHODS, "default"))
         print(f"| {name} | {numbers} | {row['default'] / best(row):.3f} |", flush=True)
     rows = {name: known[name] for name, _ in wanted}
     print(f"\n{summary(rows)}")

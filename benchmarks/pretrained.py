@@ -1,11 +1,11 @@
 """The network that comes with the package against plain steps and total variation, on unseen kinds of scans.
 
-usage: python benchmarks/pretrained.py [--photons 5.7e3 1e4 1e5 1e6] [--cases star picture collage modes]
-           [--model pretrained] [--json FILE]
+usage: python benchmarks/pretrained.py [--photons 5.7e3 1e4 1e5 1e6] [--cases star picture collage modes
+           wide_collage wide_star wide_disc strong strong_star] [--model pretrained] [--json FILE]
 
 Every row is one scan of 64 px patterns with the true probe. `amplitude` and `poisson` are as many plain steps
 as the network has in all; `TV` is the best of several strengths of 60 Poisson steps, chosen with the truth,
-which favours it.
+which favours it; `limit` is the photon limit.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from limits import limit_of
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.evaluation.metrics import score
@@ -32,11 +33,18 @@ from ptycho.solver.options import RefineOptions
 
 WAYS = ("amplitude", "poisson", "TV", "network")
 STRENGTHS = (0.001, 0.002, 0.005, 0.01, 0.02)
+WIDE = {"n_y": 12, "n_x": 12, "step_px": 11.5, "probe_diameter_px": 46.0}
+"""A probe as wide as its sampling allows, and neighbours that share three quarters of it."""
 CASES: dict[str, dict[str, Any]] = {
     "star": {"scene": "siemens_star", "n_y": 22, "n_x": 22, "step_px": 5.0, "seed": 2, "defocus_waves": 1.5},
     "picture": {"picture": "camera", "n_y": 22, "n_x": 22, "step_px": 5.0, "seed": 3, "defocus_waves": 0.7},
     "collage": {"scene": "collage", "n_y": 35, "n_x": 35, "step_px": 4.0, "seed": 1},
     "modes": {"scene": "collage", "n_y": 22, "n_x": 22, "step_px": 5.0, "seed": 4, "n_modes": 2},
+    "wide_collage": {"scene": "collage", **WIDE, "seed": 6},
+    "wide_star": {"scene": "siemens_star", **WIDE, "seed": 7},
+    "wide_disc": {"scene": "collage", **WIDE, "probe": "disc", "seed": 8},
+    "strong": {"scene": "collage", "n_y": 22, "n_x": 22, "step_px": 5.0, "seed": 9, "phase_range_rad": 8.0},
+    "strong_star": {"scene": "siemens_star", "n_y": 22, "n_x": 22, "seed": 9, "phase_range_rad": 8.0},
 }
 """Stars, pictures and collages: the curriculum leaves all of them out."""
 
@@ -106,10 +114,11 @@ def main() -> None:
         for case in options.cases:
             for photons in options.photons:
                 path = Path(scratch) / f"{case}_{photons:g}.npz"
-                write_scan(path, options_of(case, photons, Path(scratch)), compressed=False)
-                row = measure(path, bundle)
+                options_of_scan = options_of(case, photons, Path(scratch))
+                write_scan(path, options_of_scan, compressed=False)
+                row = {"limit": limit_of(options_of_scan), **measure(path, bundle)}
                 results.append({"case": case, "photons": photons, **row})
-                shown = ", ".join(f"{name} {row[name]:.4f}" for name in WAYS)
+                shown = ", ".join(f"{name} {row[name]:.4f}" for name in ("limit", *WAYS))
                 print(f"{case} {photons:g}: {shown} (TV {row['TV_strength']:g})", flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))

@@ -5,7 +5,7 @@ usage: python benchmarks/training_pays.py [--scans 24] [--side 14] [--pictures A
 `TV` is 60 Poisson steps with the best of several strengths, chosen with the truth, which favours it.
 `trained` is the training command with its defaults. `other` is another object of the same kind and dose,
 reconstructed with the network of the first. Everybody is given the true probe; the training may prefer a
-fitted one. With `--json`, scans that the file already holds are not run again.
+fitted one. `limit` is the photon limit. With `--json`, scans that the file already holds are not run again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from limits import limit_of
 
 from ptycho.config.config import PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
@@ -96,8 +97,9 @@ def error(path: Path, model: Any, refine: RefineOptions | None = None) -> float:
     return reconstructed(path, model, refine=refine, **how)[0]
 
 
-def measure(options: SimulationOptions, folder: Path) -> dict[str, float]:
-    """Return the error of every way to reconstruct one scan, and another of its kind."""
+def measure(options: SimulationOptions, row: dict[str, float], folder: Path) -> dict[str, float]:
+    """Return the error of every way to reconstruct one scan, and another of its kind; a ``row`` may hold what
+    needs no network."""
     path, other = folder / "scan.npz", folder / "other.npz"
     write_scan(path, options, compressed=False)
     write_scan(other, replace(options, seed=options.seed + 1000), compressed=False)
@@ -107,10 +109,12 @@ def measure(options: SimulationOptions, folder: Path) -> dict[str, float]:
     def plain(**how: Any) -> float:
         return error(path, shipped, RefineOptions(60, start="flat", **how))
 
-    smoothed = {tv: plain(likelihood="poisson", tv=tv) for tv in STRENGTHS}
-    best = min(smoothed, key=lambda tv: smoothed[tv])
-    row = {"amplitude": plain(), "poisson": plain(likelihood="poisson"), "TV": smoothed[best]}
-    row |= {"TV strength": best, "shipped": error(path, shipped)}
+    if "TV" not in row:
+        smoothed = {tv: plain(likelihood="poisson", tv=tv) for tv in STRENGTHS}
+        best = min(smoothed, key=lambda tv: smoothed[tv])
+        row = {"limit": limit_of(options), "photons": options.photons, "amplitude": plain()}
+        row |= {"poisson": plain(likelihood="poisson"), "TV": smoothed[best], "TV strength": best}
+    row["shipped"] = error(path, shipped)
     start, run = time.perf_counter(), folder / "run"
     words = ["--train_data_file", str(path), "--output_dir", str(run), "--logger", "none", "--quiet"]
     if cli_main([*words, "--device", "cpu"]) != 0:
@@ -149,16 +153,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     known = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
-    print(f"| scan | {' | '.join(WAYS)} | trained / best |\n|{'---|' * (len(WAYS) + 2)}", flush=True)
+    print(f"| scan | limit | {' | '.join(WAYS)} | trained / best |\n|{'---|' * (len(WAYS) + 3)}", flush=True)
     rows = []
     for name, settings in cases(options.scans, options.side, options.pictures).items():
-        if name not in known:
+        if "trained" not in known.get(name, {}):
             with tempfile.TemporaryDirectory() as scratch:
-                known[name] = {"photons": settings.photons, **measure(settings, Path(scratch))}
+                known[name] = measure(settings, known.get(name, {}), Path(scratch))
             if options.json:
                 options.json.write_text(json.dumps(known, indent=1))
         rows.append(row := known[name])
-        numbers = " | ".join(f"{row[way]:.4f}" for way in WAYS)
+        numbers = " | ".join(f"{row[way]:.4f}" for way in ("limit", *WAYS))
         print(f"| {name} | {numbers} | {row['trained'] / best_without(row):.3f} |", flush=True)
     print(summary(rows))
 

@@ -10,6 +10,8 @@ MOST_PHASE_GAIN = 300.0
 """Most that the slowest phase of a step is amplified."""
 SLOW_PHASE_SCALE = 0.4
 """Length below which the misfit feels a phase fully, in units of the rms radius of the probe."""
+LIT_SHARE = 0.05
+"""Share of the strongest illumination from which a pixel is asked whether it is at rest."""
 
 
 def slow_phase_gain(
@@ -56,3 +58,19 @@ def phase_gain(
     most = (max(shape_yx) / max(2 * np.pi * scale, 1e-6)) ** 2
     most = max(1.0, min(most, MOST_PHASE_GAIN) / count) if most >= least else 1.0
     return slow_phase_gain(shape_yx, scale, most, stiffness_px2)
+
+
+def slow_turn_rad(obj: Complex, previous: Complex, illumination: Real, scale_px: float) -> float:
+    r"""Return the most that the slow phase of an object (H, W) turned since its previous iterate [rad], over
+    pixels with at least 0.05 of the strongest illumination (H, W), beside a turn of all of them.
+
+    It is the angle of :math:`O\,\overline{O'}` after a Gaussian of a standard deviation of ``scale_px``, the
+    length a of eq. 24; dim pixels weigh less in it.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    light = illumination / max(float(illumination.max()), np.finfo(np.float32).tiny)
+    turn = obj * previous.conj() * np.minimum(light / LIT_SHARE, 1.0)
+    slow = gaussian_filter(turn.real, scale_px) + 1j * gaussian_filter(turn.imag, scale_px)
+    angle = np.abs(np.angle(slow * slow.sum().conj()))[light >= LIT_SHARE]
+    return float(angle.max(initial=0.0))

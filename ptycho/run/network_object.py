@@ -15,9 +15,12 @@ from ptycho.data.scan import Scan
 from ptycho.geometry.batches import CHUNK_PIXELS
 from ptycho.geometry.grouping import covering_groups
 from ptycho.physics.background import light_sums
+from ptycho.physics.slow_phase import phase_scale_px, slow_turn_rad
 from ptycho.process.interrupts import step
 from ptycho.process.progress import Progress
 from ptycho.run.backend import Backend
+from ptycho.solver.refinement import accelerated_steps
+from ptycho.solver.schedule import FAR_TURN_RAD, MORE_ROUNDS, MORE_STEPS, SETTLED_TURN_RAD
 
 Array = Any
 
@@ -51,6 +54,35 @@ def network_object(
     return obj * _gain(backend, obj, chunks, scan, fitted=fitted)
 
 
+def plain_iterates(
+    backend: Backend,
+    chunks: ScanChunks,
+    illumination: Array,
+    on_step: Callable[[int], None] | None = None,
+) -> tuple[Array, Array]:
+    """Return the last two iterates (H, W) of the plain steps of a network of the whole canvas, which go on
+    until slow phases are at rest; ``on_step`` is called with the index of each of the network's own."""
+    generator, light = backend.generator, backend.array(illumination)
+    last: tuple[Array, Array] = generator.plain_iterations(
+        chunks, illumination, on_step, subsets=chunks.subsets
+    )
+    scale_px = phase_scale_px(backend.array(chunks.probe))
+    for _ in range(MORE_ROUNDS):
+        turn_rad = slow_turn_rad(*(backend.array(obj) for obj in last), light, scale_px)
+        if turn_rad <= SETTLED_TURN_RAD:
+            break
+        last = accelerated_steps(
+            backend.primitives,
+            last[0],
+            chunks,
+            illumination,
+            MORE_STEPS,
+            likelihood=generator.likelihood,
+            subsets=chunks.subsets if turn_rad > FAR_TURN_RAD else 1,
+        )
+    return last
+
+
 def _canvas_object(
     backend: Backend,
     chunks: ScanChunks,
@@ -62,8 +94,13 @@ def _canvas_object(
     """Return the object (H, W) that a network of the whole canvas makes; arguments as in
     :func:`network_object`."""
     with progress.phase("reconstructing", backend.generator.steps(chunks.subsets)) as phase:
-        how = {"subsets": chunks.subsets, "factor": factor, "iterates": iterates}
-        return backend.generator(chunks, illumination, lambda index: phase.update(index + 1), **how)
+
+        def done(index: int) -> None:
+            phase.update(index + 1)
+
+        last = iterates or plain_iterates(backend, chunks, illumination, done)
+        how = {"subsets": chunks.subsets, "factor": factor, "iterates": last}
+        return backend.generator(chunks, illumination, done, **how)
 
 
 def _stitched(

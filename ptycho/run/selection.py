@@ -27,7 +27,7 @@ from ptycho.data.scan import PatternStore, Scan
 from ptycho.geometry.batches import middle_patterns
 from ptycho.process.progress import Progress
 from ptycho.run.backend import Backend
-from ptycho.run.network_object import averaged, fitted_gain
+from ptycho.run.network_object import averaged, fitted_gain, plain_iterates
 from ptycho.run.reconstruction import Select, Selection
 from ptycho.run.unseen import CHANCE, HiddenScan, beyond_chance, not_better, percent, standard_error
 from ptycho.solver.options import RefineOptions
@@ -129,8 +129,7 @@ class _Trials:
         scan, iterates = (self.chunks, self.light, Progress()), None
         if not self.hidden.backend.whole_canvas:
             return made(1.0)
-        generator = self.hidden.backend.generator
-        iterates = generator.plain_iterations(self.chunks, self.light, subsets=self.chunks.subsets)
+        iterates = plain_iterates(self.hidden.backend, self.chunks, self.light)
         tried = {factor: made(factor) for factor in (0.0, 0.5, 1.0)}
         between = _least(*(trial.deviance for trial in tried.values()))
         factor = round(float(np.clip(0.5 + 0.5 * between, 0.0, MOST_FACTOR)), 2)

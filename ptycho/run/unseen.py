@@ -17,6 +17,7 @@ from ptycho.physics import measured_energy
 from ptycho.physics.misfit import poisson_deviance
 from ptycho.process.progress import Progress
 from ptycho.run.backend import Backend
+from ptycho.run.network_object import plain_iterates
 from ptycho.run.reconstruction import fitted_probe
 
 Array = Any
@@ -77,7 +78,7 @@ class HiddenScan:
             chunks = self.hiding(number)
             if self._weight is None:
                 self._weight = self.backend.illumination(chunks)
-            last = self.backend.generator.plain_iterations(chunks, self._weight, subsets=chunks.subsets)
+            last = plain_iterates(self.backend, chunks, self._weight)
             self._starts[number] = np.stack([self.backend.array(obj) for obj in last])
         return self._starts[number]
 

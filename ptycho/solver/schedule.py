@@ -71,6 +71,12 @@ on, until the object is worse than after fewer iterations."""
 NETWORK_LEAST_GAIN = 150.0
 """Gain that a canvas has to need before the plain steps of a network take slow phases further: on fields as
 small as it was trained on, its learned steps know what plain ones leave."""
+SETTLED_TURN_RAD, FAR_TURN_RAD = 1.5e-3, 1.5e-2
+"""A slow phase that still turns by more than the first in an iteration, anywhere, keeps the plain steps of a
+network going: what they leave wrong in strong phases no learned step mends. From the second on the way is
+long and subsets are faster; below, their noise would turn it for ever."""
+MORE_STEPS, MORE_ROUNDS = 20, 4
+"""Iterations after which it is looked at again, and how often at most."""
 PHASE_FLOOR = 0.05
 """Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2

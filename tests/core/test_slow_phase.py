@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from judges import FLOAT64, assert_twin
 
-from ptycho.physics.slow_phase import MOST_PHASE_GAIN, phase_gain, phase_scale_px, slow_phase_gain
+from ptycho.physics.slow_phase import (
+    MOST_PHASE_GAIN,
+    phase_gain,
+    phase_scale_px,
+    slow_phase_gain,
+    slow_turn_rad,
+)
 
 SHAPE = (48, 35)
 
@@ -83,3 +89,27 @@ def test_the_longest_wave_of_the_canvas_sets_the_most_and_subsets_share_it(count
     assert_twin(expected, phase_gain((300, 200), gaussian(2.0), count), 1e-3)
     narrow = phase_gain((90, 120), gaussian(2.0), count)
     assert narrow.max() == pytest.approx((120 / (2 * np.pi * scale)) ** 2 / count - 1, rel=1e-3)
+
+
+def test_the_largest_turn_of_a_slow_phase_is_found() -> None:
+    rng, light = np.random.default_rng(4), np.ones((96, 96))
+    before = np.exp(1j * rng.uniform(-3, 3, light.shape))
+    down, right = np.indices(light.shape) - 48
+    hill = 0.1 * np.exp(-(down**2 + right**2) / (2 * 12.0**2))
+    # A Gaussian of 12 px, seen through one of 5: the peak falls by the ratio of their areas.
+    expected = 0.1 * 12**2 / (12**2 + 5**2)
+    found = slow_turn_rad(before * np.exp(1j * hill), before, light, 5.0)
+    # What all pixels turn by is no change: the mean of the hill.
+    assert found == pytest.approx(expected - hill.mean(), rel=0.01)
+    assert slow_turn_rad(before * np.exp(0.7j), before, light, 5.0) < 1e-12
+    fast = 0.1 * rng.choice([-1, 1], light.shape)
+    assert slow_turn_rad(before * np.exp(1j * fast), before, light, 5.0) < 0.3 * 0.1
+
+
+def test_a_turn_in_the_dark_is_none() -> None:
+    light, before = np.ones((64, 64)), np.ones((64, 64), complex)
+    light[:, 40:] = 1e-3
+    turned = before * np.exp(1j * np.where(np.arange(64) > 50, 1.0, 0.0))
+    assert slow_turn_rad(turned, before, light, 2.0) < 0.01
+    assert slow_turn_rad(turned, before, np.ones((64, 64)), 2.0) > 0.3
+    assert slow_turn_rad(turned, before, np.zeros((64, 64)), 2.0) == 0.0

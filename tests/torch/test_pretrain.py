@@ -15,6 +15,7 @@ from ptycho.cli import inference_command
 from ptycho.config.config import ModelConfig, PyTorchExecutionConfig
 from ptycho.data.reconstruction import Reconstruction
 from ptycho.errors import BundleError, ConfigError
+from ptycho.evaluation.gauge import fit_gauge
 from ptycho.evaluation.metrics import score
 from ptycho.files.reader import open_scan
 from ptycho.networks.architectures import LEARNED_STEPS, architecture_table, check_weights, initial_weights
@@ -280,6 +281,37 @@ def test_the_shipped_network_adds_nothing_to_an_empty_object(
         smooth[name] = np.abs(gaussian_filter(apart, 3.0)[lit]).max()
     assert made["network"] < 0.5 * made["plain"]
     assert smooth["network"] < 1.1 * smooth["plain"]
+
+
+@pytest.mark.parametrize("photons", [3e2, 2e3])
+def test_a_line_that_is_missing_from_a_grating_stays_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photons: float
+) -> None:
+    period, half = 10, 5
+
+    def grating(shape: tuple[int, int], _: np.random.Generator) -> np.ndarray:
+        lines = (np.arange(shape[1]) // half % 2).astype(float)
+        gone = shape[1] // 2 // period * period
+        lines[gone : gone + period] = 0.0
+        return np.stack([0.5 * lines, lines])[:, None].repeat(shape[0], axis=1)
+
+    monkeypatch.setitem(SCENES, "grating", grating)
+    path = tmp_path / "scan.npz"
+    write_scan(path, SimulationOptions(photons=photons, **{**UNSEEN, "scene": "grating"}))
+    found = reconstruction_of(read_bundle(find_model(Path("pretrained"))), path)
+    truth, mask = truth_on_canvas(path, found)
+    aligned = fit_gauge(found.obj, truth, mask)
+    profile, true = (np.abs(np.where(mask, obj, 0).sum(0) / mask.sum(0).clip(1)) for obj in (aligned, truth))
+    middle = int(np.median(np.nonzero(mask.any(0))[0]))
+    inside = slice(middle - 3 * period, middle + 3 * period)
+    # Away from the edges, whose sharpness few photons do not carry, every line is there, and no other.
+    line, gap = (np.abs(true[inside] - value) < 0.01 for value in (true[inside].min(), true[inside].max()))
+    contrast = true[inside].max() - true[inside].min()
+    assert line.sum() > 2 * half
+    assert np.abs(profile[inside] - true[inside])[line].max() < 0.4 * contrast
+    missing = np.flatnonzero(gap)[np.abs(np.flatnonzero(gap) - 3 * period) < period]
+    assert missing.size >= half
+    assert (true[inside] - profile[inside])[missing].max() < 0.3 * contrast
 
 
 def test_the_shipped_network_is_small_and_fits_the_table() -> None:
