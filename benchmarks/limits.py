@@ -42,7 +42,8 @@ def of_pages() -> dict[str, SimulationOptions]:
         "low_dose_64.npz": replace(star, probe_diameter_px=28.8),
         "demo_64.npz": replace(collage, probe_diameter_px=28.8),
         "the client, 400 patterns": SimulationOptions(n_px=64, n_y=20, n_x=20, photons=1e6, seed=5),
-        "faults": SimulationOptions(n_px=64, n_y=10, n_x=10, step_px=6.0, photons=1e6),
+        "low dose, 72 patterns": SimulationOptions(n_y=9, n_x=8, photons=5e3, seed=4),
+        "faults": SimulationOptions(n_px=64, n_y=10, n_x=10, step_px=6.0, photons=1e6, seed=21),
         "35 x 35, steps of 4 px": SimulationOptions(n_y=35, n_x=35, step_px=4.0),
     }
 

@@ -237,15 +237,15 @@ def test_the_factor_is_the_one_that_hidden_pixels_prefer(
     deviances: dict[float, float], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selection, "averaged", lambda backend, rim, obj, share, light: obj)
+    monkeypatch.setattr(selection, "plain_iterates", lambda *_: None)
     trials = object.__new__(selection._Trials)
     trials.rim = None
-    generator = SimpleNamespace(plain_iterations=lambda *_, **__: None)
     trials.hidden = SimpleNamespace(
-        backend=SimpleNamespace(whole_canvas=True, generator=generator),
+        backend=SimpleNamespace(whole_canvas=True),
         # Photons of different patterns differ a little.
         deviance=lambda obj, *_: deviances[obj] * (1 + 0.01 * np.arange(4)),
     )
-    trials.chunks, trials.light = SimpleNamespace(subsets=1), None
+    trials.chunks, trials.light = None, None
     trials.judges = (0, UNSEEN), None
     trials.network, trials.on_trial = lambda *_, factor, **__: factor, lambda: None
     assert trials.of_network(fitted=False).factor == pytest.approx(expected)
