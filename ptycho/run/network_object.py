@@ -61,13 +61,16 @@ def plain_iterates(
     on_step: Callable[[int], None] | None = None,
 ) -> tuple[Array, Array]:
     """Return the last two iterates (H, W) of the plain steps of a network of the whole canvas, which go on
-    until slow phases are at rest; ``on_step`` is called with the index of each of the network's own."""
+    until slow phases are at rest, where they are not few by choice; ``on_step`` is called with the index of
+    each of the network's own, and again with that of the last."""
     generator, light = backend.generator, backend.array(illumination)
+    own = generator.steps(chunks.subsets) - generator.learned
     last: tuple[Array, Array] = generator.plain_iterations(
         chunks, illumination, on_step, subsets=chunks.subsets
     )
     scale_px = phase_scale_px(backend.array(chunks.probe))
-    for _ in range(MORE_ROUNDS):
+    again = None if on_step is None else lambda _: on_step(own - 1)
+    for _ in range(MORE_ROUNDS if own >= MORE_STEPS else 0):
         turn_rad = slow_turn_rad(*(backend.array(obj) for obj in last), light, scale_px)
         if turn_rad <= SETTLED_TURN_RAD:
             break
@@ -77,6 +80,7 @@ def plain_iterates(
             chunks,
             illumination,
             MORE_STEPS,
+            again,
             likelihood=generator.likelihood,
             subsets=chunks.subsets if turn_rad > FAR_TURN_RAD else 1,
         )

@@ -76,7 +76,7 @@ SETTLED_TURN_RAD, FAR_TURN_RAD = 1.5e-3, 1.5e-2
 network going: what they leave wrong in strong phases no learned step mends. From the second on the way is
 long and subsets are faster; below, their noise would turn it for ever."""
 MORE_STEPS, MORE_ROUNDS = 20, 4
-"""Iterations after which it is looked at again, and how often at most."""
+"""Iterations after which it is looked at again, and how often at most; who asks for fewer gets no more."""
 PHASE_FLOOR = 0.05
 """Squared modulus of the object below which a pixel has hardly a phase [transmission^2]."""
 TV_SMOOTHING = 1e-2

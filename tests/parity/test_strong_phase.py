@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from ptycho.evaluation.comparison import laid_on_canvas
 from ptycho.evaluation.gauge import solve_gauge
 from ptycho.evaluation.phase import PhaseView, shown_phase
 from ptycho.files.reader import open_scan
+from ptycho.networks.bundle import read_bundle
 from ptycho.run import network_object
-from ptycho.run.engines import load_engine
+from ptycho.run.engines import find_model, load_engine
 from ptycho.run.outputs import truth_on_canvas
 from ptycho.simulation.simulate import SimulationOptions, simulate, write_scan
 from ptycho.solver.options import RefineOptions
+from ptycho.solver.refinement import accelerated_steps
 
 RANGE_RAD = 10.0
 SCAN = SimulationOptions(
@@ -77,3 +80,21 @@ def test_the_network_of_the_package_waits_until_slow_phases_are_at_rest(
         errors.append(nrmse(found, path))
     # 60 Poisson iterations with the best total variation leave 0.072.
     assert errors[0] < 0.07 < 0.12 < errors[1]
+
+
+@pytest.mark.parametrize(("steps", "goes_on"), [(12, False), (22, True)])
+def test_a_network_of_few_steps_keeps_to_them(
+    steps: int, goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, engine, asked = tmp_path / "scan.npz", load_engine("pytorch"), []
+    write_scan(path, replace(STRONG, n_px=32, n_y=8, n_x=8))
+    shipped = read_bundle(find_model(Path("pretrained")))
+    network = engine.from_bundle(replace(shipped, model=replace(shipped.model, unrolled_steps=steps)))
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        asked.append(options)
+        return accelerated_steps(*arguments, **options)
+
+    monkeypatch.setattr(network_object, "accelerated_steps", counted)
+    reconstructed(engine, open_scan(path), network, fit_probe=False)
+    assert bool(asked) == goes_on
