@@ -49,7 +49,7 @@ def cases(side: int) -> dict[str, SimulationOptions]:
         overlap = OVERLAPS[number % len(OVERLAPS)]
         beam = {"n_px": 64, "step_px": 5.0, **PROBES[which]}
         beam["step_px"] *= overlap
-        options = SimulationOptions(scene=scene, photons=dose, n_y=side, n_x=side, seed=3900 + number, **beam)
+        options = SimulationOptions(scene=scene, photons=dose, n_y=side, n_x=side, seed=4900 + number, **beam)
         found[f"{scene} {dose:g} p{which} x{overlap:g} {side}x{side} #{options.seed}"] = options
     return found
 
