@@ -8,16 +8,26 @@ What smooths, learned or not, may end below it; what does not should come close.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+from ptycho.data.npz import read_npz
 from ptycho.simulation.limit import simulated_limit
 from ptycho.simulation.simulate import SimulationOptions, simulate
+
+DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 
 
 def limit_of(options: SimulationOptions) -> float:
     """Return the smallest complex NRMSE of an unbiased estimate from a simulated scan, its probe known."""
     return simulated_limit(options, simulate(options)).nrmse
+
+
+def options_in(path: Path) -> SimulationOptions:
+    """Return the options that a simulated file holds."""
+    return SimulationOptions(**json.loads(str(read_npz(path, ["simulation"])["simulation"])))
 
 
 def of_peers() -> dict[str, SimulationOptions]:
@@ -36,11 +46,8 @@ def of_measured() -> dict[str, SimulationOptions]:
 
 def of_pages() -> dict[str, SimulationOptions]:
     """Return single scans that the pages quote."""
-    star = SimulationOptions(scene="siemens_star", n_y=20, n_x=20, step_px=5.0, photons=5e3, seed=7)
-    collage = SimulationOptions(scene="collage", n_y=20, n_x=20, step_px=5.5, photons=1e6, seed=7)
-    return {
-        "low_dose_64.npz": replace(star, probe_diameter_px=28.8),
-        "demo_64.npz": replace(collage, probe_diameter_px=28.8),
+    bundled = {path.name: options_in(path) for path in sorted(DATASETS.glob("*.npz"))}
+    return bundled | {
         "the client, 400 patterns": SimulationOptions(n_px=64, n_y=20, n_x=20, photons=1e6, seed=5),
         "low dose, 72 patterns": SimulationOptions(n_y=9, n_x=8, photons=5e3, seed=4),
         "faults": SimulationOptions(n_px=64, n_y=10, n_x=10, step_px=6.0, photons=1e6, seed=21),

@@ -10,8 +10,6 @@ MOST_PHASE_GAIN = 300.0
 """Most that the slowest phase of a step is amplified."""
 SLOW_PHASE_SCALE = 0.4
 """Length below which the misfit feels a phase fully, in units of the rms radius of the probe."""
-LIT_SHARE = 0.05
-"""Share of the strongest illumination from which a pixel is asked whether it is at rest."""
 
 
 def slow_phase_gain(
@@ -60,9 +58,11 @@ def phase_gain(
     return slow_phase_gain(shape_yx, scale, most, stiffness_px2)
 
 
-def slow_turn_rad(obj: Complex, previous: Complex, illumination: Real, scale_px: float) -> float:
+def slow_turn_rad(
+    obj: Complex, previous: Complex, illumination: Real, scale_px: float, lit_share: float
+) -> float:
     r"""Return the most that the slow phase of an object (H, W) turned since its previous iterate [rad], over
-    pixels with at least 0.05 of the strongest illumination (H, W), beside a turn of all of them.
+    pixels with at least ``lit_share`` of the strongest illumination (H, W), beside a turn of all of them.
 
     It is the angle of :math:`O\,\overline{O'}` after a Gaussian of a standard deviation of ``scale_px``, the
     length a of eq. 24; dim pixels weigh less in it.
@@ -70,7 +70,7 @@ def slow_turn_rad(obj: Complex, previous: Complex, illumination: Real, scale_px:
     from scipy.ndimage import gaussian_filter
 
     light = illumination / max(float(illumination.max()), np.finfo(np.float32).tiny)
-    turn = obj * previous.conj() * np.minimum(light / LIT_SHARE, 1.0)
+    turn = obj * previous.conj() * np.minimum(light / lit_share, 1.0)
     slow = gaussian_filter(turn.real, scale_px) + 1j * gaussian_filter(turn.imag, scale_px)
-    angle = np.abs(np.angle(slow * slow.sum().conj()))[light >= LIT_SHARE]
+    angle = np.abs(np.angle(slow * slow.sum().conj()))[light >= lit_share]
     return float(angle.max(initial=0.0))

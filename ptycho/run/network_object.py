@@ -71,7 +71,7 @@ def plain_iterates(
     scale_px = phase_scale_px(backend.array(chunks.probe))
     again = None if on_step is None else lambda _: on_step(own - 1)
     for _ in range(MORE_ROUNDS if own >= MORE_STEPS else 0):
-        turn_rad = slow_turn_rad(*(backend.array(obj) for obj in last), light, scale_px)
+        turn_rad = slow_turn_rad(*(backend.array(obj) for obj in last), light, scale_px, SCANNED_SHARE)
         if turn_rad <= SETTLED_TURN_RAD:
             break
         last = accelerated_steps(

@@ -98,18 +98,18 @@ def test_the_largest_turn_of_a_slow_phase_is_found() -> None:
     hill = 0.1 * np.exp(-(down**2 + right**2) / (2 * 12.0**2))
     # A Gaussian of 12 px, seen through one of 5: the peak falls by the ratio of their areas.
     expected = 0.1 * 12**2 / (12**2 + 5**2)
-    found = slow_turn_rad(before * np.exp(1j * hill), before, light, 5.0)
+    found = slow_turn_rad(before * np.exp(1j * hill), before, light, 5.0, 0.05)
     # What all pixels turn by is no change: the mean of the hill.
     assert found == pytest.approx(expected - hill.mean(), rel=0.01)
-    assert slow_turn_rad(before * np.exp(0.7j), before, light, 5.0) < 1e-12
+    assert slow_turn_rad(before * np.exp(0.7j), before, light, 5.0, 0.05) < 1e-12
     fast = 0.1 * rng.choice([-1, 1], light.shape)
-    assert slow_turn_rad(before * np.exp(1j * fast), before, light, 5.0) < 0.3 * 0.1
+    assert slow_turn_rad(before * np.exp(1j * fast), before, light, 5.0, 0.05) < 0.3 * 0.1
 
 
 def test_a_turn_in_the_dark_is_none() -> None:
     light, before = np.ones((64, 64)), np.ones((64, 64), complex)
     light[:, 40:] = 1e-3
     turned = before * np.exp(1j * np.where(np.arange(64) > 50, 1.0, 0.0))
-    assert slow_turn_rad(turned, before, light, 2.0) < 0.01
-    assert slow_turn_rad(turned, before, np.ones((64, 64)), 2.0) > 0.3
-    assert slow_turn_rad(turned, before, np.zeros((64, 64)), 2.0) == 0.0
+    assert slow_turn_rad(turned, before, light, 2.0, 0.05) < 0.01
+    assert slow_turn_rad(turned, before, np.ones((64, 64)), 2.0, 0.05) > 0.3
+    assert slow_turn_rad(turned, before, np.zeros((64, 64)), 2.0, 0.05) == 0.0
